@@ -1,0 +1,41 @@
+# Each target makes the virtual environment first. PYTHON chooses the interpreter, TORCH=cpu the CPU-only wheels.
+PYTHON ?= python3
+TORCH ?=
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python run_net.py --mode train --cfg
+
+.PHONY: venv demo test lint clean
+
+venv: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.txt constraints.txt
+	$(PYTHON) -m venv $(VENV)
+ifeq ($(TORCH),)
+	$(BIN)/pip install -q -r requirements.txt -c constraints.txt
+else
+	$(BIN)/pip install -q uv
+	$(BIN)/uv pip install -q --python $(BIN)/python --torch-backend $(TORCH) -r requirements.txt -c constraints.txt
+endif
+	touch $@
+
+demo: venv
+	$(RUN) configs/digits/r-8_digits.yaml
+	$(RUN) configs/digits/r-14_digits.yaml
+	$(RUN) configs/digits/mixer-nano_digits_base.yaml
+	$(RUN) configs/digits/mixer-nano_digits_single.yaml
+	$(RUN) configs/digits/mixer-nano_digits_multi.yaml
+	@echo
+	@$(BIN)/python tools/make_table.py runs/*_digits*
+	@echo
+	@echo "The runs are in runs/<config>/seed0: config.yaml, run.json, metrics.jsonl, TensorBoard events, checkpoints/."
+	@echo "Look at their curves with:  $(BIN)/tensorboard --logdir runs"
+
+test: venv
+	$(BIN)/python -m pytest -q
+
+lint: venv
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) runs

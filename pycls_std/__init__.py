@@ -1,0 +1,1 @@
+"""A config-driven runner for knowledge distillation of vision MLPs and tiny transformers."""

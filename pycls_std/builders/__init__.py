@@ -1,0 +1,1 @@
+"""The edge: options in, explicit keyword arguments for everything below."""

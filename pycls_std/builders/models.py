@@ -1,0 +1,92 @@
+"""Build the models of a run from the options."""
+
+import logging
+
+from torch import nn
+
+import pycls_std.trainers  # noqa: F401  (registers the methods)
+from pycls_std.builders.data import named_normalization
+from pycls_std.builders.weights import Weights, describe_weights, find_weights
+from pycls_std.engine import checkpoint
+from pycls_std.models.contract import TapShape, tap_shapes
+from pycls_std.models.create import create_backbone
+from pycls_std.models.teacher import Teacher
+from pycls_std.registry import TRAINERS
+from pycls_std.structures import Normalization, Trainer
+
+LOG = logging.getLogger("pycls_std")
+
+
+def build_backbone(cfg, num_classes: int) -> nn.Module:
+    """Return the student's backbone with random weights. Raises ValueError for MODEL.ARGS that other options set."""
+    model = cfg.MODEL
+    taken = {"name", "num_classes", "image_size", "img_size", "drop_path", "drop_path_rate", "norm_eps"}
+    taken = (taken | {"pretrained", "checkpoint_path"}) & set(model.ARGS)
+    if taken:
+        raise ValueError(f"MODEL.ARGS has {', '.join(sorted(taken))}, which is not for it to set")
+    return create_backbone(
+        model.NAME,
+        num_classes=num_classes,
+        image_size=cfg.DATA.IMAGE_SIZE,
+        drop_path=model.DROP_PATH,
+        norm_eps=model.NORM_EPS,
+        **model.ARGS,
+    )
+
+
+def taps(cfg, backbone: nn.Module) -> list[TapShape]:
+    """Return the size of every tap of the student's backbone."""
+    return tap_shapes(backbone, cfg.DATA.IMAGE_SIZE)
+
+
+def find_teacher_weights(cfg, *, fetch: bool = True) -> list[Weights]:
+    """Return the weights of every teacher, read but not yet in a model.
+
+    fetch: without, nothing is downloaded, and what is not at hand is left to chance.
+    Raises ValueError if some cannot be had.
+    """
+    options = cfg.DISTILLATION
+    find = find_weights if fetch else describe_weights
+    return [find(*pair) for pair in zip(options.TEACHERS, options.TEACHER_WEIGHTS, strict=True)]
+
+
+def build_teachers(cfg, num_classes: int, normalization: Normalization, weights: list[Weights]) -> list[Teacher]:
+    """Return the teachers, frozen.
+
+    normalization: of the student's input. weights: of each teacher; one without a state stays random, to be counted
+    and timed.
+    Raises ValueError that names the teacher if its weights do not fit or know another number of classes.
+    """
+    options = cfg.DISTILLATION
+    count = len(options.TEACHERS)
+    norms, sizes = options.TEACHER_NORMS or [""] * count, options.TEACHER_SIZES or [0] * count
+    teachers = []
+    for index, (name, found) in enumerate(zip(options.TEACHERS, weights, strict=True)):
+        label = f"teacher {index} {name} ({found.source})"
+        if found.num_classes not in (None, num_classes):
+            raise ValueError(f"{label} has {found.num_classes} classes, the data has {num_classes}")
+        size = sizes[index] or found.image_size or cfg.DATA.IMAGE_SIZE
+        backbone = create_backbone(name, num_classes=num_classes, image_size=size, **found.args)
+        if found.state:
+            checkpoint.load_weights(backbone, found.state, label)
+        own = named_normalization("DISTILLATION.TEACHER_NORMS", norms[index]) or found.normalization or normalization
+        teachers.append(Teacher(backbone, name=name, normalization=own, student=normalization, image_size=size))
+        LOG.info("%s, %d px", label, size)
+    return teachers
+
+
+def build_trainer(cfg, *, backbone: nn.Module, teachers: list[Teacher]) -> Trainer:
+    """Return the method. Raises ValueError if TEST.PREDICTION is none of its predictions."""
+    trainer = TRAINERS.get(cfg.TRAINER).from_cfg(cfg, backbone=backbone, teachers=teachers)
+    wanted = cfg.TEST.PREDICTION
+    if wanted and wanted not in trainer.PREDICTIONS:
+        known = ", ".join(trainer.PREDICTIONS)
+        raise ValueError(f"TEST.PREDICTION is {wanted!r}, TRAINER {cfg.TRAINER} offers {known}")
+    trainer.prediction = wanted or trainer.PREDICTIONS[0]
+    return trainer
+
+
+def build_untaught_trainer(cfg, num_classes: int) -> Trainer:
+    """Return the method with stand-ins for its teachers, for a student that is counted or tested and not taught."""
+    absent = [nn.Identity() for _ in cfg.DISTILLATION.TEACHERS]
+    return build_trainer(cfg, backbone=build_backbone(cfg, num_classes), teachers=absent)

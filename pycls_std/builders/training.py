@@ -1,0 +1,90 @@
+"""Build a session from the options: the optimizer, the learning rate, the average, the loop's settings."""
+
+from collections.abc import Callable
+from functools import partial
+
+from pycls_std.builders.data import Data, build_data, build_mixing
+from pycls_std.builders.models import build_backbone, build_teachers, build_trainer, find_teacher_weights
+from pycls_std.engine.ema import create_ema
+from pycls_std.engine.loop import Session
+from pycls_std.engine.optim import create_optimizer
+from pycls_std.engine.runtime import Runtime
+from pycls_std.engine.schedule import learning_rate
+from pycls_std.registry import SCHEDULES
+from pycls_std.seeding import seed_all
+from pycls_std.structures import Trainer
+
+
+def peak_learning_rate(cfg) -> float:
+    """Return BASE_LR, scaled by the batch size if LR_BATCH is set."""
+    scale = cfg.TRAIN.BATCH_SIZE / cfg.OPTIM.LR_BATCH if cfg.OPTIM.LR_BATCH else 1.0
+    return cfg.OPTIM.BASE_LR * scale
+
+
+def build_schedule(cfg) -> Callable[[float], float]:
+    """Return the function from progress in [0, 1] to the learning rate."""
+    optim = cfg.OPTIM
+    shape = SCHEDULES.get(optim.SCHEDULE)
+    if optim.SCHEDULE == "step":
+        shape = partial(shape, steps=tuple(epoch / optim.MAX_EPOCH for epoch in optim.STEPS), gamma=optim.GAMMA)
+    return partial(
+        learning_rate,
+        shape=shape,
+        peak=peak_learning_rate(cfg),
+        lowest=optim.MIN_LR if optim.SCHEDULE == "cosine" else 0.0,
+        warmup=optim.WARMUP_EPOCHS / optim.MAX_EPOCH,
+        warmup_lr=optim.WARMUP_LR,
+    )
+
+
+def build_runtime(cfg) -> Runtime:
+    """Return the device and the precision."""
+    return Runtime(device=cfg.DEVICE, precision=cfg.PRECISION, seed=cfg.SEED)
+
+
+def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Session:
+    """Place the trainer's modules on the device and return all that training needs.
+
+    Raises ValueError if an epoch has fewer images than MINE.SAMPLES.
+    """
+    images = len(data.train) * cfg.TRAIN.BATCH_SIZE // cfg.AUG.REPEATS
+    if images < cfg.MINE.SAMPLES:
+        raise ValueError(f"MINE.SAMPLES is {cfg.MINE.SAMPLES}, an epoch has {images} images")
+    for module in trainer.modules().values():
+        runtime.place(module)
+    return Session(
+        trainer=trainer,
+        runtime=runtime,
+        train_loader=data.train,
+        test_loader=data.test,
+        mixing=build_mixing(cfg, len(data.info.classes)),
+        optimizer=create_optimizer(
+            trainer.student,
+            name=cfg.OPTIM.NAME,
+            lr=peak_learning_rate(cfg),
+            weight_decay=cfg.OPTIM.WEIGHT_DECAY,
+            momentum=cfg.OPTIM.MOMENTUM,
+        ),
+        schedule=build_schedule(cfg),
+        ema=create_ema(trainer.student, decay=cfg.TRAIN.EMA_DECAY, warmup=cfg.TRAIN.EMA_WARMUP),
+        epochs=cfg.OPTIM.MAX_EPOCH,
+        clip_norm=cfg.OPTIM.CLIP_NORM,
+        test_period=cfg.TEST.PERIOD,
+        log_period=cfg.LOG_PERIOD,
+    )
+
+
+def build_all(cfg, *, fetch: bool = True) -> tuple[Session, Data]:
+    """Return all that training needs. Teachers' weights are found first, so that one that is absent is told at once.
+
+    fetch: without, no weights are downloaded, and teachers whose weights are not at hand are random.
+    """
+    weights = find_teacher_weights(cfg, fetch=fetch)
+    runtime = build_runtime(cfg)
+    data = build_data(cfg)
+    classes = len(data.info.classes)
+    seed_all(cfg.SEED)
+    backbone = build_backbone(cfg, classes)
+    teachers = build_teachers(cfg, classes, data.normalization, weights)
+    trainer = build_trainer(cfg, backbone=backbone, teachers=teachers)
+    return build_session(cfg, data=data, runtime=runtime, trainer=trainer), data

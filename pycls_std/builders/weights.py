@@ -1,0 +1,159 @@
+"""Find a teacher's weights: a checkpoint of this runner, a URL, the published CIFAR weights, or timm's."""
+
+import hashlib
+import re
+import urllib.error
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import timm
+import torch
+import yaml
+from timm.models import get_pretrained_cfg, is_model
+from torch import Tensor
+from torch.hub import download_url_to_file, get_dir
+
+from pycls_std.datasets.normalizations import NORMALIZATIONS
+from pycls_std.engine import checkpoint
+from pycls_std.models.resnet_cifar import PUBLISHED, PUBLISHED_URL
+from pycls_std.structures import Normalization
+
+OWN = {"student", "ema", "config", "data"}  # what tells a checkpoint of this runner
+
+
+class Weights(NamedTuple):
+    """Weights of a backbone, and what their origin says of them; None or 0 where it says nothing."""
+
+    state: dict[str, Tensor]
+    source: str
+    num_classes: int | None = None
+    normalization: Normalization | None = None
+    image_size: int = 0  # pixels
+    args: Mapping = MappingProxyType({})  # keyword arguments the backbone was built with
+
+
+def find_weights(name: str, origin: str) -> Weights:
+    """Return the weights of the teacher `name`.
+
+    origin: a path; https://... with #sha256=<hex> or a file name that ends -<hex>.pt; published:<name>; timm.
+    Raises ValueError that names the origin if they cannot be had or do not match their hash.
+    """
+    if origin == "timm":
+        return _from_timm(name)
+    if origin.startswith("published:"):
+        return _published(origin)
+    if "://" in origin:
+        return Weights(_plain(checkpoint.read(download(origin)), origin), origin)
+    state = checkpoint.read(Path(origin))
+    return _own(state, name, origin) if state.keys() >= OWN else Weights(_plain(state, origin), origin)
+
+
+def describe_weights(name: str, origin: str) -> Weights:
+    """Return what can be said of a teacher's weights without fetching any: those of a file that is there, or none."""
+    if origin == "timm":
+        return _described_by_timm(name, {})
+    if "://" in origin or origin.startswith("published:") or not Path(origin).exists():
+        return Weights({}, "random weights")
+    return find_weights(name, origin)
+
+
+def student_weights(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], str]:
+    """Return the weights of a student, and the options it was trained with as YAML; "" for a plain file.
+
+    ema: the moving average in a checkpoint. A plain file's weights are the backbone's.
+    Raises ValueError if there is no such file, or no average in it.
+    """
+    state = checkpoint.read(path)
+    if not state.keys() >= OWN:
+        return {f"backbone.{key}": value for key, value in _plain(state, str(path)).items()}, ""
+    if ema and not state["ema"]:
+        raise ValueError(f"TEST.EMA is True, {path} holds no moving average")
+    return state["ema" if ema else "student"], state["config"]
+
+
+def download(url: str) -> Path:
+    """Return the local copy of a file, fetched into torch.hub's folder once and checked by its SHA-256.
+
+    The hash is the URL's fragment #sha256=<hex>, or the hex digits before the ending of the file's name.
+    Raises ValueError if there is no hash, if the URL is not https, and if the file cannot be had whole.
+    """
+    address, _, fragment = url.partition("#")
+    file_name = address.rsplit("/", 1)[-1]
+    in_name = re.search(r"-([0-9a-f]{8,64})\.\w+$", file_name)
+    if fragment:
+        digest = fragment.removeprefix("sha256=").lower()
+        file_name = f"{digest[:8]}-{file_name}"  # other files may have this name too
+    else:
+        digest = in_name[1] if in_name else ""
+    if not re.fullmatch(r"[0-9a-f]{8,64}", digest):
+        raise ValueError(f"{url}: needs 8 to 64 digits of its SHA-256, as #sha256=<hex> or in the file's name")
+    if not address.startswith("https://"):
+        raise ValueError(f"{url}: only https:// is downloaded from")
+    target = Path(get_dir()) / "checkpoints" / file_name
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            download_url_to_file(address, str(target), hash_prefix=digest, progress=False)
+        except (urllib.error.URLError, OSError, RuntimeError) as error:
+            raise ValueError(f"{address} could not be downloaded ({error}); put it at {target} by hand") from error
+    with target.open("rb") as file:  # a file put there by hand is checked too
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(digest):
+        raise ValueError(f"{target} has the SHA-256 {found}, {url} expects {digest}; delete it")
+    return target
+
+
+def _own(state: dict, name: str, origin: str) -> Weights:
+    try:
+        config, data = yaml.safe_load(state["config"]), state["data"]
+        model = config["MODEL"]
+    except (yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
+        raise ValueError(f"{origin} is no checkpoint of this runner: its config cannot be read") from error
+    if model["NAME"] != name:
+        raise ValueError(f"teacher {name}: {origin} holds a {model['NAME']}")
+    prefix = "backbone."
+    return Weights(
+        state={key.removeprefix(prefix): value for key, value in state["student"].items() if key.startswith(prefix)},
+        source=origin,
+        num_classes=len(data["classes"]),
+        normalization=Normalization(tuple(data["mean"]), tuple(data["std"])),
+        image_size=config["DATA"]["IMAGE_SIZE"],
+        args={"norm_eps": model["NORM_EPS"], **model["ARGS"]},
+    )
+
+
+def _published(origin: str) -> Weights:
+    key = origin.removeprefix("published:")
+    if key not in PUBLISHED:
+        raise ValueError(f"{origin}: no published weights of that name; known: {', '.join(PUBLISHED)}")
+    dataset = key.split("_")[0]
+    state = checkpoint.read(download(PUBLISHED_URL + PUBLISHED[key][0]))
+    return Weights(_plain(state, origin), origin, int(dataset.removeprefix("cifar")), NORMALIZATIONS[dataset])
+
+
+def _from_timm(name: str) -> Weights:
+    if not is_model(name):
+        raise ValueError(f"teacher {name}: timm has no such model")
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except Exception as error:  # a hub raises what it likes
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"timm's weights of {name} could not be loaded: {reason}") from error
+    return _described_by_timm(name, model.state_dict())
+
+
+def _described_by_timm(name: str, state: dict) -> Weights:
+    given = get_pretrained_cfg(name, allow_unregistered=True)
+    normalization = Normalization(tuple(given.mean), tuple(given.std))
+    return Weights(state, f"timm {name}", given.num_classes, normalization, given.input_size[-1])
+
+
+def _plain(state: dict, origin: str) -> dict[str, Tensor]:
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{origin} is neither a checkpoint of this runner nor a plain dictionary of weights")
+    return state

@@ -1,0 +1,34 @@
+"""CIFAR-10 and CIFAR-100, downloaded on first use and checked by their MD5.
+
+Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
+"""
+
+from torch.utils.data import Dataset
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from pycls_std.datasets.normalizations import NORMALIZATIONS
+from pycls_std.registry import DATASETS
+from pycls_std.structures import DatasetInfo
+
+
+@DATASETS.register("cifar10")
+def cifar10(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
+    """Return CIFAR-10 from root/cifar-10-batches-py, downloaded if it is not there."""
+    return _load(CIFAR10, "cifar10", root, split)
+
+
+@DATASETS.register("cifar100")
+def cifar100(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
+    """Return CIFAR-100 (fine labels) from root/cifar-100-python, downloaded if it is not there."""
+    return _load(CIFAR100, "cifar100", root, split)
+
+
+def _load(kind, name, root, split):
+    try:
+        dataset = kind(root, train=split == "train", download=True)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"{name}: DATA.ROOT {root} has no whole copy and {kind.url} could not be downloaded ({error}); "
+            f"put {kind.filename} (MD5 {kind.tgz_md5}) into {root} by hand"
+        ) from error
+    return dataset, DatasetInfo(name, tuple(dataset.classes), NORMALIZATIONS[name])

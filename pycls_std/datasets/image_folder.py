@@ -1,0 +1,60 @@
+"""Folders of images, one for each class: ImageNet, or any data of your own.
+
+Layout: root/train/<class>/<image> and root/val/<class>/<image> (or root/test). What is hidden is passed over.
+"""
+
+from pathlib import Path
+
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader, has_file_allowed_extension
+
+from pycls_std.datasets.normalizations import NORMALIZATIONS
+from pycls_std.registry import DATASETS
+from pycls_std.structures import DatasetInfo
+
+
+class VisibleFolders(ImageFolder):
+    """torchvision's ImageFolder without hidden folders such as .ipynb_checkpoints, and hidden files such as ._1.png."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder, loader=load_image, is_valid_file=_is_visible_image)
+
+    def find_classes(self, directory) -> tuple[list[str], dict[str, int]]:
+        """Return the class folders in alphabetical order, and the number of each."""
+        folders = sorted(f.name for f in Path(directory).iterdir() if f.is_dir() and not f.name.startswith("."))
+        if not folders:
+            raise ValueError(f"{directory} has no class folders")
+        return folders, {name: index for index, name in enumerate(folders)}
+
+
+def load_image(path: str) -> Image.Image:
+    """Return an image as RGB. Raises OSError that names the file if it cannot be read."""
+    try:
+        return default_loader(path)
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken PNGs
+        raise OSError(f"image {path} cannot be read: {error}") from error
+
+
+def _is_visible_image(path: str) -> bool:
+    return not Path(path).name.startswith(".") and has_file_allowed_extension(path, IMG_EXTENSIONS)
+
+
+def read_folders(folder: Path) -> ImageFolder:
+    """Return the images of a folder of class folders. Raises ValueError that names the folder and the empty classes."""
+    try:
+        return VisibleFolders(folder)
+    except FileNotFoundError as error:
+        raise ValueError(f"image folder {folder}: {error}".splitlines()[0]) from error
+
+
+@DATASETS.register("image_folder")
+def image_folder(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
+    """Return root/train, or for the test split root/val, or root/test where there is no val."""
+    names = ("train",) if split == "train" else ("val", "test")
+    folder = next((Path(root) / name for name in names if (Path(root) / name).is_dir()), None)
+    if folder is None:
+        raise ValueError(f"image_folder: DATA.ROOT {root} has no folder {' or '.join(names)}")
+    dataset = read_folders(folder)
+    return dataset, DatasetInfo(Path(root).name, tuple(dataset.classes), NORMALIZATIONS["imagenet"])

@@ -1,0 +1,43 @@
+"""Mixup, cutmix and label smoothing of a batch.
+
+Shapes: B batch, H height, W width, K classes.
+"""
+
+from timm.data.mixup import Mixup, mixup_target
+from torch import Tensor
+
+from pycls_std.structures import Batch
+
+
+class Mixing:
+    """Turn images and labels into a Batch whose targets are probabilities.
+
+    mixup, cutmix: beta parameters, 0 = off. probability: of mixing a batch at all. switch: of cutmix where both are on.
+    smoothing: share of the target spread over all classes.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        probability: float = 1.0,
+        switch: float = 0.5,
+        smoothing: float = 0.0,
+    ):
+        self.num_classes = num_classes
+        self.smoothing = smoothing
+        self.mixup = None
+        if mixup > 0 or cutmix > 0:
+            self.mixup = Mixup(
+                mixup, cutmix, prob=probability, switch_prob=switch, label_smoothing=smoothing, num_classes=num_classes
+            )
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Batch:
+        """images: (B, 3, H, W), B even if mixing is on. labels: (B,). Draws from numpy's global generator."""
+        if self.mixup is None:
+            targets = mixup_target(labels, self.num_classes, 1.0, self.smoothing)
+            return Batch(images, labels, targets, images)
+        mixed, targets = self.mixup(images.clone(), labels)  # timm mixes in place
+        return Batch(mixed, labels, targets, images)

@@ -1,0 +1,92 @@
+"""What is done to one image: crop, flip, RandAugment, erasing for training; resize and crop for testing."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from timm.data.auto_augment import rand_augment_transform
+from timm.data.random_erasing import RandomErasing
+from torchvision.transforms import (
+    CenterCrop,
+    ColorJitter,
+    Compose,
+    InterpolationMode,
+    Normalize,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    Resize,
+    ToTensor,
+)
+
+from pycls_std.structures import Normalization
+
+BICUBIC = InterpolationMode.BICUBIC
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Training augmentation of single images; section AUG of the options says what each value means."""
+
+    crop: str = "pad"
+    crop_padding: int = 4
+    crop_scale: float = 0.08
+    flip: float = 0.5
+    rand_augment: str = ""
+    color_jitter: float = 0.0
+    erasing: float = 0.0
+
+
+def train_transform(image_size: int, normalization: Normalization, augmentation: Augmentation) -> Compose:
+    """Return the training transform: PIL image -> (3, image_size, image_size) normalised tensor.
+
+    Source: the DeiT recipe; at 32 px STD replaces its random resized crop by a padded one.
+    """
+    crops = {
+        "pad": [Resize((image_size, image_size), BICUBIC), RandomCrop(image_size, augmentation.crop_padding)],
+        "resized": [RandomResizedCrop(image_size, scale=(augmentation.crop_scale, 1.0), interpolation=BICUBIC)],
+        "none": [Resize((image_size, image_size), BICUBIC)],
+    }
+    steps = crops[augmentation.crop]
+    if augmentation.flip:
+        steps.append(RandomHorizontalFlip(augmentation.flip))
+    if augmentation.rand_augment:
+        steps.append(rand_augment(augmentation.rand_augment, image_size, normalization))
+    if augmentation.color_jitter:
+        steps.append(ColorJitter(*[augmentation.color_jitter] * 3))
+    steps += [ToTensor(), Normalize(*normalization)]
+    if augmentation.erasing:
+        steps.append(RandomErasing(augmentation.erasing, mode="pixel", device="cpu"))
+    return Compose(steps)
+
+
+def test_transform(image_size: int, normalization: Normalization, crop_ratio: float = 1.0) -> Compose:
+    """Return the test transform: resize to image_size / crop_ratio, centre crop, normalise.
+
+    crop_ratio 1 resizes both sides to image_size and crops nothing; 0.875 at 224 px resizes the shorter side to 256.
+    """
+    if crop_ratio < 1:
+        steps = [Resize(round(image_size / crop_ratio), BICUBIC), CenterCrop(image_size)]
+    else:
+        steps = [Resize((image_size, image_size), BICUBIC)]
+    return Compose([*steps, ToTensor(), Normalize(*normalization)])
+
+
+def rand_augment(spec: str, image_size: int, normalization: Normalization):
+    """Return timm's RandAugment, filled with the mean colour.
+
+    timm's strongest posterize keeps 0 bits, which Pillow 13 refuses; here it keeps at least 1.
+    """
+    options = {
+        "translate_const": int(0.45 * image_size),
+        "img_mean": tuple(min(255, round(255 * channel)) for channel in normalization.mean),
+        "interpolation": 3,  # PIL's bicubic
+    }
+    augment = rand_augment_transform(spec, options)
+    for operation in augment.ops:
+        if operation.name.startswith("Posterize"):
+            operation.level_fn = partial(_at_least_one_bit, operation.level_fn)
+    return augment
+
+
+def _at_least_one_bit(level_fn, level, hparams):
+    return (max(1, level_fn(level, hparams)[0]),)

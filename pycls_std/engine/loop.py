@@ -1,0 +1,195 @@
+"""The loop: epochs of training steps, each followed by an evaluation, a record and a checkpoint."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from pycls_std.engine.journal import Journal, ProgressBar, duration
+from pycls_std.engine.meters import Meters, accuracies
+from pycls_std.engine.optim import set_learning_rate
+from pycls_std.engine.runtime import Runtime
+from pycls_std.structures import Batch, Progress, StudentOutput, Trainer
+
+LOG = logging.getLogger("pycls_std")
+
+
+@dataclass
+class Session:
+    """Everything one run needs, ready to go."""
+
+    trainer: Trainer
+    runtime: Runtime
+    train_loader: DataLoader
+    test_loader: DataLoader
+    mixing: Callable[[Tensor, Tensor], Batch]
+    optimizer: Optimizer
+    schedule: Callable[[float], float]  # progress in [0, 1] -> learning rate
+    ema: ModelEmaV3 | None
+    epochs: int
+    clip_norm: float = 0.0
+    test_period: int = 1
+    log_period: int = 50
+    best: dict = field(default_factory=dict)  # {"epoch", "top1"} of the best evaluation so far
+    train_seconds: float = 0.0  # spent in training epochs so far, interruptions not counted
+    test_seconds: float = 0.0  # spent in evaluations
+
+    def state_dict(self) -> dict:
+        """Return all that a resume needs, but for the epoch."""
+        return {
+            "student": self.trainer.student.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else {},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.runtime.scaler.state_dict(),
+            "trainer": self.trainer.state_dict(),
+            "best": self.best,
+            "seconds": [self.train_seconds, self.test_seconds],
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what `state_dict` returned."""
+        self.trainer.student.load_state_dict(state["student"])
+        if self.ema:
+            self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.runtime.scaler.load_state_dict(state["scaler"])
+        self.trainer.load_state_dict(state["trainer"])
+        self.best = state["best"]
+        self.train_seconds, self.test_seconds = state["seconds"]
+
+
+def fit(session: Session, journal: Journal, *, start_epoch: int, save: Callable[[int, bool], None]) -> None:
+    """Train from start_epoch to the end.
+
+    save(epochs done, is best) is called after every epoch, once its values are in the journal.
+    Raises FloatingPointError before anything of the epoch is recorded if a loss is not finite, in training or at test.
+    """
+    for epoch in range(start_epoch, session.epochs):
+        start = time.perf_counter()
+        session.runtime.start_epoch(epoch)
+        values = train_epoch(session, epoch)
+        done = epoch + 1
+        best = False
+        if done % session.test_period == 0 or done == session.epochs:
+            values |= evaluate_all(session, f"after epoch {done}")
+            best = values["test/top1"] > session.best.get("top1", -1.0)
+            if best:
+                session.best = {"epoch": done, "top1": values["test/top1"]}
+        journal.epoch(done, values)
+        save(done, best)
+        took = duration(time.perf_counter() - start)
+        LOG.info("epoch %d/%d  %s  %s", done, session.epochs, _summary(values), took)
+
+
+def train_epoch(session: Session, epoch: int) -> dict[str, float]:
+    """Train one epoch. Returns its mean values by name."""
+    trainer, runtime, loader = session.trainer, session.runtime, session.train_loader
+    if hasattr(loader.sampler, "epoch"):
+        loader.sampler.epoch = epoch
+    iterations, meters = len(loader), Meters()
+    bar = ProgressBar(
+        f"epoch {epoch + 1}/{session.epochs}",
+        iterations,
+        period=session.log_period,
+        done=epoch * iterations,
+        run_total=session.epochs * iterations,
+    )
+    trainer.student.train()
+    for iteration, (images, labels) in enumerate(loader):
+        progress = Progress(epoch, iteration, iterations, session.epochs)
+        batch = session.mixing(*runtime.to_device((images, labels)))
+        rate = session.schedule(progress.fraction)
+        set_learning_rate(session.optimizer, rate)
+        losses, extra = train_step(session, batch, progress)
+
+        meters.add(losses | trainer.monitors, len(images))
+        meters.add(extra)
+        bar.advance()
+        if bar.due(iteration):
+            bar.show(iteration, f"{_terms(losses)}  lr {rate:.3g}")
+    runtime.synchronize()
+    seconds = bar.close()
+    values = {f"train/{name}": value for name, value in meters.read().items()}
+    values["train/loss"] = sum(values[f"train/{name}"] for name in losses)
+    values["train/lr"] = rate
+    values["train/images_per_second"] = iterations * loader.batch_size / seconds
+    session.train_seconds += seconds
+    return values
+
+
+def train_step(session: Session, batch: Batch, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Step on the trainer's losses, then on its auxiliary losses if they are due, then move the average."""
+    trainer, runtime = session.trainer, session.runtime
+    rate = session.optimizer.param_groups[0]["lr"]
+    where = f"epoch {progress.epoch + 1} iteration {progress.iteration + 1}, lr {rate:.3g}"
+    with runtime.autocast():
+        losses = trainer.losses(batch, progress)
+    runtime.step(losses, [session.optimizer], clip_norm=session.clip_norm, where=where)
+    extra = trainer.auxiliary_losses(batch, progress)
+    if extra:
+        runtime.step(extra, trainer.auxiliary_optimizers, where=where)
+    if session.ema:
+        session.ema.update(trainer.student, step=progress.step + 1)
+    return losses, extra
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, predictions: Callable[[StudentOutput], dict[str, Tensor]], loader: DataLoader, runtime: Runtime
+) -> dict[str, dict[str, float]]:
+    """Return loss (nats), top-1 and top-5 (percent) of every prediction over all images of a loader."""
+    model.eval()
+    meters = Meters()
+    for images, labels in loader:
+        images, labels = runtime.to_device((images, labels))
+        with runtime.autocast():
+            outputs = predictions(model(images))
+        for name, logits in outputs.items():
+            logits = logits.float()
+            scores = accuracies(logits, labels) | {"loss": nn.functional.cross_entropy(logits, labels)}
+            meters.add({f"{name}/{score}": value for score, value in scores.items()}, len(labels))
+    values = meters.read()
+    return {name: {score: values[f"{name}/{score}"] for score in ("loss", "top1", "top5")} for name in outputs}
+
+
+def evaluate_all(session: Session, when: str) -> dict[str, float]:
+    """Evaluate every prediction of the student, and of the average if there is one.
+
+    Returns `test/top1`, `test/top5`, `test/loss` of the prediction that counts, `test/<name>_top1`, ... of each if
+    there are several, and the same under `ema/`.
+    Raises FloatingPointError that says when if a loss is not finite.
+    """
+    trainer = session.trainer
+    start = time.perf_counter()
+    values = {}
+    models = {"test": trainer.student} | ({"ema": session.ema.module} if session.ema else {})
+    for prefix, model in models.items():
+        scores = evaluate(model, trainer.predictions, session.test_loader, session.runtime)
+        values |= {f"{prefix}/{score}": value for score, value in scores[trainer.prediction].items()}
+        if len(scores) > 1:
+            values |= {f"{prefix}/{name}_{s}": scores[name][s] for name in scores for s in ("top1", "top5")}
+    broken = [f"{tag} {value}" for tag, value in values.items() if not math.isfinite(value)]
+    if broken:
+        raise FloatingPointError(f"not finite {when}: {', '.join(broken)}")
+    session.test_seconds += time.perf_counter() - start
+    return values
+
+
+def _terms(losses: dict[str, Tensor]) -> str:
+    numbers = {name: float(value.detach()) for name, value in losses.items()}
+    total = sum(numbers.values())
+    terms = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
+    return f"loss {total:.3f} ({terms})" if len(losses) > 1 else f"loss {total:.3f}"
+
+
+def _summary(values: dict[str, float]) -> str:
+    shown = {"train/loss": "loss", "test/top1": "top-1", "test/top5": "top-5", "ema/top1": "EMA top-1"}
+    text = "  ".join(f"{label} {values[tag]:.2f}" for tag, label in shown.items() if tag in values)
+    return f"{text}  {values['train/images_per_second']:.0f} images/s"

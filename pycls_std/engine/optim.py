@@ -1,0 +1,35 @@
+"""Optimizers, from timm."""
+
+import difflib
+import inspect
+
+import torch
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
+from torch import nn
+
+
+def create_optimizer(
+    student: nn.Module, *, name: str, lr: float, weight_decay: float = 0.0, momentum: float = 0.9
+) -> torch.optim.Optimizer:
+    """Return an optimizer over a student's parameters.
+
+    name: any of timm.optim; `sgd` has Nesterov momentum, `momentum` has not. Weight decay spares parameters of one
+    dimension, biases, and what the student's `no_weight_decay()` names. torch's own Adam and SGD run fused.
+    Raises ValueError for an unknown name, and for an optimizer that cannot be had here.
+    """
+    if name not in list_optimizers():
+        near = ", ".join(difflib.get_close_matches(name, list_optimizers(), n=3)) or "sgd, adamw, ..."
+        raise ValueError(f"OPTIM.NAME is {name!r}, no optimizer of timm.optim; near it: {near}")
+    kind = get_optimizer_class(name, bind_defaults=False)
+    fused = {"fused": True} if "fused" in inspect.signature(kind).parameters else {}
+    try:
+        return create_optimizer_v2(student, opt=name, lr=lr, weight_decay=weight_decay, momentum=momentum, **fused)
+    except Exception as error:  # optimizers of other packages raise what they like if their package is not there
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"OPTIM.NAME {name} cannot be built: {reason}") from error
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every parameter group, times the group's own `lr_scale` where it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)

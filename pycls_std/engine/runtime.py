@@ -1,0 +1,91 @@
+"""Device, precision and the step of an optimizer: all that depends on where and how numbers are computed."""
+
+import platform
+import resource
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pycls_std.seeding import seed_all
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Runtime:
+    """Places modules and tensors on the device, and steps optimizers in the chosen precision.
+
+    device: `auto`, `cpu` or `cuda`. precision: `fp32`, `bf16` or `fp16`, of the forward pass; fp16 scales the loss.
+    Raises ValueError if cuda is asked for and there is none.
+    """
+
+    def __init__(self, *, device: str = "auto", precision: str = "fp32", seed: int = 0):
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("DEVICE is cuda, torch finds no CUDA device here")
+        kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(kind)
+        self.precision = precision
+        self.seed = seed
+        self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
+
+    def start_epoch(self, epoch: int) -> None:
+        """Seed all generators from (seed, epoch)."""
+        seed_all(self.seed, epoch)
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """Move a module to the device; convolutions run faster on channels_last, here and on tensor cores."""
+        return module.to(self.device, memory_format=torch.channels_last)
+
+    def to_device(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Move tensors to the device, images (B, 3, H, W) to channels_last."""
+        formats = {4: torch.channels_last}
+        return tuple(
+            tensor.to(self.device, non_blocking=True, memory_format=formats.get(tensor.ndim, torch.preserve_format))
+            for tensor in tensors
+        )
+
+    def autocast(self):
+        """Return the context in which the forward pass runs."""
+        return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
+
+    def step(self, losses: dict[str, Tensor], optimizers: list[Optimizer], *, clip_norm: float = 0.0, where: str = ""):
+        """Step the optimizers on the sum of the losses.
+
+        clip_norm: largest norm of the gradient, 0 = no clipping.
+        Raises FloatingPointError before any parameter changes if the sum is not finite; its text has where and terms.
+        """
+        total = sum(losses.values())
+        if not torch.isfinite(total):
+            terms = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.items())
+            raise FloatingPointError(f"loss not finite at {where}: {terms}")
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.scaler.scale(total).backward()
+        for optimizer in optimizers:
+            if clip_norm:
+                self.scaler.unscale_(optimizer)
+                parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+            self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def device_name(self) -> str:
+        """Return the name of the processor."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        info = Path("/proc/cpuinfo")
+        lines = info.read_text().splitlines() if info.exists() else []
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
+
+    def peak_memory(self) -> float:
+        """Return the most memory used so far, in GiB: of the device on cuda, of the process on a CPU."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**30
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

@@ -1,0 +1,1 @@
+"""Small modules with explicit arguments."""

@@ -1,0 +1,54 @@
+"""Build a backbone by its name: the project's own first, then timm's."""
+
+import difflib
+
+import timm
+from timm.layers import PatchEmbed
+from timm.models import get_pretrained_cfg, is_model
+from torch import nn
+
+from pycls_std.registry import BACKBONES
+
+
+def create_backbone(
+    name: str, *, num_classes: int, image_size: int, drop_path: float = 0.0, norm_eps: float = 0.0, **args
+) -> nn.Module:
+    """Return a backbone with random weights.
+
+    name: a name of BACKBONES, or of timm (a pretrained tag after a dot is allowed). norm_eps: epsilon of every
+    LayerNorm, 0 = the model's own. args: further keyword arguments of the constructor.
+    Raises ValueError for an unknown name, for arguments the constructor cannot take, and for an image size that is no
+    multiple of the patch.
+    """
+    make = BACKBONES.get(name) if name in BACKBONES else _timm_model(name)
+    try:
+        backbone = make(num_classes=num_classes, image_size=image_size, drop_path=drop_path, **args)
+    except Exception as error:  # a constructor raises whatever a wrong argument leads to
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"MODEL.ARGS {args} of {name} at {image_size} px: {reason}") from error
+    embedding = getattr(backbone, "patch_embed", getattr(backbone, "stem", None))
+    patch = embedding.patch_size[0] if isinstance(embedding, PatchEmbed) else 1
+    if image_size % patch:  # timm would leave out the last pixels
+        raise ValueError(f"image size {image_size} is no multiple of the patch {patch} of {name}")
+    if norm_eps:
+        for module in backbone.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = norm_eps
+    return backbone
+
+
+def _timm_model(name: str):
+    if not is_model(name):
+        known = [*BACKBONES.entries, *timm.list_models()]
+        near = ", ".join(difflib.get_close_matches(name, known, n=3)) or ", ".join(sorted(BACKBONES.entries))
+        raise ValueError(f"no model {name!r} here or in timm; near it: {near}")
+
+    def make(*, num_classes, image_size, drop_path, **args):
+        # Models whose weights depend on the image size are told it; the others refuse to hear it.
+        if get_pretrained_cfg(name, allow_unregistered=True).fixed_input_size:
+            args = {"img_size": image_size} | args
+        if drop_path:
+            args = {"drop_path_rate": drop_path} | args
+        return timm.create_model(name, pretrained=False, num_classes=num_classes, **args)
+
+    return make

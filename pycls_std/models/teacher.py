@@ -1,0 +1,49 @@
+"""A frozen teacher that sees the student's batch in its own normalisation and size."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from pycls_std.structures import Normalization, TeacherOutput
+
+
+class Teacher(nn.Module):
+    """A backbone that never trains: no gradient, in eval whatever the trainer calls.
+
+    normalization: what its weights were trained with. student: what the batch arrives with. image_size: side its input
+    is resized to, 0 = as it comes.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        name: str,
+        normalization: Normalization,
+        student: Normalization,
+        image_size: int = 0,
+    ):
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False)
+        self.name = name
+        self.image_size = image_size
+        own, given = ((torch.tensor(n.mean), torch.tensor(n.std)) for n in (normalization, student))
+        # (x * given_std + given_mean - own_mean) / own_std as one multiplication and one addition
+        self.register_buffer("scale", (given[1] / own[1]).view(3, 1, 1))
+        self.register_buffer("shift", ((given[0] - own[0]) / own[1]).view(3, 1, 1))
+        self.same_input = normalization == student
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stay in eval: a batch norm that wakes up would change the teacher while it teaches."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> TeacherOutput:
+        """images: (B, 3, H, W) in the student's normalisation. Returns (B, K) logits."""
+        if not self.same_input:
+            images = images * self.scale + self.shift
+        if self.image_size and self.image_size != images.shape[-1]:
+            size = (self.image_size, self.image_size)
+            images = interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+        return TeacherOutput(logits=self.backbone(images))

@@ -1,0 +1,42 @@
+"""Registries: what a configuration can name, and the code behind each name."""
+
+import difflib
+
+
+class Registry:
+    """Names of one kind of thing, each with the class or function that makes it.
+
+    Example: `@TRAINERS.register("std")` above a class, `TRAINERS.get("std")` to have it back.
+    """
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self.entries = {}
+
+    def register(self, name: str):
+        """Return a decorator that registers what it decorates. Raises ValueError if the name is taken."""
+
+        def add(entry):
+            if name in self.entries:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            self.entries[name] = entry
+            return entry
+
+        return add
+
+    def get(self, name: str):
+        """Return what is registered under a name. Raises ValueError that lists the known names."""
+        if name not in self.entries:
+            near = difflib.get_close_matches(name, self.entries, n=1)
+            hint = f", did you mean {near[0]}?" if near else ";"
+            raise ValueError(f"no {self.kind} {name!r}{hint} known: {', '.join(sorted(self.entries))}")
+        return self.entries[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.entries
+
+
+BACKBONES = Registry("model")
+DATASETS = Registry("dataset")
+TRAINERS = Registry("trainer")
+SCHEDULES = Registry("schedule")

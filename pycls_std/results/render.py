@@ -1,0 +1,63 @@
+"""Render a table of results as Markdown, CSV or LaTeX."""
+
+import math
+
+import pandas as pd
+
+HEADINGS = {
+    "run": "run",
+    "model": "model",
+    "intermediate": "interm.",
+    "propagate": "propag.",
+    "distillation": "distillation",
+    "teachers": "teachers",
+    "data": "data",
+    "epochs": "epochs",
+    "n": "n",
+    "top1": "top-1",
+    "top5": "top-5",
+    "best_top1": "best epoch top-1",
+    "ema_top1": "EMA top-1",
+    "published_top1": "published top-1",
+    "published_top5": "published top-5",
+    "status": "status",
+}
+OPTIONAL = ("ema_top1", "published_top1", "published_top5")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return a GitHub table; mean +- sample deviation in percent."""
+    shown = _shown(table).map(lambda text: text.replace("|", r"\|"))
+    lines = [shown.columns, ["---"] * len(shown.columns), *shown.itertuples(index=False)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def csv(table: pd.DataFrame) -> str:
+    """Return all columns as numbers, means and deviations apart."""
+    return table.to_csv(index=False, float_format="%.4f")
+
+
+def latex(table: pd.DataFrame) -> str:
+    """Return a tabular with booktabs rules."""
+    return _shown(table).style.format(escape="latex").hide(axis="index").to_latex(hrules=True)
+
+
+FORMATS = {"md": markdown, "csv": csv, "latex": latex}
+
+
+def _shown(table: pd.DataFrame) -> pd.DataFrame:
+    columns = [key for key in HEADINGS if key in table and not (key in OPTIONAL and table[key].isna().all())]
+    shown = pd.DataFrame({HEADINGS[key]: [_cell(row, key) for _, row in table.iterrows()] for key in columns})
+    return shown.astype(str)
+
+
+def _cell(row: pd.Series, key: str) -> str:
+    value = row[key]
+    if isinstance(value, float) and math.isnan(value):
+        return "-"
+    if key in ("epochs", "n"):
+        return str(int(value))
+    if not isinstance(value, float):
+        return str(value)
+    deviation = row.get(f"{key}_std", math.nan)
+    return f"{value:.2f}" if math.isnan(deviation) else f"{value:.2f} ± {deviation:.2f}"

@@ -1,0 +1,52 @@
+"""What every method has: a student, its teachers, and no more than a method asks for."""
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pycls_std.structures import Batch, Progress, StudentOutput
+
+
+class BaseTrainer:
+    """Holds what is optimised. A method overrides `losses`, and what else it needs.
+
+    student: all that the main objective trains; everything with a gradient runs in its forward.
+    teachers: frozen.
+    See `structures.Trainer` for the meaning of each attribute and method.
+    """
+
+    PREDICTIONS = ("cls",)  # names `predictions` returns, the method's own choice first
+
+    def __init__(self, student: nn.Module, teachers: list[nn.Module] = ()):
+        self.student = student
+        self.forward = student
+        self.prediction = self.PREDICTIONS[0]
+        self.teachers = nn.ModuleList(teachers)
+        self.monitors: dict[str, Tensor] = {}
+        self.auxiliary_optimizers: list[Optimizer] = []
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Return all modules by name, for the engine to place on the device."""
+        return {"student": self.student, "teachers": self.teachers}
+
+    def losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Return named, weighted scalars; their sum is the objective."""
+        raise NotImplementedError
+
+    def auxiliary_losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Return a second objective, stepped by `auxiliary_optimizers` right after the first; {} for none now."""
+        return {}
+
+    def predictions(self, output: StudentOutput) -> dict[str, Tensor]:
+        """Return (B, K) logits by the name of the prediction."""
+        return {"cls": output.logits}
+
+    def deployed_parameters(self) -> int:
+        """Return how many parameters `prediction` needs; the others serve training only."""
+        return sum(p.numel() for p in self.student.parameters())
+
+    def state_dict(self) -> dict:
+        """Return the training state that is not in the student."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what `state_dict` returned."""

@@ -1,0 +1,27 @@
+"""Plain supervised training."""
+
+from torch import Tensor
+
+from pycls_std.losses.classification import soft_target_cross_entropy
+from pycls_std.models.plain_student import PlainStudent
+from pycls_std.registry import TRAINERS
+from pycls_std.structures import Batch, Progress
+from pycls_std.trainers.base import BaseTrainer
+
+
+@TRAINERS.register("baseline")
+class Baseline(BaseTrainer):
+    """Cross-entropy with the (mixed, smoothed) labels."""
+
+    @classmethod
+    def from_cfg(cls, cfg, *, backbone, teachers):
+        """Build from options. Raises ValueError for options that would have no effect."""
+        if teachers:
+            raise ValueError(f"TRAINER baseline uses no teachers, DISTILLATION.TEACHERS has {len(teachers)}")
+        if cfg.MINE.SAMPLES:
+            raise ValueError(f"TRAINER baseline has no MINE, MINE.SAMPLES is {cfg.MINE.SAMPLES}")
+        return cls(PlainStudent(backbone))
+
+    def losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Return {"ce"}."""
+        return {"ce": soft_target_cross_entropy(self.forward(batch.images).logits, batch.targets)}

@@ -1,0 +1,75 @@
+"""The mutual-information regulariser of STD: keep spatial and channel tokens from saying the same.
+
+Shapes: B batch, M tokens, N channels, P patches.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pycls_std.layers.statistics_net import StatisticsNet
+from pycls_std.losses.mine import mutual_information, shifted
+from pycls_std.structures import Batch, Progress
+
+
+class Mine:
+    """One critic for each token set, the optimizers of critics and student, and the images of the next step.
+
+    Critics ascend and the student descends on the same estimate, each by plain SGD beside the main optimizer.
+    samples: images of one step. period: `epoch` or `step`. repeats: views of an image, which stand side by side.
+    Source: Li et al., ICML 2022, algorithm 1; learning rates, momentum and samples as in the reproduction. Its code
+    counted chunks for samples and drew them with replacement; here `samples` distinct images make one estimate.
+    """
+
+    def __init__(self, critics: nn.ModuleList, optimizers: list, *, samples: int, period: str, repeats: int = 1):
+        self.critics = critics
+        self.optimizers = optimizers
+        self.samples = samples
+        self.period = period
+        self.repeats = repeats
+        self.positions = torch.empty(0, dtype=torch.long)
+        self.kept: list[Tensor] = []
+
+    @classmethod
+    def from_cfg(cls, cfg, *, student: nn.Module):
+        """Build from section MINE for a student with tokens of both kinds. Raises ValueError for another student."""
+        if cfg.STD.TOKENS != "both":
+            raise ValueError(f"MINE.SAMPLES is {cfg.MINE.SAMPLES}, STD.TOKENS is {cfg.STD.TOKENS}, MINE needs both")
+        mine = cfg.MINE
+        critics = nn.ModuleList(
+            StatisticsNet(t.spatial.shape[1] + t.channel.shape[0], width=mine.WIDTH, depth=mine.DEPTH)
+            for t in student.tokens
+        )
+        ascent = torch.optim.SGD(critics.parameters(), lr=mine.CRITIC_LR, momentum=mine.MOMENTUM, maximize=True)
+        descent = torch.optim.SGD(student.parameters(), lr=mine.STUDENT_LR, momentum=mine.MOMENTUM)
+        return cls(critics, [ascent, descent], samples=mine.SAMPLES, period=mine.PERIOD, repeats=cfg.AUG.REPEATS)
+
+    def estimate(self, tokens: tuple[tuple[Tensor, Tensor], ...]) -> Tensor:
+        """Return the mutual information in nats of spatial (B, M, N) and channel (B, P, M) tokens, mean over sets."""
+        estimates = []
+        for critic, (spatial, channel) in zip(self.critics, tokens, strict=True):
+            spatial, channel = spatial.mean(dim=1), channel.mean(dim=2)
+            estimates.append(mutual_information(critic(spatial, channel), critic(spatial, shifted(channel))))
+        return torch.stack(estimates).mean()
+
+    def collect(self, batch: Batch, progress: Progress) -> Tensor | None:
+        """Keep this batch's share of the samples; return all of them (samples, 3, H, W) when a step is due.
+
+        Raises ValueError if there are fewer images than samples.
+        """
+        size = len(batch.unmixed)
+        first = progress.iteration * size  # position of the batch's first view in the epoch
+        if self.period == "step":
+            return batch.unmixed[self._draw(first, size, "a batch") - first]
+        if progress.iteration == 0:
+            self.positions = self._draw(0, size * progress.iterations, "an epoch")
+            self.kept = []
+        here = self.positions[self.positions // size == progress.iteration] % size
+        self.kept.append(batch.unmixed[here])
+        return torch.cat(self.kept) if progress.iteration == progress.iterations - 1 else None
+
+    def _draw(self, first: int, views: int, what: str) -> Tensor:
+        images = torch.arange(first, first + views) // self.repeats
+        positions = first + torch.nonzero(images.diff(prepend=images[:1] - 1)).flatten()  # the first view of each image
+        if self.samples > len(positions):
+            raise ValueError(f"MINE.SAMPLES is {self.samples}, {what} has {len(positions)} images")
+        return positions[torch.randperm(len(positions))[: self.samples]]

@@ -1,0 +1,68 @@
+"""Train, test, measure or describe a model: parse the command line, check the options, dispatch."""
+
+import argparse
+import logging
+import sys
+
+from pycls_std import config
+
+MODES = {
+    "train": "train a student and record the run in OUT_DIR; continues where an interrupted run stopped",
+    "test": "score the checkpoint TEST.WEIGHTS on the test split",
+    "info": "print parameters, operations and taps of the student and its teachers",
+    "time": "print images/s of data, forward and training step, and the peak memory",
+}
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return mode, cfg and overrides; flags may stand anywhere."""
+    parser = argparse.ArgumentParser(
+        prog="run_net.py",
+        description="A runner for knowledge distillation of vision MLPs and tiny transformers.",
+        epilog="modes:\n" + "\n".join(f"  {name:6s} {text}" for name, text in MODES.items()) + "\n\n"
+        "Options, their units, what turns them off: pycls_std/config/page.py and OPTIONS in pycls_std/trainers/*.py.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--mode", required=True, choices=MODES, help="what to do")
+    parser.add_argument("--cfg", required=True, metavar="FILE", help="a YAML file of options; see configs/")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE | KEY=VALUE", help="options that replace the file's")
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit code: 0 done, 1 the run failed, 2 usage or configuration, 130 interrupted."""
+    args = parse(argv)
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("pycls_std").setLevel(logging.INFO)
+    logging.raiseExceptions = False  # a reader that has seen enough, such as head, is no error
+    try:
+        cfg = config.load(args.cfg, args.overrides)
+
+        from pycls_std import runner  # here, since torch takes seconds to import
+
+        runner.MODES[args.mode](cfg)
+    except config.ConfigError as error:
+        return complain(error, 2)
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+        if args.traceback:
+            raise
+        return complain(error, 1)
+    except KeyboardInterrupt:
+        return complain("interrupted", 130)
+    return 0
+
+
+def complain(error: Exception | str, code: int) -> int:
+    """Print one line about an error; return the exit code."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # A loader's worker sends its whole traceback: the first line says where, the last one what.
+    summary = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
+    hint = " (--traceback shows where)" if isinstance(error, RuntimeError) else ""
+    print(f"run_net.py: {summary}{hint}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""What several tests share: one thread, a way to load shipped configs, and a trained teacher."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pycls_std import config, runner
+
+ROOT = Path(__file__).resolve().parents[1]
+torch.set_num_threads(1)  # the models are tiny, and threads that wait for each other are slow
+
+
+@pytest.fixture
+def load():
+    """Return load(name, **overrides): options of configs/<name>.yaml; OPTIM__BASE_LR stands for OPTIM.BASE_LR."""
+
+    def load_config(name, **overrides):
+        words = [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()]
+        return config.load(str(ROOT / "configs" / f"{name}.yaml"), words)
+
+    return load_config
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory):
+    """Path of the checkpoint of a trained ResNet-8 on digits at 8 px."""
+    folder = tmp_path_factory.mktemp("teacher")
+    path = ROOT / "configs" / "debug" / "teacher_debug.yaml"
+    runner.train(config.load(str(path), [f"OUT_DIR={folder}"]))
+    return folder / "checkpoints" / "best.pt"
+
+
+@pytest.fixture
+def std(load, teacher, tmp_path):
+    """Return std(**overrides): options of the debug STD run with a trained teacher, recorded in tmp_path."""
+
+    def load_std(**overrides):
+        own = {"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}]", "OUT_DIR": tmp_path / "run"}
+        return load("debug/std_debug", **(own | overrides))
+
+    return load_std

@@ -1,0 +1,184 @@
+"""From options to parts: every option reaches the part it is for."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from timm.data.auto_augment import RandAugment
+from timm.data.random_erasing import RandomErasing
+from torch import nn
+from torchvision import transforms
+
+from pycls_std import config
+from pycls_std.builders.data import build_data
+from pycls_std.builders.models import build_backbone, build_teachers, build_trainer
+from pycls_std.builders.training import build_runtime, build_session
+from pycls_std.builders.weights import Weights
+from pycls_std.datasets.normalizations import NORMALIZATIONS
+from pycls_std.losses.confidence import WEIGHTINGS
+from pycls_std.losses.logit import hard_distillation, soft_distillation
+
+LOGITS = torch.randn(2, 3, 5, 10, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def build(load):
+    """Return build(**overrides): the parts of the debug STD run with one untrained teacher."""
+
+    def build_parts(**overrides):
+        cfg = load("debug/std_debug", **overrides)
+        data = build_data(cfg)
+        weights = [Weights({}, "none") for _ in cfg.DISTILLATION.TEACHERS]
+        teachers = build_teachers(cfg, 10, data.normalization, weights)
+        trainer = build_trainer(cfg, backbone=build_backbone(cfg, 10), teachers=teachers)
+        session = build_session(cfg, data=data, runtime=build_runtime(cfg), trainer=trainer)
+        return SimpleNamespace(cfg=cfg, data=data, trainer=trainer, session=session, student=trainer.student)
+
+    return build_parts
+
+
+def step_of(parts, kind, split="train"):
+    """The step of a kind in the transform of a split."""
+    return next(s for s in getattr(parts.data, split).dataset.transform.transforms if isinstance(s, kind))
+
+
+def first(module, kind):
+    """First module of a kind."""
+    return next(m for m in module.modules() if isinstance(m, kind))
+
+
+def decayed(parts):
+    """Weight decays of the parameter groups."""
+    return {group["weight_decay"] for group in parts.session.optimizer.param_groups}
+
+
+# option: (value, what it must be found to do)
+WIRING = {
+    "SEED": ("7", lambda p: p.session.runtime.seed == p.data.train.dataset.seed == p.data.train.sampler.seed == 7),
+    "PRECISION": ("bf16", lambda p: p.session.runtime.precision == "bf16"),
+    "DEVICE": ("cpu", lambda p: p.session.runtime.device.type == "cpu"),
+    "LOG_PERIOD": ("3", lambda p: p.session.log_period == 3),
+    "MODEL.NAME": ("resmlp_s12", lambda p: type(p.student.backbone.norm).__name__ == "Affine"),
+    "MODEL.DROP_PATH": ("0.3", lambda p: p.student.backbone.blocks[0].drop_path.drop_prob == 0.3),
+    "MODEL.NORM_EPS": ("1e-3", lambda p: p.student.backbone.norm.eps == 1e-3),
+    "DATA.IMAGE_SIZE": ("16", lambda p: next(iter(p.data.test))[0].shape[2:] == (16, 16)),
+    "DATA.NORMALIZATION": (
+        "half",
+        lambda p: (
+            p.data.normalization == NORMALIZATIONS["half"]
+            and step_of(p, transforms.Normalize).mean == step_of(p, transforms.Normalize, "test").mean == (0.5,) * 3
+        ),
+    ),
+    "DATA.CROP_RATIO": ("0.5", lambda p: step_of(p, transforms.Resize, "test").size == 16),
+    "DATA.NUM_WORKERS": ("1", lambda p: p.data.train.num_workers == p.data.test.num_workers == 1),
+    "AUG.CROP": ("resized", lambda p: step_of(p, transforms.RandomResizedCrop).size == (8, 8)),
+    "AUG.CROP_PADDING": ("2", lambda p: step_of(p, transforms.RandomCrop).padding == 2),
+    "AUG.FLIP": ("0.3", lambda p: step_of(p, transforms.RandomHorizontalFlip).p == 0.3),
+    "AUG.RAND_AUGMENT": ("rand-m3", lambda p: step_of(p, RandAugment).ops[0].magnitude == 3),
+    "AUG.COLOR_JITTER": ("0.2", lambda p: step_of(p, transforms.ColorJitter).saturation == (0.8, 1.2)),
+    "AUG.ERASING": ("0.4", lambda p: step_of(p, RandomErasing).probability == 0.4),
+    "AUG.MIXUP": ("0.3", lambda p: p.session.mixing.mixup.mixup_alpha == 0.3),
+    "AUG.CUTMIX": ("0.3", lambda p: p.session.mixing.mixup.cutmix_alpha == 0.3),
+    "AUG.MIX_PROB": ("0.3", lambda p: p.session.mixing.mixup.mix_prob == 0.3),
+    "AUG.MIX_SWITCH": ("0.3", lambda p: p.session.mixing.mixup.switch_prob == 0.3),
+    "AUG.LABEL_SMOOTHING": ("0.3", lambda p: p.session.mixing.smoothing == 0.3),
+    "AUG.REPEATS": ("2", lambda p: p.data.train.sampler.repeats == p.trainer.mine.repeats == 2),
+    "DISTILLATION.TYPE": ("soft", lambda p: torch.equal(p.trainer.loss(*LOGITS), soft_distillation(*LOGITS))),
+    "DISTILLATION.ALPHA": ("0.3", lambda p: p.trainer.alpha == 0.3),
+    "DISTILLATION.WEIGHTING": ("entropy", lambda p: p.trainer.weighting is WEIGHTINGS["entropy"]),
+    "STD.TAPS": ("[1, 2]", lambda p: p.student.layout.taps == (1, 2)),
+    "STD.PROPAGATE": ("true", lambda p: p.student.layout.propagate),
+    "STD.UPDATE": ("shared", lambda p: p.student.layout.shared_update),
+    "STD.TOKEN_STD": ("3.0", lambda p: p.student.tokens[0].channel.std() > 1),
+    "STD.DECAY_TOKENS": ("true", lambda p: not {"tokens.0.spatial"} & p.student.no_weight_decay()),
+    "MINE.SAMPLES": ("9", lambda p: p.trainer.mine.samples == 9),
+    "MINE.PERIOD": ("step", lambda p: p.trainer.mine.period == "step"),
+    "MINE.CRITIC_LR": ("0.3", lambda p: p.trainer.mine.optimizers[0].param_groups[0]["lr"] == 0.3),
+    "MINE.STUDENT_LR": ("0.3", lambda p: p.trainer.mine.optimizers[1].param_groups[0]["lr"] == 0.3),
+    "MINE.MOMENTUM": ("0.3", lambda p: {o.param_groups[0]["momentum"] for o in p.trainer.mine.optimizers} == {0.3}),
+    "MINE.WIDTH": ("7", lambda p: first(p.trainer.mine.critics, nn.Linear).out_features == 7),
+    "MINE.DEPTH": ("2", lambda p: sum(isinstance(m, nn.Linear) for m in p.trainer.mine.critics[0]) == 2),
+    "OPTIM.NAME": ("lamb", lambda p: type(p.session.optimizer).__name__ == "Lamb"),
+    "OPTIM.BASE_LR": ("0.3", lambda p: max(map(p.session.schedule, (0, 1 / 3))) == pytest.approx(0.225)),
+    "OPTIM.LR_BATCH": ("64", lambda p: p.session.schedule(1 / 3) == pytest.approx(0.002 * 2 * 0.75)),
+    "OPTIM.WEIGHT_DECAY": ("0.3", lambda p: decayed(p) == {0.0, 0.3}),
+    "OPTIM.CLIP_NORM": ("0.3", lambda p: p.session.clip_norm == 0.3),
+    "OPTIM.MAX_EPOCH": ("9", lambda p: p.session.epochs == 9),
+    "OPTIM.SCHEDULE": ("constant", lambda p: p.session.schedule(0.9) == 0.002),
+    "OPTIM.WARMUP_EPOCHS": ("1.5", lambda p: p.session.schedule(0.25) == pytest.approx((0.002 + 1e-6) / 2)),
+    "OPTIM.WARMUP_LR": ("0.5", lambda p: p.session.schedule(0) == 0.5),
+    "OPTIM.MIN_LR": ("0.001", lambda p: p.session.schedule(1) == 0.001),
+    "TRAIN.BATCH_SIZE": ("64", lambda p: p.data.train.batch_size == 64),
+    "TRAIN.EMA_DECAY": ("0.3", lambda p: p.session.ema.decay == 0.3),
+    "TRAIN.EMA_WARMUP": ("false", lambda p: not p.session.ema.use_warmup),
+    "TEST.BATCH_SIZE": ("77", lambda p: p.data.test.batch_size == 77),
+    "TEST.PERIOD": ("2", lambda p: p.session.test_period == 2),
+    "TEST.PREDICTION": ("dist", lambda p: p.trainer.prediction == "dist"),
+}
+# options that need others beside them
+PAIRS = [
+    (
+        {"AUG__CROP": "resized", "AUG__CROP_SCALE": 0.7},
+        lambda p: step_of(p, transforms.RandomResizedCrop).scale == (0.7, 1.0),
+    ),
+    (
+        {"DISTILLATION__TYPE": "soft", "DISTILLATION__TEMPERATURE": 3.0},
+        lambda p: torch.equal(p.trainer.loss(*LOGITS), soft_distillation(*LOGITS, 3.0)),
+    ),
+    ({"DISTILLATION__TYPE": "hard"}, lambda p: torch.equal(p.trainer.loss(*LOGITS), hard_distillation(*LOGITS))),
+    ({"STD__TAPS": "[last]", "STD__ASSIGN": "one_each"}, lambda p: p.student.layout.teachers == ((0,),)),
+    ({"STD__TOKENS": "spatial", "MINE__SAMPLES": 0}, lambda p: p.student.tokens[0].channel is None),
+    (
+        {"OPTIM__NAME": "sgd", "OPTIM__MOMENTUM": 0.3},
+        lambda p: p.session.optimizer.param_groups[0]["momentum"] == 0.3,
+    ),
+    (
+        {"OPTIM__SCHEDULE": "step", "OPTIM__STEPS": "[2]", "OPTIM__GAMMA": 0.5, "OPTIM__MIN_LR": 0.1},
+        lambda p: [p.session.schedule(x) for x in (0.5, 0.7)] == [0.002, 0.001],
+    ),
+]
+# what other tests hold: where a run goes, what data and teachers it takes, what is shown of it
+ELSEWHERE = {
+    *("NAME", "TRAINER", "OUT_DIR", "MODEL.NUM_CLASSES", "DATA.NAME", "DATA.ROOT", "TEST.WEIGHTS", "TEST.EMA"),
+    *("DISTILLATION.TEACHERS", "DISTILLATION.TEACHER_WEIGHTS", "DISTILLATION.TEACHER_NORMS"),
+    *("DISTILLATION.TEACHER_SIZES", "DISTILLATION.TEACHER_MIN_ACC"),
+    *("TIME.WARMUP", "TIME.STEPS", "PUBLISHED.TOP1", "PUBLISHED.TOP5", "PUBLISHED.SOURCE"),
+}
+
+
+@pytest.mark.parametrize("key", WIRING)
+def test_option_reaches_its_part(build, key):
+    value, holds = WIRING[key]
+    assert holds(build(**{key.replace(".", "__"): value}))
+    try:
+        anyway = holds(build())
+    except (StopIteration, AttributeError):
+        anyway = False
+    assert key == "DEVICE" or not anyway, f"{key} is {value} without being set"
+
+
+@pytest.mark.parametrize(("overrides", "holds"), PAIRS, ids=lambda x: " ".join(x) if isinstance(x, dict) else "")
+def test_options_reach_their_part_together(build, overrides, holds):
+    assert holds(build(**overrides))
+
+
+def test_every_option_is_tried():
+    together = {key.replace("__", ".") for overrides, _ in PAIRS for key in overrides}
+    assert set(WIRING) | together | ELSEWHERE == set(config.flatten(config.defaults()[0]))
+
+
+@pytest.mark.defect(7)
+def test_teachers_are_told_the_students_normalisation(build):
+    """A teacher that expects another normalisation than the student's converts the batch."""
+    parts = build(DATA__NORMALIZATION="imagenet", DISTILLATION__TEACHER_NORMS="[half]")
+    teacher = parts.trainer.teachers[0]
+    torch.testing.assert_close(teacher.scale.flatten(), torch.tensor(NORMALIZATIONS["imagenet"].std) / 0.5)
+    expected = (torch.tensor(NORMALIZATIONS["imagenet"].mean) - 0.5) / 0.5
+    torch.testing.assert_close(teacher.shift.flatten(), expected)
+
+
+def test_model_arguments_that_other_options_set(load):
+    for name in ("num_classes", "img_size", "norm_eps"):
+        cfg = load("debug/base_debug", **{f"MODEL__ARGS__{name}": 3})
+        with pytest.raises(ValueError, match=f"MODEL.ARGS has {name}, which is not for it"):
+            build_backbone(cfg, 10)

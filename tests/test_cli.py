@@ -1,0 +1,101 @@
+"""The commands as users type them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_net(*words, python=()):
+    """Run run_net.py; returns exit code, output, errors."""
+    command = [sys.executable, *python, str(ROOT / "run_net.py"), *map(str, words)]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # tiny models; threads that wait for each other are slow
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=one_thread)
+    return done.returncode, done.stdout, done.stderr
+
+
+CONFIG = "configs/debug/base_debug.yaml"
+
+
+def test_help_lists_modes_and_points_to_the_options():
+    code, text, _ = run_net("--help")
+    assert code == 0
+    for word in ("train", "test", "info", "time", "pycls_std/config/page.py", "OPTIONS"):
+        assert word in text
+    assert (ROOT / "pycls_std/config/page.py").is_file()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["--mode", "train", "--cfg", CONFIG, "OPTIM.BASE_LRR", "1"],
+        ["--mode", "train", "--cfg", CONFIG, "DATA.NAME=nothing"],
+        ["--mode", "train", "--cfg", "configs/none.yaml"],
+    ],
+)
+def test_help_and_mistakes_import_no_torch(words):
+    _, _, errors = run_net(*words, python=("-X", "importtime"))
+    modules = {line.rsplit("|", 1)[1].strip() for line in errors.splitlines() if line.startswith("import time:")}
+    assert "yacs.config" in modules
+    assert not modules & {"torch", "torchvision", "timm", "pandas"}
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--mode", "train", "--cfg", CONFIG, "OPTIM.BASE_LRR", "1"], "did you mean OPTIM.BASE_LR?"),
+        (["--mode", "train", "--cfg", CONFIG, "OPTIM.BASE_LR"], "OPTIM.BASE_LR has no value"),
+        (["--mode", "train", "--cfg", "configs/none.yaml"], "configs/none.yaml: cannot be read"),
+        (["--mode", "fly", "--cfg", CONFIG], "invalid choice: 'fly'"),
+        (["--mode", "train"], "--cfg"),
+        (["--mode", "train", "--cfg", CONFIG, "--colour"], "--colour"),
+    ],
+)
+def test_usage_and_configuration_errors_exit_2(words, text, tmp_path):
+    code, output, errors = run_net(*words)
+    assert (code, output) == (2, "")
+    assert text in errors
+    assert "Traceback" not in errors
+
+
+def test_a_complaint_is_one_line(capsys):
+    import run_net as module
+
+    assert (
+        module.complain(RuntimeError("Caught OSError in worker 0.\nTraceback\n  x\nOSError: a.png cannot be read"), 1)
+        == 1
+    )
+    assert capsys.readouterr().err == (
+        "run_net.py: Caught OSError in worker 0. OSError: a.png cannot be read (--traceback shows where)\n"
+    )
+    module.complain(ValueError(), 1)
+    assert capsys.readouterr().err == "run_net.py: ValueError\n"
+
+
+def test_a_reader_that_stops_is_no_error():
+    command = f"{sys.executable} run_net.py --mode info --cfg {CONFIG} | head -1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.startswith("baseline, mixer_nano4")
+    assert "Traceback" not in done.stderr
+
+
+def test_train_then_test_with_flags_in_any_place(tmp_path):
+    """Both spellings of an override, flags before, between and after; a failure is one line and exit code 1."""
+    folder = tmp_path / "a run"
+    code, text, errors = run_net(
+        "OPTIM.MAX_EPOCH", 1, "--mode", "train", f"OUT_DIR={folder}", "--cfg", CONFIG, "SEED", 3
+    )
+    assert code == 0, errors
+    assert "epoch 1/1" in text
+    weights = folder / "checkpoints" / "best.pt"
+    code, text, errors = run_net("--cfg", CONFIG, f"TEST.WEIGHTS={weights}", "--mode", "test")
+    assert code == 0, errors
+    assert "* cls  top-1" in text
+    code, text, errors = run_net("--mode", "test", "--cfg", CONFIG, "TEST.WEIGHTS", folder / "gone.pt")
+    assert (code, text) == (1, "")
+    assert errors == f"run_net.py: there is no checkpoint {folder / 'gone.pt'}\n"

@@ -1,0 +1,77 @@
+"""Every shipped config: it merges, it builds, and it opens with its command."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pycls_std import config
+from pycls_std.builders.models import build_backbone, build_teachers, build_trainer
+from pycls_std.builders.training import build_schedule
+from pycls_std.builders.weights import Weights
+from pycls_std.datasets.normalizations import NORMALIZATIONS
+from pycls_std.engine.optim import create_optimizer
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+# parameters of the student as the publications count them
+COUNTS = {
+    "mixer-s4_c100_base": 17_156_196,
+    "mixer-s4_c100_single": 18_288_396,
+    "mixer-s4_c100_multi": 18_351_284,
+    "mixer-s4_c100_inter": 19_425_208 + 2 * 2_306,
+    "mixer-s4_c100_paper": 19_420_596,
+    "mixer-s16_in1k_base": 18_528_264,
+    "mixer-s16_in1k_paper": 22_163_112,
+    "r-20_c10": 272_474,
+    "r-56_c100": 861_620,
+}
+REQUIRED = {
+    "mixer": ["mixer-s4_c100_base", "mixer-s16_in1k_base"],
+    "std": [
+        *(f"mixer-s4_c100_{v}" for v in ("single", "multi", "inter", "paper")),
+        "mixer-s16_in1k_single",
+        "mixer-s16_in1k_paper",
+    ],
+    "resnet": [f"r-{depth}_{data}" for depth in (20, 32, 56) for data in ("c10", "c100")],
+}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_merges_and_builds(path):
+    cfg = config.load(str(path))
+    assert cfg.MODEL.NUM_CLASSES > 0, "MODEL.NUM_CLASSES lets --mode info work without the data"
+    with torch.device("meta"):
+        backbone = build_backbone(cfg, cfg.MODEL.NUM_CLASSES)
+        described = [Weights({}, "none") for _ in cfg.DISTILLATION.TEACHERS]
+        teachers = build_teachers(cfg, cfg.MODEL.NUM_CLASSES, NORMALIZATIONS["half"], described)
+        trainer = build_trainer(cfg, backbone=backbone, teachers=teachers)
+    student = trainer.student
+    create_optimizer(student, name=cfg.OPTIM.NAME, lr=0.1, weight_decay=cfg.OPTIM.WEIGHT_DECAY)
+    assert build_schedule(cfg)(0.5) > 0
+    if path.stem in COUNTS:
+        assert sum(p.numel() for p in student.parameters()) == COUNTS[path.stem]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_opens_with_its_command_and_result(path):
+    lines = path.read_text().splitlines()
+    header = [line for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
+    assert f"#   python run_net.py --mode train --cfg {path.relative_to(ROOT)}" in header
+    published = config.load(str(path)).PUBLISHED
+    top1, top5 = published.TOP1, published.TOP5
+    text = "\n".join(header)
+    assert f"Published: top-1 {top1:.2f}" in text if top1 >= 0 else "Published: nothing" in text
+    assert top5 < 0 or f"top-5 {top5:.2f}" in text
+    assert "Measured: " in text
+
+
+def test_names_are_distinct():
+    """The default folder of a run is made of the config's name."""
+    assert len({path.stem for path in CONFIGS}) == len(CONFIGS)
+
+
+def test_rows_of_the_published_tables_are_there():
+    for family, names in REQUIRED.items():
+        for name in names:
+            assert (ROOT / "configs" / family / f"{name}.yaml").is_file()

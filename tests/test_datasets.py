@@ -1,0 +1,338 @@
+"""Datasets in their real on-disk format, transforms, mixing, and loaders whose views depend on nothing else."""
+
+import pickle
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
+from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets.utils import calculate_md5
+
+from pycls_std.builders.data import build_data
+from pycls_std.datasets import transforms
+from pycls_std.datasets.loader import EpochSampler, Views, train_loader
+from pycls_std.datasets.mixing import Mixing
+from pycls_std.datasets.normalizations import NORMALIZATIONS
+from pycls_std.datasets.transforms import Augmentation
+from pycls_std.registry import DATASETS
+
+FULL = Augmentation(rand_augment="rand-m9-mstd0.5-inc1", erasing=0.25, color_jitter=0.3)
+
+
+def picture(seed=0, size=32):
+    """A colourful PIL image."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
+
+
+# ------------------------------------------------------------------------------------------------------------- datasets
+def test_digits_are_the_embedded_images():
+    train, info = DATASETS.get("digits")(root="nowhere", split="train")
+    test, _ = DATASETS.get("digits")(root="nowhere", split="test")
+    assert (len(train), len(test), len(info.classes)) == (1437, 360, 10)
+    assert Counter(test.labels).most_common()[-1][1] >= 34
+    image, label = train[0]
+    assert (image.size, image.mode, label) == ((8, 8), "RGB", train.labels[0])
+    pixels = train.images / 255
+    assert pixels.mean() == pytest.approx(info.normalization.mean[0], abs=2e-3)
+    assert pixels.std() == pytest.approx(info.normalization.std[0], abs=2e-3)
+    seen = {image.tobytes() for image in train.images}
+    assert sum(image.tobytes() in seen for image in test.images) <= 1
+
+
+def write_cifar(kind, root, monkeypatch):
+    """Write the pickles of a tiny CIFAR as the original archives hold them, and make their MD5 the expected ones."""
+    folder = root / kind.base_folder
+    folder.mkdir(parents=True)
+    label_key, names_key = ("fine_labels", "fine_label_names") if kind is CIFAR100 else ("labels", "label_names")
+    classes = 100 if kind is CIFAR100 else 10
+    rng = np.random.default_rng(0)
+    for attribute in ("train_list", "test_list"):
+        entries = []
+        for name, _ in getattr(kind, attribute):
+            data = rng.integers(0, 256, (4, 3072), dtype=np.uint8)
+            content = {"data": data, label_key: [1, 0, classes - 1, 3], "filenames": ["x.png"] * 4}
+            (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+            entries.append([name, calculate_md5(folder / name)])
+        monkeypatch.setattr(kind, attribute, entries)
+    meta = folder / kind.meta["filename"]
+    meta.write_bytes(pickle.dumps({names_key: [f"class{k}" for k in range(classes)]}, protocol=2))
+    monkeypatch.setattr(kind, "meta", kind.meta | {"md5": calculate_md5(meta)})
+    return folder
+
+
+@pytest.mark.parametrize(("name", "kind", "train_images"), [("cifar10", CIFAR10, 20), ("cifar100", CIFAR100, 4)])
+def test_cifar_pickles(name, kind, train_images, tmp_path, monkeypatch):
+    folder = write_cifar(kind, tmp_path, monkeypatch)
+    train, info = DATASETS.get(name)(root=str(tmp_path), split="train")
+    test, _ = DATASETS.get(name)(root=str(tmp_path), split="test")
+    assert (len(train), len(test), len(info.classes)) == (train_images, 4, int(name.removeprefix("cifar")))
+    image, label = test[0]
+    stored = pickle.loads((folder / ("test" if kind is CIFAR100 else "test_batch")).read_bytes())
+    assert np.array_equal(np.asarray(image).transpose(2, 0, 1).ravel(), stored["data"][0])
+    assert label == 1
+    assert info.normalization == NORMALIZATIONS[name]
+
+
+def test_cifar_that_cannot_be_downloaded_says_what_to_do(tmp_path, monkeypatch):
+    def no_network(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
+    with pytest.raises(
+        ValueError, match="cifar-100-python.tar.gz could not be downloaded \\(no network\\); put"
+    ) as error:
+        DATASETS.get("cifar100")(root=str(tmp_path), split="train")
+    assert str(tmp_path) in str(error.value)
+    assert CIFAR100.tgz_md5 in str(error.value)
+
+
+def write_folders(root, split, classes, images=2):
+    for position, name in enumerate(classes):
+        (root / split / name).mkdir(parents=True)
+        for number in range(images):
+            picture(10 * position + number).save(root / split / name / f"{number}.JPEG")
+
+
+@pytest.mark.parametrize("test_split", ["val", "test"])
+def test_image_folder(test_split, tmp_path):
+    write_folders(tmp_path, "train", ["n02", "n01", "n10"], images=3)
+    write_folders(tmp_path, test_split, ["n02", "n01", "n10"])
+    (tmp_path / "train" / ".cache").mkdir()
+    (tmp_path / "train" / "n01" / "._0.JPEG").write_bytes(b"what a file manager leaves")
+    train, info = DATASETS.get("image_folder")(root=str(tmp_path), split="train")
+    test, _ = DATASETS.get("image_folder")(root=str(tmp_path), split="test")
+    assert (len(train), len(test), info.classes) == (9, 6, ("n01", "n02", "n10"))
+    assert [label for _, label in test] == [0, 0, 1, 1, 2, 2]
+    assert train[0][0].size == (32, 32)
+
+
+def test_image_folders_that_are_wrong(tmp_path, load):
+    get = DATASETS.get("image_folder")
+    with pytest.raises(ValueError, match="DATA.ROOT .* has no folder train"):
+        get(root=str(tmp_path), split="train")
+    write_folders(tmp_path, "train", ["cat", "dog"])
+    (tmp_path / "train" / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty"):
+        get(root=str(tmp_path), split="train")
+    (tmp_path / "train" / "empty").rmdir()
+    write_folders(tmp_path, "val", ["cat", "mouse"])
+    cfg = load("debug/base_debug", DATA__NAME="image_folder", DATA__ROOT=tmp_path, MODEL__NUM_CLASSES=0)
+    with pytest.raises(ValueError, match=r"differ in 2 classes: dog \(train only\), mouse \(test only\)"):
+        build_data(cfg)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("content", [b"", b"not an image", "half"])
+def test_an_image_that_cannot_be_read_is_named(tmp_path, load, workers, content):
+    write_folders(tmp_path, "train", ["cat", "dog"])
+    write_folders(tmp_path, "val", ["cat", "dog"])
+    path = tmp_path / "val" / "dog" / "1.JPEG"
+    path.write_bytes(path.read_bytes()[:600] if content == "half" else content)
+    words = {"DATA__NAME": "image_folder", "DATA__ROOT": tmp_path, "MODEL__NUM_CLASSES": 2, "TRAIN__BATCH_SIZE": 2}
+    data = build_data(load("debug/base_debug", **words, DATA__NUM_WORKERS=workers))
+    with pytest.raises(OSError, match="dog/1.JPEG cannot be read"):
+        list(data.test)
+
+
+def test_tiny_imagenet_in_its_original_layout(tmp_path):
+    root = tmp_path / "tiny-imagenet-200"
+    wnids = ["n03", "n01", "n02"]
+    for wnid in wnids:
+        (root / "train" / wnid / "images").mkdir(parents=True)
+        for number in range(2):
+            picture(number, 64).save(root / "train" / wnid / "images" / f"{wnid}_{number}.JPEG")
+    (root / "wnids.txt").write_text("\n".join(wnids) + "\n")
+    (root / "val" / "images").mkdir(parents=True)
+    lines = []
+    for number, wnid in enumerate(["n02", "n01"]):
+        Image.new("L", (64, 64), 100 * number).save(root / "val" / "images" / f"val_{number}.JPEG")
+        lines.append(f"val_{number}.JPEG\t{wnid}\t0\t0\t62\t62\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    train, info = DATASETS.get("tiny_imagenet")(root=str(tmp_path), split="train")
+    test, _ = DATASETS.get("tiny_imagenet")(root=str(tmp_path), split="test")
+    assert info.classes == ("n01", "n02", "n03")
+    assert [label for _, label in train] == [0, 0, 1, 1, 2, 2]
+    assert [label for _, label in test] == [1, 0]
+    assert test[1][0].mode == "RGB"
+    (root / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn09\t0\n")
+    with pytest.raises(ValueError, match="val_annotations.txt has .*n09.*, expected an image and a class"):
+        DATASETS.get("tiny_imagenet")(root=str(tmp_path), split="test")
+    with pytest.raises(ValueError, match="wnids.txt; unpack http"):
+        DATASETS.get("tiny_imagenet")(root=str(tmp_path / "elsewhere"), split="test")
+
+
+def test_number_of_classes_is_checked(load):
+    with pytest.raises(ValueError, match="MODEL.NUM_CLASSES is 12, digits has 10 classes"):
+        build_data(load("debug/base_debug", MODEL__NUM_CLASSES=12))
+    with pytest.raises(ValueError, match="DATA.NORMALIZATION is 'mnist', expected one of imagenet"):
+        build_data(load("debug/base_debug", DATA__NORMALIZATION="mnist"))
+
+
+# ----------------------------------------------------------------------------------------------------------- transforms
+def test_test_transform_is_the_picture_normalised():
+    norm = NORMALIZATIONS["imagenet"]
+    tensor = transforms.test_transform(32, norm)(picture())
+    expected = torch.from_numpy(np.asarray(picture()) / 255).permute(2, 0, 1) - torch.tensor(norm.mean).view(3, 1, 1)
+    torch.testing.assert_close(tensor.double(), expected / torch.tensor(norm.std).view(3, 1, 1), rtol=1e-5, atol=1e-5)
+
+
+def test_test_transform_of_imagenet_resizes_the_short_side_and_crops_the_centre():
+    norm = NORMALIZATIONS["half"]
+    wide = picture(size=400).resize((400, 300))
+    tensor = transforms.test_transform(224, norm, 0.875)(wide)
+    resized = wide.resize((341, 256), Image.BICUBIC)
+    left, top = round((341 - 224) / 2), 16
+    expected = np.asarray(resized.crop((left, top, left + 224, top + 224))) / 127.5 - 1
+    torch.testing.assert_close(tensor.double(), torch.from_numpy(expected).permute(2, 0, 1), rtol=0, atol=1e-5)
+
+
+def test_everything_off_is_the_test_transform():
+    norm = NORMALIZATIONS["half"]
+    plain = transforms.train_transform(32, norm, Augmentation(crop="none", flip=0.0))
+    assert torch.equal(plain(picture()), transforms.test_transform(32, norm)(picture()))
+
+
+def test_padded_crop_shifts_by_at_most_the_padding():
+    norm = NORMALIZATIONS["half"]
+    crop = transforms.train_transform(32, norm, Augmentation(flip=0.0))
+    base = transforms.test_transform(32, norm)(picture())
+    padded = torch.nn.functional.pad(base, (4, 4, 4, 4), value=-1.0)
+    windows = {(y, x): padded[:, y : y + 32, x : x + 32] for y in range(9) for x in range(9)}
+    torch.manual_seed(0)
+    found = set()
+    for _ in range(60):
+        view = crop(picture())
+        found.add(next(at for at, window in windows.items() if torch.equal(window, view)))
+    assert len(found) > 30
+
+
+def test_large_images_are_cropped_at_random_and_resized():
+    crop = transforms.train_transform(64, NORMALIZATIONS["half"], Augmentation(crop="resized"))
+    views = [crop(picture(size=100)) for _ in range(3)]
+    assert all(view.shape == (3, 64, 64) for view in views)
+    assert not torch.equal(views[0], views[1])
+
+
+def test_erasing_fills_a_rectangle_with_noise():
+    norm = NORMALIZATIONS["half"]
+    random.seed(0)
+    erase = transforms.train_transform(32, norm, Augmentation(crop="none", flip=0.0, erasing=1.0))
+    changed = (erase(picture()) != transforms.test_transform(32, norm)(picture())).all(dim=0)
+    rows, columns = changed.any(dim=1).sum(), changed.any(dim=0).sum()
+    assert 0.015 <= float(changed.float().mean()) <= 0.4
+    assert changed.sum() == rows * columns
+
+
+def test_randaugment_is_timms_but_for_a_posterize_of_no_bits():
+    """Same draws, same pictures; timm's own raises on Pillow 13 when posterize keeps 0 bits."""
+    options = {"translate_const": 14, "img_mean": (124, 116, 104), "interpolation": 3}
+    theirs = rand_augment_transform("rand-m9-mstd0.5-inc1", dict(options))
+    ours = transforms.rand_augment("rand-m9-mstd0.5-inc1", 32, NORMALIZATIONS["imagenet"])
+    for seed in range(200):
+        views = []
+        for augment in (theirs, ours):
+            random.seed(seed)
+            np.random.seed(seed)
+            try:
+                views.append(np.asarray(augment(picture(seed))))
+            except ValueError:
+                views.append(None)
+        assert views[1] is not None
+        assert views[0] is None or np.array_equal(*views)
+    posterize = next(op for op in ours.ops if op.name.startswith("Posterize"))
+    assert posterize.level_fn(10, {}) == (1,)
+    assert posterize.level_fn(0, {}) == (4,)
+
+
+# --------------------------------------------------------------------------------------------------------------- mixing
+def test_without_mixing_targets_are_smoothed_labels():
+    batch = Mixing(5, smoothing=0.1)(torch.randn(3, 3, 4, 4), torch.tensor([0, 4, 2]))
+    assert batch.images is batch.unmixed
+    torch.testing.assert_close(batch.targets[1], torch.tensor([0.02, 0.02, 0.02, 0.02, 0.92]))
+    hard = Mixing(5)(torch.randn(3, 3, 4, 4), torch.tensor([0, 4, 2])).targets
+    assert torch.equal(hard, torch.nn.functional.one_hot(torch.tensor([0, 4, 2]), 5).float())
+
+
+@pytest.mark.defect(14)
+@pytest.mark.parametrize("options", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}])
+def test_targets_follow_the_mixed_pixels(options):
+    """White images of class 0 on black ones of class 1: the mean brightness is the share of class 0."""
+    np.random.seed(0)
+    mixing = Mixing(2, **options)
+    images = torch.cat([torch.ones(2, 3, 16, 16), torch.zeros(2, 3, 16, 16)])
+    for _ in range(20):
+        batch = mixing(images, torch.tensor([0, 0, 1, 1]))
+        torch.testing.assert_close(batch.images.mean(dim=(1, 2, 3)), batch.targets[:, 0], rtol=0, atol=1e-5)
+        assert torch.equal(batch.unmixed, images)
+
+
+def test_a_batch_is_mixed_as_often_as_asked():
+    np.random.seed(0)
+    images = torch.rand(2, 3, 8, 8)
+    mixing = Mixing(2, mixup=0.8, probability=0.25)
+    mixed = sum(not torch.equal(mixing(images, torch.tensor([0, 1])).images, images) for _ in range(400))
+    assert 70 <= mixed <= 130
+
+
+# --------------------------------------------------------------------------------------------------------------- loader
+class Pictures(torch.utils.data.Dataset):
+    """Images that differ by their index."""
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        return picture(index), index
+
+
+@pytest.mark.defect(15)
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_views_depend_on_seed_epoch_and_index_only(repeats):
+    """0 or 2 workers, another batch size, a fresh loader at epoch 1: the same image at the same place."""
+    transform = transforms.train_transform(32, NORMALIZATIONS["imagenet"], FULL)
+
+    def epoch(number, workers, batch_size, seed=5):
+        views = Views(Pictures(), transform, seed)
+        loader = train_loader(views, batch_size=batch_size, workers=workers, seed=seed, repeats=repeats)
+        loader.sampler.epoch = number
+        batches = list(loader)
+        return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
+    images, labels = epoch(1, 0, 8)
+    for other in (epoch(1, 2, 8), epoch(1, 0, 12)):
+        assert torch.equal(images, other[0])
+        assert torch.equal(labels, other[1])
+    for other in (epoch(0, 0, 8), epoch(1, 0, 8, seed=6)):
+        assert not torch.equal(labels, other[1])
+    if repeats > 1:
+        first = images[labels == labels[0]]
+        assert len(first) == 3
+        assert not torch.equal(first[0], first[1])
+
+
+def test_a_pass_leaves_the_global_generators_alone():
+    views = Views(Pictures(), transforms.train_transform(32, NORMALIZATIONS["imagenet"], FULL), 0)
+    for workers in (0, 1):
+        torch.manual_seed(3), np.random.seed(3), random.seed(3)
+        list(train_loader(views, batch_size=8, workers=workers, seed=0))
+        drawn = torch.rand(1).item(), np.random.rand(), random.random()
+        torch.manual_seed(3), np.random.seed(3), random.seed(3)
+        assert drawn == (torch.rand(1).item(), np.random.rand(), random.random())
+
+
+def test_every_image_once_an_epoch_or_a_third_of_them_thrice():
+    plain, thrice = EpochSampler(12, seed=0), EpochSampler(12, seed=0, repeats=3)
+    assert sorted(index for _, index in plain) == list(range(12))
+    assert [index for _, index in plain] == [index for _, index in EpochSampler(12, seed=0)]
+    counts = Counter(index for _, index in thrice)
+    assert list(counts.values()) == [3] * 4
+    assert len(set(thrice)) == 12
+
+
+def test_fewer_images_than_a_batch():
+    with pytest.raises(ValueError, match="TRAIN.BATCH_SIZE is 32, the training split has 24 images"):
+        train_loader(Views(Pictures(), None, 0), batch_size=32, workers=0, seed=0)

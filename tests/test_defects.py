@@ -1,0 +1,30 @@
+"""Known defects of the reference implementations: every one is ruled out by a test that is marked with its number."""
+
+import re
+from pathlib import Path
+
+# devrimcavusoglu/std, the reproduction of STD
+DEFECTS = {
+    1: "teachers' entropies are summed over the batch, so that one teacher gets all the weight",
+    2: "the sign of the confidence favours the less sure teacher",
+    3: "0 log 0 is NaN for a sure teacher",
+    4: "soft distillation divides a list, and fails",
+    5: "all teachers' tokens get the same update",
+    6: "every block allocates a distillation branch, one or two are used",
+    7: "teachers get the student's normalisation",
+    8: "MINE counts chunks for samples, draws with replacement, is not saved and not stabilised",
+    9: "the moving average is never evaluated nor saved",
+    10: "the learning rate is one epoch late",
+    11: "a checkpoint is written in place",
+    12: "a checkpoint is loaded by running code from it",
+    13: "the evaluation overweights the last batch",
+    14: "cutmix without mixup fails, and a teacher's name counts as a list of teachers",
+    15: "Python's random is not seeded",
+    16: "distillation tokens are weight-decayed",
+}
+
+
+def test_every_defect_has_its_test():
+    sources = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    marked = {int(number) for number in re.findall(r"^@pytest\.mark\.defect\((\d+)\)", sources, re.M)}
+    assert marked == set(DEFECTS)

@@ -1,0 +1,290 @@
+"""Schedules, optimizers, precision, meters and checkpoint files."""
+
+import io
+import logging
+import math
+import pickle
+import zipfile
+
+import pytest
+import timm.scheduler
+import torch
+from torch import nn
+
+from pycls_std.builders.training import build_schedule
+from pycls_std.engine import checkpoint
+from pycls_std.engine.ema import create_ema
+from pycls_std.engine.journal import ProgressBar, duration
+from pycls_std.engine.meters import Meters, accuracies
+from pycls_std.engine.optim import create_optimizer, set_learning_rate
+from pycls_std.engine.runtime import Runtime
+from pycls_std.engine.schedule import cosine, learning_rate, step
+
+
+@pytest.mark.defect(10)
+# ------------------------------------------------------------------------------------------------------------ schedules
+def test_cosine_with_warmup_is_timms_without_its_lag(load):
+    """The rate at the start of epoch e is timm's at e: WARMUP_LR at 0, above it at 1, on the cosine at 5."""
+    cfg = load("mixer/mixer-s4_c100_base")
+    schedule = build_schedule(cfg)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=5e-4 * 128 / 512)
+    reference = timm.scheduler.CosineLRScheduler(
+        optimizer, t_initial=300, lr_min=1e-5, warmup_t=5, warmup_lr_init=1e-6, warmup_prefix=False
+    )
+    for epoch in range(300):
+        reference.step(epoch)
+        assert schedule(epoch / 300) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+    assert schedule(0) == pytest.approx(1e-6)
+    assert schedule(1 / 300) == pytest.approx(1e-6 + (1.25e-4 - 1e-6) / 5)
+
+
+def test_step_and_constant_schedules(load):
+    cfg = load("resnet/r-20_c10", OPTIM__SCHEDULE="step", OPTIM__STEPS="[100, 150]")
+    schedule = build_schedule(cfg)
+    assert [round(schedule(epoch / 200), 9) for epoch in (0, 99.9, 100, 149, 150, 199)] == [
+        0.1,
+        0.1,
+        0.01,
+        0.01,
+        0.001,
+        0.001,
+    ]
+    constant = build_schedule(load("resnet/r-20_c10", OPTIM__SCHEDULE="constant", OPTIM__WARMUP_EPOCHS=10))
+    assert [constant(epoch / 200) for epoch in (10, 199)] == [0.1, 0.1]
+    assert constant(5 / 200) == pytest.approx((0.1 + 1e-6) / 2, rel=1e-4)
+
+
+def test_shapes_are_functions_of_progress():
+    assert [cosine(x) for x in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    assert [step(x, (0.5, 0.75), 0.1) for x in (0.4, 0.5, 0.8)] == pytest.approx([1, 0.1, 0.01])
+    rates = [learning_rate(x, shape=cosine, peak=1, lowest=0.2, warmup=0, warmup_lr=9) for x in (0, 0.5, 1)]
+    assert rates == pytest.approx([1, 0.6, 0.2])
+
+
+# ----------------------------------------------------------------------------------------------------------- optimizers
+class Spared(nn.Module):
+    """A module one of whose matrices asks to be spared from weight decay."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.norm = nn.LayerNorm(2)
+        self.token = nn.Parameter(torch.ones(2, 2))
+
+    def no_weight_decay(self):
+        return {"token"}
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adamw", "lamb"])
+def test_weight_decay_spares_vectors_and_what_asks_for_it(name):
+    module = Spared()
+    optimizer = create_optimizer(module, name=name, lr=0.1, weight_decay=0.05)
+    decayed = [p for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]]
+    assert [p is module.linear.weight for p in decayed] == [True]
+
+
+def test_sgd_is_nesterov_and_momentum_is_not():
+    assert create_optimizer(Spared(), name="sgd", lr=0.1).param_groups[0]["nesterov"]
+    assert not create_optimizer(Spared(), name="momentum", lr=0.1).param_groups[0]["nesterov"]
+
+
+def test_unknown_optimizer():
+    with pytest.raises(ValueError, match="OPTIM.NAME is 'adamww'.*near it: adamw"):
+        create_optimizer(Spared(), name="adamww", lr=0.1)
+
+
+def test_first_adamw_step_in_closed_form():
+    """The first Adam step moves every weight by lr, after the weight has shrunk by lr * decay."""
+    module = nn.Linear(2, 1, bias=False)
+    before = module.weight.detach().clone()
+    optimizer = create_optimizer(module, name="adamw", lr=0.1, weight_decay=0.5)
+    set_learning_rate(optimizer, 0.01)
+    Runtime(device="cpu").step({"loss": module.weight.sum()}, [optimizer])
+    torch.testing.assert_close(module.weight.detach(), before * (1 - 0.01 * 0.5) - 0.01)
+
+
+# -------------------------------------------------------------------------------------------------------------- runtime
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_every_precision_trains_on_a_cpu(precision, clip_norm):
+    torch.manual_seed(0)
+    runtime = Runtime(device="cpu", precision=precision)
+    module = nn.Sequential(nn.Linear(4, 16), nn.GELU(), nn.Linear(16, 2))
+    optimizer = create_optimizer(module, name="adamw", lr=0.05)
+    x, y = torch.randn(64, 4), torch.randint(0, 2, (64,))
+    losses = []
+    for _ in range(30):
+        with runtime.autocast():
+            output = module(x)
+        assert output.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        losses.append(nn.functional.cross_entropy(output.float(), y))
+        runtime.step({"ce": losses[-1]}, [optimizer], clip_norm=clip_norm)
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_gradient_is_clipped_to_its_norm():
+    weight = nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    Runtime(device="cpu").step({"loss": (weight * torch.tensor([3.0, 4.0])).sum()}, [optimizer], clip_norm=1.0)
+    torch.testing.assert_close(weight.detach(), torch.tensor([-0.6, -0.8]))
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step():
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    losses = {"ce": weight.sum(), "distill": (weight * math.inf).sum()}
+    with pytest.raises(FloatingPointError, match="not finite at epoch 2 iteration 7, lr 1: ce 1, distill inf"):
+        Runtime(device="cpu").step(losses, [optimizer], where="epoch 2 iteration 7, lr 1")
+    assert float(weight.detach()) == 1
+
+
+def test_cuda_without_a_device_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(ValueError, match="DEVICE is cuda"):
+        Runtime(device="cuda")
+    assert Runtime(device="auto").device.type == "cpu"
+
+
+def test_moving_average_in_closed_form():
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(module.weight, 1.0)
+    ema = create_ema(module, decay=0.9, warmup=False)
+    for number in range(3):
+        nn.init.constant_(module.weight, 2.0)
+        ema.update(module, step=number + 2)
+    assert float(ema.module.weight.detach()) == pytest.approx(2 - 0.9**3)
+    assert create_ema(module, decay=0.0, warmup=False) is None
+
+
+# --------------------------------------------------------------------------------------------------------------- meters
+def test_means_are_weighted_by_images():
+    meters = Meters()
+    meters.add({"loss": torch.tensor(1.0)}, 6)
+    meters.add({"loss": torch.tensor(4.0), "extra": torch.tensor(7.0)}, 2)
+    assert meters.read() == {"loss": 1.75, "extra": 7.0}
+    assert Meters().read() == {}
+
+
+def test_accuracies():
+    logits = torch.eye(6)[[0, 1, 2, 3]] + torch.linspace(0, 0.1, 6)  # the least of each other row is class 0
+    scores = accuracies(logits, torch.tensor([0, 1, 0, 5]))
+    assert {name: float(value) for name, value in scores.items()} == {"top1": 50.0, "top5": 75.0}
+    assert float(accuracies(torch.rand(4, 3), torch.tensor([0, 1, 2, 0]))["top5"]) == 100.0
+
+
+def test_duration():
+    assert [duration(seconds) for seconds in (0, 61.4, 36005)] == ["0:00:00", "0:01:01", "10:00:05"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(terminal, monkeypatch, caplog, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    with caplog.at_level(logging.INFO):
+        bar = ProgressBar("epoch 2/3", 10, period=5, done=10, run_total=30)
+        for iteration in range(10):
+            bar.advance()
+            if bar.due(iteration):
+                bar.show(iteration, "loss 1.234")
+        bar.close()
+    if terminal:
+        assert caplog.messages == []
+        assert "loss 1.234" in capsys.readouterr().err
+    else:
+        starts = [f"epoch 2/3  {done}/10  loss 1.234  eta 0:00:0" for done in (5, 10)]
+        assert [message[:-1] for message in caplog.messages] == starts
+
+
+# ---------------------------------------------------------------------------------------------------------- checkpoints
+STATE = {"epoch": 3, "weights": {"w": torch.arange(1000.0)}, "list": [1.5, "text"]}
+
+
+def test_checkpoint_round_trip(tmp_path):
+    checkpoint.save(STATE, tmp_path / "deep" / "last.pt")
+    state = checkpoint.read(tmp_path / "deep" / "last.pt")
+    assert torch.equal(state["weights"]["w"], STATE["weights"]["w"])
+    assert (state["epoch"], state["list"]) == (3, [1.5, "text"])
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["last.pt"]
+
+
+@pytest.mark.defect(11)
+def test_a_save_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    checkpoint.save(STATE, path)
+    before = path.read_bytes()
+
+    def half(state, file):
+        file.write(b"half of it")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(STATE, path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def damage(path, how):
+    """Damage a checkpoint file."""
+    content = bytearray(path.read_bytes())
+    if how == "cut":
+        content = content[:-1024]
+    elif how == "empty":
+        content = b""
+    elif how == "garbage":
+        content = bytes(range(256)) * 20
+    elif how == "flipped":
+        with zipfile.ZipFile(path) as archive:
+            data = next(i for i in archive.infolist() if "/data/0" in i.filename)
+        content[data.header_offset + 500] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "garbage", "flipped"])
+def test_a_damaged_checkpoint_is_noticed(tmp_path, how):
+    path = tmp_path / "last.pt"
+    checkpoint.save(STATE, path)
+    damage(path, how)
+    with pytest.raises(ValueError, match="corrupt") as error:
+        checkpoint.read(path)
+    assert str(path) in str(error.value)
+    assert "weights_only" not in str(error.value)
+
+
+class Malice:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.defect(12)
+@pytest.mark.parametrize("writer", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+def test_code_in_a_checkpoint_does_not_run(tmp_path, writer):
+    writer({"student": Malice(tmp_path / "marker")}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match="evil.pt"):
+        checkpoint.read(tmp_path / "evil.pt")
+    assert not (tmp_path / "marker").exists()
+
+
+def test_weights_that_do_not_fit_are_listed():
+    module = nn.Sequential(*(nn.Linear(2, 2) for _ in range(8)))
+    weights = {key.replace("0.", "new."): value for key, value in module.state_dict().items()}
+    weights["1.weight"] = torch.zeros(3, 2)
+    with pytest.raises(ValueError) as error:
+        checkpoint.load_weights(module, weights, "x.pt")
+    text = str(error.value)
+    assert text.startswith("x.pt does not fit the model: 1.weight is (3, 2) in the file, (2, 2) in the model; ")
+    assert "missing 0.weight" in text
+    assert "unexpected new.bias" in text
+    with pytest.raises(ValueError, match="and 6 more"):
+        checkpoint.load_weights(module, {}, "x.pt")
+
+
+def test_a_checkpoint_loads_with_weights_only(tmp_path):
+    checkpoint.save(STATE, tmp_path / "last.pt")
+    state = torch.load(io.BytesIO((tmp_path / "last.pt").read_bytes()), weights_only=True)
+    assert state["epoch"] == 3

@@ -1,0 +1,180 @@
+"""Backbones: the contract, the sizes, the published names; teachers that stay as they are."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from test_std_student import FAMILIES
+from torch import nn
+
+from pycls_std.models.contract import tap_shapes
+from pycls_std.models.create import create_backbone
+from pycls_std.models.resnet_cifar import PUBLISHED
+from pycls_std.models.teacher import Teacher
+from pycls_std.structures import Normalization
+
+HALF = Normalization((0.5,) * 3, (0.5,) * 3)
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_backbone_contract(name):
+    """With perturbed weights: features and head make the logits, taps come in order and end in the features' source."""
+    torch.manual_seed(0)
+    backbone = create_backbone(name, num_classes=10, image_size=32, **FAMILIES[name]).eval()
+    for parameter in backbone.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        logits = backbone(images)
+        features, maps = backbone.forward_intermediates(images, output_fmt="NCHW")
+        _, some = backbone.forward_intermediates(images, indices=[0, len(maps) - 1], output_fmt="NCHW")
+        assert torch.equal(backbone.forward_head(backbone.forward_features(images)), logits)
+        assert torch.equal(backbone.forward_head(features), logits)
+    assert len(maps) == len(backbone.feature_info)
+    assert torch.equal(some[0], maps[0])
+    assert torch.equal(some[1], maps[-1])
+    assert [m.shape[1] for m in maps] == [entry["num_chs"] for entry in backbone.feature_info]
+    assert [s.patches for s in tap_shapes(backbone, 32)] == [m.shape[2] * m.shape[3] for m in maps]
+
+
+SIZES = [
+    ("mixer_s4", 100, 32, 17_156_196),
+    ("mixer_nano4", 100, 32, 1_143_780),
+    ("mixer_s16", 1000, 224, 18_528_264),
+    ("resmlp_b24", 1000, 224, 115_736_776),
+    ("resnet20", 10, 32, 272_474),
+    ("resnet32", 100, 32, 472_756),
+    ("resnet56", 100, 32, 861_620),
+]
+
+
+@pytest.mark.parametrize(("name", "classes", "image_size", "expected"), SIZES)
+def test_parameter_counts(name, classes, image_size, expected):
+    with torch.device("meta"):
+        assert count(create_backbone(name, num_classes=classes, image_size=image_size)) == expected
+
+
+@pytest.mark.parametrize(
+    ("ours", "timms"),
+    [
+        ("mixer_s16", "mixer_s16_224"),
+        ("mixer_b16", "mixer_b16_224"),
+        ("resmlp_s12", "resmlp_12_224"),
+        ("resmlp_s24", "resmlp_24_224"),
+        ("resmlp_s36", "resmlp_36_224"),
+    ],
+)
+def test_named_sizes_are_timms(ours, timms):
+    """timm's weights fit, and then give the same logits."""
+    torch.manual_seed(0)
+    reference = timm.create_model(timms, num_classes=10, img_size=32).eval()
+    backbone = create_backbone(ours, num_classes=10, image_size=32).eval()
+    backbone.load_state_dict(reference.state_dict())
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(backbone(images), reference(images))
+
+
+def test_resnet_has_the_published_parameter_names():
+    state = create_backbone("resnet20", num_classes=10, image_size=32).state_dict()
+    assert list(state)[:6] == [
+        "conv1.weight",
+        *(f"bn1.{n}" for n in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
+    ]
+    for key, shape in {
+        "layer1.0.conv1.weight": (16, 16, 3, 3),
+        "layer2.0.downsample.0.weight": (32, 16, 1, 1),
+        "layer2.0.downsample.1.running_var": (32,),
+        "layer3.2.bn2.weight": (64,),
+        "fc.weight": (10, 64),
+        "fc.bias": (10,),
+    }.items():
+        assert tuple(state[key].shape) == shape
+    assert not any("layer1.0.downsample" in key for key in state)
+    assert set(PUBLISHED) == {f"cifar{k}_resnet{d}" for k in (10, 100) for d in (20, 32, 44, 56)}
+
+
+def test_resnet_block_is_two_convolutions_and_a_shortcut():
+    """layer2's first block, computed from its parts."""
+    backbone = create_backbone("resnet8", num_classes=10, image_size=16).eval()
+    block = backbone.layer2[0]
+    for norm in (block.bn1, block.bn2, block.downsample[1]):
+        nn.init.normal_(norm.running_mean)
+    x = torch.randn(2, 16, 8, 8)
+    y = block.bn2(block.conv2(block.bn1(block.conv1(x)).relu()))
+    torch.testing.assert_close(block(x), (y + block.downsample[1](block.downsample[0](x))).relu())
+    assert block(x).shape == (2, 32, 4, 4)
+
+
+def test_layer_norm_epsilon_is_an_option():
+    def epsilons(**options):
+        backbone = create_backbone("mixer_nano4", num_classes=10, image_size=16, **options)
+        return {m.eps for m in backbone.modules() if isinstance(m, nn.LayerNorm)}
+
+    assert epsilons() == {1e-6}
+    assert epsilons(norm_eps=1e-5) == {1e-5}
+
+
+def test_any_size_patch_and_resolution():
+    backbone = create_backbone("mixer_nano4", num_classes=7, image_size=24, patch_size=3, embed_dim=20, num_blocks=2)
+    assert tap_shapes(backbone, 24) == [(20, 64)] * 2
+    assert backbone(torch.zeros(1, 3, 24, 24)).shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "text"),
+    [
+        ("mixer_s5", {}, "no model 'mixer_s5' here or in timm; near it: mixer_s4"),
+        ("mixer_s4", {"patch": 2}, "MODEL.ARGS .* of mixer_s4 at 32 px: .*'patch'"),
+        ("mixer_s4", {"patch_size": 5}, "image size 32 is no multiple of the patch 5 of mixer_s4"),
+        ("deit_tiny_patch16_224", {"patch_size": 12, "depth": 1}, "image size 32 is no multiple of the patch 12"),
+        ("mixer_s4", {"embed_dim": 0}, "MODEL.ARGS {'embed_dim': 0} of mixer_s4 at 32 px: "),
+        ("resnet20", {"drop_path": 0.1}, "MODEL.DROP_PATH is 0.1, a CIFAR ResNet has no"),
+    ],
+)
+def test_models_that_cannot_be_built(name, args, text):
+    with pytest.raises(ValueError, match=text):
+        create_backbone(name, num_classes=10, image_size=32, **args)
+
+
+def test_backbone_without_taps_is_refused():
+    with pytest.raises(ValueError, match="Linear offers no forward_intermediates"):
+        tap_shapes(nn.Linear(1, 1), 32)
+
+
+def test_teacher_is_not_moved_by_train():
+    backbone = create_backbone("resnet8", num_classes=10, image_size=16)
+    teacher = Teacher(backbone, name="t", normalization=HALF, student=HALF)
+    before = copy.deepcopy(teacher.state_dict())
+    nn.ModuleList([teacher]).train()
+    teacher.train()
+    assert not any(module.training for module in teacher.modules())
+    logits = teacher(torch.randn(4, 3, 16, 16)).logits
+    assert not logits.requires_grad
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+
+
+@pytest.mark.defect(7)
+def test_teacher_sees_its_own_normalisation_and_size():
+    """Student and teacher are given the same picture, each in its own units."""
+    picture = torch.rand(2, 3, 8, 8)
+    student, own = Normalization((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)), Normalization((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+
+    def normalised(by, image=picture):
+        return (image - torch.tensor(by.mean).view(3, 1, 1)) / torch.tensor(by.std).view(3, 1, 1)
+
+    class Camera(nn.Module):
+        def forward(self, images):
+            return images
+
+    teacher = Teacher(Camera(), name="t", normalization=own, student=student)
+    torch.testing.assert_close(teacher(normalised(student)).logits, normalised(own))
+    larger = Teacher(Camera(), name="t", normalization=own, student=student, image_size=16)
+    grown = nn.functional.interpolate(picture, (16, 16), mode="bilinear", align_corners=False, antialias=True)
+    torch.testing.assert_close(larger(normalised(student)).logits, normalised(own, grown))

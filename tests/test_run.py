@@ -1,0 +1,442 @@
+"""Whole runs on digits: what is recorded, that a resume is exact, and what a run refuses."""
+
+import json
+import logging
+
+import pytest
+import torch
+import yaml
+
+from pycls_std import config, measure, runner
+from pycls_std.builders.data import build_data
+from pycls_std.builders.models import build_untaught_trainer
+from pycls_std.builders.training import build_schedule
+from pycls_std.engine import loop
+from pycls_std.results.read import read_run
+
+
+def same(first, second):
+    """Whether two nests of tensors, numbers and text are equal, bit for bit."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+def load_config(folder):
+    return config.load(str(folder / "config.yaml"))
+
+
+def load_state(folder, name="last"):
+    return torch.load(folder / "checkpoints" / f"{name}.pt", weights_only=True)
+
+
+def curves(folder):
+    """All scalars but those that measure time."""
+    return {tag: curve for tag, curve in read_run(folder).curves.items() if "per_second" not in tag}
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def finished(teacher, tmp_path_factory):
+    """Folder of an STD run of 3 epochs with MINE, EMA, mixing and all augmentation."""
+    from conftest import ROOT
+
+    folder = tmp_path_factory.mktemp("finished")
+    words = [f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]", f"OUT_DIR={folder}"]
+    runner.train(config.load(str(ROOT / "configs/debug/std_debug.yaml"), words))
+    return folder
+
+
+def test_run_record(finished, teacher):
+    assert {path.name for path in finished.iterdir() if "tfevents" not in path.name} == {
+        "config.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "checkpoints",
+    }
+    facts = json.loads((finished / "run.json").read_text())
+    assert facts["status"] == "finished"
+    assert facts["epochs_done"] == facts["epochs"] == 3
+    assert [(s["epochs_done"], s["epochs"]) for s in facts["starts"]] == [(0, 3)]
+    assert facts["starts"][0]["command"].startswith("python ")
+    assert facts.keys() >= {
+        "seed",
+        "device",
+        "versions",
+        "images_per_second",
+        "peak_memory_gib",
+        "hours",
+        "best",
+        "teachers",
+    }
+    student = load_state(finished)["student"]
+    critics = load_state(finished)["trainer"]["critics"]
+    count = lambda state: sum(value.numel() for value in state.values())  # noqa: E731
+    assert facts["parameters"] == {"deployed": count(student), "train_only": count(critics)}
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert (
+        lines[0].keys() - {"epoch"}
+        == read_run(finished).curves.keys()
+        == {
+            "train/ce",
+            "train/distill",
+            "train/loss",
+            "train/lr",
+            "train/mine",
+            "train/images_per_second",
+            "train/teacher_weight/0_resnet8",
+            *(
+                f"{model}/{score}"
+                for model in ("test", "ema")
+                for score in (
+                    "loss",
+                    "top1",
+                    "top5",
+                    "avg_top1",
+                    "avg_top5",
+                    "cls_top1",
+                    "cls_top5",
+                    "dist_top1",
+                    "dist_top5",
+                )
+            ),
+        }
+    )
+    schedule = build_schedule(load_config(finished))
+    for line in lines:
+        # the rate of the last of 11 iterations, not of another epoch
+        assert line["train/lr"] == pytest.approx(schedule((11 * line["epoch"] - 1) / 33))
+        assert line["train/images_per_second"] > 0
+        assert line["train/loss"] == pytest.approx(line["train/ce"] + line["train/distill"])
+        assert line["test/top1"] == line["test/avg_top1"]
+    best = max(lines, key=lambda line: line["test/top1"])
+    assert facts["best"] == {"epoch": best["epoch"], "top1": best["test/top1"]}
+    assert facts["seed"] == 0
+    assert facts["device"].endswith("1 threads")
+    assert facts["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert facts["hours"] > 0 and facts["images_per_second"] > 0 and facts["peak_memory_gib"] > 0.05
+    assert facts["teachers"] == {"0_resnet8": pytest.approx(load_state(teacher.parents[1], "last")["best"]["top1"])}
+    assert all(list(curve) == [1, 2, 3] for curve in read_run(finished).curves.values())
+
+
+def test_every_iteration_trains_in_training_mode(teacher):
+    """An evaluation leaves the student in eval; batch norm counts the batches it learnt from."""
+    assert load_state(teacher.parents[1])["student"]["backbone.bn1.num_batches_tracked"] == 3 * 11
+
+
+def test_checkpoints_say_what_they_are(finished):
+    last, best = load_state(finished), load_state(finished, "best")
+    assert last.keys() >= {"optimizer", "scaler", "trainer", "best", "student", "ema", "config", "data"}
+    assert best.keys() == {"format", "config", "data", "epoch", "student", "ema"}
+    assert best["epoch"] == last["best"]["epoch"]
+    assert best["data"]["classes"] == list("0123456789")
+    assert yaml.safe_load(best["config"])["TRAINER"] == "std"
+
+
+def test_nothing_of_the_environment_is_recorded(std, monkeypatch, tmp_path):
+    monkeypatch.setenv("SECRET_TOKEN", "abc123secret")
+    runner.train(std(OPTIM__MAX_EPOCH=1))
+    for path in (tmp_path / "run").rglob("*"):
+        assert not path.is_file() or b"abc123secret" not in path.read_bytes()
+
+
+@pytest.mark.defect(8)
+@pytest.mark.defect(9)
+@pytest.mark.parametrize(
+    ("kind", "workers", "precision"), [("std", 0, "fp16"), ("std", 2, "fp32"), ("baseline", 2, "bf16")]
+)
+def test_resume_is_exact(std, load, tmp_path, monkeypatch, kind, workers, precision):
+    """Interrupted within epoch 3 and started again, a run ends with the numbers of one that was not."""
+
+    def options(folder):
+        shared = {"OUT_DIR": tmp_path / folder, "DATA__NUM_WORKERS": workers, "PRECISION": precision}
+        # momentum and a step each iteration, so that MINE's optimizers have a state to lose
+        own = {"MINE__MOMENTUM": 0.9, "MINE__PERIOD": "step", "MINE__SAMPLES": 8, "MINE__STUDENT_LR": 0.0001}
+        return std(**shared, **own) if kind == "std" else load("debug/base_debug", **shared)
+
+    runner.train(options("whole"))
+    step = loop.train_step
+
+    def interrupted_step(session, batch, progress):
+        if progress.epoch == 2 and progress.iteration == 5:
+            raise Interrupted
+        return step(session, batch, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", interrupted_step)
+        with pytest.raises(Interrupted):
+            runner.train(options("broken"))
+    assert read_run(tmp_path / "broken").status == "unfinished, epoch 2 of 3"
+    runner.train(options("broken"))
+
+    whole, broken = load_state(tmp_path / "whole"), load_state(tmp_path / "broken")
+    different = [k for k in whole if k not in ("config", "seconds") and not same(whole[k], broken[k])]
+    assert different == []
+    if kind == "std":
+        assert all(optimizer["state"] for optimizer in whole["trainer"]["optimizers"])
+    assert curves(tmp_path / "whole") == curves(tmp_path / "broken")
+    assert read_run(tmp_path / "broken").status == "finished"
+    starts = json.loads((tmp_path / "broken" / "run.json").read_text())["starts"]
+    assert [start["epochs_done"] for start in starts] == [0, 2]
+    lines = (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+
+
+def test_number_of_workers_does_not_change_a_run(load, tmp_path):
+    for workers in (0, 1):
+        runner.train(load("debug/base_debug", OUT_DIR=tmp_path / str(workers), DATA__NUM_WORKERS=workers))
+    assert same(load_state(tmp_path / "0")["student"], load_state(tmp_path / "1")["student"])
+
+
+def test_seed_changes_a_run(load, tmp_path):
+    for seed in (0, 1):
+        runner.train(load("debug/base_debug", OUT_DIR=tmp_path / str(seed), SEED=seed, OPTIM__MAX_EPOCH=1))
+    assert not same(load_state(tmp_path / "0")["student"], load_state(tmp_path / "1")["student"])
+
+
+def test_a_finished_run_is_left_alone(std, finished, caplog):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    with caplog.at_level(logging.INFO):
+        runner.train(std(OUT_DIR=finished))
+    assert "already finished, 3 epochs" in caplog.text
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+
+
+def test_a_folder_of_other_options_is_refused(std, finished):
+    with pytest.raises(ValueError, match="last.pt is a run of other options: OPTIM.BASE_LR was 0.002, is 0.1.*OUT_DIR"):
+        runner.train(std(OUT_DIR=finished, OPTIM__BASE_LR=0.1))
+
+
+def test_a_finished_run_can_be_continued_for_longer(load, tmp_path):
+    runner.train(load("debug/base_debug", OUT_DIR=tmp_path, OPTIM__MAX_EPOCH=1))
+    runner.train(load("debug/base_debug", OUT_DIR=tmp_path, OPTIM__MAX_EPOCH=2))
+    assert load_state(tmp_path)["epoch"] == 2
+    assert read_run(tmp_path).status == "extended to 2 epochs after epoch 1", "its schedule is no run's of 2 epochs"
+
+
+@pytest.mark.defect(9)
+def test_test_mode_gives_the_recorded_scores(std, finished, caplog):
+    last = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
+    for ema, prefix in (("false", "test"), ("true", "ema")):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            runner.test(std(TEST__WEIGHTS=finished / "checkpoints" / "last.pt", TEST__EMA=ema))
+        for name in ("avg", "cls", "dist"):
+            line = next(line for line in caplog.messages if f" {name} " in line)
+            assert f"top-1 {last[f'{prefix}/{name}_top1']:6.2f}  top-5 {last[f'{prefix}/{name}_top5']:6.2f}" in line
+        assert next(line for line in caplog.messages if line.startswith("*")).startswith("* avg")
+
+
+@pytest.mark.defect(13)
+def test_evaluation_counts_every_image_once(load, tmp_path, caplog):
+    """Loss and accuracy do not depend on how the test split falls into batches."""
+    cfg = load("debug/base_debug", OUT_DIR=tmp_path, OPTIM__MAX_EPOCH=1)
+    runner.train(cfg)
+    results = []
+    for size in (360, 7):
+        caplog.clear()
+        words = {"TEST__WEIGHTS": tmp_path / "checkpoints" / "last.pt", "TEST__BATCH_SIZE": size}
+        with caplog.at_level(logging.INFO):
+            runner.test(load("debug/base_debug", **words))
+        results.append(caplog.messages[-1])
+    assert results[0] == results[1]
+
+
+def test_weights_that_cannot_be_tested(std, load, finished, tmp_path):
+    for weights, text in (("", "TEST.WEIGHTS is empty"), (tmp_path / "gone.pt", "there is no checkpoint .*gone.pt")):
+        with pytest.raises(ValueError, match=text):
+            runner.test(std(TEST__WEIGHTS=weights))
+    last = finished / "checkpoints" / "last.pt"
+    with pytest.raises(ValueError, match="last.pt does not fit the model: unexpected tokens.0.spatial"):
+        runner.test(load("debug/base_debug", TEST__WEIGHTS=last))
+    with pytest.raises(ValueError, match="missing backbone.conv1.weight"):
+        runner.test(load("debug/teacher_debug", TEST__WEIGHTS=last))
+
+
+def test_missing_teacher_is_told_before_the_data_is_read(std, tmp_path):
+    cfg = std(DISTILLATION__TEACHER_WEIGHTS=f"[{tmp_path}/gone.pt]", DATA__NAME="image_folder", DATA__ROOT="nowhere")
+    with pytest.raises(ValueError, match="there is no checkpoint .*gone.pt"):
+        runner.train(cfg)
+    assert not (tmp_path / "run").exists()
+
+
+def test_teacher_below_its_floor_is_refused(std, tmp_path, caplog):
+    with pytest.raises(ValueError, match=r"teacher 0 resnet8 has top-1 \d+.\d+ .* DISTILLATION.TEACHER_MIN_ACC 99.90"):
+        runner.train(std(DISTILLATION__TEACHER_MIN_ACC=99.9))
+    assert not (tmp_path / "run").exists()
+
+
+def test_untrained_head_is_below_the_default_floor(std, tmp_path, teacher):
+    """The teacher of a published reproduction had a random head: it is refused without a floor being set."""
+    state = torch.load(teacher, weights_only=True)
+    state["student"]["backbone.fc.weight"].zero_()  # all images are of one class
+    torch.save(state, tmp_path / "untrained_head.pt")
+    with pytest.raises(ValueError, match="TEACHER_MIN_ACC 32.50"):
+        runner.train(std(DISTILLATION__TEACHER_WEIGHTS=f"[{tmp_path}/untrained_head.pt]"))
+
+
+def test_teachers_do_not_change_while_they_teach(std, monkeypatch):
+    seen = []
+    fit = loop.fit
+
+    def watched_fit(session, journal, **options):
+        before = {key: value.clone() for key, value in session.trainer.teachers.state_dict().items()}
+        fit(session, journal, **options)
+        seen.append(same(before, dict(session.trainer.teachers.state_dict())))
+
+    monkeypatch.setattr(loop, "fit", watched_fit)
+    runner.train(std(OPTIM__MAX_EPOCH=1))
+    assert seen == [True]
+
+
+def test_a_diverged_run_stops_and_keeps_its_last_checkpoint(load, tmp_path):
+    cfg = load("debug/base_debug", OUT_DIR=tmp_path, OPTIM__NAME="sgd", OPTIM__BASE_LR=1e30, OPTIM__CLIP_NORM=0)
+    with pytest.raises(FloatingPointError, match=r"loss not finite at epoch 1 iteration \d+, lr .*: ce nan"):
+        runner.train(cfg)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("broken", ["loss", "evaluation"])
+def test_a_run_that_ends_with_numbers_that_are_not_finite_is_not_finished(load, tmp_path, broken):
+    """Diverged in its very last step, it has no checkpoint, no best and no result."""
+    words = {"TRAIN__BATCH_SIZE": 1436, "OPTIM__MAX_EPOCH": 1, "OPTIM__BASE_LR": 1e38, "OPTIM__CLIP_NORM": 0}
+    words |= {"OPTIM__NAME": "sgd", "OPTIM__WARMUP_EPOCHS": 0, "AUG__REPEATS": 1}
+    words["TRAIN__BATCH_SIZE"] = 700 if broken == "loss" else 1436
+    text = "loss not finite at epoch 1 iteration 2" if broken == "loss" else "not finite after epoch 1: test/loss nan"
+    with pytest.raises(FloatingPointError, match=text):
+        runner.train(load("debug/base_debug", OUT_DIR=tmp_path, **words))
+    assert not (tmp_path / "checkpoints").exists()
+    assert read_run(tmp_path).status == "no results"
+
+
+def test_a_cut_line_of_metrics_does_not_stop_a_resume(load, tmp_path):
+    runner.train(load("debug/base_debug", OUT_DIR=tmp_path, OPTIM__MAX_EPOCH=1))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "train/ce": 2.')
+    runner.train(load("debug/base_debug", OUT_DIR=tmp_path, OPTIM__MAX_EPOCH=2))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+
+
+def test_a_record_stays_a_config_when_methods_come_and_go(load, tmp_path, monkeypatch):
+    """Another method's section is neither in a record nor compared at a resume."""
+    runner.train(load("debug/base_debug", OUT_DIR=tmp_path, OPTIM__MAX_EPOCH=1))
+    assert "STD" not in yaml.safe_load((tmp_path / "config.yaml").read_text())
+    declared = config.declared
+    new = {"agree": {"WEIGHT": 1.0}}
+    monkeypatch.setattr(config, "declared", lambda folder: declared(folder) | (new if folder == "trainers" else {}))
+    runner.train(config.load(str(tmp_path / "config.yaml"), ["OPTIM.MAX_EPOCH=2"]))
+    assert load_state(tmp_path)["epoch"] == 2
+
+
+@pytest.mark.parametrize("place", ["/dev/null/x", "file", "file/run"])
+def test_a_folder_that_cannot_be_written_to_is_told_before_any_work(load, tmp_path, place):
+    (tmp_path / "file").write_text("")
+    cfg = load("debug/base_debug", OUT_DIR=tmp_path / place, DATA__NAME="image_folder", DATA__ROOT="nowhere")
+    with pytest.raises(ValueError, match=f"OUT_DIR .*{place}: .* is no folder that can be written to"):
+        runner.train(cfg)
+
+
+def test_a_checkpoint_without_training_state_cannot_be_continued_from(std, finished, tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "last.pt").write_bytes((finished / "checkpoints" / "best.pt").read_bytes())
+    with pytest.raises(ValueError, match="last.pt holds weights but no training state"):
+        runner.train(std())
+
+
+def test_testing_with_other_options_than_in_training_is_told(std, finished, caplog):
+    with caplog.at_level(logging.INFO):
+        runner.test(std(TEST__WEIGHTS=finished / "checkpoints" / "last.pt", DATA__NORMALIZATION="half"))
+    assert "was trained with other options: DATA.NORMALIZATION was '', is 'half'" in caplog.text
+
+
+def test_what_counts_as_the_result_cannot_change_within_a_run(std):
+    runner.train(std(OPTIM__MAX_EPOCH=1))
+    with pytest.raises(ValueError, match="TEST.PREDICTION was '', is 'cls'"):
+        runner.train(std(OPTIM__MAX_EPOCH=2, TEST__PREDICTION="cls"))
+    runner.train(std(OPTIM__MAX_EPOCH=2, TEST__BATCH_SIZE=100, DISTILLATION__TEACHER_MIN_ACC=10))
+
+
+def test_a_teacher_of_another_size_does_not_hinder_test_info_and_time(load, tmp_path, caplog):
+    """A mixer trained at 16 px teaches at 16 px; test needs no teacher, info and time know its size."""
+    runner.train(load("debug/base_debug", OUT_DIR=tmp_path / "big", DATA__IMAGE_SIZE=16, OPTIM__MAX_EPOCH=1))
+    words = {
+        "DISTILLATION__TEACHERS": "[mixer_nano4]",
+        "DISTILLATION__TEACHER_WEIGHTS": f"[{tmp_path}/big/checkpoints/last.pt]",
+        "DISTILLATION__TEACHER_MIN_ACC": 0,
+        "OPTIM__MAX_EPOCH": 1,
+        "TIME__STEPS": 1,
+        "TIME__WARMUP": 1,
+    }
+    runner.train(load("debug/std_debug", OUT_DIR=tmp_path / "small", **words))
+    with caplog.at_level(logging.INFO):
+        runner.test(load("debug/std_debug", TEST__WEIGHTS=tmp_path / "small" / "checkpoints" / "last.pt", **words))
+        measure.time(load("debug/std_debug", **words))
+        measure.info(load("debug/std_debug", **words))
+    assert caplog.text.count("last.pt), 16 px") == 2
+
+
+def test_info_takes_timms_word_for_a_teachers_size(load, caplog):
+    words = {"DISTILLATION__TEACHERS": "[resnet18.a1_in1k]", "DISTILLATION__TEACHER_WEIGHTS": "[timm]"}
+    with caplog.at_level(logging.INFO):
+        measure.info(load("std/mixer-s16_in1k_single", **words))
+    assert "teacher 0 resnet18.a1_in1k (timm resnet18.a1_in1k), 224 px" in caplog.text
+    assert "resnet18.a1_in1k: 11689512 parameters, 3.628 GFLOPs" in caplog.text
+
+
+def test_mine_with_more_samples_than_an_epoch_is_refused_before_the_run(std, tmp_path):
+    with pytest.raises(ValueError, match="MINE.SAMPLES is 500, an epoch has 469 images"):
+        runner.train(std(MINE__SAMPLES=500))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_run_on_cuda(std, precision, tmp_path):
+    runner.train(std(DEVICE="cuda", PRECISION=precision, OPTIM__MAX_EPOCH=2))
+    assert read_run(tmp_path / "run").status == "finished"
+
+
+def test_info_counts(std, caplog):
+    with caplog.at_level(logging.INFO):
+        measure.info(std())
+    text = caplog.text
+    student = build_untaught_trainer(std(), 10).student
+    total = sum(p.numel() for p in student.parameters())
+    critics = 2 * ((32 + 16) * 512 + 512 + 512 * 512 + 512 + 512 + 1)
+    assert f"{total + critics} in training = {total} deployed + {critics} train-only" in text
+    assert "tap 3       32 channels, 16 patches" in text
+    assert "teacher     resnet8: 78042 parameters" in text
+
+
+def test_info_counts_operations_in_closed_form(load, caplog):
+    """A Mixer's multiply-adds: patch embedding, two two-layer networks a block, the head."""
+    with caplog.at_level(logging.INFO):
+        measure.info(load("mixer/mixer-s4_c100_base"))
+    patches, width, blocks = 64, 512, 8
+    each = 2 * width * patches * (width // 2) + 2 * patches * width * 4 * width
+    total = patches * 48 * width + blocks * each + width * 100
+    assert f"operations  {2 * total / 1e9:.3f} GFLOPs" in caplog.text
+    assert "17156196 in training = 17156196 deployed + 0 train-only" in caplog.text
+
+
+def test_time_prints_images_per_second(std, caplog, tmp_path):
+    with caplog.at_level(logging.INFO):
+        measure.time(std(TIME__STEPS=2, TIME__WARMUP=1))
+    for job in ("data", "student forward", "teachers forward", "training step", "data and step"):
+        assert any(line.startswith(f"{job:17s}") and "images/s" in line for line in caplog.messages)
+    assert any("peak memory" in line for line in caplog.messages)
+    assert not (tmp_path / "run").exists()
+
+
+def test_test_split_alone_is_enough_to_test(load):
+    assert build_data(load("debug/base_debug"), train=False).train is None

@@ -1,0 +1,191 @@
+"""Where a teacher's weights come from: a run of this runner, a plain file, a URL, the published ones, timm."""
+
+import email.message
+import hashlib
+import urllib.error
+import urllib.response
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+from pycls_std.builders import weights
+from pycls_std.builders.models import build_teachers, find_teacher_weights
+from pycls_std.datasets.normalizations import NORMALIZATIONS
+from pycls_std.engine import checkpoint
+from pycls_std.models.create import create_backbone
+from pycls_std.models.resnet_cifar import PUBLISHED, PUBLISHED_URL
+
+HALF = NORMALIZATIONS["half"]
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """torch.hub's folder, empty."""
+    monkeypatch.setattr(weights, "get_dir", lambda: str(tmp_path / "hub"))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    return tmp_path / "hub" / "checkpoints"
+
+
+def plain_file(folder, name="resnet8", classes=10, stem="weights"):
+    """Save a plain dictionary of weights under a name that ends with the start of its SHA-256."""
+    state = create_backbone(name, num_classes=classes, image_size=32).state_dict()
+    torch.save(state, folder / "new.pt")
+    digest = hashlib.sha256((folder / "new.pt").read_bytes()).hexdigest()
+    path = folder / f"{stem}-{digest[:8]}.pt"
+    (folder / "new.pt").rename(path)
+    return path, digest, state
+
+
+def test_checkpoint_of_this_runner(teacher):
+    found = weights.find_weights("resnet8", str(teacher))
+    assert (found.num_classes, found.image_size, found.source) == (10, 8, str(teacher))
+    assert found.normalization == NORMALIZATIONS["digits"]
+    backbone = create_backbone("resnet8", num_classes=10, image_size=8)
+    checkpoint.load_weights(backbone, found.state, "x")
+    with pytest.raises(ValueError, match="teacher resnet14: .* holds a resnet8"):
+        weights.find_weights("resnet14", str(teacher))
+
+
+def test_plain_file(tmp_path):
+    path, _, state = plain_file(tmp_path)
+    found = weights.find_weights("resnet8", str(path))
+    assert found.num_classes is None
+    assert torch.equal(found.state["fc.weight"], state["fc.weight"])
+    torch.save({"state_dict": state}, tmp_path / "wrapped.pt")
+    assert weights.find_weights("resnet8", str(tmp_path / "wrapped.pt")).state.keys() == state.keys()
+    torch.save({"epoch": 3}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="other.pt is neither a checkpoint of this runner nor a plain dictionary"):
+        weights.find_weights("resnet8", str(tmp_path / "other.pt"))
+    with pytest.raises(ValueError, match="there is no checkpoint gone.pt"):
+        weights.find_weights("resnet8", "gone.pt")
+
+
+def serve(monkeypatch, path):
+    """Let torch.hub read a file in place of any URL; returns the list of URLs that were asked for."""
+    asked = []
+
+    def urlopen(request):
+        asked.append(request.full_url)
+        return urllib.response.addinfourl(path.open("rb"), email.message.Message(), request.full_url)
+
+    monkeypatch.setattr("torch.hub.urlopen", urlopen)
+    return asked
+
+
+def test_url_is_downloaded_once_and_checked(hub, tmp_path, monkeypatch):
+    path, digest, state = plain_file(tmp_path)
+    asked = serve(monkeypatch, path)
+    for url in (f"https://example.org/{path.name}", f"https://example.org/plain.pt#sha256={digest}"):
+        for _ in range(2):
+            found = weights.find_weights("resnet8", url)
+            assert torch.equal(found.state["conv1.weight"], state["conv1.weight"])
+    assert asked == [f"https://example.org/{path.name}", "https://example.org/plain.pt"]
+
+
+def test_url_with_another_hash_is_never_accepted(hub, tmp_path, monkeypatch):
+    path, digest, _ = plain_file(tmp_path)
+    serve(monkeypatch, path)
+    wrong = "0" * 64
+    with pytest.raises(ValueError, match="could not be downloaded .*invalid hash"):
+        weights.find_weights("resnet8", f"https://example.org/plain.pt#sha256={wrong}")
+    assert list(hub.iterdir()) == []
+    (hub / f"{digest[:8]}-plain.pt").write_bytes(path.read_bytes()[:-1])  # half a file put there by hand
+    with pytest.raises(ValueError, match="plain.pt has the SHA-256 .*delete it"):
+        weights.find_weights("resnet8", f"https://example.org/plain.pt#sha256={digest}")
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("https://example.org/plain.pt", "needs 8 to 64 digits of its SHA-256"),
+        ("https://example.org/plain.pt#sha256=xyz", "needs 8 to 64 digits of its SHA-256"),
+        ("http://example.org/plain-01234567.pt", "only https:// is downloaded from"),
+    ],
+)
+def test_url_without_hash_or_encryption(hub, url, text):
+    with pytest.raises(ValueError, match=text):
+        weights.find_weights("resnet8", url)
+
+
+def test_download_without_network_says_where_the_file_goes(hub, monkeypatch):
+    def urlopen(request):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("torch.hub.urlopen", urlopen)
+    with pytest.raises(
+        ValueError, match="resnet56-f2eff4c8.pt could not be downloaded .*no network.* put it at"
+    ) as error:
+        weights.find_weights("resnet56", "published:cifar100_resnet56")
+    assert PUBLISHED_URL in str(error.value)
+    assert str(hub) in str(error.value)
+
+
+def test_published_weights_by_name(hub, tmp_path, monkeypatch):
+    path, _, state = plain_file(tmp_path, "resnet20", 100, "cifar100_resnet20")
+    monkeypatch.setitem(PUBLISHED, "cifar100_resnet20", (path.name, 68.83))
+    asked = serve(monkeypatch, path)
+    found = weights.find_weights("resnet20", "published:cifar100_resnet20")
+    assert asked == [PUBLISHED_URL + path.name]
+    assert (found.num_classes, found.normalization) == (100, NORMALIZATIONS["cifar100"])
+    assert torch.equal(found.state["fc.weight"], state["fc.weight"])
+    with pytest.raises(ValueError, match="no published weights of that name; known: cifar10_resnet20"):
+        weights.find_weights("resnet20", "published:cifar1000_resnet20")
+
+
+def test_timm_pretrained_tag(tmp_path, monkeypatch):
+    """timm's own loading code on a safetensors file of the format its hub holds."""
+    model = timm.create_model("resnet18", pretrained=False)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", lambda *a, **k: str(tmp_path / "model.safetensors"))
+    found = weights.find_weights("resnet18.a1_in1k", "timm")
+    assert (found.num_classes, found.image_size, found.source) == (1000, 224, "timm resnet18.a1_in1k")
+    assert found.normalization == NORMALIZATIONS["imagenet"]
+    assert torch.equal(found.state["fc.weight"], model.fc.weight)
+
+
+def test_timm_without_network(monkeypatch):
+    def no_network(*args, **kwargs):
+        raise OSError("no network\nand more lines")
+
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", no_network)
+    with pytest.raises(ValueError, match="timm's weights of resnet18.a1_in1k could not be loaded: no network$"):
+        weights.find_weights("resnet18.a1_in1k", "timm")
+
+
+def test_teacher_with_another_number_of_classes_is_refused(std, tmp_path):
+    cfg = std()
+    with pytest.raises(ValueError, match=r"teacher 0 resnet8 \(.*best.pt\) has 10 classes, the data has 100"):
+        build_teachers(cfg, 100, HALF, find_teacher_weights(cfg))
+    path, _, _ = plain_file(tmp_path, classes=7)
+    cfg = std(DISTILLATION__TEACHER_WEIGHTS=f"[{path}]")
+    with pytest.raises(ValueError, match=r"fc.weight is \(7, 64\) in the file, \(10, 64\) in the model"):
+        build_teachers(cfg, 10, HALF, find_teacher_weights(cfg))
+
+
+def test_teachers_have_their_own_names_normalisations_and_sizes(std, teacher, tmp_path):
+    path, _, _ = plain_file(tmp_path)
+    lists = {
+        "DISTILLATION__TEACHERS": "[resnet8, resnet8]",
+        "DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}, {path}]",
+        "DISTILLATION__TEACHER_NORMS": "['', imagenet]",
+        "DISTILLATION__TEACHER_SIZES": "[0, 32]",
+    }
+    cfg = std(**lists)
+    first, second = build_teachers(cfg, 10, HALF, find_teacher_weights(cfg))
+    assert (first.image_size, second.image_size) == (8, 32)
+    digits, imagenet = NORMALIZATIONS["digits"], NORMALIZATIONS["imagenet"]
+    torch.testing.assert_close(first.scale.flatten(), torch.tensor([0.5 / s for s in digits.std]))
+    torch.testing.assert_close(second.scale.flatten(), torch.tensor([0.5 / s for s in imagenet.std]))
+
+
+def test_mixer_as_a_teacher_is_built_as_it_was_trained(load, tmp_path):
+    """A checkpoint's own MODEL.ARGS and NORM_EPS build the teacher; a student trained by STD can teach as well."""
+    from pycls_std import runner
+
+    runner.train(load("debug/base_debug", OUT_DIR=tmp_path, OPTIM__MAX_EPOCH=1, MODEL__NORM_EPS=1e-5))
+    path = tmp_path / "checkpoints" / "last.pt"
+    cfg = load("debug/std_debug", DISTILLATION__TEACHERS="[mixer_nano4]", DISTILLATION__TEACHER_WEIGHTS=f"[{path}]")
+    teacher = build_teachers(cfg, 10, HALF, find_teacher_weights(cfg))[0]
+    assert (len(teacher.backbone.blocks), teacher.backbone.norm.eps, teacher.image_size) == (4, 1e-5, 8)

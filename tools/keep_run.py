@@ -1,0 +1,48 @@
+"""Copy the small part of finished run records into logs/: all but the checkpoints."""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
+
+from pycls_std.results.read import find_runs  # noqa: E402
+
+SMALL = ("config.yaml", "run.json", "metrics.jsonl")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit code: 0 done, 2 a run is not whole or its place is taken; then nothing is copied."""
+    parser = argparse.ArgumentParser(prog="keep_run.py", description=__doc__)
+    parser.add_argument("table", help="folder to copy to, such as logs/cifar10-jpeg_std")
+    parser.add_argument("runs", nargs="+", help="run records, such as runs/mixer-nano_c10jpeg_*")
+    args = parser.parse_args(argv)
+    places = {}
+    try:
+        for run in find_runs(args.runs):
+            place = Path(args.table) / run.name / run.seed
+            missing = [name for name in SMALL if not (run.folder / name).is_file()]
+            if run.status != "finished" or missing:
+                raise ValueError(f"{run.folder}: {', '.join(missing) + ' missing' if missing else run.status}")
+            if place.exists() or place in places:
+                raise ValueError(f"{run.folder}: its place {place} is taken")
+            places[place] = run.folder
+        for place, folder in places.items():
+            _copy(folder, place)
+    except (ValueError, OSError) as error:
+        print(f"keep_run.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _copy(folder: Path, place: Path) -> None:
+    place.mkdir(parents=True)
+    for name in SMALL:
+        shutil.copy(folder / name, place)
+    for number, path in enumerate(sorted(folder.glob("*tfevents*"))):
+        shutil.copy(path, place / f"events.out.tfevents.{number:04d}")  # without the host and the process in its name
+
+
+if __name__ == "__main__":
+    sys.exit(main())

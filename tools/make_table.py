@@ -1,0 +1,47 @@
+"""Turn run records into a table: mean and deviation over seeds, beside the published result."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
+
+from pycls_std import config  # noqa: E402
+from pycls_std.results.read import find_runs  # noqa: E402
+from pycls_std.results.render import FORMATS  # noqa: E402
+from pycls_std.results.table import aggregate  # noqa: E402
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit code: 0 done, 1 no run is finished, 2 a folder or a config is not right."""
+    parser = argparse.ArgumentParser(prog="make_table.py", description=__doc__)
+    parser.add_argument("folders", nargs="*", help="folders with run records, such as logs/cifar10-jpeg_std or runs")
+    parser.add_argument("--expect", nargs="+", default=[], metavar="CONFIG", help="configs with a row even if not run")
+    parser.add_argument("--format", choices=FORMATS, default="md")
+    parser.add_argument("--out", metavar="FILE", help="write here instead of to the terminal")
+    args = parser.parse_intermixed_args(argv)
+    if not args.folders and not args.expect:
+        parser.error("name a folder with run records, or configs with --expect")
+    try:
+        runs = find_runs(args.folders)
+        expected = [yaml.safe_load(config.load(path).dump()) for path in args.expect]
+        table = aggregate(runs, expected)
+    except ValueError as error:
+        print(f"make_table.py: {error}", file=sys.stderr)
+        return 2
+    text = FORMATS[args.format](table)
+    try:
+        Path(args.out).write_text(text) if args.out else print(text, end="")
+    except OSError as error:
+        print(f"make_table.py: {error}", file=sys.stderr)
+        return 2
+    for run in runs:
+        if run.status != "finished":
+            print(f"make_table.py: warning: {run.folder}: {run.status}", file=sys.stderr)
+    return 1 if runs and all(run.status != "finished" for run in runs) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
