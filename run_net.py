@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
         from pycls_std import runner  # here, since torch takes seconds to import
 
-        runner.MODES[args.mode](cfg)
+        runner.run(args.mode, cfg)
     except config.ConfigError as error:
         return complain(error, 2)
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:

@@ -11,6 +11,7 @@ from pycls_std.builders.data import build_data
 from pycls_std.builders.models import build_teachers, build_untaught_trainer, find_teacher_weights, taps
 from pycls_std.builders.training import build_all
 from pycls_std.engine import loop
+from pycls_std.engine.optim import set_learning_rate
 from pycls_std.structures import Normalization, Progress
 
 LOG = logging.getLogger("pycls_std")
@@ -47,6 +48,7 @@ def time(cfg) -> None:
     session, _ = build_all(cfg, fetch=False)
     trainer, runtime = session.trainer, session.runtime
     batches = _endless(session)
+    set_learning_rate(session.optimizer, 0.0)  # the peak rate without its warm-up would diverge
     held = session.mixing(*runtime.to_device(next(batches)))
     steps = count()
 

@@ -8,9 +8,9 @@ import yaml
 from yacs.config import CfgNode
 
 from pycls_std import config, measure
-from pycls_std.builders.data import build_data
+from pycls_std.builders.data import build_data, named_normalization
 from pycls_std.builders.models import build_untaught_trainer
-from pycls_std.builders.training import build_all, build_runtime
+from pycls_std.builders.training import build_all, build_optimizer, build_runtime
 from pycls_std.builders.weights import student_weights
 from pycls_std.engine import checkpoint, loop
 from pycls_std.engine.journal import Journal
@@ -30,7 +30,7 @@ FREE = (
 def train(cfg) -> None:
     """Train a student, from the last checkpoint of its folder if there is one, and record the run.
 
-    Raises ValueError if the folder holds a run of other options, and if a teacher scores below its floor.
+    Raises ValueError if the folder holds a run of other options or data, and if a teacher scores below its floor.
     """
     folder = config.out_dir(cfg)
     _refuse_unwritable(folder)
@@ -45,12 +45,15 @@ def train(cfg) -> None:
             return
 
     session, data = build_all(cfg)
+    if saved:
+        _refuse_other_classes(saved, data, last)
     scores = _score_teachers(cfg, session, len(data.info.classes))
     start_epoch = saved["epoch"] if saved else 0
     if saved:
         session.load_state_dict(saved)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(config.dump(cfg))
+    if not saved:
+        (folder / "config.yaml").write_text(config.dump(cfg))
     LOG.info("%s: %s at epoch %d of %d", folder, "resumed" if saved else "started", start_epoch + 1, session.epochs)
     record = Record(folder, session, seed=cfg.SEED, scores=scores, start_epoch=start_epoch)
     journal = Journal(folder, start_epoch=start_epoch)
@@ -61,6 +64,8 @@ def train(cfg) -> None:
         if best:  # enough to test, to deploy and to teach
             deployed = {"student": state["student"], "ema": state["ema"]}
             checkpoint.save(origin | deployed, folder / "checkpoints" / "best.pt")
+        if saved and done == start_epoch + 1:  # not before, for the options of a finished run belong to its result
+            (folder / "config.yaml").write_text(config.dump(cfg))
         record.update(done)
         checkpoint.save(origin | state, last)
 
@@ -75,13 +80,15 @@ def test(cfg) -> None:
     Raises ValueError if there is no such checkpoint, or if it does not fit the student.
     """
     if not cfg.TEST.WEIGHTS:
-        raise ValueError("TEST.WEIGHTS is empty, --mode test needs a checkpoint")
-    weights, trained_with = student_weights(Path(cfg.TEST.WEIGHTS), ema=cfg.TEST.EMA)
-    changed = _changes(trained_with, cfg, lambda key: key.startswith(SHAPING)) if trained_with else []
+        raise config.ConfigError("TEST.WEIGHTS is empty, --mode test needs a checkpoint")
+    weights, saved = student_weights(Path(cfg.TEST.WEIGHTS), ema=cfg.TEST.EMA)
+    changed = _changes(saved["config"], cfg, lambda key: key.startswith(SHAPING)) if saved else []
     if changed:
         LOG.warning("%s was trained with other options: %s", cfg.TEST.WEIGHTS, "; ".join(changed))
     runtime = build_runtime(cfg)
     data = build_data(cfg, train=False)
+    if saved and saved["data"]["classes"] != list(data.info.classes):
+        LOG.warning("%s was trained on other classes: %s", cfg.TEST.WEIGHTS, _first_of(saved["data"]["classes"]))
     trainer = build_untaught_trainer(cfg, len(data.info.classes))
     checkpoint.load_weights(trainer.student, weights, cfg.TEST.WEIGHTS)
     scores = loop.evaluate(runtime.place(trainer.student), trainer.predictions, data.test, runtime)
@@ -92,6 +99,20 @@ def test(cfg) -> None:
 
 
 MODES = {"train": train, "test": test, "info": measure.info, "time": measure.time}
+
+
+def run(mode: str, cfg) -> None:
+    """Carry out a mode of MODES.
+
+    Raises ConfigError for options that contradict each other, before data and weights are fetched: a student is built
+    from them with stand-in teachers.
+    """
+    try:
+        named_normalization("DATA.NORMALIZATION", cfg.DATA.NORMALIZATION)
+        build_optimizer(cfg, build_untaught_trainer(cfg, cfg.MODEL.NUM_CLASSES or 2))
+    except ValueError as error:
+        raise config.ConfigError(str(error)) from error
+    MODES[mode](cfg)
 
 
 def _score_teachers(cfg, session, classes) -> dict[str, float]:
@@ -123,12 +144,23 @@ def _origin(data) -> dict:
     }
 
 
+def _refuse_other_classes(saved, data, path) -> None:
+    before, now = saved["data"]["classes"], list(data.info.classes)
+    if before != now:
+        raise ValueError(f"{path} is a run on other classes: {_first_of(before)}; the data has {_first_of(now)}")
+
+
+def _first_of(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def _refuse_changes(cfg, saved, path) -> None:
     def counts(key):
         return not key.startswith(FREE)
 
     changed = _changes(saved["config"], cfg, counts)
-    if saved["epoch"] <= cfg.OPTIM.MAX_EPOCH:  # a run may be continued for longer, and its record says so
+    planned = yaml.safe_load(saved["config"])["OPTIM"]["MAX_EPOCH"]
+    if planned <= cfg.OPTIM.MAX_EPOCH:  # a run may be continued for longer, and its record says so
         changed = [change for change in changed if not change.startswith("OPTIM.MAX_EPOCH")]
     if changed:
         raise ValueError(f"{path} is a run of other options: {'; '.join(changed)}. Choose another OUT_DIR")

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import run_net as run_net_module
+from pycls_std import config, runner
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -64,17 +67,34 @@ def test_usage_and_configuration_errors_exit_2(words, text, tmp_path):
 
 
 def test_a_complaint_is_one_line(capsys):
-    import run_net as module
-
     assert (
-        module.complain(RuntimeError("Caught OSError in worker 0.\nTraceback\n  x\nOSError: a.png cannot be read"), 1)
+        run_net_module.complain(
+            RuntimeError("Caught OSError in worker 0.\nTraceback\n  x\nOSError: a.png cannot be read"), 1
+        )
         == 1
     )
     assert capsys.readouterr().err == (
         "run_net.py: Caught OSError in worker 0. OSError: a.png cannot be read (--traceback shows where)\n"
     )
-    module.complain(ValueError(), 1)
+    run_net_module.complain(ValueError(), 1)
     assert capsys.readouterr().err == "run_net.py: ValueError\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (OSError("disk"), 1, "disk"), (config.ConfigError("key"), 2, "key")],
+)
+def test_exit_codes(monkeypatch, capsys, error, code, text):
+    def fail(mode, cfg):
+        raise error
+
+    monkeypatch.setattr(runner, "run", fail)
+    words = ["--mode", "train", "--cfg", str(ROOT / CONFIG)]
+    assert run_net_module.main(words) == code
+    assert capsys.readouterr().err == f"run_net.py: {text}\n"
+    if code == 1:
+        with pytest.raises(OSError, match="disk"):
+            run_net_module.main([*words, "--traceback"])
 
 
 def test_a_reader_that_stops_is_no_error():

@@ -122,11 +122,25 @@ def test_every_precision_trains_on_a_cpu(precision, clip_norm):
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_gradient_is_clipped_to_its_norm():
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_gradient_is_clipped_to_its_norm(precision):
     weight = nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    Runtime(device="cpu").step({"loss": (weight * torch.tensor([3.0, 4.0])).sum()}, [optimizer], clip_norm=1.0)
+    Runtime(device="cpu", precision=precision).step(
+        {"loss": (weight * torch.tensor([3.0, 4.0])).sum()}, [optimizer], clip_norm=1.0
+    )
     torch.testing.assert_close(weight.detach(), torch.tensor([-0.6, -0.8]))
+
+
+def test_a_second_step_forgets_the_gradient_of_the_first():
+    """MINE steps the student right after the main step, with another optimizer and with its own gradient alone."""
+    student, critic = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    main, first, second = (torch.optim.SGD([p], lr=1.0) for p in (student, critic, student))
+    runtime = Runtime(device="cpu")
+    runtime.step({"ce": 5 * student.sum()}, [main])
+    for _ in range(2):
+        runtime.step({"mine": 2 * student.sum() + 3 * critic.sum()}, [first, second])
+    assert (float(student.detach()), float(critic.detach())) == (-5 - 2 * 2, -3 * 2)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step():

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import subprocess
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from pycls_std import config, measure, runner
 from pycls_std.builders.data import build_data
 from pycls_std.builders.models import build_untaught_trainer
 from pycls_std.builders.training import build_schedule
-from pycls_std.engine import loop
+from pycls_std.engine import loop, record
 from pycls_std.results.read import read_run
 
 
@@ -274,6 +275,18 @@ def test_teacher_below_its_floor_is_refused(std, tmp_path, caplog):
     assert not (tmp_path / "run").exists()
 
 
+def test_every_teacher_is_scored(std, tmp_path, teacher):
+    state = torch.load(teacher, weights_only=True)
+    state["student"]["backbone.fc.weight"].zero_()
+    torch.save(state, tmp_path / "untrained_head.pt")
+    weights = {
+        "DISTILLATION__TEACHERS": "[resnet8, resnet8]",
+        "DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}, {tmp_path}/untrained_head.pt]",
+    }
+    with pytest.raises(ValueError, match="teacher 1 resnet8 has top-1 "):
+        runner.train(std(**weights))
+
+
 def test_untrained_head_is_below_the_default_floor(std, tmp_path, teacher):
     """The teacher of a published reproduction had a random head: it is refused without a floor being set."""
     state = torch.load(teacher, weights_only=True)
@@ -436,6 +449,94 @@ def test_time_prints_images_per_second(std, caplog, tmp_path):
         assert any(line.startswith(f"{job:17s}") and "images/s" in line for line in caplog.messages)
     assert any("peak memory" in line for line in caplog.messages)
     assert not (tmp_path / "run").exists()
+
+
+def two_datasets(folder):
+    """Folders of class folders a with cats and dogs, b with birds and fish."""
+    from PIL import Image
+
+    for name, classes in (("a", ("cat", "dog")), ("b", ("bird", "fish"))):
+        for split in ("train", "val"):
+            for label in classes:
+                place = folder / name / split / label
+                place.mkdir(parents=True)
+                for index in range(4):
+                    Image.new("RGB", (8, 8), (60 * index, 9, 9)).save(place / f"{index}.png")
+    return folder
+
+
+def test_a_run_is_not_continued_nor_silently_tested_on_other_classes(load, tmp_path, caplog):
+    data = two_datasets(tmp_path)
+    options = {"DATA__NAME": "image_folder", "MODEL__NUM_CLASSES": 0, "TRAIN__BATCH_SIZE": 4, "OUT_DIR": data / "run"}
+    runner.train(load("debug/base_debug", **options, DATA__ROOT=data / "a", OPTIM__MAX_EPOCH=1))
+    longer = load("debug/base_debug", **options, DATA__ROOT=data / "b", OPTIM__MAX_EPOCH=2)
+    with pytest.raises(ValueError, match="is a run on other classes: cat, dog; the data has bird, fish"):
+        runner.train(longer)
+    for name, told in (("a", False), ("b", True)):
+        caplog.clear()
+        weights = {"TEST__WEIGHTS": data / "run" / "checkpoints" / "last.pt", "DATA__ROOT": data / name}
+        runner.test(load("debug/base_debug", **options, **weights))
+        assert ("was trained on other classes: cat, dog" in caplog.text) is told
+
+
+def test_an_extension_that_does_not_come_to_an_epoch_leaves_the_result(load, tmp_path, monkeypatch):
+    runner.train(load("debug/base_debug", OUT_DIR=tmp_path, OPTIM__MAX_EPOCH=1))
+
+    def interrupted(*args, **options):
+        raise Interrupted
+
+    monkeypatch.setattr(loop, "train_epoch", interrupted)
+    with pytest.raises(Interrupted):
+        runner.train(load("debug/base_debug", OUT_DIR=tmp_path, OPTIM__MAX_EPOCH=5))
+    assert read_run(tmp_path).status == "finished"
+
+
+def test_an_interrupted_run_is_not_finished_by_a_smaller_number_of_epochs(load, tmp_path):
+    def stop(done, best, save):
+        save(done, best)
+        raise Interrupted
+
+    fit = loop.fit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "fit", lambda *a, save, **o: fit(*a, save=lambda d, b: stop(d, b, save), **o))
+        with pytest.raises(Interrupted):
+            runner.train(load("debug/base_debug", OUT_DIR=tmp_path))
+    with pytest.raises(ValueError, match="OPTIM.MAX_EPOCH was 3, is 1"):
+        runner.train(load("debug/base_debug", OUT_DIR=tmp_path, OPTIM__MAX_EPOCH=1))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        ({"DATA__NORMALIZATION": "mnist"}, "DATA.NORMALIZATION is 'mnist'"),
+        ({"OPTIM__NAME": "adamww"}, "OPTIM.NAME is 'adamww'"),
+        ({"MODEL__NAME": "mixer_s5"}, "no model 'mixer_s5'"),
+        ({"STD__TAPS": "[middle]"}, "STD.TAPS has 'middle'"),
+        ({"DISTILLATION__TEACHERS": "[]", "DISTILLATION__TEACHER_WEIGHTS": "[]"}, "needs at least one teacher"),
+    ],
+)
+def test_contradictions_are_told_before_anything_is_fetched(load, tmp_path, overrides, text):
+    cfg = load("std/mixer-s4_c100_multi", DATA__ROOT=tmp_path / "data", OUT_DIR=tmp_path / "run", **overrides)
+    for mode in ("train", "test"):
+        with pytest.raises(config.ConfigError, match=text):
+            runner.run(mode, cfg)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_commit_tells_of_code_beside_it(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
+
+    monkeypatch.setattr(record, "REPOSITORY", tmp_path)
+    (tmp_path / "pycls_std").mkdir()
+    (tmp_path / "pycls_std" / "old.py").touch()
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    (tmp_path / "note.txt").touch()
+    assert len(record.commit()) == 40
+    (tmp_path / "pycls_std" / "new.py").touch()
+    assert record.commit().endswith("-dirty")
 
 
 def test_test_split_alone_is_enough_to_test(load):

@@ -174,6 +174,15 @@ def test_runs_of_one_name_and_other_options_are_told_apart(record, tmp_path):
     assert table["n"].tolist() == [1, 1]
 
 
+def test_runs_on_two_image_folders_are_two_rows(record, tmp_path):
+    """Where a dataset lies does not matter, which one it is does."""
+    folders = {"DATA__NAME": "image_folder", "NAME": "own"}
+    for seed, root in enumerate(("/a/cats", "/b/cats", "/a/birds")):
+        record(str(seed), seed, [1, 2, 30 + seed], **folders, DATA__ROOT=root)
+    table = aggregate(find_runs([str(tmp_path / "logs")]))
+    assert sorted(zip(table["data"], table["n"], strict=True)) == [("birds", 1), ("cats", 2)]
+
+
 def test_the_same_seed_twice_is_not_two_runs(record, tmp_path):
     folder = record("multi", 0, [1, 2, 30])
     top = tmp_path / "logs"

@@ -12,6 +12,7 @@ import torch
 
 from pycls_std.builders import weights
 from pycls_std.builders.models import build_teachers, find_teacher_weights
+from pycls_std.builders.training import build_all
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.engine import checkpoint
 from pycls_std.models.create import create_backbone
@@ -128,7 +129,7 @@ def test_published_weights_by_name(hub, tmp_path, monkeypatch):
     asked = serve(monkeypatch, path)
     found = weights.find_weights("resnet20", "published:cifar100_resnet20")
     assert asked == [PUBLISHED_URL + path.name]
-    assert (found.num_classes, found.normalization) == (100, NORMALIZATIONS["cifar100"])
+    assert (found.num_classes, found.normalization, found.image_size) == (100, NORMALIZATIONS["cifar100"], 32)
     assert torch.equal(found.state["fc.weight"], state["fc.weight"])
     with pytest.raises(ValueError, match="no published weights of that name; known: cifar10_resnet20"):
         weights.find_weights("resnet20", "published:cifar1000_resnet20")
@@ -143,6 +144,30 @@ def test_timm_pretrained_tag(tmp_path, monkeypatch):
     assert (found.num_classes, found.image_size, found.source) == (1000, 224, "timm resnet18.a1_in1k")
     assert found.normalization == NORMALIZATIONS["imagenet"]
     assert torch.equal(found.state["fc.weight"], model.fc.weight)
+
+
+@pytest.mark.parametrize("find", [weights.find_weights, weights.describe_weights])
+def test_timm_has_no_weights_of_our_own_models(find):
+    with pytest.raises(ValueError, match="teacher resnet56: timm has no such model"):
+        find("resnet56", "timm")
+
+
+def test_a_plain_file_holds_no_moving_average(tmp_path):
+    torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "plain.pt")
+    assert weights.student_weights(tmp_path / "plain.pt", ema=False)[0].keys() == {"backbone.fc.weight"}
+    with pytest.raises(ValueError, match="TEST.EMA is True, .*plain.pt holds no moving average"):
+        weights.student_weights(tmp_path / "plain.pt", ema=True)
+
+
+def test_a_teacher_of_unknown_normalisation_has_the_datasets_and_not_the_students(std, teacher, tmp_path):
+    state = torch.load(teacher, weights_only=True)["student"]
+    torch.save({key.removeprefix("backbone."): value for key, value in state.items()}, tmp_path / "plain.pt")
+    words = {"DISTILLATION__TEACHER_WEIGHTS": f"[{tmp_path}/plain.pt]", "DATA__NORMALIZATION": "imagenet"}
+    session, _ = build_all(std(**words))
+    known, _ = build_all(std(DATA__NORMALIZATION="imagenet"))
+    for name in ("scale", "shift"):
+        own, expected = (getattr(s.trainer.teachers[0], name) for s in (session, known))
+        assert torch.equal(own, expected) and not torch.equal(own, torch.zeros_like(own))
 
 
 def test_timm_without_network(monkeypatch):

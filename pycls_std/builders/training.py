@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from functools import partial
 
+from torch.optim import Optimizer
+
 from pycls_std.builders.data import Data, build_data, build_mixing
 from pycls_std.builders.models import build_backbone, build_teachers, build_trainer, find_teacher_weights
 from pycls_std.engine.ema import create_ema
@@ -37,6 +39,17 @@ def build_schedule(cfg) -> Callable[[float], float]:
     )
 
 
+def build_optimizer(cfg, trainer: Trainer) -> Optimizer:
+    """Return the optimizer of the main objective."""
+    return create_optimizer(
+        trainer.student,
+        name=cfg.OPTIM.NAME,
+        lr=peak_learning_rate(cfg),
+        weight_decay=cfg.OPTIM.WEIGHT_DECAY,
+        momentum=cfg.OPTIM.MOMENTUM,
+    )
+
+
 def build_runtime(cfg) -> Runtime:
     """Return the device and the precision."""
     return Runtime(device=cfg.DEVICE, precision=cfg.PRECISION, seed=cfg.SEED)
@@ -58,13 +71,7 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
         train_loader=data.train,
         test_loader=data.test,
         mixing=build_mixing(cfg, len(data.info.classes)),
-        optimizer=create_optimizer(
-            trainer.student,
-            name=cfg.OPTIM.NAME,
-            lr=peak_learning_rate(cfg),
-            weight_decay=cfg.OPTIM.WEIGHT_DECAY,
-            momentum=cfg.OPTIM.MOMENTUM,
-        ),
+        optimizer=build_optimizer(cfg, trainer),
         schedule=build_schedule(cfg),
         ema=create_ema(trainer.student, decay=cfg.TRAIN.EMA_DECAY, warmup=cfg.TRAIN.EMA_WARMUP),
         epochs=cfg.OPTIM.MAX_EPOCH,
@@ -83,6 +90,7 @@ def build_all(cfg, *, fetch: bool = True) -> tuple[Session, Data]:
     runtime = build_runtime(cfg)
     data = build_data(cfg)
     classes = len(data.info.classes)
+    weights = [w if w.normalization else w._replace(normalization=data.info.normalization) for w in weights]
     seed_all(cfg.SEED)
     backbone = build_backbone(cfg, classes)
     teachers = build_teachers(cfg, classes, data.normalization, weights)

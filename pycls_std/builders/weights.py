@@ -53,24 +53,24 @@ def find_weights(name: str, origin: str) -> Weights:
 def describe_weights(name: str, origin: str) -> Weights:
     """Return what can be said of a teacher's weights without fetching any: those of a file that is there, or none."""
     if origin == "timm":
-        return _described_by_timm(name, {})
+        return _described_by_timm(name)
     if "://" in origin or origin.startswith("published:") or not Path(origin).exists():
         return Weights({}, "random weights")
     return find_weights(name, origin)
 
 
-def student_weights(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], str]:
-    """Return the weights of a student, and the options it was trained with as YAML; "" for a plain file.
+def student_weights(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], dict]:
+    """Return the weights of a student, and the checkpoint they stand in, which says how they were trained.
 
-    ema: the moving average in a checkpoint. A plain file's weights are the backbone's.
+    ema: the moving average in a checkpoint. A plain file's weights are the backbone's; nothing, {}, is said of them.
     Raises ValueError if there is no such file, or no average in it.
     """
     state = checkpoint.read(path)
-    if not state.keys() >= OWN:
-        return {f"backbone.{key}": value for key, value in _plain(state, str(path)).items()}, ""
-    if ema and not state["ema"]:
+    if ema and not state.get("ema"):
         raise ValueError(f"TEST.EMA is True, {path} holds no moving average")
-    return state["ema" if ema else "student"], state["config"]
+    if not state.keys() >= OWN:
+        return {f"backbone.{key}": value for key, value in _plain(state, str(path)).items()}, {}
+    return state["ema" if ema else "student"], state
 
 
 def download(url: str) -> Path:
@@ -130,24 +130,26 @@ def _published(origin: str) -> Weights:
         raise ValueError(f"{origin}: no published weights of that name; known: {', '.join(PUBLISHED)}")
     dataset = key.split("_")[0]
     state = checkpoint.read(download(PUBLISHED_URL + PUBLISHED[key][0]))
-    return Weights(_plain(state, origin), origin, int(dataset.removeprefix("cifar")), NORMALIZATIONS[dataset])
+    classes = int(dataset.removeprefix("cifar"))
+    return Weights(_plain(state, origin), origin, classes, NORMALIZATIONS[dataset], image_size=32)
 
 
 def _from_timm(name: str) -> Weights:
-    if not is_model(name):
-        raise ValueError(f"teacher {name}: timm has no such model")
+    described = _described_by_timm(name)
     try:
         model = timm.create_model(name, pretrained=True)
     except Exception as error:  # a hub raises what it likes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"timm's weights of {name} could not be loaded: {reason}") from error
-    return _described_by_timm(name, model.state_dict())
+    return described._replace(state=model.state_dict())
 
 
-def _described_by_timm(name: str, state: dict) -> Weights:
+def _described_by_timm(name: str) -> Weights:
+    if not is_model(name):
+        raise ValueError(f"teacher {name}: timm has no such model")
     given = get_pretrained_cfg(name, allow_unregistered=True)
     normalization = Normalization(tuple(given.mean), tuple(given.std))
-    return Weights(state, f"timm {name}", given.num_classes, normalization, given.input_size[-1])
+    return Weights({}, f"timm {name}", given.num_classes, normalization, given.input_size[-1])
 
 
 def _plain(state: dict, origin: str) -> dict[str, Tensor]:

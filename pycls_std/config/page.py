@@ -45,7 +45,8 @@ cfg.DATA.NAME = "digits"
 cfg.DATA.ROOT = "data"
 # Side of the square input images, pixels.
 cfg.DATA.IMAGE_SIZE = 32
-# Channel mean and deviation of the student's input; "" = the dataset's own, or imagenet, cifar10, cifar100, half.
+# Channel mean and deviation of the student's input; "" = the dataset's own, or imagenet, half, cifar10,
+# cifar100, tiny_imagenet, digits.
 cfg.DATA.NORMALIZATION = ""
 # At test, images are resized to IMAGE_SIZE / CROP_RATIO and centre-cropped; 1 = resized to IMAGE_SIZE, no crop.
 cfg.DATA.CROP_RATIO = 1.0
@@ -85,7 +86,7 @@ cfg.DISTILLATION = CfgNode()
 cfg.DISTILLATION.TEACHERS = []
 # One each: a checkpoint | https://...#sha256=<hex> | published:cifar100_resnet56 | timm (the name holds the tag).
 cfg.DISTILLATION.TEACHER_WEIGHTS = []
-# Input normalisation by name; "" = what the weights were trained with.
+# Input normalisation by name; "" = what the weights were trained with, or the dataset's own where that is not known.
 cfg.DISTILLATION.TEACHER_NORMS = []
 # Input side, pixels; 0 = what the weights were trained at, or the student's where that is not known.
 cfg.DISTILLATION.TEACHER_SIZES = []
@@ -124,11 +125,11 @@ cfg.OPTIM.NAME = "adamw"
 cfg.OPTIM.BASE_LR = 5e-4
 # BASE_LR is multiplied by TRAIN.BATCH_SIZE / LR_BATCH; 0 = used as it is.
 cfg.OPTIM.LR_BATCH = 0
-# Decoupled weight decay of adamw, L2 of sgd; biases, norms and tokens are spared. 0 = off.
+# Decoupled weight decay of adamw, L2 of sgd; 0 = off. It spares parameters of one dimension (biases, norms) and tokens.
 cfg.OPTIM.WEIGHT_DECAY = 0.05
-# Momentum of sgd.
+# Momentum, above 0 for `sgd`, whose Nesterov form needs it; 0 = off for `momentum`.
 cfg.OPTIM.MOMENTUM = 0.9
-# Largest gradient norm; 0 = no clipping.
+# Largest gradient norm of the main objective; 0 = no clipping. MINE's steps are not clipped.
 cfg.OPTIM.CLIP_NORM = 0.0
 # Epochs of the run.
 cfg.OPTIM.MAX_EPOCH = 300

@@ -69,12 +69,16 @@ class Record:
 
 
 def commit() -> str:
-    """Return the commit of this checkout, with -dirty if tracked files differ from it; "unknown" outside a checkout."""
+    """Return the commit of this checkout; "unknown" outside one.
+
+    It ends in -dirty if tracked files differ from it, or if there is code beside it: a method in a new file.
+    """
 
     def git(*words):
         return subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True, check=True).stdout
 
     try:
-        return git("rev-parse", "HEAD").strip() + ("-dirty" if git("status", "--porcelain", "-uno").strip() else "")
+        changed = git("status", "--porcelain", "-uno") + git("status", "--porcelain", "--", "pycls_std")
+        return git("rev-parse", "HEAD").strip() + ("-dirty" if changed.strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -1,12 +1,14 @@
 """Aggregate runs over seeds: one row for each config, as numbers."""
 
 import math
+from pathlib import Path
 
 import pandas as pd
 
 from pycls_std.results.read import RESULT, Run, flatten
 
-# Options that differ between the seeds of one config, and sections that have no part in its result.
+# Options that differ between the seeds of one config, and sections that have no part in its result. Of DATA.ROOT only
+# the place differs: the dataset it holds counts (see `_dataset`).
 PER_RUN = (
     *("SEED", "OUT_DIR", "DEVICE", "LOG_PERIOD", "DATA.ROOT", "DATA.NUM_WORKERS", "DISTILLATION.TEACHER_MIN_ACC"),
     *("TEST.BATCH_SIZE", "TEST.EMA", "TEST.WEIGHTS", "TIME.", "PUBLISHED."),
@@ -43,8 +45,16 @@ def aggregate(runs: list[Run], expected: list[dict] = ()) -> pd.DataFrame:
 
 
 def _identity(run: Run) -> dict:
+    if not run.config:
+        return {"folder": str(run.folder.parent)}
     flat = {key: value for key, value in flatten(run.config).items() if not key.startswith(PER_RUN)}
-    return flat or {"folder": str(run.folder.parent)}
+    data = run.config["DATA"]
+    return flat | ({"DATA.ROOT": _dataset(data)} if data["NAME"] == "image_folder" else {})
+
+
+def _dataset(data: dict) -> str:
+    """Return the name of a dataset; that of image folders is the folder's own, wherever it lies."""
+    return Path(data["ROOT"]).name if data["NAME"] == "image_folder" else data["NAME"]
 
 
 def _row(runs: list[Run]) -> dict:
@@ -64,7 +74,7 @@ def _facts(config: dict) -> dict:
     distillation = config["DISTILLATION"]
     plain, soft = config["TRAINER"] == "baseline", distillation["TYPE"] == "soft"
     std = config["STD"] if config["TRAINER"] == "std" else {}
-    data, published = config["DATA"], config["PUBLISHED"]
+    published = config["PUBLISHED"]
     return {
         "run": config["NAME"],
         "model": config["MODEL"]["NAME"],
@@ -72,7 +82,7 @@ def _facts(config: dict) -> dict:
         "propagate": "yes" if std and std["PROPAGATE"] else "no",
         "distillation": "-" if plain else " ".join([config["TRAINER"], *(["soft"] if soft else [])]),
         "teachers": " + ".join(distillation["TEACHERS"]) or "-",
-        "data": data["ROOT"].rstrip("/").split("/")[-1] if data["NAME"] == "image_folder" else data["NAME"],
+        "data": _dataset(config["DATA"]),
         "epochs": config["OPTIM"]["MAX_EPOCH"],
         "published_top1": _known(published["TOP1"]),
         "published_top5": _known(published["TOP5"]),

@@ -134,6 +134,8 @@ def _layout(options, *, depth: int, teachers: int) -> TokenLayout:
     everyone = tuple(range(teachers))
     if options.PROPAGATE and options.ASSIGN == "one_each":
         raise ValueError("STD.PROPAGATE carries one token set for all teachers, STD.ASSIGN is one_each")
+    if options.PROPAGATE and len(taps) == 1:
+        raise ValueError(f"STD.PROPAGATE carries tokens from tap to tap, STD.TAPS {options.TAPS} is one tap")
     if options.ASSIGN == "one_each" and len(taps) != teachers:
         raise ValueError(f"STD.ASSIGN is one_each, STD.TAPS has {len(taps)} entries, DISTILLATION.TEACHERS {teachers}")
     if options.PROPAGATE:

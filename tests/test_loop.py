@@ -1,0 +1,104 @@
+"""The loop hands every step what the options ask for: rate, order, mixing, precision, clipping, average, lines."""
+
+import logging
+
+import pytest
+import torch
+
+from pycls_std.builders.training import build_all
+from pycls_std.engine import loop
+
+PLAIN = {"AUG__REPEATS": 1, "AUG__RAND_AUGMENT": "", "AUG__ERASING": 0, "AUG__CROP": "none"}
+
+
+@pytest.fixture
+def session(load):
+    """Return session(**overrides): the debug baseline, ready to train; its trainer keeps what each step was given."""
+
+    def build(**overrides):
+        made, _ = build_all(load("debug/base_debug", **(PLAIN | overrides)))
+        made.seen = []
+        losses = made.trainer.losses
+
+        def watched(batch, progress):
+            made.seen.append((batch, progress, made.optimizer.param_groups[0]["lr"]))
+            return losses(batch, progress)
+
+        made.trainer.losses = watched
+        return made
+
+    return build
+
+
+@pytest.mark.defect(10)
+def test_every_step_has_the_rate_of_its_progress(session):
+    made = session(OPTIM__MAX_EPOCH=4)
+    for epoch in (0, 2):
+        loop.train_epoch(made, epoch)
+    rates = [rate for _, _, rate in made.seen]
+    assert rates == [made.schedule(progress.fraction) for _, progress, _ in made.seen]
+    assert len(set(rates)) == len(rates) == 2 * 11
+    assert [progress.step for _, progress, _ in made.seen] == [*range(11), *range(22, 33)]
+
+
+def test_every_epoch_has_its_own_order(session):
+    made = session(AUG__MIXUP=0, AUG__CUTMIX=0)
+    for epoch in (0, 1, 1):
+        loop.train_epoch(made, epoch)
+    first, second, again = (torch.cat([b.images for b, _, _ in made.seen[i : i + 11]]) for i in (0, 11, 22))
+    assert torch.equal(second, again)
+    assert not torch.equal(first, second)
+
+
+def test_what_is_trained_on_is_what_was_mixed(session):
+    made = session()
+    mixed = []
+    mixing = made.mixing
+    made.mixing = lambda images, labels: mixed.append(mixing(images, labels)) or mixed[-1]
+    loop.train_epoch(made, 0)
+    assert [batch for batch, _, _ in made.seen] == mixed
+    assert all(float(batch.targets.max()) < 1 and not torch.equal(batch.images, batch.unmixed) for batch in mixed)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_forward_passes_run_in_the_precision_asked_for(session, precision):
+    made = session(PRECISION=precision)
+    kinds = set()
+    made.trainer.student.register_forward_hook(lambda module, inputs, output: kinds.add(output.logits.dtype))
+    loop.train_epoch(made, 0)
+    loop.evaluate_all(made, "")
+    assert kinds == {{"fp32": torch.float32, "bf16": torch.bfloat16}[precision]}
+
+
+def parameters(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def test_steps_are_clipped_to_the_norm_asked_for(session):
+    made = session(OPTIM__NAME="momentum", OPTIM__MOMENTUM=0, OPTIM__WEIGHT_DECAY=0, OPTIM__CLIP_NORM=0.001)
+    places = [parameters(made.trainer.student)]
+    made.optimizer.register_step_post_hook(lambda *_: places.append(parameters(made.trainer.student)))
+    loop.train_epoch(made, 1)
+    steps = [float((after - before).norm()) for before, after in zip(places, places[1:], strict=False)]
+    rates = [rate for _, _, rate in made.seen]
+    assert steps == pytest.approx([0.001 * rate for rate in rates], rel=0.05)  # of differences of fp32 weights
+
+
+@pytest.mark.defect(9)
+def test_average_in_closed_form(session):
+    made = session(TRAIN__EMA_DECAY=0.9, TRAIN__EMA_WARMUP="false")
+    expected = parameters(made.trainer.student)
+    places = []
+    made.optimizer.register_step_post_hook(lambda *_: places.append(parameters(made.trainer.student)))
+    loop.train_epoch(made, 1)
+    for place in places:
+        expected = 0.9 * expected + 0.1 * place
+    torch.testing.assert_close(parameters(made.ema.module), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("period", "lines"), [(0, 0), (5, 2), (11, 1)])
+def test_progress_lines(session, caplog, period, lines):
+    made = session(LOG_PERIOD=period)
+    with caplog.at_level(logging.INFO):
+        loop.train_epoch(made, 0)
+    assert sum("eta" in line for line in caplog.messages) == lines
