@@ -1,5 +1,6 @@
 """The commands as users type them."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -89,6 +90,8 @@ def test_exit_codes(monkeypatch, capsys, error, code, text):
         raise error
 
     monkeypatch.setattr(runner, "run", fail)
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    monkeypatch.setattr(logging.getLogger("pycls_std"), "setLevel", lambda level: None)
     words = ["--mode", "train", "--cfg", str(ROOT / CONFIG)]
     assert run_net_module.main(words) == code
     assert capsys.readouterr().err == f"run_net.py: {text}\n"

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data.auto_augment import rand_augment_transform
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import calculate_md5
@@ -227,8 +227,16 @@ def test_erasing_fills_a_rectangle_with_noise():
     assert changed.sum() == rows * columns
 
 
-def test_randaugment_is_timms_but_for_a_posterize_of_no_bits():
-    """Same draws, same pictures; timm's own raises on Pillow 13 when posterize keeps 0 bits."""
+def test_randaugment_is_timms_but_for_a_posterize_of_no_bits(monkeypatch):
+    """Same draws, same pictures; timm's own raises when posterize keeps 0 bits, on Pillow 13 and here on any."""
+    posterize = ImageOps.posterize
+
+    def posterize_of_pillow_13(image, bits):
+        if bits < 1:
+            raise ValueError("bits must be between 1 and 8")
+        return posterize(image, bits)
+
+    monkeypatch.setattr(ImageOps, "posterize", posterize_of_pillow_13)
     options = {"translate_const": 14, "img_mean": (124, 116, 104), "interpolation": 3}
     theirs = rand_augment_transform("rand-m9-mstd0.5-inc1", dict(options))
     ours = transforms.rand_augment("rand-m9-mstd0.5-inc1", 32, NORMALIZATIONS["imagenet"])

@@ -391,6 +391,7 @@ def test_a_teacher_of_another_size_does_not_hinder_test_info_and_time(load, tmp_
         "TIME__WARMUP": 1,
     }
     runner.train(load("debug/std_debug", OUT_DIR=tmp_path / "small", **words))
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         runner.test(load("debug/std_debug", TEST__WEIGHTS=tmp_path / "small" / "checkpoints" / "last.pt", **words))
         measure.time(load("debug/std_debug", **words))
