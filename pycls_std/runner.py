@@ -20,9 +20,10 @@ LOG = logging.getLogger("pycls_std")
 
 # Options and sections that decide what a student is and what it is given.
 SHAPING = ("TRAINER", "MODEL.", "STD.", "DATA.NAME", "DATA.IMAGE_SIZE", "DATA.NORMALIZATION", "DATA.CROP_RATIO")
-# Options and sections that may differ between two starts of the same run, for they do not change its numbers.
+# Options and sections that may differ between two starts of the same run, for they do not change its numbers. So may
+# DATA.ROOT, but for the name of a folder of images, which is the dataset's.
 FREE = (
-    *("NAME", "OUT_DIR", "DEVICE", "LOG_PERIOD", "DATA.ROOT", "DATA.NUM_WORKERS", "DISTILLATION.TEACHER_MIN_ACC"),
+    *("NAME", "OUT_DIR", "DEVICE", "LOG_PERIOD", "DATA.NUM_WORKERS", "DISTILLATION.TEACHER_MIN_ACC"),
     *("TEST.BATCH_SIZE", "TEST.EMA", "TEST.WEIGHTS", "TIME.", "PUBLISHED."),
 )
 
@@ -109,6 +110,8 @@ def run(mode: str, cfg) -> None:
     """
     try:
         named_normalization("DATA.NORMALIZATION", cfg.DATA.NORMALIZATION)
+        for name in cfg.DISTILLATION.TEACHER_NORMS:
+            named_normalization("DISTILLATION.TEACHER_NORMS", name)
         build_optimizer(cfg, build_untaught_trainer(cfg, cfg.MODEL.NUM_CLASSES or 2))
     except ValueError as error:
         raise config.ConfigError(str(error)) from error
@@ -168,11 +171,16 @@ def _refuse_changes(cfg, saved, path) -> None:
 
 def _changes(before: str, cfg, counts) -> list[str]:
     """Return "KEY was .., is .." of the options that count and differ from a dump; what it lacks is at its default."""
-    options, _ = config.defaults()
-    old = config.flatten(options) | config.flatten(CfgNode(yaml.safe_load(before)))
-    new = config.flatten(options) | config.flatten(CfgNode(yaml.safe_load(config.dump(cfg))))
+    old, new = _comparable(before), _comparable(config.dump(cfg))
     keys = [key for key in sorted(old.keys() | new.keys()) if counts(key)]
     return [f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in keys if old.get(key) != new.get(key)]
+
+
+def _comparable(dump: str) -> dict[str, object]:
+    options, _ = config.defaults()
+    flat = config.flatten(options) | config.flatten(CfgNode(yaml.safe_load(dump)))
+    flat["DATA.ROOT"] = Path(flat["DATA.ROOT"]).name if flat["DATA.NAME"] == "image_folder" else ""
+    return flat
 
 
 def _refuse_unwritable(folder: Path) -> None:

@@ -269,3 +269,10 @@ def test_declared_reads_without_running(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(config, "PACKAGE", tmp_path)
     assert config.declared("methods") == {"new": {"WEIGHT": 0.5, "FORM": ("a", "b")}}
+
+
+@pytest.mark.parametrize("root", [".", "..", "/"])
+def test_a_folder_of_images_has_a_name(load, root):
+    with pytest.raises(ConfigError, match="DATA.ROOT is '.*', expected a path that ends with the folder's name"):
+        load("debug/base_debug", DATA__NAME="image_folder", DATA__ROOT=root)
+    load("debug/base_debug", DATA__ROOT=root)

@@ -93,6 +93,22 @@ def test_unknown_optimizer():
         create_optimizer(Spared(), name="adamww", lr=0.1)
 
 
+def test_an_optimizer_whose_package_refuses(monkeypatch):
+    def refuse(*args, **options):
+        raise AssertionError("CUDA required\nand more")
+
+    monkeypatch.setattr("pycls_std.engine.optim.get_optimizer_class", refuse)
+    with pytest.raises(ValueError, match="OPTIM.NAME adamw cannot be built: CUDA required$"):
+        create_optimizer(Spared(), name="adamw", lr=0.1)
+
+
+@pytest.mark.parametrize("name", ["adahessian", "sgd"])
+def test_an_optimizer_that_cannot_be_had(name):
+    """One needs second derivatives, the other a momentum for its Nesterov form."""
+    with pytest.raises(ValueError, match=f"OPTIM.NAME {name} (needs second derivatives|cannot be built: Nesterov)"):
+        create_optimizer(Spared(), name=name, lr=0.1, momentum=0.0)
+
+
 def test_first_adamw_step_in_closed_form():
     """The first Adam step moves every weight by lr, after the weight has shrunk by lr * decay."""
     module = nn.Linear(2, 1, bias=False)

@@ -71,7 +71,8 @@ def build_teachers(cfg, num_classes: int, normalization: Normalization, weights:
             checkpoint.load_weights(backbone, found.state, label)
         own = named_normalization("DISTILLATION.TEACHER_NORMS", norms[index]) or found.normalization or normalization
         teachers.append(Teacher(backbone, name=name, normalization=own, student=normalization, image_size=size))
-        LOG.info("%s, %d px, mean %s, deviation %s", label, size, own.mean, own.std)
+        sees = f", mean {own.mean}, deviation {own.std}" if found.state else ""
+        LOG.info("%s, %d px%s", label, size, sees)
     return teachers
 
 

@@ -112,6 +112,8 @@ def check(options: CfgNode, choices: dict[str, tuple], sources: dict[str, str]) 
             fail(key, f"at least {least}" if greatest == math.inf else f"{least} to {greatest}")
     if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", options.NAME):
         fail("NAME", "letters, digits and . + - _ only")
+    if options.DATA.NAME == "image_folder" and Path(options.DATA.ROOT).name in ("", ".."):
+        fail("DATA.ROOT", "a path that ends with the folder's name, which is the dataset's in records and tables")
     if not RAND_AUGMENT.fullmatch(options.AUG.RAND_AUGMENT):
         fail("AUG.RAND_AUGMENT", "timm's notation, such as rand-m9-mstd0.5-inc1")
     if options.MINE.SAMPLES == 1:

@@ -20,13 +20,17 @@ def create_optimizer(
     if name not in list_optimizers():
         near = ", ".join(difflib.get_close_matches(name, list_optimizers(), n=3)) or "sgd, adamw, ..."
         raise ValueError(f"OPTIM.NAME is {name!r}, no optimizer of timm.optim; near it: {near}")
-    kind = get_optimizer_class(name, bind_defaults=False)
-    fused = {"fused": True} if "fused" in inspect.signature(kind).parameters else {}
     try:
-        return create_optimizer_v2(student, opt=name, lr=lr, weight_decay=weight_decay, momentum=momentum, **fused)
+        kind = get_optimizer_class(name, bind_defaults=False)
+        fused = {"fused": True} if "fused" in inspect.signature(kind).parameters else {}
+        options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, **fused}
+        optimizer = create_optimizer_v2(student, opt=name, **options)
     except Exception as error:  # optimizers of other packages raise what they like if their package is not there
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"OPTIM.NAME {name} cannot be built: {reason}") from error
+    if getattr(optimizer, "is_second_order", False):
+        raise ValueError(f"OPTIM.NAME {name} needs second derivatives, which no training step here takes")
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
