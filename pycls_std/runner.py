@@ -60,6 +60,7 @@ def train(cfg) -> None:
     journal = Journal(folder, start_epoch=start_epoch)
 
     def save(done: int, best: bool) -> None:
+        """Write checkpoints and record after an epoch; last.pt comes last, so that nothing is ever behind it."""
         state = session.state_dict()
         origin = {"config": config.dump(cfg), "data": _origin(data), "epoch": done}
         if best:  # enough to test, to deploy and to teach

@@ -68,8 +68,9 @@ def test_two_steps_of_every_method_on_every_family(load, trainer, name, precisio
     assert all(value.ndim == 0 and value.isfinite() for value in losses.values())
     parameters = dict(method.student.named_parameters())
     assert [key for key, p in parameters.items() if p.grad is None] == []
-    # a gradient that is zero but for rounding moves nothing: that of a query over a single key, as in PVTv2 at 32 px
-    moved = [key for key, p in parameters.items() if p.grad.abs().max() > 1e-8]
+    # In bf16 a gradient that is zero but for rounding may be zero: that of a query over one key, as in PVTv2 at 32 px.
+    least = 1e-8 if precision == "bf16" else -1
+    moved = [key for key, p in parameters.items() if p.grad.abs().max() > least]
     assert [key for key in moved if torch.equal(before[key], parameters[key])] == []
     assert len(moved) > len(parameters) / 2
 

@@ -30,6 +30,11 @@ def locate(options: CfgNode, key: str) -> tuple[CfgNode | None, str]:
 
 
 def set_option(options: CfgNode, key: str, value, where: str) -> None:
+    """Set an option to a value of its type; a leading ~ of a path becomes the home folder.
+
+    where: the place the value comes from, for the error.
+    Raises ConfigError for an unknown key, a section, and a value of another type.
+    """
     node, leaf = locate(options, key)
     if node is None:
         near = difflib.get_close_matches(key, flatten(options), n=1, cutoff=0.6)

@@ -29,7 +29,7 @@ class BaseTrainer:
         return {"student": self.student, "teachers": self.teachers}
 
     def losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Return named, weighted scalars; their sum is the objective."""
+        """Return named, weighted scalars; their sum is the objective. Every method has its own; there is no default."""
         raise NotImplementedError
 
     def auxiliary_losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
