@@ -2,9 +2,14 @@
 
 import argparse
 import logging
+import os
 import sys
+from contextlib import nullcontext
 
-from pycls_std import config
+from pycls_std import config, signals
+from pycls_std.owner import owned
+
+RANK = int(os.environ.get("RANK", 0))  # of this process among those that torchrun started
 
 MODES = {
     "train": "train a student and record the run in OUT_DIR; continues where an interrupted run stopped",
@@ -32,35 +37,40 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 done, 1 the run failed, 2 usage or configuration, 130 interrupted."""
+    """Return the exit code: 0 done, 1 the run failed, 2 usage or configuration, 130 and 143 stopped by a signal."""
     args = parse(argv)
+    signals.install()
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("pycls_std").setLevel(logging.INFO)
+    logging.getLogger("pycls_std").setLevel(logging.WARNING if RANK else logging.INFO)
     logging.raiseExceptions = False  # a reader that has seen enough, such as head, is no error
     try:
         cfg = config.load(args.cfg, args.overrides)
+        trains = args.mode == "train" and not RANK
+        with owned(config.out_dir(cfg)) if trains else nullcontext():
+            from pycls_std import runner  # here, since torch takes seconds to import
 
-        from pycls_std import runner  # here, since torch takes seconds to import
-
-        runner.run(args.mode, cfg)
+            runner.run(args.mode, cfg)
     except config.ConfigError as error:
         return complain(error, 2)
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         if args.traceback:
             raise
         return complain(error, 1)
-    except KeyboardInterrupt:
-        return complain("interrupted", 130)
+    except signals.Stopped as stopped:
+        return complain(stopped, stopped.code)
     return 0
 
 
-def complain(error: Exception | str, code: int) -> int:
+def complain(error: BaseException, code: int) -> int:
     """Print one line about an error; return the exit code."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     # A loader's worker sends its whole traceback: the first line says where, the last one what.
     summary = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
     hint = " (--traceback shows where)" if isinstance(error, RuntimeError) else ""
-    print(f"run_net.py: {summary}{hint}", file=sys.stderr)
+    if "DataLoader worker (pid" in summary:
+        hint = "; often memory ran out, of the machine or of /dev/shm: try a smaller DATA.NUM_WORKERS"
+    process = f" [process {RANK}]" if RANK else ""
+    print(f"run_net.py{process}: {summary}{hint}", file=sys.stderr)
     return code
 
 

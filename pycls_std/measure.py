@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pycls_std.builders.data import build_data
 from pycls_std.builders.models import build_teachers, build_untaught_trainer, find_teacher_weights, taps
-from pycls_std.builders.training import build_all
+from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.engine import loop
 from pycls_std.engine.optim import set_learning_rate
 from pycls_std.structures import Normalization, Progress
@@ -45,7 +45,7 @@ def time(cfg) -> None:
 
     Nothing is downloaded but the data: teachers whose weights are not at hand are timed with random ones.
     """
-    session, _ = build_all(cfg, fetch=False)
+    session, _ = build_all(cfg, build_runtime(cfg), fetch=False)
     trainer, runtime = session.trainer, session.runtime
     batches = _endless(session)
     set_learning_rate(session.optimizer, 0.0)  # the peak rate without its warm-up would diverge

@@ -1,7 +1,6 @@
 """The story of a run, top to bottom: train, test; and what each mode calls."""
 
 import logging
-import os
 from pathlib import Path
 
 import yaml
@@ -12,7 +11,7 @@ from pycls_std.builders.data import build_data, named_normalization
 from pycls_std.builders.models import build_untaught_trainer
 from pycls_std.builders.training import build_all, build_optimizer, build_runtime
 from pycls_std.builders.weights import student_weights
-from pycls_std.engine import checkpoint, loop
+from pycls_std.engine import checkpoint, distributed, files, loop
 from pycls_std.engine.journal import Journal
 from pycls_std.engine.record import Record
 
@@ -23,7 +22,7 @@ SHAPING = ("TRAINER", "MODEL.", "STD.", "DATA.NAME", "DATA.IMAGE_SIZE", "DATA.NO
 # Options and sections that may differ between two starts of the same run, for they do not change its numbers. So may
 # DATA.ROOT, but for the name of a folder of images, which is the dataset's.
 FREE = (
-    *("NAME", "OUT_DIR", "DEVICE", "LOG_PERIOD", "DATA.NUM_WORKERS", "DISTILLATION.TEACHER_MIN_ACC"),
+    *("NAME", "OUT_DIR", "DEVICE", "LOG_PERIOD", "DATA.NUM_WORKERS", "DISTILLATION.TEACHER_MIN_ACC", "TRAIN.KEEP"),
     *("TEST.BATCH_SIZE", "TEST.EMA", "TEST.WEIGHTS", "TIME.", "PUBLISHED."),
 )
 
@@ -31,49 +30,63 @@ FREE = (
 def train(cfg) -> None:
     """Train a student, from the last checkpoint of its folder if there is one, and record the run.
 
+    The first process alone reads and writes the folder.
     Raises ValueError if the folder holds a run of other options or data, and if a teacher scores below its floor.
     """
     folder = config.out_dir(cfg)
-    _refuse_unwritable(folder)
-    last = folder / "checkpoints" / "last.pt"
-    saved = checkpoint.read(last) if last.exists() else None
-    if saved:
-        if "optimizer" not in saved:
-            raise ValueError(f"{last} holds weights but no training state, it cannot be continued from")
-        _refuse_changes(cfg, saved, last)
-        if saved["epoch"] == cfg.OPTIM.MAX_EPOCH:
-            LOG.info("%s: already finished, %d epochs", folder, saved["epoch"])
-            return
-
-    session, data = build_all(cfg)
-    if saved:
-        _refuse_other_classes(saved, data, last)
-    scores = _score_teachers(cfg, session, len(data.info.classes))
+    runtime = build_runtime(cfg)
+    world = runtime.world
+    series = checkpoint.Series(folder / "checkpoints", keep=cfg.TRAIN.KEEP)
+    saved, path = world.from_first(lambda: _continued(cfg, folder, series, world.size))
     start_epoch = saved["epoch"] if saved else 0
+    if start_epoch == cfg.OPTIM.MAX_EPOCH:
+        LOG.info("%s: already finished, %d epochs", folder, start_epoch)
+        return
+
+    session, data = build_all(cfg, runtime)
+    if saved:
+        _refuse_other_classes(saved, data, path)
+    scores = _score_teachers(cfg, session, len(data.info.classes))
     if saved:
         session.load_state_dict(saved)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not saved:
-        (folder / "config.yaml").write_text(config.dump(cfg))
-    LOG.info("%s: %s at epoch %d of %d", folder, "resumed" if saved else "started", start_epoch + 1, session.epochs)
+    record = (lambda *_: None) if world.rank else _recorder(cfg, folder, series, session, data, scores, start_epoch)
+    start = f"continues from {path}" if saved else "started"
+    LOG.info("%s: %s, at epoch %d of %d", folder, start, start_epoch + 1, session.epochs)
+    loop.fit(session, start_epoch=start_epoch, record=record)
+    LOG.info("%s: finished, best top-1 %.2f at epoch %d", folder, session.best["top1"], session.best["epoch"])
+
+
+def _continued(cfg, folder, series, processes) -> tuple[dict | None, Path | None]:
+    """Return the state to continue from, and its path; None, None if there is none."""
+    for place in (folder, series.folder):
+        files.clean(place)
+    saved, path = series.newest() or (None, None)
+    if saved:
+        _refuse_changes(cfg, processes, saved, path)
+    return saved, path
+
+
+def _recorder(cfg, folder, series, session, data, scores, start_epoch):
+    """Return what writes an epoch down: values, options, best.pt, run.json; last.pt at last, so it is never ahead."""
+    options = config.dump(cfg)
+    if not start_epoch:
+        files.write(folder / "config.yaml", options.encode())
     record = Record(folder, session, seed=cfg.SEED, scores=scores, start_epoch=start_epoch)
     journal = Journal(folder, start_epoch=start_epoch)
 
-    def save(done: int, best: bool) -> None:
-        """Write checkpoints and record after an epoch; last.pt comes last, so that nothing is ever behind it."""
+    def write(done: int, values: dict[str, float], best: bool) -> None:
+        journal.epoch(done, values)
         state = session.state_dict()
-        origin = {"config": config.dump(cfg), "data": _origin(data), "epoch": done}
+        origin = {"config": options, "data": _origin(data), "processes": session.runtime.world.size, "epoch": done}
         if best:  # enough to test, to deploy and to teach
             deployed = {"student": state["student"], "ema": state["ema"]}
-            checkpoint.save(origin | deployed, folder / "checkpoints" / "best.pt")
-        if saved and done == start_epoch + 1:  # not before, for the options of a finished run belong to its result
-            (folder / "config.yaml").write_text(config.dump(cfg))
+            checkpoint.save(origin | deployed, series.folder / "best.pt")
+        if done == start_epoch + 1:  # not before, for the options of a finished run belong to its result
+            files.write(folder / "config.yaml", options.encode())
         record.update(done)
-        checkpoint.save(origin | state, last)
+        series.save(origin | state)
 
-    loop.fit(session, journal, start_epoch=start_epoch, save=save)
-    journal.close()
-    LOG.info("%s: finished, best top-1 %.2f at epoch %d", folder, session.best["top1"], session.best["epoch"])
+    return write
 
 
 def test(cfg) -> None:
@@ -88,7 +101,7 @@ def test(cfg) -> None:
     if changed:
         LOG.warning("%s was trained with other options: %s", cfg.TEST.WEIGHTS, "; ".join(changed))
     runtime = build_runtime(cfg)
-    data = build_data(cfg, train=False)
+    data = runtime.world.in_turn(lambda: build_data(cfg, train=False, world=runtime.world))
     if saved and saved["data"]["classes"] != list(data.info.classes):
         LOG.warning("%s was trained on other classes: %s", cfg.TEST.WEIGHTS, _first_of(saved["data"]["classes"]))
     trainer = build_untaught_trainer(cfg, len(data.info.classes))
@@ -117,6 +130,7 @@ def run(mode: str, cfg) -> None:
     except ValueError as error:
         raise config.ConfigError(str(error)) from error
     MODES[mode](cfg)
+    distributed.close()
 
 
 def _score_teachers(cfg, session, classes) -> dict[str, float]:
@@ -158,7 +172,7 @@ def _first_of(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _refuse_changes(cfg, saved, path) -> None:
+def _refuse_changes(cfg, processes, saved, path) -> None:
     def counts(key):
         return not key.startswith(FREE)
 
@@ -166,6 +180,8 @@ def _refuse_changes(cfg, saved, path) -> None:
     planned = yaml.safe_load(saved["config"])["OPTIM"]["MAX_EPOCH"]
     if planned <= cfg.OPTIM.MAX_EPOCH:  # a run may be continued for longer, and its record says so
         changed = [change for change in changed if not change.startswith("OPTIM.MAX_EPOCH")]
+    if saved["processes"] != processes:  # each process has its own batch norm and dropout
+        changed.append(f"the number of processes was {saved['processes']}, is {processes}")
     if changed:
         raise ValueError(f"{path} is a run of other options: {'; '.join(changed)}. Choose another OUT_DIR")
 
@@ -182,11 +198,3 @@ def _comparable(dump: str) -> dict[str, object]:
     flat = config.flatten(options) | config.flatten(CfgNode(yaml.safe_load(dump)))
     flat["DATA.ROOT"] = Path(flat["DATA.ROOT"]).name if flat["DATA.NAME"] == "image_folder" else ""
     return flat
-
-
-def _refuse_unwritable(folder: Path) -> None:
-    parent = folder
-    while not parent.exists() and parent != parent.parent:
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise ValueError(f"OUT_DIR {folder}: {parent} is no folder that can be written to")

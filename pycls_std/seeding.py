@@ -16,6 +16,11 @@ def seed_all(*key: int) -> None:
     torch.manual_seed(first)
 
 
+def seed_torch(*key: int) -> None:
+    """Seed torch (all devices) alone from a key."""
+    torch.manual_seed(next(_seeds(key)))
+
+
 @contextmanager
 def seeded(*key: int):
     """Seed random, numpy and torch's CPU generator from a key, and put their states back afterwards.

@@ -69,6 +69,24 @@ class Progress:
         return self.step / (self.epochs * self.iterations)
 
 
+class World:
+    """The processes that train one student together, as a method sees them; here this one alone.
+
+    The engine gives a trainer its own (`engine/distributed.py`).
+    """
+
+    rank = 0  # of this process, counted from 0
+    size = 1  # processes
+
+    def positions(self, batch_size: int) -> list[int]:
+        """Return the places of this process's images in a batch of all processes, ascending."""
+        return list(range(batch_size))
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum of the tensors of all processes, without gradient."""
+        return tensor
+
+
 class Trainer(Protocol):
     """What the engine and the builders ask of a method; `trainers/base.py` answers most of it."""
 
@@ -79,6 +97,7 @@ class Trainer(Protocol):
     monitors: dict[str, Tensor]  # values of the last step worth a curve, not optimised
     prediction: str  # key of `predictions` that counts as the result
     auxiliary_optimizers: list[Optimizer]  # those that step on `auxiliary_losses`
+    world: World  # the processes that share each batch
 
     def modules(self) -> dict[str, nn.Module]:
         """Return all modules by name, to be placed on the device; `teachers` are not trained, the others are."""
@@ -90,7 +109,10 @@ class Trainer(Protocol):
         """Return named, weighted scalars; their sum is the objective."""
 
     def auxiliary_losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Return a second objective, stepped by `auxiliary_optimizers` right after the first; {} for none now."""
+        """Return a second objective, stepped by `auxiliary_optimizers` right after the first; {} for none now.
+
+        It calls modules unwrapped: its gradients are averaged over the processes by the engine.
+        """
 
     def predictions(self, output: StudentOutput) -> dict[str, Tensor]:
         """Return (B, K) logits by the name of the prediction."""

@@ -89,7 +89,7 @@ WIRING = {
     "STD.TAPS": ("[1, 2]", lambda p: p.student.layout.taps == (1, 2)),
     "STD.PROPAGATE": ("true", lambda p: p.student.layout.propagate),
     "STD.UPDATE": ("shared", lambda p: p.student.layout.shared_update),
-    "STD.TOKEN_STD": ("3.0", lambda p: p.student.tokens[0].channel.std() > 1),
+    "STD.TOKEN_STD": ("3.0", lambda p: p.student.tokens[0].spatial.std() > 0.5),
     "STD.DECAY_TOKENS": ("true", lambda p: not {"tokens.0.spatial"} & p.student.no_weight_decay()),
     "MINE.SAMPLES": ("9", lambda p: p.trainer.mine.samples == 9),
     "MINE.PERIOD": ("step", lambda p: p.trainer.mine.period == "step"),
@@ -140,6 +140,7 @@ PAIRS = [
 # what other tests hold: where a run goes, what data and teachers it takes, what is shown of it
 ELSEWHERE = {
     *("NAME", "TRAINER", "OUT_DIR", "MODEL.NUM_CLASSES", "DATA.NAME", "DATA.ROOT", "TEST.WEIGHTS", "TEST.EMA"),
+    "TRAIN.KEEP",
     *("DISTILLATION.TEACHERS", "DISTILLATION.TEACHER_WEIGHTS", "DISTILLATION.TEACHER_NORMS"),
     *("DISTILLATION.TEACHER_SIZES", "DISTILLATION.TEACHER_MIN_ACC"),
     *("TIME.WARMUP", "TIME.STEPS", "PUBLISHED.TOP1", "PUBLISHED.TOP5", "PUBLISHED.SOURCE"),

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import run_net as run_net_module
-from pycls_std import config, runner
+from pycls_std import config, runner, signals
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,13 +84,18 @@ def test_a_complaint_is_one_line(capsys):
 
 @pytest.mark.parametrize(
     ("error", "code", "text"),
-    [(KeyboardInterrupt(), 130, "interrupted"), (OSError("disk"), 1, "disk"), (config.ConfigError("key"), 2, "key")],
+    [
+        (signals.Stopped(signal.SIGINT), 130, "stopped by SIGINT"),
+        (OSError("disk"), 1, "disk"),
+        (config.ConfigError("key"), 2, "key"),
+    ],
 )
 def test_exit_codes(monkeypatch, capsys, error, code, text):
     def fail(mode, cfg):
         raise error
 
     monkeypatch.setattr(runner, "run", fail)
+    monkeypatch.setattr(signals, "install", lambda: None)
     monkeypatch.setattr(logging, "raiseExceptions", True)
     monkeypatch.setattr(logging.getLogger("pycls_std"), "setLevel", lambda level: None)
     words = ["--mode", "train", "--cfg", str(ROOT / CONFIG)]

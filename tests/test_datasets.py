@@ -304,7 +304,7 @@ def test_views_depend_on_seed_epoch_and_index_only(repeats):
     transform = transforms.train_transform(32, NORMALIZATIONS["imagenet"], FULL)
 
     def epoch(number, workers, batch_size, seed=5):
-        views = Views(Pictures(), transform, seed)
+        views = Views(Pictures(), transform, seed=seed, classes=24)
         loader = train_loader(views, batch_size=batch_size, workers=workers, seed=seed, repeats=repeats)
         loader.sampler.epoch = number
         batches = list(loader)
@@ -323,7 +323,7 @@ def test_views_depend_on_seed_epoch_and_index_only(repeats):
 
 
 def test_a_pass_leaves_the_global_generators_alone():
-    views = Views(Pictures(), transforms.train_transform(32, NORMALIZATIONS["imagenet"], FULL), 0)
+    views = Views(Pictures(), transforms.train_transform(32, NORMALIZATIONS["imagenet"], FULL), seed=0, classes=24)
     for workers in (0, 1):
         torch.manual_seed(3), np.random.seed(3), random.seed(3)
         list(train_loader(views, batch_size=8, workers=workers, seed=0))
@@ -333,9 +333,12 @@ def test_a_pass_leaves_the_global_generators_alone():
 
 
 def test_every_image_once_an_epoch_or_a_third_of_them_thrice():
-    plain, thrice = EpochSampler(12, seed=0), EpochSampler(12, seed=0, repeats=3)
+    def sampler(**options):
+        return EpochSampler(12, seed=0, batch_size=4, positions=list(range(4)), **options)
+
+    plain, thrice = sampler(), sampler(repeats=3)
     assert sorted(index for _, index in plain) == list(range(12))
-    assert [index for _, index in plain] == [index for _, index in EpochSampler(12, seed=0)]
+    assert [index for _, index in plain] == [index for _, index in sampler()]
     counts = Counter(index for _, index in thrice)
     assert list(counts.values()) == [3] * 4
     assert len(set(thrice)) == 12
@@ -343,4 +346,4 @@ def test_every_image_once_an_epoch_or_a_third_of_them_thrice():
 
 def test_fewer_images_than_a_batch():
     with pytest.raises(ValueError, match="TRAIN.BATCH_SIZE is 32, the training split has 24 images"):
-        train_loader(Views(Pictures(), None, 0), batch_size=32, workers=0, seed=0)
+        train_loader(Views(Pictures(), None, seed=0, classes=24), batch_size=32, workers=0, seed=0)

@@ -19,6 +19,7 @@ from pycls_std.engine.meters import Meters, accuracies
 from pycls_std.engine.optim import create_optimizer, set_learning_rate
 from pycls_std.engine.runtime import Runtime
 from pycls_std.engine.schedule import cosine, learning_rate, step
+from pycls_std.structures import World
 
 
 @pytest.mark.defect(10)
@@ -192,15 +193,20 @@ def test_means_are_weighted_by_images():
     meters = Meters()
     meters.add({"loss": torch.tensor(1.0)}, 6)
     meters.add({"loss": torch.tensor(4.0), "extra": torch.tensor(7.0)}, 2)
-    assert meters.read() == {"loss": 1.75, "extra": 7.0}
-    assert Meters().read() == {}
+    assert meters.read(World()) == {"loss": 1.75, "extra": 7.0}
+    meters.add({"loss": torch.tensor([2.0, 4.0])}, 2)
+    assert meters.read(World())["loss"] == 2.0
+    assert Meters().read(World()) == {}
 
 
 def test_accuracies():
     logits = torch.eye(6)[[0, 1, 2, 3]] + torch.linspace(0, 0.1, 6)  # the least of each other row is class 0
     scores = accuracies(logits, torch.tensor([0, 1, 0, 5]))
-    assert {name: float(value) for name, value in scores.items()} == {"top1": 50.0, "top5": 75.0}
-    assert float(accuracies(torch.rand(4, 3), torch.tensor([0, 1, 2, 0]))["top5"]) == 100.0
+    assert {name: value.tolist() for name, value in scores.items()} == {
+        "top1": [100.0, 100.0, 0.0, 0.0],
+        "top5": [100.0, 100.0, 0.0, 100.0],
+    }
+    assert (accuracies(torch.rand(4, 3), torch.tensor([0, 1, 2, 0]))["top5"] == 100.0).all()
 
 
 def test_duration():

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from pycls_std.builders.training import build_all
+from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.engine import loop
 
 PLAIN = {"AUG__REPEATS": 1, "AUG__RAND_AUGMENT": "", "AUG__ERASING": 0, "AUG__CROP": "none"}
@@ -16,7 +16,8 @@ def session(load):
     """Return session(**overrides): the debug baseline, ready to train; its trainer keeps what each step was given."""
 
     def build(**overrides):
-        made, _ = build_all(load("debug/base_debug", **(PLAIN | overrides)))
+        cfg = load("debug/base_debug", **(PLAIN | overrides))
+        made, _ = build_all(cfg, build_runtime(cfg))
         made.seen = []
         losses = made.trainer.losses
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from pycls_std.layers.statistics_net import StatisticsNet
 from pycls_std.losses.mine import mutual_information, shifted
-from pycls_std.structures import Batch, Progress
+from pycls_std.structures import Batch, Progress, World
 from pycls_std.trainers.mine import Mine
 
 
@@ -74,7 +74,7 @@ def epoch_batches(iterations, size):
 @pytest.mark.parametrize("samples", [2, 7, 40])
 def test_samples_of_an_epoch_are_as_many_as_asked_distinct_and_unmixed(samples):
     mine = Mine(nn.ModuleList(), [], samples=samples, period="epoch")
-    collected = [mine.collect(*pair) for pair in epoch_batches(5, 8)]
+    collected = [mine.collect(*pair, World()) for pair in epoch_batches(5, 8)]
     assert all(images is None for images in collected[:-1])
     numbers = collected[-1][:, 0, 0, 0].tolist()
     assert len(numbers) == len(set(numbers)) == samples
@@ -84,7 +84,7 @@ def test_samples_of_an_epoch_are_as_many_as_asked_distinct_and_unmixed(samples):
 def test_samples_of_a_step():
     mine = Mine(nn.ModuleList(), [], samples=6, period="step")
     for batch, progress in epoch_batches(3, 8):
-        numbers = mine.collect(batch, progress)[:, 0, 0, 0].tolist()
+        numbers = mine.collect(batch, progress, World())[:, 0, 0, 0].tolist()
         assert len(set(numbers)) == 6
         assert set(numbers) <= set(batch.unmixed[:, 0, 0, 0].tolist())
 
@@ -95,7 +95,7 @@ def test_samples_are_distinct_images_under_repeated_augmentation(period):
     mine = Mine(nn.ModuleList(), [], samples=3, period=period, repeats=3)
     for _ in range(20):
         for batch, progress in epoch_batches(5, 12):
-            images = mine.collect(batch, progress)
+            images = mine.collect(batch, progress, World())
             if images is not None:
                 assert len({int(number) // 3 for number in images[:, 0, 0, 0]}) == 3
 
@@ -106,4 +106,4 @@ def test_samples_are_distinct_images_under_repeated_augmentation(period):
 def test_more_samples_than_images_is_an_error(period, text):
     mine = Mine(nn.ModuleList(), [], samples=50, period=period)
     with pytest.raises(ValueError, match=text):
-        mine.collect(*next(iter(epoch_batches(5, 8))))
+        mine.collect(*next(iter(epoch_batches(5, 8))), World())

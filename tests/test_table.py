@@ -31,7 +31,6 @@ def record(load, tmp_path):
         journal = Journal(folder)
         for epoch, top1 in enumerate(top1s, start=1):
             journal.epoch(epoch, {"train/loss": 1.0, "test/top1": top1, "test/top5": top1 + 10})
-        journal.close()
         (folder / "run.json").write_text(json.dumps({"status": "finished" if finished else "running"}))
         return folder
 
@@ -208,7 +207,6 @@ def test_a_run_killed_before_its_first_checkpoint_has_every_point_once(record):
     folder = record("multi", 0, [1])
     journal = Journal(folder)
     journal.epoch(1, {"test/top1": 5.0})
-    journal.close()
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("test/top1")] == [(1, 5.0)]
@@ -252,7 +250,6 @@ def test_a_resumed_run_has_every_point_once(record):
     journal = Journal(folder, start_epoch=1)  # epoch 2 was logged, its checkpoint was not
     journal.epoch(2, {"test/top1": 5.0})
     journal.epoch(3, {"test/top1": 6.0})
-    journal.close()
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("test/top1")] == [(1, 1.0), (2, 5.0), (3, 6.0)]
@@ -266,7 +263,6 @@ def test_evaluation_every_other_epoch(record):
     journal = Journal(folder)
     for epoch in (2, 3):
         journal.epoch(epoch, {"test/top1": 5.0})
-    journal.close()
     assert read_run(folder).status == "finished"
 
 

@@ -12,7 +12,7 @@ import torch
 
 from pycls_std.builders import weights
 from pycls_std.builders.models import build_teachers, find_teacher_weights
-from pycls_std.builders.training import build_all
+from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.engine import checkpoint
 from pycls_std.models.create import create_backbone
@@ -164,7 +164,8 @@ def test_a_teacher_of_unknown_normalisation_has_the_datasets_and_not_the_student
     torch.save({key.removeprefix("backbone."): value for key, value in state.items()}, tmp_path / "plain.pt")
     words = {"DISTILLATION__TEACHER_WEIGHTS": f"[{tmp_path}/plain.pt]", "DATA__NORMALIZATION": "imagenet"}
     plain, known = (
-        build_all(cfg)[0].trainer.teachers[0] for cfg in (std(**words), std(DATA__NORMALIZATION="imagenet"))
+        build_all(cfg, build_runtime(cfg))[0].trainer.teachers[0]
+        for cfg in (std(**words), std(DATA__NORMALIZATION="imagenet"))
     )
     assert torch.equal(plain.scale, known.scale) and torch.equal(plain.shift, known.shift)
     assert plain.shift.all(), "the student's normalisation is another one"

@@ -9,7 +9,7 @@ from pycls_std.datasets.mixing import Mixing
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.transforms import Augmentation, test_transform, train_transform
 from pycls_std.registry import DATASETS
-from pycls_std.structures import DatasetInfo, Normalization
+from pycls_std.structures import DatasetInfo, Normalization, World
 
 
 class Data(NamedTuple):
@@ -21,8 +21,8 @@ class Data(NamedTuple):
     train: DataLoader | None = None
 
 
-def build_data(cfg, *, train: bool = True) -> Data:
-    """Return the loaders of a run.
+def build_data(cfg, *, train: bool = True, world: World = loaders.WORLD) -> Data:
+    """Return the loaders of a run, with this process's share of the images.
 
     Raises ValueError if the splits do not have the same classes, or if MODEL.NUM_CLASSES is another number.
     """
@@ -33,8 +33,10 @@ def build_data(cfg, *, train: bool = True) -> Data:
         raise ValueError(f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, {info.name} has {classes} classes")
     normalization = named_normalization("DATA.NORMALIZATION", cfg.DATA.NORMALIZATION) or info.normalization
     size, workers = cfg.DATA.IMAGE_SIZE, cfg.DATA.NUM_WORKERS
-    views = loaders.Views(test_set, test_transform(size, normalization, cfg.DATA.CROP_RATIO), cfg.SEED)
-    test = loaders.test_loader(views, batch_size=cfg.TEST.BATCH_SIZE, workers=workers)
+    views = loaders.Views(
+        test_set, test_transform(size, normalization, cfg.DATA.CROP_RATIO), seed=cfg.SEED, classes=classes
+    )
+    test = loaders.test_loader(views, batch_size=cfg.TEST.BATCH_SIZE, workers=workers, world=world)
     if not train:
         return Data(info, normalization, test)
     train_set, train_info = load(root=cfg.DATA.ROOT, split="train")
@@ -42,9 +44,16 @@ def build_data(cfg, *, train: bool = True) -> Data:
         odd = set(train_info.classes) ^ set(info.classes)
         names = [f"{name} ({'test' if name in info.classes else 'train'} only)" for name in sorted(odd)[:5]]
         raise ValueError(f"DATA.ROOT {cfg.DATA.ROOT}: the splits differ in {len(odd)} classes: {', '.join(names)}")
-    views = loaders.Views(train_set, train_transform(size, normalization, _augmentation(cfg.AUG)), cfg.SEED)
+    transform = train_transform(size, normalization, _augmentation(cfg.AUG))
+    views = loaders.Views(train_set, transform, seed=cfg.SEED, classes=classes)
+    batch_size = cfg.TRAIN.BATCH_SIZE
+    if (cfg.AUG.MIXUP or cfg.AUG.CUTMIX) and batch_size // world.size % 2:
+        raise ValueError(
+            f"TRAIN.BATCH_SIZE is {batch_size}, {batch_size // world.size} for each of {world.size} processes: "
+            "AUG.MIXUP and AUG.CUTMIX, which mix images in pairs, need an even number"
+        )
     train_batches = loaders.train_loader(
-        views, batch_size=cfg.TRAIN.BATCH_SIZE, workers=workers, seed=cfg.SEED, repeats=cfg.AUG.REPEATS
+        views, batch_size=batch_size, workers=workers, seed=cfg.SEED, repeats=cfg.AUG.REPEATS, world=world
     )
     return Data(info, normalization, test, train_batches)
 

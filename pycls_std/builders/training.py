@@ -60,11 +60,13 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
 
     Raises ValueError if an epoch has fewer images than MINE.SAMPLES.
     """
-    images = len(data.train) * cfg.TRAIN.BATCH_SIZE // cfg.AUG.REPEATS
+    images = len(data.train) * cfg.TRAIN.BATCH_SIZE // cfg.AUG.REPEATS  # of all processes
     if images < cfg.MINE.SAMPLES:
         raise ValueError(f"MINE.SAMPLES is {cfg.MINE.SAMPLES}, an epoch has {images} images")
     for module in trainer.modules().values():
         runtime.place(module)
+    ema = create_ema(trainer.student, decay=cfg.TRAIN.EMA_DECAY, warmup=cfg.TRAIN.EMA_WARMUP)
+    runtime.distribute(trainer)
     return Session(
         trainer=trainer,
         runtime=runtime,
@@ -73,7 +75,7 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
         mixing=build_mixing(cfg, len(data.info.classes)),
         optimizer=build_optimizer(cfg, trainer),
         schedule=build_schedule(cfg),
-        ema=create_ema(trainer.student, decay=cfg.TRAIN.EMA_DECAY, warmup=cfg.TRAIN.EMA_WARMUP),
+        ema=ema,
         epochs=cfg.OPTIM.MAX_EPOCH,
         clip_norm=cfg.OPTIM.CLIP_NORM,
         test_period=cfg.TEST.PERIOD,
@@ -81,14 +83,14 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
     )
 
 
-def build_all(cfg, *, fetch: bool = True) -> tuple[Session, Data]:
+def build_all(cfg, runtime: Runtime, *, fetch: bool = True) -> tuple[Session, Data]:
     """Return all that training needs. Teachers' weights are found first, so that one that is absent is told at once.
 
     fetch: without, no weights are downloaded, and teachers whose weights are not at hand are random.
     """
-    weights = find_teacher_weights(cfg, fetch=fetch)
-    runtime = build_runtime(cfg)
-    data = build_data(cfg)
+    world = runtime.world
+    weights = world.in_turn(lambda: find_teacher_weights(cfg, fetch=fetch))
+    data = world.in_turn(lambda: build_data(cfg, world=world))
     classes = len(data.info.classes)
     weights = [w if w.normalization else w._replace(normalization=data.info.normalization) for w in weights]
     seed_all(cfg.SEED)

@@ -50,7 +50,7 @@ cfg.DATA.IMAGE_SIZE = 32
 cfg.DATA.NORMALIZATION = ""
 # At test, images are resized to IMAGE_SIZE / CROP_RATIO and centre-cropped; 1 = resized to IMAGE_SIZE, no crop.
 cfg.DATA.CROP_RATIO = 1.0
-# Loader processes; 0 = load in the training process.
+# Loader processes of each training process; 0 = load in that one.
 cfg.DATA.NUM_WORKERS = 2
 
 cfg.AUG = CfgNode()
@@ -147,15 +147,18 @@ cfg.OPTIM.STEPS = []
 cfg.OPTIM.GAMMA = 0.1
 
 cfg.TRAIN = CfgNode()
-# Images in a training batch; an incomplete last batch is dropped.
+# Images in a training batch, of all processes together; an incomplete last batch is dropped.
 cfg.TRAIN.BATCH_SIZE = 128
 # Decay of the moving average of the weights, per iteration; 0 = off.
 cfg.TRAIN.EMA_DECAY = 0.0
 # Let the average start short and grow to EMA_DECAY, which short runs need.
 cfg.TRAIN.EMA_WARMUP = False
+# Newest checkpoints that are kept to continue from: last.pt, last-1.pt, ...; 1 = last.pt alone, and no way back from a
+# damaged one.
+cfg.TRAIN.KEEP = 2
 
 cfg.TEST = CfgNode()
-# Images in a test batch.
+# Images in a test batch, of each process.
 cfg.TEST.BATCH_SIZE = 200
 # Epochs between evaluations; the last epoch is always evaluated.
 cfg.TEST.PERIOD = 1
@@ -233,6 +236,7 @@ RANGES = {
     "OPTIM.GAMMA": (0, 1),
     "TRAIN.BATCH_SIZE": (1, INFINITY),
     "TRAIN.EMA_DECAY": (0, 0.9999999),
+    "TRAIN.KEEP": (1, INFINITY),
     "TEST.BATCH_SIZE": (1, INFINITY),
     "TEST.PERIOD": (1, INFINITY),
     "TIME.WARMUP": (0, INFINITY),

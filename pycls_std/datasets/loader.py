@@ -4,7 +4,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from pycls_std import signals
 from pycls_std.seeding import seeded
+from pycls_std.structures import World
+
+WORLD = World()  # this process alone
 
 
 class Views(Dataset):
@@ -13,70 +17,99 @@ class Views(Dataset):
     So neither the number of workers nor a resume changes what is seen.
     """
 
-    def __init__(self, dataset: Dataset, transform, seed: int):
+    def __init__(self, dataset: Dataset, transform, *, seed: int, classes: int):
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
+        self.classes = classes
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, address: tuple[int, int]):
-        """Return the transformed image and its label."""
+        """Return the transformed image and its label. Raises ValueError for a label that is none of the classes."""
         view, index = address
         image, label = self.dataset[index]
+        if not 0 <= label < self.classes:
+            raise ValueError(
+                f"image {index} of the dataset has the label {label}, its classes are 0 to {self.classes - 1}"
+            )
         with seeded(self.seed, view, index):
             return self.transform(image), label
 
 
 class EpochSampler(Sampler):
-    """Addresses of one epoch's images: shuffled from (seed, epoch), each image `repeats` times as another view.
+    """Addresses of one process's images of an epoch, batch by batch.
 
+    The order of all is shuffled from (seed, epoch), each image `repeats` times as another view, and cut into batches of
+    `batch_size`, an incomplete last one dropped. positions: places in a batch that are this process's. Set `epoch`
+    before each pass.
     Repeats follow each other, and the epoch is cut to the size of the dataset, so that with 3 repeats it sees a third
-    of the images, each in three views. Set `epoch` before each pass.
+    of the images, each in three views.
     Source: Hoffer et al., CVPR 2020; Touvron et al., ICML 2021 (repeated augmentation).
     """
 
-    def __init__(self, size: int, *, seed: int, repeats: int = 1):
+    def __init__(self, size: int, *, seed: int, batch_size: int, positions: list[int], repeats: int = 1):
         self.size = size
         self.seed = seed
+        self.batches = size // batch_size
+        self.batch_size = batch_size
+        self.positions = positions
         self.repeats = repeats
         self.epoch = 0
 
     def __len__(self) -> int:
-        return self.size
+        return self.batches * len(self.positions)
 
     def __iter__(self):
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size).repeat(self.repeats)[: self.size]
-        for position, index in enumerate(order.tolist()):
-            yield self.epoch * self.repeats + position % self.repeats, index
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size).repeat(self.repeats)
+        for batch in range(self.batches):
+            for place in self.positions:
+                position = batch * self.batch_size + place
+                yield self.epoch * self.repeats + position % self.repeats, int(order[position])
 
 
-def train_loader(views: Views, *, batch_size: int, workers: int, seed: int, repeats: int = 1) -> DataLoader:
-    """Return a loader of shuffled batches; an incomplete last batch is dropped.
+def train_loader(
+    views: Views, *, batch_size: int, workers: int, seed: int, repeats: int = 1, world: World = WORLD
+) -> DataLoader:
+    """Return a loader of this process's share of shuffled batches; an incomplete last batch is dropped.
 
-    Raises ValueError if there are fewer images than a batch has.
+    batch_size: images of a batch of all processes.
+    Raises ValueError if there are fewer images than a batch has, and if a batch cannot be shared out.
     """
     if len(views) < batch_size:
         raise ValueError(f"TRAIN.BATCH_SIZE is {batch_size}, the training split has {len(views)} images")
-    sampler = EpochSampler(len(views), seed=seed, repeats=repeats)
-    return _loader(views, sampler, batch_size, workers, drop_last=True)
+    if batch_size % world.size:
+        raise ValueError(f"TRAIN.BATCH_SIZE is {batch_size}, {world.size} processes cannot share it evenly")
+    positions = world.positions(batch_size)
+    sampler = EpochSampler(len(views), seed=seed, batch_size=batch_size, positions=positions, repeats=repeats)
+    return _loader(views, sampler, len(positions), workers)
 
 
-def test_loader(views: Views, *, batch_size: int, workers: int) -> DataLoader:
-    """Return a loader of all images in their order, the last batch as small as it comes."""
-    order = [(0, index) for index in range(len(views))]
-    return _loader(views, order, batch_size, workers, drop_last=False)
+def test_loader(views: Views, *, batch_size: int, workers: int, world: World = WORLD) -> DataLoader:
+    """Return a loader of this process's share of all images, the last batch as small as it comes.
+
+    batch_size: images of a batch of this process. No image is there twice, so one process may have one more.
+    Raises ValueError if there are fewer images than processes.
+    """
+    if len(views) < world.size:
+        raise ValueError(f"the test split has {len(views)} images, fewer than {world.size} processes")
+    order = [(0, index) for index in range(world.rank, len(views), world.size)]
+    return _loader(views, order, batch_size, workers)
 
 
-def _loader(views, sampler, batch_size, workers, drop_last):
+def _loader(views, sampler, batch_size, workers):
     return DataLoader(
         views,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
-        drop_last=drop_last,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
         generator=torch.Generator(),  # of its own, so that a pass draws nothing from the global one
     )
+
+
+def _start_worker(number: int) -> None:
+    signals.ignore_interrupt()

@@ -1,35 +1,94 @@
 """Checkpoint files: written whole or not at all, read without running code from them."""
 
-import os
+import io
+import logging
 import zipfile
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from pycls_std.engine import files
+
+LOG = logging.getLogger("pycls_std")
 FORMAT = 1
 
 
-def save(state: dict, path: Path) -> None:
+class Series:
+    """The newest checkpoints of a run: last.pt, before it last-1.pt, then last-2.pt and so on.
+
+    keep: how many there are at most.
+    """
+
+    def __init__(self, folder: Path, *, keep: int):
+        self.folder = folder
+        self.keep = keep
+        self.last = folder / "last.pt"
+
+    def save(self, state: dict) -> None:
+        """Write a state as the newest; the oldest goes. Raises OSError that names the path; the others then stay."""
+        save(state, self.last, before_rename=self._shift)
+
+    def newest(self) -> tuple[dict, Path] | None:
+        """Return the newest state that is whole, and its path; None if the run has none yet.
+
+        A damaged file is renamed to *.corrupt, with a warning, and the one before it is read.
+        Raises ValueError if all are damaged, now or at an earlier call.
+        """
+        paths = [self.last, *sorted(self.folder.glob("last-*.pt"), key=_age)]
+        for path in filter(Path.exists, paths):
+            try:
+                state = read(path)
+            except ValueError as error:
+                moved = _unused(path.with_name(f"{path.name}.corrupt"))
+                path.replace(moved)
+                LOG.warning("%s; renamed to %s", error, moved.name)
+                continue
+            if state.get("format") != FORMAT or "optimizer" not in state:
+                raise ValueError(f"{path} has no training state of format {FORMAT}, it cannot be continued from")
+            return state, path
+        damaged = sorted(path.name for path in self.folder.glob("*.corrupt*"))
+        if damaged:
+            raise ValueError(
+                f"{self.folder} has no whole checkpoint, only {', '.join(damaged)}: nothing to continue from; "
+                "delete the folder to start anew"
+            )
+        return None
+
+    def _shift(self) -> None:
+        for path in sorted(self.folder.glob("last-*.pt"), key=_age, reverse=True):
+            if _age(path) + 1 >= self.keep:
+                path.unlink()
+            else:
+                path.replace(self._older(_age(path) + 1))
+        if self.last.exists() and self.keep > 1:
+            self.last.replace(self._older(1))
+
+    def _older(self, age: int) -> Path:
+        return self.folder / f"last-{age}.pt"
+
+
+def _age(path: Path) -> int:
+    number = path.stem.removeprefix("last-")
+    return int(number) if number.isdecimal() else 0
+
+
+def _unused(path: Path) -> Path:
+    number = 1
+    while path.exists():
+        path, number = path.with_suffix(f".corrupt{number}"), number + 1
+    return path
+
+
+def save(state: dict, path: Path, **options) -> None:
     """Write a state of tensors, numbers, strings, lists and dictionaries to a file, replacing it in one step.
 
+    options: see `files.write`.
     Raises OSError that names the path if it cannot be written; the file is then as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError where a disk is full
-        raise OSError(f"checkpoint {path} could not be written: {str(error).splitlines()[0]}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    buffer = io.BytesIO()  # torch's own writing to a file does not say why it failed
+    torch.save({"format": FORMAT, **state}, buffer)
+    files.write(path, buffer.getbuffer(), **options)
 
 
 def read(path: Path) -> dict:

@@ -1,5 +1,6 @@
 """What a run writes while it goes: console lines, metrics.jsonl and TensorBoard events."""
 
+import io
 import json
 import logging
 import math
@@ -7,8 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
+
+from pycls_std.engine import files
 
 LOG = logging.getLogger("pycls_std")
 
@@ -16,34 +21,51 @@ LOG = logging.getLogger("pycls_std")
 class Journal:
     """Records one set of values for each epoch. The step of every TensorBoard scalar is the number of epochs done.
 
+    Every start of a run writes the event file anew from metrics.jsonl, so that a run that was interrupted, however
+    often, has each value once.
+
     folder: of the run. start_epoch: epochs already done; what an interrupted run wrote beyond them is dropped.
     """
 
     def __init__(self, folder: Path, *, start_epoch: int = 0):
         self.metrics = folder / "metrics.jsonl"
-        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
-        temporary = self.metrics.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in lines if _epoch_of(line) <= start_epoch))
-        temporary.replace(self.metrics)
-        self.writer = SummaryWriter(folder, purge_step=start_epoch + 1)
+        written = self.metrics.read_text(errors="replace").splitlines() if self.metrics.exists() else []
+        lines = [line for line in written if _epoch_of(line) <= start_epoch]
+        files.write(self.metrics, "".join(line + "\n" for line in lines).encode())
+        outdated = list(folder.glob("*tfevents*"))
+        # TensorBoard wants a number that grows and this word in the name; the host's name, usual there, it does not.
+        self.events = folder / f"events.out.tfevents.{time.time_ns()}"
+        start = _record(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        files.write(self.events, start + b"".join(_events(json.loads(line)) for line in lines))
+        for path in outdated:
+            path.unlink()
 
     def epoch(self, done: int, values: dict[str, float]) -> None:
-        """Record the values of an epoch; done: epochs done, this one included."""
-        with self.metrics.open("a") as file:
-            file.write(json.dumps({"epoch": done, **values}) + "\n")
-        for tag, value in values.items():
-            self.writer.add_scalar(tag, value, done)
-        self.writer.flush()
+        """Record the values of an epoch; done: epochs done, this one included.
 
-    def close(self) -> None:
-        """Close the event file."""
-        self.writer.close()
+        Raises OSError that names the file if it cannot be written.
+        """
+        line = {"epoch": done, "time": round(time.time(), 3), **values}
+        files.append(self.metrics, (json.dumps(line) + "\n").encode())
+        files.append(self.events, _events(line))
+
+
+def _events(line: dict) -> bytes:
+    """Return the values of a line of metrics.jsonl as a record of an event file."""
+    values = [Summary.Value(tag=tag, simple_value=value) for tag, value in line.items() if tag not in ("epoch", "time")]
+    return _record(Event(wall_time=line.get("time", 0.0), step=line["epoch"], summary=Summary(value=values)))
+
+
+def _record(event: Event) -> bytes:
+    buffer = io.BytesIO()
+    RecordWriter(buffer).write(event.SerializeToString())
+    return buffer.getvalue()
 
 
 def _epoch_of(line: str) -> float:
     try:
         return json.loads(line)["epoch"]
-    except ValueError:  # the last line of a run that was killed while it wrote
+    except (ValueError, KeyError, TypeError):  # the last line of a run that was killed while it wrote
         return math.inf
 
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from pycls_std.engine.journal import Journal, ProgressBar, duration
+from pycls_std import signals
+from pycls_std.engine.journal import ProgressBar, duration
 from pycls_std.engine.meters import Meters, accuracies
 from pycls_std.engine.optim import set_learning_rate
 from pycls_std.engine.runtime import Runtime
@@ -41,6 +42,10 @@ class Session:
     train_seconds: float = 0.0  # spent in training epochs so far, interruptions not counted
     test_seconds: float = 0.0  # spent in evaluations
 
+    def epoch_images(self) -> int:
+        """Return the images of an epoch of training, of all processes."""
+        return len(self.train_loader) * self.train_loader.batch_size * self.runtime.world.size
+
     def state_dict(self) -> dict:
         """Return all that a resume needs, but for the epoch."""
         return {
@@ -65,34 +70,43 @@ class Session:
         self.train_seconds, self.test_seconds = state["seconds"]
 
 
-def fit(session: Session, journal: Journal, *, start_epoch: int, save: Callable[[int, bool], None]) -> None:
+def fit(session: Session, *, start_epoch: int, record: Callable[[int, dict[str, float], bool], None]) -> None:
     """Train from start_epoch to the end.
 
-    save(epochs done, is best) is called after every epoch, once its values are in the journal.
-    Raises FloatingPointError before anything of the epoch is recorded if a loss is not finite, in training or at test.
+    record(epochs done, values, is best) is called after every epoch. A signal that asks the run to end is obeyed after
+    the batch it came in.
+    Raises FloatingPointError before anything of the epoch is recorded if a loss is not finite, in training or at test,
+    or a weight after it; signals.Stopped if the run is asked to end.
     """
-    for epoch in range(start_epoch, session.epochs):
-        start = time.perf_counter()
-        session.runtime.start_epoch(epoch)
-        values = train_epoch(session, epoch)
-        done = epoch + 1
-        best = False
-        if done % session.test_period == 0 or done == session.epochs:
-            values |= evaluate_all(session, f"after epoch {done}")
-            best = values["test/top1"] > session.best.get("top1", -1.0)
-            if best:
-                session.best = {"epoch": done, "top1": values["test/top1"]}
-        journal.epoch(done, values)
-        save(done, best)
-        took = duration(time.perf_counter() - start)
-        LOG.info("epoch %d/%d  %s  %s", done, session.epochs, _summary(values), took)
+    with signals.deferred():
+        for epoch in range(start_epoch, session.epochs):
+            start = time.perf_counter()
+            session.runtime.start_epoch(epoch)
+            values = train_epoch(session, epoch)
+            done = epoch + 1
+            _refuse_broken_weights(session, f"after epoch {done}")
+            best = False
+            if done % session.test_period == 0 or done == session.epochs:
+                values |= evaluate_all(session, f"after epoch {done}")
+                best = values["test/top1"] > session.best.get("top1", -1.0)
+                if best:
+                    session.best = {"epoch": done, "top1": values["test/top1"]}
+            record(done, values, best)
+            took = duration(time.perf_counter() - start)
+            LOG.info("epoch %d/%d  %s  %s", done, session.epochs, _summary(values), took)
+
+
+def _refuse_broken_weights(session, when):
+    """Look at all weights, for the last step of an epoch may break them, and no loss of it is taken any more."""
+    for name, value in session.trainer.student.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise FloatingPointError(f"not finite {when}: the student's {name}")
 
 
 def train_epoch(session: Session, epoch: int) -> dict[str, float]:
     """Train one epoch. Returns its mean values by name."""
     trainer, runtime, loader = session.trainer, session.runtime, session.train_loader
-    if hasattr(loader.sampler, "epoch"):
-        loader.sampler.epoch = epoch
+    loader.sampler.epoch = epoch
     iterations, meters = len(loader), Meters()
     bar = ProgressBar(
         f"epoch {epoch + 1}/{session.epochs}",
@@ -116,10 +130,10 @@ def train_epoch(session: Session, epoch: int) -> dict[str, float]:
             bar.show(iteration, f"{_terms(losses)}  lr {rate:.3g}")
     runtime.synchronize()
     seconds = bar.close()
-    values = {f"train/{name}": value for name, value in meters.read().items()}
+    values = {f"train/{name}": value for name, value in meters.read(runtime.world).items()}
     values["train/loss"] = sum(values[f"train/{name}"] for name in losses)
     values["train/lr"] = rate
-    values["train/images_per_second"] = iterations * loader.batch_size / seconds
+    values["train/images_per_second"] = session.epoch_images() / seconds
     session.train_seconds += seconds
     return values
 
@@ -134,7 +148,7 @@ def train_step(session: Session, batch: Batch, progress: Progress) -> tuple[dict
     runtime.step(losses, [session.optimizer], clip_norm=session.clip_norm, where=where)
     extra = trainer.auxiliary_losses(batch, progress)
     if extra:
-        runtime.step(extra, trainer.auxiliary_optimizers, where=where)
+        runtime.step(extra, trainer.auxiliary_optimizers, where=where, average=True)
     if session.ema:
         session.ema.update(trainer.student, step=progress.step + 1)
     return losses, extra
@@ -144,18 +158,25 @@ def train_step(session: Session, batch: Batch, progress: Progress) -> tuple[dict
 def evaluate(
     model: nn.Module, predictions: Callable[[StudentOutput], dict[str, Tensor]], loader: DataLoader, runtime: Runtime
 ) -> dict[str, dict[str, float]]:
-    """Return loss (nats), top-1 and top-5 (percent) of every prediction over all images of a loader."""
+    """Return loss (nats), top-1 and top-5 (percent) of every prediction over all images of all processes' loaders.
+
+    Each image counts once, however the images fall into batches and processes.
+    """
+    runtime.world.share_buffers(model)
     model.eval()
     meters = Meters()
     for images, labels in loader:
+        if signals.pending():
+            raise signals.Stopped(signals.pending(), "in an evaluation")
         images, labels = runtime.to_device((images, labels))
         with runtime.autocast():
             outputs = predictions(model(images))
         for name, logits in outputs.items():
             logits = logits.float()
-            scores = accuracies(logits, labels) | {"loss": nn.functional.cross_entropy(logits, labels)}
+            scores = accuracies(logits, labels)
+            scores["loss"] = nn.functional.cross_entropy(logits, labels, reduction="none")
             meters.add({f"{name}/{score}": value for score, value in scores.items()}, len(labels))
-    values = meters.read()
+    values = meters.read(runtime.world)
     return {name: {score: values[f"{name}/{score}"] for score in ("loss", "top1", "top5")} for name in outputs}
 
 

@@ -6,6 +6,8 @@ Shapes: B batch, K classes.
 import torch
 from torch import Tensor
 
+from pycls_std.structures import World
+
 
 class Meters:
     """Means of named values, each weighted by the number of images it stands for."""
@@ -15,24 +17,27 @@ class Meters:
         self.counts: dict[str, int] = {}
 
     def add(self, values: dict[str, Tensor], count: int = 1) -> None:
-        """Add values, each the mean over `count` images."""
+        """Add values of `count` images: their mean, a scalar, or the value of each, (count,)."""
         for name, value in values.items():
-            value = value.detach().double() * count
+            value = value.detach().double()
+            value = value.sum() if value.ndim else value * count
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + count
 
-    def read(self) -> dict[str, float]:
-        """Return all means; this waits for the device."""
+    def read(self, world: World) -> dict[str, float]:
+        """Return all means, over the images of all processes; this waits for the device."""
         if not self.sums:
             return {}
-        totals = torch.stack(list(self.sums.values())).tolist()
-        return {name: total / self.counts[name] for name, total in zip(self.sums, totals, strict=True)}
+        counts = torch.tensor(list(self.counts.values()), dtype=torch.float64)
+        sums = torch.stack(list(self.sums.values()))
+        sums, counts = world.sum(torch.stack([sums, counts.to(sums.device)])).tolist()
+        return {name: total / count for name, total, count in zip(self.sums, sums, counts, strict=True)}
 
 
 def accuracies(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Return top-1 and top-5 accuracy in percent; with fewer than 5 classes, top-5 counts all of them.
+    """Return top-1 and top-5 accuracy of each image, 0 or 100; with fewer than 5 classes, top-5 counts all of them.
 
-    logits: (B, K). labels: (B,).
+    logits: (B, K). labels: (B,). Returns (B,) each.
     """
     found = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels.unsqueeze(1)
-    return {"top1": 100 * found[:, 0].double().mean(), "top5": 100 * found.any(dim=1).double().mean()}
+    return {"top1": 100.0 * found[:, 0], "top5": 100.0 * found.any(dim=1)}

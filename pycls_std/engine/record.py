@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from pycls_std.engine import files
 from pycls_std.engine.loop import Session
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
@@ -36,6 +37,7 @@ class Record:
         self.facts = {
             "starts": [*self._earlier_starts(start_epoch), start],
             "seed": seed,
+            "processes": session.runtime.world.size,
             "device": session.runtime.device_name(),
             "precision": session.runtime.precision,
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
@@ -54,7 +56,7 @@ class Record:
     def update(self, done: int) -> None:
         """Write the record after an epoch; done: epochs done."""
         session = self.session
-        images = done * len(session.train_loader) * session.train_loader.batch_size
+        images = done * session.epoch_images()
         self.facts |= {
             "status": "finished" if done == session.epochs else "unfinished",
             "epochs_done": done,
@@ -63,9 +65,7 @@ class Record:
             "peak_memory_gib": round(session.runtime.peak_memory(), 3),
             "hours": round((session.train_seconds + session.test_seconds) / 3600, 4),
         }
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.facts, indent=2) + "\n")
-        temporary.replace(self.path)
+        files.write(self.path, (json.dumps(self.facts, indent=2) + "\n").encode())
 
 
 def commit() -> str:

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pycls_std.seeding import seed_all
+from pycls_std import signals
+from pycls_std.engine.distributed import Processes
+from pycls_std.seeding import seed_all, seed_torch
+from pycls_std.structures import Trainer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -24,18 +27,29 @@ class Runtime:
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("DEVICE is cuda, torch finds no CUDA device here")
         kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(kind)
+        self.world = Processes(kind)
+        self.device = torch.device(kind, self.world.local_rank) if kind == "cuda" else torch.device(kind)
         self.precision = precision
         self.seed = seed
         self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
 
     def start_epoch(self, epoch: int) -> None:
-        """Seed all generators from (seed, epoch)."""
+        """Seed all generators from (seed, epoch), torch's also from the rank.
+
+        So all processes mix alike and choose the same samples, by numpy, but each drops out its own units, by torch.
+        """
         seed_all(self.seed, epoch)
+        if self.world.rank:
+            seed_torch(self.seed, epoch, self.world.rank)
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a module to the device; convolutions run faster on channels_last, here and on tensor cores."""
         return module.to(self.device, memory_format=torch.channels_last)
+
+    def distribute(self, trainer: Trainer) -> None:
+        """Let a trainer whose modules are placed share its batches with the other processes, if there are any."""
+        trainer.world = self.world
+        trainer.forward = self.world.wrap(trainer.student, self.device)
 
     def to_device(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Move tensors to the device, images (B, 3, H, W) to channels_last."""
@@ -49,26 +63,46 @@ class Runtime:
         """Return the context in which the forward pass runs."""
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
 
-    def step(self, losses: dict[str, Tensor], optimizers: list[Optimizer], *, clip_norm: float = 0.0, where: str = ""):
+    def step(
+        self,
+        losses: dict[str, Tensor],
+        optimizers: list[Optimizer],
+        *,
+        clip_norm: float = 0.0,
+        where: str = "",
+        average: bool = False,
+    ) -> None:
         """Step the optimizers on the sum of the losses.
 
-        clip_norm: largest norm of the gradient, 0 = no clipping.
-        Raises FloatingPointError before any parameter changes if the sum is not finite; its text has where and terms.
+        clip_norm: largest norm of the gradient, 0 = no clipping. average: the gradients over the processes, where no
+        wrapped module does. All processes agree on whether to go on.
+        Raises FloatingPointError before any parameter changes if the sum is not finite, and signals.Stopped if the run
+        is asked to end; their texts have where, the first's also the terms.
         """
         total = sum(losses.values())
-        if not torch.isfinite(total):
-            terms = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.items())
-            raise FloatingPointError(f"loss not finite at {where}: {terms}")
+        self._go_on(total, losses, where)
         for optimizer in optimizers:
             optimizer.zero_grad()
         self.scaler.scale(total).backward()
         for optimizer in optimizers:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            if average:
+                self.world.average_gradients(parameters)
             if clip_norm:
                 self.scaler.unscale_(optimizer)
-                parameters = [p for group in optimizer.param_groups for p in group["params"]]
                 torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
             self.scaler.step(optimizer)
         self.scaler.update()
+
+    def _go_on(self, total, losses, where):
+        """One exchange and one read of the device for both questions."""
+        own = torch.stack([(~torch.isfinite(total)).float(), torch.full_like(total, signals.pending()).float()])
+        broken, signal = self.world.greatest(own).tolist()
+        if broken:
+            terms = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.items())
+            raise FloatingPointError(f"loss not finite at {where}: {terms}")
+        if signal:
+            raise signals.Stopped(int(signal), f"at {where}")
 
     def device_name(self) -> str:
         """Return the name of the processor."""

@@ -11,7 +11,7 @@ from pycls_std.results.read import RESULT, Run, flatten
 # the place differs: the dataset it holds counts (see `_dataset`).
 PER_RUN = (
     *("SEED", "OUT_DIR", "DEVICE", "LOG_PERIOD", "DATA.ROOT", "DATA.NUM_WORKERS", "DISTILLATION.TEACHER_MIN_ACC"),
-    *("TEST.BATCH_SIZE", "TEST.EMA", "TEST.WEIGHTS", "TIME.", "PUBLISHED."),
+    *("TRAIN.KEEP", "TEST.BATCH_SIZE", "TEST.EMA", "TEST.WEIGHTS", "TIME.", "PUBLISHED."),
 )
 COLUMNS = {
     "top1": RESULT,

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pycls_std.structures import Batch, Progress, StudentOutput
+from pycls_std.structures import Batch, Progress, StudentOutput, World
 
 
 class BaseTrainer:
@@ -23,6 +23,7 @@ class BaseTrainer:
         self.teachers = nn.ModuleList(teachers)
         self.monitors: dict[str, Tensor] = {}
         self.auxiliary_optimizers: list[Optimizer] = []
+        self.world = World()
 
     def modules(self) -> dict[str, nn.Module]:
         """Return all modules by name, for the engine to place on the device."""

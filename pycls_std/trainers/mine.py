@@ -3,12 +3,13 @@
 Shapes: B batch, M tokens, N channels, P patches.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pycls_std.layers.statistics_net import StatisticsNet
 from pycls_std.losses.mine import mutual_information, shifted
-from pycls_std.structures import Batch, Progress
+from pycls_std.structures import Batch, Progress, World
 
 
 class Mine:
@@ -26,8 +27,8 @@ class Mine:
         self.samples = samples
         self.period = period
         self.repeats = repeats
-        self.positions = torch.empty(0, dtype=torch.long)
-        self.kept: list[Tensor] = []
+        self.chosen = torch.empty(0, dtype=torch.long)  # place of each sample in the epoch
+        self.kept = torch.empty(0)  # the samples so far
 
     @classmethod
     def from_cfg(cls, cfg, *, student: nn.Module):
@@ -51,25 +52,28 @@ class Mine:
             estimates.append(mutual_information(critic(spatial, channel), critic(spatial, shifted(channel))))
         return torch.stack(estimates).mean()
 
-    def collect(self, batch: Batch, progress: Progress) -> Tensor | None:
+    def collect(self, batch: Batch, progress: Progress, world: World) -> Tensor | None:
         """Keep this batch's share of the samples; return all of them (samples, 3, H, W) when a step is due.
 
+        Every process returns the samples of all.
         Raises ValueError if there are fewer images than samples.
         """
-        size = len(batch.unmixed)
-        first = progress.iteration * size  # position of the batch's first view in the epoch
-        if self.period == "step":
-            return batch.unmixed[self._draw(first, size, "a batch") - first]
-        if progress.iteration == 0:
-            self.positions = self._draw(0, size * progress.iterations, "an epoch")
-            self.kept = []
-        here = self.positions[self.positions // size == progress.iteration] % size
-        self.kept.append(batch.unmixed[here])
-        return torch.cat(self.kept) if progress.iteration == progress.iterations - 1 else None
+        size = len(batch.unmixed) * world.size  # of a batch of all processes
+        first = progress.iteration * size  # place of the batch's first view in the epoch
+        every = self.period == "step"
+        if every or progress.iteration == 0:
+            what, views = ("a batch", size) if every else ("an epoch", size * progress.iterations)
+            self.chosen = self._draw(first, views, what)
+            self.kept = batch.unmixed.new_zeros(self.samples, *batch.unmixed.shape[1:])
+        own = first + torch.tensor(world.positions(size))  # place of each image of this process
+        sample, image = torch.nonzero(self.chosen.unsqueeze(1) == own, as_tuple=True)
+        self.kept[sample] = batch.unmixed[image]
+        # what another process keeps is 0 here
+        return world.sum(self.kept) if every or progress.iteration == progress.iterations - 1 else None
 
     def _draw(self, first: int, views: int, what: str) -> Tensor:
         images = torch.arange(first, first + views) // self.repeats
-        positions = first + torch.nonzero(images.diff(prepend=images[:1] - 1)).flatten()  # the first view of each image
-        if self.samples > len(positions):
-            raise ValueError(f"MINE.SAMPLES is {self.samples}, {what} has {len(positions)} images")
-        return positions[torch.randperm(len(positions))[: self.samples]]
+        places = first + torch.nonzero(images.diff(prepend=images[:1] - 1)).flatten()  # the first view of each image
+        if self.samples > len(places):
+            raise ValueError(f"MINE.SAMPLES is {self.samples}, {what} has {len(places)} images")
+        return places[np.random.permutation(len(places))[: self.samples]]  # numpy's, for all processes draw alike

@@ -97,8 +97,8 @@ class STD(BaseTrainer):
 
     def auxiliary_losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return {"mine"} when a MINE step is due."""
-        images = self.mine.collect(batch, progress) if self.mine else None
-        return {} if images is None else {"mine": self.mine.estimate(self.forward(images).tokens)}
+        images = self.mine.collect(batch, progress, self.world) if self.mine else None
+        return {} if images is None else {"mine": self.mine.estimate(self.student(images).tokens)}
 
     def predictions(self, output: StudentOutput) -> dict[str, Tensor]:
         """Return the class head, the mean of the distillation heads, and the average of the two, as (B, K) logits."""

@@ -1,0 +1,111 @@
+"""The processes of a run: one alone, or those that torchrun started, which share every batch.
+
+Shapes: B images of a batch of all processes, W processes.
+"""
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pycls_std.structures import World
+
+T = TypeVar("T")
+
+
+class Processes(World):
+    """What the engine needs of the processes; every method but `positions` must be called by all of them alike.
+
+    kind: `cpu` (by gloo) or `cuda` (by NCCL, and gloo for what lies on the CPU).
+    Raises ValueError if torchrun started more processes on this machine than it has devices.
+    """
+
+    def __init__(self, kind: str):
+        self.size = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+        self.rank = int(os.environ["RANK"]) if self.size > 1 else 0
+        self.local_rank = int(os.environ.get("LOCAL_RANK", 0)) if self.size > 1 else 0
+        if self.size == 1:
+            return
+        if kind == "cuda" and self.local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"process {self.local_rank} of this machine has no GPU, it has {torch.cuda.device_count()}"
+            )
+        if not dist.is_initialized():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo")
+
+    def positions(self, batch_size: int) -> list[int]:
+        """Return the places of this process's images in a batch of all processes, ascending.
+
+        Mixup and cutmix mix the first image with the last, the second with the last but one, and so on. Both of a pair
+        are given to the same process, so that W processes mix as one would.
+        """
+        share = batch_size // self.size
+        folded = [place for pair in zip(range(batch_size), reversed(range(batch_size)), strict=True) for place in pair]
+        return sorted(folded[:batch_size][self.rank * share : (self.rank + 1) * share])
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum of the tensors of all processes, without gradient."""
+        return self._reduce(tensor, dist.ReduceOp.SUM)
+
+    def greatest(self, tensor: Tensor) -> Tensor:
+        """Return the greatest of each element over all processes."""
+        return self._reduce(tensor, dist.ReduceOp.MAX)
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """Call make in the first process; return its result in all."""
+        result = [make() if self.rank == 0 else None]
+        if self.size > 1:
+            dist.broadcast_object_list(result, src=0, device=torch.device("cpu"))
+        return result[0]
+
+    def in_turn(self, make: Callable[[], T]) -> T:
+        """Call make in the first process, then in the first of each machine, then in the others.
+
+        So what is downloaded is downloaded once.
+        """
+        own = 0 if self.rank == 0 else 1 if self.local_rank == 0 else 2
+        result = None
+        for turn in range(3 if self.size > 1 else 1):
+            result = make() if turn == own else result
+            if self.size > 1:
+                self.sum(torch.zeros(1))  # all wait
+        return result
+
+    def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """Return a module whose backward pass averages the gradients of all processes."""
+        if self.size == 1:
+            return module
+        devices = [device] if device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
+
+    def average_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """Replace the gradients of parameters by their average over all processes."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if self.size == 1 or not gradients:
+            return
+        flat = self.sum(torch.cat([gradient.flatten() for gradient in gradients])) / self.size
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give all processes the first one's buffers, such as the statistics of batch norm."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def _reduce(self, tensor, operation):
+        if self.size == 1:
+            return tensor
+        result = tensor.detach().clone()
+        dist.all_reduce(result, operation)
+        return result
+
+
+def close() -> None:
+    """Leave the group of processes, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,52 @@
+"""Files that are whole or not there: written beside their name, forced to the disk, then renamed."""
+
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+TEMPORARY = ".{}.tmp"  # name of a file while it is written
+
+
+def write(path: Path, content: bytes, before_rename: Callable[[], None] = lambda: None) -> None:
+    """Write a file, replacing it in one step; it survives a loss of power.
+
+    before_rename: called when the content is safe on the disk.
+    Raises OSError that names the path if it cannot be written; the file is then as it was.
+    """
+    temporary = path.with_name(TEMPORARY.format(path.name))
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            before_rename()
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)  # a rename is on the disk only with its folder
+        os.close(folder)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Append to a file. Raises OSError that names the path if it cannot be written, a part of it may then be there."""
+    with naming(path), path.open("ab") as file:
+        file.write(content)
+
+
+def clean(folder: Path) -> None:
+    """Remove what a process that was killed left half written."""
+    for path in folder.glob(TEMPORARY.format("*")):
+        path.unlink()
+
+
+@contextmanager
+def naming(path: Path):
+    """Raise an OSError of the block again with the path in its text: that of a full disk does not say where."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{path} could not be written: {error.strerror or error}") from error

@@ -1,0 +1,61 @@
+"""One owner of a run's folder: a lock that dies with the process that holds it."""
+
+import errno
+import fcntl
+import os
+import socket
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+LOCK = ".lock"
+
+
+@contextmanager
+def owned(folder: Path):
+    """Make a folder and own it within the block.
+
+    The lock is the kernel's and belongs to this process alone: neither its children nor a kill leave it behind. It
+    works across machines where their shared file system knows POSIX locks. A folder still empty at the end goes again.
+    Raises ValueError that names the holder if another process owns it, and OUT_DIR if it cannot be written to.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder / LOCK)
+    except OSError as error:
+        _remove(made)
+        raise ValueError(f"OUT_DIR {folder} is no folder that can be written to: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)  # while it is still held, so that nobody's lock is removed
+        lock.close()
+        _remove(made)
+
+
+def _lock(path: Path):
+    while True:
+        file = path.open("a+")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise ValueError(f"OUT_DIR {path.parent} is in use by {holder}") from None
+            raise
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                break
+        file.close()  # its last holder has just removed it
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file
+
+
+def _remove(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # something is in it
+            folder.rmdir()

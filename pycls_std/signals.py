@@ -1,0 +1,50 @@
+"""SIGTERM and SIGINT: end a run at a place where nothing is lost, with the exit code that shells expect."""
+
+import signal
+from contextlib import contextmanager
+
+# Signals are the whole process's, and so is this state: the signal that came while a loop asked to be told later.
+_state = {"waits": False, "pending": 0}
+
+
+class Stopped(BaseException):
+    """A signal asked the process to end. Not an Exception, so that no handler of errors takes it for one."""
+
+    def __init__(self, number: int, where: str = ""):
+        super().__init__(f"stopped by {signal.Signals(number).name}{where and ' ' + where}")
+        self.code = 128 + number  # 143 for SIGTERM, 130 for SIGINT
+
+
+def install() -> None:
+    """Let both signals raise Stopped: at once, or within `deferred` when `pending` is asked next."""
+    _state.update(waits=False, pending=0)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _receive)
+
+
+def ignore_interrupt() -> None:
+    """Leave Ctrl-C, which a terminal sends to all processes of a run, to the main one. For a loader's worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def deferred():
+    """Hold the first signal back until the block asks, or ends; a second one is not held back."""
+    _state["waits"] = True
+    try:
+        yield
+        if _state["pending"]:
+            raise Stopped(_state["pending"])
+    finally:
+        _state.update(waits=False, pending=0)
+
+
+def pending() -> int:
+    """Return the signal that came, 0 for none."""
+    return _state["pending"]
+
+
+def _receive(number, frame):
+    if not _state["waits"] or _state["pending"]:
+        raise Stopped(number)
+    _state["pending"] = number
