@@ -14,6 +14,7 @@ RANK = int(os.environ.get("RANK", 0))  # of this process among those that torchr
 MODES = {
     "train": "train a student and record the run in OUT_DIR; continues where an interrupted run stopped",
     "test": "score the checkpoint TEST.WEIGHTS on the test split",
+    "check": "try a run in small before it starts: data, teachers, loss terms, checkpoint, two processes",
     "info": "print parameters, operations and taps of the student and its teachers",
     "time": "print images/s of data, forward and training step, and the peak memory",
 }

@@ -36,6 +36,7 @@ def info(cfg) -> None:
     for teacher in build_teachers(cfg, classes, UNKNOWN, find_teacher_weights(cfg, fetch=False)):
         gflops = _gflops(teacher, teacher.image_size)
         LOG.info("teacher     %s: %d parameters, %.3f GFLOPs", teacher.name, _count(teacher), gflops)
+        LOG.info("            %s", teacher.description)
     for index, shape in enumerate(taps(cfg, trainer.student.backbone)):
         LOG.info("tap %-7d %d channels, %d patches", index, shape.channels, shape.patches)
 
@@ -73,6 +74,8 @@ def time(cfg) -> None:
         "data and step": lambda: step(session.mixing(*runtime.to_device(next(batches)))),
     }
     trainer.student.train()
+    for teacher in trainer.teachers:
+        LOG.info("%s", teacher.description)
     LOG.info("%s, %s, batch %d", runtime.device_name(), cfg.PRECISION, cfg.TRAIN.BATCH_SIZE)
     for name, job in jobs.items():
         for repetition in range(cfg.TIME.WARMUP + cfg.TIME.STEPS):

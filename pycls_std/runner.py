@@ -6,9 +6,10 @@ from pathlib import Path
 import yaml
 from yacs.config import CfgNode
 
+from pycls_std import check as checks
 from pycls_std import config, measure
 from pycls_std.builders.data import build_data, named_normalization
-from pycls_std.builders.models import build_untaught_trainer
+from pycls_std.builders.models import build_untaught_trainer, teacher_floor
 from pycls_std.builders.training import build_all, build_optimizer, build_runtime
 from pycls_std.builders.weights import student_weights
 from pycls_std.engine import checkpoint, distributed, files, loop
@@ -113,7 +114,12 @@ def test(cfg) -> None:
         LOG.info("%s %-4s top-1 %6.2f  top-5 %6.2f  loss %.4f", mark, name, score["top1"], score["top5"], score["loss"])
 
 
-MODES = {"train": train, "test": test, "info": measure.info, "time": measure.time}
+def check(cfg) -> None:
+    """Try the run of the options in small, a line for each check. Raises ValueError if one fails."""
+    checks.check(cfg, config.out_dir(cfg))
+
+
+MODES = {"train": train, "test": test, "check": check, "info": measure.info, "time": measure.time}
 
 
 def run(mode: str, cfg) -> None:
@@ -134,12 +140,10 @@ def run(mode: str, cfg) -> None:
 
 
 def _score_teachers(cfg, session, classes) -> dict[str, float]:
-    floor = cfg.DISTILLATION.TEACHER_MIN_ACC
-    chance = 100 / classes
-    floor = chance + (100 - chance) / 4 if floor < 0 else floor
+    floor = teacher_floor(cfg, classes)
     scores = {}
     for index, teacher in enumerate(session.trainer.teachers):
-        LOG.info("teacher %d %s: scored on the test split", index, teacher.name)
+        LOG.info("%s: scored on the test split", teacher.description)
         values = loop.evaluate(teacher, lambda output: {"cls": output.logits}, session.test_loader, session.runtime)
         top1 = values["cls"]["top1"]
         scores[f"{index}_{teacher.name}"] = top1

@@ -91,6 +91,7 @@ class Trainer(Protocol):
     """What the engine and the builders ask of a method; `trainers/base.py` answers most of it."""
 
     PREDICTIONS: tuple[str, ...]  # names that `predictions` returns, the method's own choice first
+    WEIGHED_BY: dict[str, str]  # term of the losses -> option that weighs it
     student: nn.Module  # all that is trained by the main objective, unwrapped
     forward: nn.Module  # the student as training must call it: wrapped, where the engine wraps it
     teachers: nn.ModuleList  # frozen

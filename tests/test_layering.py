@@ -25,7 +25,8 @@ FLOORS = {
     "trainers": {"models", "losses", "layers", "structures", "registry"},
     "builders": {"models", "datasets", "engine", "trainers", "losses", "layers", *GROUND},
     "measure": {"builders", "engine", *GROUND},
-    "runner": {"measure", "builders", "engine", "results", "config", *GROUND},
+    "check": {"builders", "datasets", "engine", *GROUND},
+    "runner": {"measure", "check", "builders", "engine", "results", "config", *GROUND},
 }
 TOP = {"run_net.py": {"config", "signals", "owner", "runner"}, "tools": {"builders", "engine", "results", "config"}}
 FILES = sorted([*PACKAGE.rglob("*.py"), ROOT / "run_net.py", *(ROOT / "tools").rglob("*.py")])
@@ -74,6 +75,7 @@ def test_options_are_read_at_the_edge(path):
             "config",
             "builders",
             "measure",
+            "check",
             "runner",
             "run_net.py",
         ):

@@ -1,10 +1,12 @@
 """Build datasets, loaders and mixing from the options."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch.utils.data import DataLoader
 
 from pycls_std.datasets import loader as loaders
+from pycls_std.datasets.faults import read_all
 from pycls_std.datasets.mixing import Mixing
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.transforms import Augmentation, test_transform, train_transform
@@ -56,6 +58,12 @@ def build_data(cfg, *, train: bool = True, world: World = loaders.WORLD) -> Data
         views, batch_size=batch_size, workers=workers, seed=cfg.SEED, repeats=cfg.AUG.REPEATS, world=world
     )
     return Data(info, normalization, test, train_batches)
+
+
+def faults_of(cfg, split: str) -> tuple[Iterator[str], int]:
+    """Return what is wrong with each image of a split, "" if nothing is, and the number of images."""
+    dataset, info = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split=split)
+    return read_all(dataset, classes=len(info.classes), workers=cfg.DATA.NUM_WORKERS), len(dataset)
 
 
 def build_mixing(cfg, num_classes: int) -> Mixing:

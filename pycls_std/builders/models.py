@@ -1,7 +1,5 @@
 """Build the models of a run from the options."""
 
-import logging
-
 from torch import nn
 
 import pycls_std.trainers  # noqa: F401  (registers the methods)
@@ -13,8 +11,6 @@ from pycls_std.models.create import create_backbone
 from pycls_std.models.teacher import Teacher
 from pycls_std.registry import TRAINERS
 from pycls_std.structures import Normalization, Trainer
-
-LOG = logging.getLogger("pycls_std")
 
 
 def build_backbone(cfg, num_classes: int) -> nn.Module:
@@ -70,10 +66,24 @@ def build_teachers(cfg, num_classes: int, normalization: Normalization, weights:
         if found.state:
             checkpoint.load_weights(backbone, found.state, label)
         own = named_normalization("DISTILLATION.TEACHER_NORMS", norms[index]) or found.normalization or normalization
-        teachers.append(Teacher(backbone, name=name, normalization=own, student=normalization, image_size=size))
         sees = f", mean {own.mean}, deviation {own.std}" if found.state else ""
-        LOG.info("%s, %d px%s", label, size, sees)
+        teachers.append(
+            Teacher(
+                backbone,
+                name=name,
+                normalization=own,
+                student=normalization,
+                image_size=size,
+                description=f"{label}, {size} px{sees}",
+            )
+        )
     return teachers
+
+
+def teacher_floor(cfg, num_classes: int) -> float:
+    """Return the least top-1 accuracy of a teacher, percent."""
+    floor, chance = cfg.DISTILLATION.TEACHER_MIN_ACC, 100 / num_classes
+    return chance + (100 - chance) / 4 if floor < 0 else floor
 
 
 def build_trainer(cfg, *, backbone: nn.Module, teachers: list[Teacher]) -> Trainer:

@@ -7,6 +7,7 @@ from torch.optim import Optimizer
 
 from pycls_std.builders.data import Data, build_data, build_mixing
 from pycls_std.builders.models import build_backbone, build_teachers, build_trainer, find_teacher_weights
+from pycls_std.builders.weights import Weights
 from pycls_std.engine.ema import create_ema
 from pycls_std.engine.loop import Session
 from pycls_std.engine.optim import create_optimizer
@@ -91,10 +92,15 @@ def build_all(cfg, runtime: Runtime, *, fetch: bool = True) -> tuple[Session, Da
     world = runtime.world
     weights = world.in_turn(lambda: find_teacher_weights(cfg, fetch=fetch))
     data = world.in_turn(lambda: build_data(cfg, world=world))
+    return assemble(cfg, data=data, runtime=runtime, weights=weights), data
+
+
+def assemble(cfg, *, data: Data, runtime: Runtime, weights: list[Weights]) -> Session:
+    """Return all that training needs; the student's own weights follow from the seed. weights: of each teacher."""
     classes = len(data.info.classes)
     weights = [w if w.normalization else w._replace(normalization=data.info.normalization) for w in weights]
     seed_all(cfg.SEED)
     backbone = build_backbone(cfg, classes)
     teachers = build_teachers(cfg, classes, data.normalization, weights)
     trainer = build_trainer(cfg, backbone=backbone, teachers=teachers)
-    return build_session(cfg, data=data, runtime=runtime, trainer=trainer), data
+    return build_session(cfg, data=data, runtime=runtime, trainer=trainer)

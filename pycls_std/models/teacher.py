@@ -11,7 +11,7 @@ class Teacher(nn.Module):
     """A backbone that never trains: no gradient, in eval whatever the trainer calls.
 
     normalization: what its weights were trained with. student: what the batch arrives with. image_size: side its input
-    is resized to, 0 = as it comes.
+    is resized to, 0 = as it comes. description: for the log.
     """
 
     def __init__(
@@ -22,10 +22,12 @@ class Teacher(nn.Module):
         normalization: Normalization,
         student: Normalization,
         image_size: int = 0,
+        description: str = "",
     ):
         super().__init__()
         self.backbone = backbone.requires_grad_(False)
         self.name = name
+        self.description = description
         self.image_size = image_size
         own, given = ((torch.tensor(n.mean), torch.tensor(n.std)) for n in (normalization, student))
         # (x * given_std + given_mean - own_mean) / own_std as one multiplication and one addition

@@ -15,6 +15,7 @@ class BaseTrainer:
     """
 
     PREDICTIONS = ("cls",)  # names `predictions` returns, the method's own choice first
+    WEIGHED_BY: dict[str, str] = {}  # term of the losses -> option that weighs it, for --mode check to name
 
     def __init__(self, student: nn.Module, teachers: list[nn.Module] = ()):
         self.student = student

@@ -42,6 +42,7 @@ class STD(BaseTrainer):
         "DECAY_TOKENS": False,
     }
     PREDICTIONS = ("avg", "cls", "dist")
+    WEIGHED_BY = {"ce": "DISTILLATION.ALPHA", "distill": "DISTILLATION.ALPHA", "mine": "MINE.CRITIC_LR"}
 
     def __init__(self, student: STDStudent, teachers, *, loss, weighting, alpha: float, mine: Mine | None = None):
         """loss(student_logits, teacher_logits) gives one value an image; weighting(teacher_logits) gives (B, M)."""

@@ -1,0 +1,32 @@
+"""Try a run before it starts: one line for each thing that could spoil it, within a minute on a CPU."""
+
+import logging
+from pathlib import Path
+
+from pycls_std.check.trial import Trial
+
+LOG = logging.getLogger("pycls_std")
+
+
+def check(cfg, out_dir: Path) -> None:
+    """Carry out all checks, a line each. out_dir: where the run will be recorded.
+
+    Raises ValueError that counts the checks that failed.
+    """
+    trial = Trial(cfg, out_dir)
+    checks = [trial.data, trial.models, trial.teachers, trial.terms, trial.parameters]
+    checks += [trial.steps, trial.checkpoint, trial.processes]
+    failed = 0
+    for position, carry_out in enumerate(checks):
+        name = carry_out.__name__
+        try:
+            LOG.info("ok    %-10s  %s", name, carry_out())
+        except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+            failed += 1
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            LOG.error("FAIL  %-10s  %s", name, lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}")
+            if position < 2:  # without data or models there is nothing to check further
+                LOG.error("not checked: %s", ", ".join(each.__name__ for each in checks[position + 1 :]))
+                break
+    if failed:
+        raise ValueError(f"{failed} of {len(checks)} checks failed")

@@ -1,0 +1,66 @@
+"""Training steps on batches at hand, in this process or in two that share each batch."""
+
+import os
+import socket
+
+import torch
+from torch import multiprocessing
+
+from pycls_std.builders.data import Data
+from pycls_std.builders.models import find_teacher_weights
+from pycls_std.builders.training import assemble, build_runtime
+from pycls_std.engine import distributed, loop
+from pycls_std.engine.optim import set_learning_rate
+from pycls_std.structures import Progress
+
+
+def steps(session: loop.Session, epoch: int):
+    """Yield (batch, progress) of an epoch whose loader is a list of batches."""
+    for iteration, batch in enumerate(session.train_loader):
+        progress = Progress(epoch, iteration, len(session.train_loader), max(session.epochs, epoch + 1))
+        yield session.mixing(*session.runtime.to_device(batch)), progress
+
+
+def train(session: loop.Session, epoch: int) -> float:
+    """Take the steps of an epoch; return the last loss."""
+    session.runtime.start_epoch(epoch)
+    session.trainer.student.train()
+    for batch, progress in steps(session, epoch):
+        set_learning_rate(session.optimizer, session.schedule(progress.fraction))
+        losses, _ = loop.train_step(session, batch, progress)
+    return float(sum(losses.values()).detach())
+
+
+def spread_over_two(cfg, data: Data) -> None:
+    """Train a step on each batch in two processes on the CPU.
+
+    data: its training loader is a list of batches. Raises ValueError if the processes fail or end with other weights.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DEVICE, cfg.PRECISION = "cpu", "fp32"
+    threads = max(1, torch.get_num_threads() // 2)
+    try:
+        multiprocessing.spawn(_train_share, (port, threads, cfg, data._replace(test=None)), nprocs=2)
+    except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException) as error:
+        raise ValueError(str(error).strip().splitlines()[-1]) from error
+
+
+def _train_share(rank, port, threads, cfg, data):
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(threads)
+    runtime = build_runtime(cfg)
+    own = runtime.world.positions(cfg.TRAIN.BATCH_SIZE)
+    data = data._replace(train=[(images[own], labels[own]) for images, labels in data.train])
+    weights = find_teacher_weights(cfg, fetch=False)
+    session = assemble(cfg, data=data, runtime=runtime, weights=weights)
+    train(session, epoch=0)
+    for name, value in session.trainer.student.named_parameters():
+        apart = float((runtime.world.greatest(value) - value).detach().abs().max())
+        apart = float(runtime.world.greatest(torch.tensor(apart)))
+        if not apart < 1e-6:
+            raise ValueError(f"the student's {name} differs by {apart:.3g} after {len(data.train)} steps")
+    distributed.close()

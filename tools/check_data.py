@@ -1,0 +1,44 @@
+"""Read every image of a config's dataset, and list all that cannot be read."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
+
+from pycls_std import config  # noqa: E402
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit code: 0 all images are good, 1 some are not or the data is not there, 2 usage or configuration."""
+    parser = argparse.ArgumentParser(prog="check_data.py", description=__doc__)
+    parser.add_argument("--cfg", required=True, metavar="FILE", help="a YAML file of options; see configs/")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE | KEY=VALUE", help="options that replace the file's")
+    args = parser.parse_intermixed_args(argv)
+    try:
+        cfg = config.load(args.cfg, args.overrides)
+        from pycls_std.builders.data import faults_of  # here, since torch takes seconds to import
+
+        bad = 0
+        for split in ("train", "test"):
+            faults, images = faults_of(cfg, split)
+            for fault in tqdm(faults, desc=split, total=images, leave=False, disable=not sys.stderr.isatty()):
+                if fault:
+                    bad += 1
+                    print(fault)
+            print(f"{split}: {images} images read")
+    except config.ConfigError as error:
+        print(f"check_data.py: {error}", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as error:
+        print(f"check_data.py: {error}", file=sys.stderr)
+        return 1
+    if bad:
+        print(f"check_data.py: {bad} images cannot be used", file=sys.stderr)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
