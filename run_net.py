@@ -69,6 +69,7 @@ def complain(error: BaseException, code: int) -> int:
     summary = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
     hint = " (--traceback shows where)" if isinstance(error, RuntimeError) else ""
     if "DataLoader worker (pid" in summary:
+        summary = summary.rstrip(".")
         hint = "; often memory ran out, of the machine or of /dev/shm: try a smaller DATA.NUM_WORKERS"
     process = f" [process {RANK}]" if RANK else ""
     print(f"run_net.py{process}: {summary}{hint}", file=sys.stderr)

@@ -12,7 +12,7 @@ from pycls_std import config  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 all images are good, 1 some are not or the data is not there, 2 usage or configuration."""
+    """Return the exit code: 0 all images are good, 1 some are not or there is no data, 2 usage or configuration."""
     parser = argparse.ArgumentParser(prog="check_data.py", description=__doc__)
     parser.add_argument("--cfg", required=True, metavar="FILE", help="a YAML file of options; see configs/")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE | KEY=VALUE", help="options that replace the file's")

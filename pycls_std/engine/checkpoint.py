@@ -2,6 +2,7 @@
 
 import io
 import logging
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -103,7 +104,8 @@ def read(path: Path) -> dict:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()  # torch.load does not notice a flipped bit in a tensor
-        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of pickles that are no weights, which is told below
+            state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(state, dict):
             return state
         reason = f"its part {damaged} is not what was written" if damaged else f"it holds a {type(state).__name__}"

@@ -1,0 +1,138 @@
+"""Runs in processes of their own, which tests stop, kill and starve; started from a server that has torch loaded."""
+
+import importlib
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from multiprocessing import forkserver
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["run_net", "pycls_std.runner", "sklearn.datasets", "sklearn.model_selection"])
+PATIENCE = 60  # seconds that nothing may take
+
+
+class Running:
+    """A command under way; `words` as on the command line of run_net.py.
+
+    hook: "module:function", called with *arguments before the command. env: variables set for it.
+    """
+
+    def __init__(self, folder: Path, words, hook="", arguments=(), env=()):
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"process{len(list(folder.glob('*.out')))}"
+        self.files = [folder / f"{name}.{kind}" for kind in ("out", "err")]
+        self.process = CONTEXT.Process(
+            target=_main, args=([str(word) for word in words], self.files, hook, arguments, dict(env))
+        )
+        before = dict(os.environ)
+        os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        try:
+            forkserver.ensure_running()
+            self.process.start()
+        finally:
+            os.environ.clear()
+            os.environ |= before
+        self.pid = self.process.pid
+
+    def signal(self, number):
+        """Send a signal to the process alone."""
+        os.kill(self.pid, number)
+
+    def end(self, patience=PATIENCE) -> tuple[int, str, str]:
+        """Return exit code, output and errors; fail if it takes too long."""
+        self.process.join(patience)
+        if self.process.exitcode is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            raise AssertionError(f"still running after {patience} s: {self.files[1].read_text()}")
+        return self.process.exitcode, *(file.read_text() for file in self.files)
+
+
+def _main(words, files, hook, arguments, env):
+    os.setsid()  # so that a test can signal it with its children, as a terminal does
+    os.environ |= env
+    for target, file in zip((1, 2), files, strict=True):
+        os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY), target)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    os.chdir(ROOT)
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # for the loader's workers, as without a server
+    logging.getLogger().handlers.clear()
+    import run_net
+
+    run_net.RANK = int(os.environ.get("RANK", 0))
+    if hook:
+        module, _, function = hook.partition(":")
+        getattr(importlib.import_module(module), function)(*arguments)
+    sys.exit(run_net.main(words))
+
+
+def group(pid) -> list[int]:
+    """Return the living processes of a group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, process_group = path.read_text().rpartition(")")[2].split()[:3]
+        except (OSError, ValueError):
+            continue
+        if int(process_group) == pid and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+def wait_for(condition, patience=PATIENCE):
+    """Wait until a condition holds; return what it returned."""
+    end = time.monotonic() + patience
+    while not (value := condition()):
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
+    return value
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+# ------------------------------------------------------------------------------- hooks, called in the started process
+def pause(folder, epoch, iteration, seconds=3600.0):
+    """Touch folder/paused and sleep before a step, counted from 0; after it, every step is noted in folder/steps."""
+    from pycls_std.engine import loop
+
+    step, folder = loop.train_step, Path(folder)
+
+    def train_step(session, batch, progress):
+        if (progress.epoch, progress.iteration) >= (epoch, iteration):
+            with (folder / "steps").open("a") as file:
+                file.write(f"{progress.epoch} {progress.iteration}\n")
+            (folder / "paused").touch()
+            time.sleep(seconds)
+        return step(session, batch, progress)
+
+    loop.train_step = train_step
+
+
+def limit_file_size(limit):
+    """Let no file grow beyond a number of bytes."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+def refuse_network():
+    """Let every connection fail, and every look-up of a name."""
+
+    def refuse(*args, **options):
+        raise OSError("no network")
+
+    socket.socket.connect = refuse
+    socket.getaddrinfo = refuse

@@ -1,0 +1,40 @@
+"""What a run left: its checkpoints, its options, its curves; and whether two runs left the same."""
+
+import torch
+
+from pycls_std import config
+from pycls_std.results.read import read_run
+
+
+def same(first, second):
+    """Whether two nests of tensors, numbers and text are equal, bit for bit."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+def load_config(folder):
+    return config.load(str(folder / "config.yaml"))
+
+
+def load_state(folder, name="last"):
+    return torch.load(folder / "checkpoints" / f"{name}.pt", weights_only=True)
+
+
+def curves(folder):
+    """All scalars but those that measure time."""
+    return {tag: curve for tag, curve in read_run(folder).curves.items() if "per_second" not in tag}
+
+
+def assert_same_run(first, second):
+    """Fail unless two folders hold the same run: weights, optimizers, average, critics, scaler, best, curves."""
+    states = load_state(first), load_state(second)
+    free = ("config", "seconds")  # the folder's name and the time it took
+    assert [key for key in states[0] if key not in free and not same(states[0][key], states[1][key])] == []
+    assert same(load_state(first, "best")["student"], load_state(second, "best")["student"])
+    assert curves(first) == curves(second)
+    assert [read_run(folder).status for folder in (first, second)] == ["finished", "finished"]

@@ -1,0 +1,293 @@
+"""Checkpoints that are damaged or malicious, disks that are full, weights that are not finite."""
+
+import os
+import shutil
+import signal
+import subprocess
+import zipfile
+
+import pytest
+import torch
+from processes import Running, wait_for
+from records import assert_same_run, load_config, load_state
+
+from pycls_std.engine import checkpoint
+from pycls_std.results.read import read_run
+
+WORDS = ["--cfg", "configs/debug/base_debug.yaml", "OPTIM.MAX_EPOCH=4"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Folder of the run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    code, _, errors = Running(folder, ["--mode", "train", *WORDS, f"OUT_DIR={folder / 'run'}"]).end()
+    assert (code, errors) == (0, "")
+    return folder / "run"
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Return train(*overrides, **options): exit code, output and errors of the training in tmp_path/run."""
+
+    def run(*overrides, out=None, **options):
+        words = ["--mode", "train", *WORDS, f"OUT_DIR={out or tmp_path / 'run'}", *overrides]
+        return Running(tmp_path, words, **options).end()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """Folder of a run that was killed in its third epoch."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    words = ["--mode", "train", *WORDS, f"OUT_DIR={folder / 'run'}"]
+    running = Running(folder, words, hook="processes:pause", arguments=(str(folder), 2, 5))
+    wait_for((folder / "paused").exists)
+    running.signal(signal.SIGKILL)
+    running.end()
+    return folder / "run"
+
+
+@pytest.fixture
+def broken(interrupted, tmp_path):
+    """A copy of the interrupted run, to be damaged."""
+    shutil.copytree(interrupted, tmp_path / "run")
+    return tmp_path / "run" / "checkpoints"
+
+
+def damage(path, how):
+    """Damage a checkpoint file."""
+    content = bytearray(path.read_bytes())
+    if how == "flipped":
+        with zipfile.ZipFile(path) as archive:
+            data = max((i for i in archive.infolist() if "/data/" in i.filename), key=lambda info: info.file_size)
+        content[data.header_offset + 500] ^= 1
+    path.write_bytes(
+        {
+            "cut": content[:-1024],
+            "flipped": content,
+            "empty": b"",
+            "zeroed": bytes(len(content)),
+            "garbage": os.urandom(len(content)),
+            "pickle": b"\x80\x04cposix\nsystem\nX\x04\x00\x00\x00true\x85R.",
+        }[how]
+    )
+
+
+KINDS = [
+    *(pytest.param(how, marks=pytest.mark.fault(5)) for how in ("cut",)),
+    *(pytest.param(how, marks=pytest.mark.fault(6)) for how in ("flipped",)),
+    *(pytest.param(how, marks=pytest.mark.fault(7)) for how in ("empty", "zeroed", "garbage")),
+    *(pytest.param(how, marks=pytest.mark.fault(8)) for how in ("pickle",)),
+]
+
+
+@pytest.mark.parametrize("how", KINDS)
+def test_a_damaged_last_checkpoint_is_set_aside_and_the_one_before_it_used(broken, train, whole, how):
+    damage(broken / "last.pt", how)
+    bad = (broken / "last.pt").read_bytes()
+    code, output, errors = train()
+    assert (code, errors) == (0, "")
+    assert f"checkpoint {broken}/last.pt is corrupt" in output
+    assert f"continues from {broken}/last-1.pt, at epoch 2 of 4" in output
+    assert (broken / "last.pt.corrupt").read_bytes() == bad
+    assert_same_run(whole, broken.parent)
+
+
+@pytest.mark.fault(5)
+@pytest.mark.fault(7)
+def test_without_a_whole_checkpoint_nothing_starts_anew(broken, train):
+    damage(broken / "last.pt", "cut")
+    damage(broken / "last-1.pt", "garbage")
+    files = {path.name: path.read_bytes() for path in broken.iterdir() if path.name != "best.pt"}
+    for _ in range(2):
+        code, output, errors = train()
+        assert code == 1
+        found = "last-1.pt.corrupt, last.pt.corrupt: nothing to continue from; delete the folder to start anew"
+        assert errors == f"run_net.py: {broken} has no whole checkpoint, only {found}\n"
+        assert "weights_only" not in output + errors
+    assert {f"{name}.corrupt": content for name, content in files.items()} == {
+        path.name: path.read_bytes() for path in broken.iterdir() if path.name != "best.pt"
+    }
+
+
+@pytest.mark.fault(5)
+def test_a_second_damaged_file_does_not_replace_the_first(broken):
+    series = checkpoint.Series(broken, keep=2)
+    for number, content in enumerate((b"one", b"two", b"three")):
+        series.last.write_bytes(content)
+        assert series.newest()[1] == broken / "last-1.pt", number
+    assert [(broken / f"last.pt.corrupt{n}").read_bytes() for n in ("", 1, 2)] == [b"one", b"two", b"three"]
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_the_newest_checkpoints_are_kept(train, tmp_path, keep):
+    assert train(f"TRAIN.KEEP={keep}")[0] == 0
+    names = ["last.pt", "last-1.pt", "last-2.pt"][:keep]
+    folder = tmp_path / "run" / "checkpoints"
+    assert {path.name for path in folder.iterdir()} == {*names, "best.pt"}
+    assert [torch.load(folder / name, weights_only=True)["epoch"] for name in names] == [4, 3, 2][:keep]
+    assert train("TRAIN.KEEP=1", "OPTIM.MAX_EPOCH=5")[0] == 0
+    assert {path.name for path in folder.iterdir()} == {"last.pt", "best.pt"}
+
+
+@pytest.mark.fault(6)
+@pytest.mark.parametrize("how", ["flipped", "cut", "garbage"])
+def test_a_damaged_file_is_not_tested(broken, tmp_path, how):
+    damage(broken / "best.pt", how)
+    words = ["--mode", "test", *WORDS, f"TEST.WEIGHTS={broken}/best.pt"]
+    code, output, errors = Running(tmp_path, words).end()
+    assert (code, output) == (1, "")
+    assert errors.startswith(f"run_net.py: checkpoint {broken}/best.pt is corrupt or no checkpoint: ")
+    assert len(errors.splitlines()) == 1
+
+
+class Malice:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mknod, (str(self.path),)
+
+
+@pytest.mark.fault(8)
+@pytest.mark.parametrize("place", ["last", "TEST.WEIGHTS", "teacher"])
+def test_code_in_a_file_of_weights_is_not_run(broken, tmp_path, place):
+    marker, evil = tmp_path / "marker", tmp_path / "evil.pt"
+    torch.save({"student": {"a": torch.zeros(1)}, "optimizer": Malice(marker)}, evil)
+    words = ["--mode", "train", *WORDS, f"OUT_DIR={tmp_path}/run"]
+    if place == "last":
+        (broken / "last-1.pt").unlink()
+        evil.replace(broken / "last.pt")
+    elif place == "TEST.WEIGHTS":
+        words = ["--mode", "test", *WORDS, f"TEST.WEIGHTS={evil}"]
+    else:
+        teacher = ["DISTILLATION.TEACHERS=[resnet8]", f"DISTILLATION.TEACHER_WEIGHTS=[{evil}]"]
+        words = ["--mode", "train", "--cfg", "configs/debug/std_debug.yaml", f"OUT_DIR={tmp_path}/other", *teacher]
+    code, output, errors = Running(tmp_path, words).end()
+    assert code == 1
+    assert "last.pt.corrupt" in errors if place == "last" else f"{evil} is corrupt or no checkpoint: it " in errors
+    assert "holds more than weights" in output + errors
+    assert not marker.exists()
+    torch.load(broken / "last.pt.corrupt" if place == "last" else evil, weights_only=False)
+    assert marker.exists(), "the file was harmless"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 2 MB; its function mends it."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("a file system can be mounted by root only; the limit on a file's size is tried all the same")
+    yield place, lambda: subprocess.run(["mount", "-o", "remount,size=50m", place], check=True)
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.mark.fault(9)
+@pytest.mark.parametrize("filler", [0, 700, 1300, 1950])
+def test_a_full_disk(train, whole, small_disk, filler):
+    """Full at a checkpoint, at the first one, at the event file: the last good one stays, and the run goes on."""
+    disk, mend = small_disk
+    (disk / "filler").write_bytes(bytes(1024 * filler))
+    code, _, errors = train(out=disk / "run")
+    assert code == 1
+    assert errors.startswith(f"run_net.py: {disk}/run/")
+    assert errors.endswith(" could not be written: No space left on device\n")
+    assert len(errors.splitlines()) == 1
+    assert not list(disk.rglob("*.tmp"))
+    for path in (disk / "run").glob("checkpoints/*.pt"):
+        checkpoint.read(path)
+    mend()
+    code, output, errors = train(out=disk / "run")
+    assert (code, errors) == (0, "")
+    assert ("continues from" in output) == (filler < 1300)
+    assert_same_run(whole, disk / "run")
+
+
+@pytest.mark.fault(9)
+@pytest.mark.parametrize(("limit", "name"), [(500_000, "checkpoints/last.pt"), (600, "config.yaml")])
+def test_a_file_that_may_not_grow(train, whole, tmp_path, limit, name):
+    """As after `ulimit -f`."""
+    code, _, errors = train(hook="processes:limit_file_size", arguments=(limit,))
+    assert code == 1
+    assert errors == f"run_net.py: {tmp_path}/run/{name} could not be written: File too large\n"
+    assert train()[0] == 0
+    assert_same_run(whole, tmp_path / "run")
+
+
+@pytest.mark.fault(10)
+@pytest.mark.parametrize("place", ["/dev/null/x", "{}/file", "{}/file/run", "/proc/run"])
+def test_a_folder_that_cannot_be_written_to_is_told_before_any_work(train, tmp_path, place):
+    (tmp_path / "file").write_text("mine")
+    out = place.format(tmp_path)
+    code, output, errors = train(out=out, hook="test_damage:refuse_work")
+    assert (code, output) == (1, "")
+    assert errors.startswith(f"run_net.py: OUT_DIR {out} is no folder that can be written to: ")
+    assert len(errors.splitlines()) == 1
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def refuse_work():
+    """Hook: end the process if it gets as far as to a mode."""
+    from pycls_std import runner
+
+    runner.run = lambda *_: os._exit(99)
+
+
+@pytest.mark.fault(17)
+@pytest.mark.parametrize("period", [1, 10])
+def test_a_learning_rate_of_1e38(train, tmp_path, period):
+    """The first epoch is calm, by a warm-up that starts low; the second is not."""
+    calm = ["OPTIM.NAME=sgd", "OPTIM.CLIP_NORM=0", f"TEST.PERIOD={period}", "OPTIM.SCHEDULE=step", "OPTIM.STEPS=[3]"]
+    calm += ["OPTIM.BASE_LR=1e38", "OPTIM.WARMUP_LR=1e-9", "OPTIM.WARMUP_EPOCHS=1e-9"]
+    code, _, errors = train(*calm, hook="test_damage:calm_first_epoch")
+    assert code == 1
+    assert errors.startswith("run_net.py: loss not finite at epoch 2 iteration 2, lr 1e+38: ce ")
+    assert len(errors.splitlines()) == 1
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        state = torch.load(path, weights_only=True)
+        assert state["epoch"] == 1
+        assert all(value.isfinite().all() for value in state["student"].values())
+        assert all(value.isfinite().all() for value in state["ema"].values())
+    assert len(read_run(tmp_path / "run").curves["train/loss"]) == 1
+
+
+def calm_first_epoch():
+    """Hook: the first epoch has a learning rate of 0.001."""
+    from pycls_std.engine import loop
+
+    epoch, rate = loop.train_epoch, loop.set_learning_rate
+
+    def train_epoch(session, number):
+        loop.set_learning_rate = rate if number else lambda optimizer, lr: rate(optimizer, 0.001)
+        return epoch(session, number)
+
+    loop.train_epoch = train_epoch
+
+
+@pytest.mark.fault(17)
+def test_weights_broken_by_the_last_step_of_an_epoch_are_not_saved(train, tmp_path):
+    """No loss is taken after it, and with TEST.PERIOD no evaluation either."""
+    code, _, errors = train("TEST.PERIOD=4", hook="test_damage:break_second_epoch")
+    assert (code, errors) == (1, "run_net.py: not finite after epoch 2: the student's backbone.head.bias\n")
+    assert load_state(tmp_path / "run")["epoch"] == 1
+    assert load_config(tmp_path / "run").TEST.PERIOD == 4
+
+
+def break_second_epoch():
+    """Hook: after the second epoch one weight is infinite."""
+    from pycls_std.engine import loop
+
+    epoch = loop.train_epoch
+
+    def train_epoch(session, number):
+        values = epoch(session, number)
+        if number == 1:
+            session.trainer.student.backbone.head.bias.data[0] = float("inf")
+        return values
+
+    loop.train_epoch = train_epoch

@@ -1,0 +1,257 @@
+"""Runs that are killed, stopped, and started twice: the same command continues them, and ends with the same numbers."""
+
+import json
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+from processes import Running, group, wait_for
+from records import assert_same_run, load_state
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pycls_std.engine import checkpoint
+
+EPOCHS = "OPTIM.MAX_EPOCH=4"
+
+
+@pytest.fixture(scope="module")
+def words(teacher):
+    """The options of an STD run with MINE, average, mixing and all augmentation."""
+    return ["--cfg", "configs/debug/std_debug.yaml", f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]", EPOCHS]
+
+
+@pytest.fixture(scope="module")
+def whole(words, tmp_path_factory):
+    """Folder of the run that was never interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    code, _, errors = Running(folder, ["--mode", "train", *words, f"OUT_DIR={folder / 'run'}"]).end()
+    assert (code, errors) == (0, "")
+    return folder / "run"
+
+
+@pytest.fixture
+def run(words, tmp_path):
+    """Return run(*overrides, **options): start the training in tmp_path/run."""
+
+    def start(*overrides, **options):
+        return Running(tmp_path, ["--mode", "train", *words, f"OUT_DIR={tmp_path / 'run'}", *overrides], **options)
+
+    return start
+
+
+def paused_in_epoch_3(run, tmp_path, *overrides, seconds=3600.0):
+    """Start a run and return it as soon as it is in the middle of its third epoch."""
+    running = run(*overrides, hook="processes:pause", arguments=(str(tmp_path), 2, 5, seconds))
+    wait_for((tmp_path / "paused").exists)
+    return running
+
+
+@pytest.mark.fault(1)
+@pytest.mark.fault(35)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_in_the_middle_of_an_epoch(run, whole, tmp_path, workers):
+    running = paused_in_epoch_3(run, tmp_path, f"DATA.NUM_WORKERS={workers}")
+    running.signal(signal.SIGKILL)
+    assert running.end()[0] == -signal.SIGKILL
+    code, output, errors = run(f"DATA.NUM_WORKERS={workers}").end()
+    assert (code, errors) == (0, "")
+    assert f"continues from {tmp_path}/run/checkpoints/last.pt, at epoch 3 of 4" in output
+    assert_same_run(whole, tmp_path / "run")
+    starts = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
+    assert [start["epochs_done"] for start in starts] == [0, 2]
+    every_point_once(tmp_path / "run", epochs=4)
+
+
+def every_point_once(folder, epochs):
+    """The event files, without what TensorBoard itself would purge, have each value of each epoch once."""
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False)
+    accumulator.Reload()
+    tags = accumulator.Tags()["scalars"]
+    assert "test/top1" in tags
+    for tag in tags:
+        assert [event.step for event in accumulator.Scalars(tag)] == list(range(1, epochs + 1))
+    assert len(list(folder.glob("*tfevents*"))) == 1
+
+
+def save_for_ever(folder):
+    """Hook: save checkpoints, one after the other."""
+    series = checkpoint.Series(folder, keep=2)
+    epoch = 0
+    while True:
+        epoch += 1
+        series.save({"optimizer": {}, "epoch": epoch, "weights": torch.full((200_000,), float(epoch))})
+
+
+@pytest.mark.fault(2)
+def test_killed_20_times_while_it_saves(tmp_path):
+    """Whenever it happens, every file under a final name is whole, and nothing older than the last but one is left."""
+    folder = tmp_path / "checkpoints"
+    moments = random.Random(0)
+    torn = 0
+    for _ in range(20):
+        done = _epoch(folder)
+        running = Running(tmp_path, [], hook="test_interruptions:save_for_ever", arguments=(folder,))
+        wait_for(lambda done=done: _epoch(folder) != done)
+        time.sleep(moments.random() / 20)
+        running.signal(signal.SIGKILL)
+        running.end()
+        torn += len(list(folder.glob(".*.tmp")))
+        for path in folder.glob("last*.pt"):
+            state = checkpoint.read(path)
+            assert (state["weights"] == state["epoch"]).all()
+        assert not list(folder.glob("*.corrupt*"))
+        state, _ = checkpoint.Series(folder, keep=2).newest()
+        assert state["epoch"] >= 1
+    assert torn, "no kill came in the middle of a save"
+
+
+def _epoch(folder):
+    newest = [path for path in (folder / "last.pt", folder / "last-1.pt") if path.exists()]
+    return max((path.stat().st_mtime_ns for path in newest), default=0)
+
+
+@pytest.mark.fault(2)
+def test_killed_at_random_moments_of_a_run(run, whole, tmp_path):
+    moments = random.Random(1)
+    for _ in range(5):
+        running = run()
+        time.sleep(0.3 + moments.random())
+        if running.process.is_alive():
+            running.signal(signal.SIGKILL)
+        running.end()
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True, exist_ok=True)
+    strays = [tmp_path / "run" / ".run.json.tmp", tmp_path / "run" / "checkpoints" / ".last.pt.tmp"]
+    for stray in strays:
+        stray.write_bytes(b"half")
+    assert run().end()[0] == 0
+    assert_same_run(whole, tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+@pytest.mark.fault(3)
+@pytest.mark.fault(4)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stopped_within_a_batch(run, whole, tmp_path, number, code):
+    running = paused_in_epoch_3(run, tmp_path, seconds=0.3)
+    running.signal(number)
+    started = len((tmp_path / "steps").read_text().splitlines())
+    ended, output, errors = running.end()
+    assert ended == code
+    assert len((tmp_path / "steps").read_text().splitlines()) <= started + 1
+    assert errors.startswith(f"run_net.py: stopped by {signal.Signals(number).name} at epoch 3 iteration ")
+    assert len(errors.splitlines()) == 1
+    assert output.splitlines()[-1].startswith("epoch 2/4 ")
+    assert [json.loads(line)["epoch"] for line in (tmp_path / "run" / "metrics.jsonl").open()] == [1, 2]
+    every_point_once(tmp_path / "run", epochs=2)
+    assert run().end()[0] == 0
+    assert_same_run(whole, tmp_path / "run")
+
+
+@pytest.mark.fault(4)
+def test_interrupted_twice_as_a_terminal_does_it(run, tmp_path):
+    """Ctrl-C goes to all processes, the loader's workers too; a second one does not wait for the batch."""
+    running = paused_in_epoch_3(run, tmp_path, "DATA.NUM_WORKERS=2")
+    assert len(group(running.pid)) >= 3
+    os.killpg(running.pid, signal.SIGINT)
+    time.sleep(0.3)
+    os.killpg(running.pid, signal.SIGINT)
+    code, _, errors = running.end()
+    assert code == 130
+    assert errors == "run_net.py: stopped by SIGINT\n"
+    wait_for(lambda: not group(running.pid), patience=10)
+    assert load_state(tmp_path / "run")["epoch"] == 2
+
+
+@pytest.mark.fault(3)
+def test_stopped_before_the_first_epoch(run, tmp_path):
+    running = run()
+    wait_for((tmp_path / "run" / ".lock").exists)
+    running.signal(signal.SIGTERM)
+    code, _, errors = running.end()
+    assert (code, errors) == (143, "run_net.py: stopped by SIGTERM\n")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.fault(3)
+def test_stopped_in_an_evaluation(run, whole, tmp_path):
+    running = run("TEST.BATCH_SIZE=1", hook="test_interruptions:slow_evaluation", arguments=(tmp_path,))
+    wait_for((tmp_path / "evaluates").exists)
+    running.signal(signal.SIGTERM)
+    code, _, errors = running.end()
+    assert (code, errors) == (143, "run_net.py: stopped by SIGTERM in an evaluation\n")
+    assert run().end()[0] == 0
+    assert_same_run(whole, tmp_path / "run")
+
+
+def slow_evaluation(folder):
+    """Hook: from the first evaluation of the student on, take a second for each batch."""
+    from pycls_std.engine import loop
+
+    evaluate_all, evaluate = loop.evaluate_all, loop.accuracies
+
+    def slow(*args):
+        (folder / "evaluates").touch()
+        time.sleep(1)
+        return evaluate(*args)
+
+    def watched(*args):
+        loop.accuracies = slow
+        return evaluate_all(*args)
+
+    loop.evaluate_all = watched
+
+
+@pytest.mark.fault(27)
+def test_two_processes_in_one_folder(run, whole, tmp_path):
+    first = paused_in_epoch_3(run, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    code, _, errors = run().end(patience=10)
+    assert code == 1
+    assert f"OUT_DIR {tmp_path}/run is in use by process {first.pid} on " in errors
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    first.signal(signal.SIGKILL)
+    first.end()
+    assert (tmp_path / "run" / ".lock").exists()
+    assert run().end()[0] == 0
+    assert_same_run(whole, tmp_path / "run")
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+@pytest.mark.fault(27)
+def test_a_killed_owner_with_living_workers_leaves_no_lock(run, tmp_path):
+    """The lock is not inherited: a loader's worker may outlive its run for some seconds."""
+    first = paused_in_epoch_3(run, tmp_path, "DATA.NUM_WORKERS=2")
+    first.signal(signal.SIGKILL)
+    first.end()
+    workers = group(first.pid)
+    assert workers
+    code, output, errors = run().end()
+    assert (code, errors) == (0, "")
+    wait_for(lambda: not group(first.pid), patience=30)
+
+
+@pytest.mark.fault(33)
+def test_a_worker_that_dies(run, tmp_path):
+    running = paused_in_epoch_3(run, tmp_path, "DATA.NUM_WORKERS=2", seconds=0.2)
+    worker = next(pid for pid in group(running.pid) if pid != running.pid)
+    os.kill(worker, signal.SIGKILL)
+    code, _, errors = running.end()
+    assert code == 1
+    assert "is killed by signal: Killed" in errors, errors
+    assert "try a smaller DATA.NUM_WORKERS" in errors
+    assert len(errors.splitlines()) == 1
+    assert load_state(tmp_path / "run")["epoch"] == 2
+    wait_for(lambda: not group(running.pid), patience=10)
+
+
+@pytest.mark.fault(21)
+def test_a_finished_run_is_left_alone(run, whole, words):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    code, output, errors = Running(whole.parent, ["--mode", "train", *words, f"OUT_DIR={whole}"]).end(patience=10)
+    assert (code, errors) == (0, "")
+    assert output == f"{whole}: already finished, 4 epochs\n"
+    assert {path for path in whole.rglob("*")} == set(before)
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path.is_file())
