@@ -71,6 +71,8 @@ def complain(error: BaseException, code: int) -> int:
     if "DataLoader worker (pid" in summary:
         summary = summary.rstrip(".")
         hint = "; often memory ran out, of the machine or of /dev/shm: try a smaller DATA.NUM_WORKERS"
+    if hint and ("gloo" in summary or "NCCL" in summary):
+        summary, hint = "another process of this run ended, its own message says why", ""
     process = f" [process {RANK}]" if RANK else ""
     print(f"run_net.py{process}: {summary}{hint}", file=sys.stderr)
     return code

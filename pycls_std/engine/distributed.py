@@ -35,7 +35,7 @@ class Processes(World):
                 f"process {self.local_rank} of this machine has no GPU, it has {torch.cuda.device_count()}"
             )
         if not dist.is_initialized():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo")
+            _join("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo")
 
     def positions(self, batch_size: int) -> list[int]:
         """Return the places of this process's images in a batch of all processes, ascending.
@@ -103,6 +103,17 @@ class Processes(World):
         result = tensor.detach().clone()
         dist.all_reduce(result, operation)
         return result
+
+
+def _join(backend: str) -> None:
+    """Join the group of processes.
+
+    After torchrun --max-restarts the store may still hold the addresses of processes that are dead, and a group that
+    read them would wait for ever: each attempt has its own prefix in it.
+    """
+    store, rank, size = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
 
 
 def close() -> None:
