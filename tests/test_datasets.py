@@ -77,6 +77,7 @@ def test_cifar_pickles(name, kind, train_images, tmp_path, monkeypatch):
     assert info.normalization == NORMALIZATIONS[name]
 
 
+@pytest.mark.fault(31)
 def test_cifar_that_cannot_be_downloaded_says_what_to_do(tmp_path, monkeypatch):
     def no_network(*args, **kwargs):
         raise OSError("no network")
@@ -110,6 +111,7 @@ def test_image_folder(test_split, tmp_path):
     assert train[0][0].size == (32, 32)
 
 
+@pytest.mark.fault(23)
 def test_image_folders_that_are_wrong(tmp_path, load):
     get = DATASETS.get("image_folder")
     with pytest.raises(ValueError, match="DATA.ROOT .* has no folder train"):

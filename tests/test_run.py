@@ -120,13 +120,6 @@ def test_checkpoints_say_what_they_are(finished):
     assert yaml.safe_load(best["config"])["TRAINER"] == "std"
 
 
-def test_nothing_of_the_environment_is_recorded(std, monkeypatch, tmp_path):
-    monkeypatch.setenv("SECRET_TOKEN", "abc123secret")
-    runner.train(std(OPTIM__MAX_EPOCH=1))
-    for path in (tmp_path / "run").rglob("*"):
-        assert not path.is_file() or b"abc123secret" not in path.read_bytes()
-
-
 # what each trainer of the registry is tried with, so that all it has to lose is in use
 RESUMED = {
     "baseline": {},
@@ -187,14 +180,6 @@ def test_seed_changes_a_run(load, tmp_path):
     for seed in (0, 1):
         runner.train(load("debug/base_debug", OUT_DIR=tmp_path / str(seed), SEED=seed, OPTIM__MAX_EPOCH=1))
     assert not same(load_state(tmp_path / "0")["student"], load_state(tmp_path / "1")["student"])
-
-
-def test_a_finished_run_is_left_alone(std, finished, caplog):
-    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    with caplog.at_level(logging.INFO):
-        runner.train(std(OUT_DIR=finished))
-    assert "already finished, 3 epochs" in caplog.text
-    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
 
 
 def test_a_folder_of_other_options_is_refused(std, finished):

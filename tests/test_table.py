@@ -95,6 +95,7 @@ def test_csv_and_latex(record, tmp_path):
     )
 
 
+@pytest.mark.fault(34)
 def test_an_unfinished_run_is_never_shown_as_complete(record, tmp_path):
     record("multi", 0, [1, 2, 30])
     record("multi", 1, [1, 90], finished=False)
@@ -110,6 +111,7 @@ def test_an_unfinished_run_is_never_shown_as_complete(record, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["absent", "empty", "cut", "flipped"])
+@pytest.mark.fault(34)
 def test_a_damaged_event_file_is_no_result(record, tmp_path, damage):
     good, bad = record("multi", 0, [1, 2, 30]), record("multi", 1, [1, 2, 90])
     path = events(bad)
@@ -141,6 +143,7 @@ def test_an_extended_run_is_no_result(record, tmp_path):
     assert table["status"] == "seed1: extended to 3 epochs after epoch 2"
 
 
+@pytest.mark.fault(34)
 def test_nothing_finished_is_a_failure(record, tmp_path):
     record("single", 0, [1], finished=False)
     (tmp_path / "logs" / "lost" / "seed0").mkdir(parents=True)
@@ -203,6 +206,7 @@ def test_folders_without_runs(tmp_path):
     assert make_table()[0] == 2
 
 
+@pytest.mark.fault(35)
 def test_a_run_killed_before_its_first_checkpoint_has_every_point_once(record):
     folder = record("multi", 0, [1])
     journal = Journal(folder)
@@ -245,6 +249,7 @@ def test_out_into_no_folder(record, tmp_path):
     assert "Traceback" not in errors
 
 
+@pytest.mark.fault(35)
 def test_a_resumed_run_has_every_point_once(record):
     folder = record("multi", 0, [1, 2])
     journal = Journal(folder, start_epoch=1)  # epoch 2 was logged, its checkpoint was not

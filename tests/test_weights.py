@@ -75,6 +75,7 @@ def serve(monkeypatch, path):
     return asked
 
 
+@pytest.mark.fault(31)
 def test_url_is_downloaded_once_and_checked(hub, tmp_path, monkeypatch):
     path, digest, state = plain_file(tmp_path)
     asked = serve(monkeypatch, path)
@@ -85,6 +86,7 @@ def test_url_is_downloaded_once_and_checked(hub, tmp_path, monkeypatch):
     assert asked == [f"https://example.org/{path.name}", "https://example.org/plain.pt"]
 
 
+@pytest.mark.fault(31)
 def test_url_with_another_hash_is_never_accepted(hub, tmp_path, monkeypatch):
     path, digest, _ = plain_file(tmp_path)
     serve(monkeypatch, path)
@@ -110,6 +112,7 @@ def test_url_without_hash_or_encryption(hub, url, text):
         weights.find_weights("resnet8", url)
 
 
+@pytest.mark.fault(31)
 def test_download_without_network_says_where_the_file_goes(hub, monkeypatch):
     def urlopen(request):
         raise urllib.error.URLError("no network")
@@ -171,6 +174,7 @@ def test_a_teacher_of_unknown_normalisation_has_the_datasets_and_not_the_student
     assert plain.shift.all(), "the student's normalisation is another one"
 
 
+@pytest.mark.fault(31)
 def test_timm_without_network(monkeypatch):
     def no_network(*args, **kwargs):
         raise OSError("no network\nand more lines")

@@ -27,19 +27,28 @@ OPTIONAL = ("ema_top1", "published_top1", "published_top5")
 
 def markdown(table: pd.DataFrame) -> str:
     """Return a GitHub table; mean +- sample deviation in percent."""
-    shown = _shown(table).map(lambda text: text.replace("|", r"\|"))
+    shown = _shown(table).map(_in_markdown)
     lines = [shown.columns, ["---"] * len(shown.columns), *shown.itertuples(index=False)]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def csv(table: pd.DataFrame) -> str:
-    """Return all columns as numbers, means and deviations apart."""
-    return table.to_csv(index=False, float_format="%.4f")
+    """Return all columns as numbers, means and deviations apart. No text is a formula to a spreadsheet."""
+    return table.map(_no_formula).to_csv(index=False, float_format="%.4f")
 
 
 def latex(table: pd.DataFrame) -> str:
     """Return a tabular with booktabs rules."""
     return _shown(table).style.format(escape="latex").hide(axis="index").to_latex(hrules=True)
+
+
+def _in_markdown(text: str) -> str:
+    return " ".join(text.replace("|", r"\|").replace("<", "&lt;").split())
+
+
+def _no_formula(cell):
+    risky = isinstance(cell, str) and len(cell) > 1 and cell[0] in "=+-@\t\r"
+    return f"'{cell}" if risky else cell
 
 
 FORMATS = {"md": markdown, "csv": csv, "latex": latex}

@@ -1,0 +1,371 @@
+"""What users and files get wrong: one line that names it, the exit code, no traceback, nothing made, nothing lost."""
+
+import io
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from processes import ROOT, Running
+from test_table import make_table, record  # noqa: F401  (a fixture)
+
+from pycls_std.datasets.loader import Views, train_loader
+
+CONFIG = "configs/debug/base_debug.yaml"
+
+
+def fault(number, *values):
+    """A case of a row of the faults."""
+    return pytest.param(*values, marks=pytest.mark.fault(number))
+
+
+def one_line(code, output, errors, expected):
+    """Fail unless a command printed nothing but one line of complaint and left with the expected code."""
+    assert (code, output) == (expected, "")
+    assert errors.startswith("run_net.py: ")
+    assert len(errors.splitlines()) == 1
+    assert len(errors) < 600
+    return errors
+
+
+# ------------------------------------------------------------------------------------------------------------- options
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        fault(11, ["OPTIM.BASE_LRR", "1"], ["command line", "OPTIM.BASE_LRR", "did you mean OPTIM.BASE_LR?"]),
+        fault(11, ["OPTIMM.BASE_LR=1"], ["command line", "OPTIMM.BASE_LR", "did you mean OPTIM.BASE_LR?"]),
+        fault(12, ["OPTIM.MAX_EPOCH", "abc"], ["OPTIM.MAX_EPOCH", "a whole number", "abc"]),
+        fault(12, ["OPTIM.MAX_EPOCH", "-1"], ["OPTIM.MAX_EPOCH", "-1", "at least 1"]),
+        fault(12, ["TRAIN.BATCH_SIZE", "0"], ["TRAIN.BATCH_SIZE", "0", "at least 1"]),
+        fault(13, ["SEED"], ["SEED", "has no value"]),
+        fault(13, ["=x"], ["=x", "KEY=VALUE"]),
+        fault(13, ["SEED=1", "OPTIM.BASE_LR"], ["OPTIM.BASE_LR", "has no value"]),
+        fault(36, ["TRAINER=../../x"], ["TRAINER", "../../x", "baseline, std"]),
+        fault(36, ["DATA.NAME=../../x"], ["DATA.NAME", "../../x", "cifar100"]),
+        fault(36, ["NAME=../../x"], ["NAME", "../../x", "letters, digits"]),
+        fault(36, ["NAME=a b"], ["NAME", "a b", "letters, digits"]),
+    ],
+)
+def test_options_that_are_wrong(words, parts, tmp_path):
+    out = tmp_path / "run"
+    errors = one_line(*command("--cfg", CONFIG, "OUT_DIR", out, *words), expected=2)
+    for part in parts:
+        assert part in errors
+    assert not out.exists()
+
+
+def command(*words):
+    """Exit code, output and errors of a training's command, as users type it."""
+    line = [sys.executable, "run_net.py", "--mode", "train", *map(str, words)]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.fault(12)
+@pytest.mark.fault(13)
+def test_friendly_spellings_and_flags_in_any_place(tmp_path):
+    words = ["OPTIM.BASE_LR", "1", "--mode", "info", "OPTIM.MIN_LR=1e-3", "--cfg", CONFIG, "TEST.WEIGHTS=a=b.pt"]
+    code, output, errors = Running(tmp_path, words).end()
+    assert (code, errors) == (0, "")
+    assert "parameters" in output
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        fault(11, "a.yaml", "OPTIM:\n  BASE_LRR: 1\n", ":2: no option OPTIM.BASE_LRR, did you mean OPTIM.BASE_LR?"),
+        fault(12, "a.yaml", "SEED: 1\nTRAIN:\n  BATCH_SIZE: 0\n", ":3: TRAIN.BATCH_SIZE is 0, expected at least 1"),
+        fault(14, "a.yaml", "SEED: [1\nNAME: x\n", ":2: "),
+        fault(14, "a.yaml", "- 1\n", ":1: expected options"),
+        fault(14, "a.yaml", "", ":1: expected options"),
+        fault(14, "a.yaml", "SEED: 1\nSEED: 2\n", ":2: SEED is set twice, first at "),
+        fault(14, "a.yaml", b"\x80\x81\x00", ": cannot be read"),
+        fault(14, "a.yaml", None, ": cannot be read: Is a directory"),
+        fault(14, "gone.yaml", ..., ": cannot be read: No such file or directory"),
+        fault(15, "a.yaml", "NAME: !!python/object/apply:os.system ['touch {}/marker']\n", ":1: could not determine"),
+        fault(15, "a.py", "open('{}/marker', 'w')", ": a config is a .yaml file"),
+        fault(16, "a.yaml", "_BASE_: a.yaml\n", "_BASE_ goes round in a circle: "),
+        fault(16, "a.yaml", "_BASE_: gone.yaml\n", ":1: _BASE_ is 'gone.yaml', there is no such file beside "),
+    ],
+)
+def test_files_that_are_wrong(name, content, part, tmp_path):
+    path = tmp_path / name
+    if content is None:
+        path.mkdir()
+    elif content is not ...:
+        path.write_bytes(content if isinstance(content, bytes) else content.replace("{}", str(tmp_path)).encode())
+    errors = one_line(*command("--cfg", path, f"OUT_DIR={tmp_path}/run"), expected=2)
+    assert str(path) in errors
+    assert part in errors
+    assert not (tmp_path / "marker").exists()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.fault(16)
+def test_a_circle_is_told_with_its_chain(tmp_path):
+    for name, base in (("a", "b"), ("b", "c"), ("c", "a")):
+        (tmp_path / f"{name}.yaml").write_text(f"_BASE_: {base}.yaml\n")
+    errors = one_line(*command("--cfg", tmp_path / "a.yaml"), expected=2)
+    assert " -> ".join(str(tmp_path / f"{name}.yaml") for name in "abca") in errors
+
+
+# ------------------------------------------------------------------------------------------------- weights and devices
+@pytest.mark.fault(18)
+@pytest.mark.parametrize(
+    ("mode", "words", "code", "text"),
+    [
+        ("test", ["TEST.WEIGHTS=gone.pt"], 1, "there is no checkpoint gone.pt"),
+        ("test", [], 2, "TEST.WEIGHTS is empty, --mode test needs a checkpoint"),
+        ("train", ["DISTILLATION.TEACHER_WEIGHTS=[gone.pt]"], 1, "there is no checkpoint gone.pt"),
+    ],
+)
+def test_missing_weights_are_told_before_the_data_is_read(mode, words, code, text, tmp_path):
+    data = ["DATA.NAME=image_folder", "DATA.ROOT=nowhere", f"OUT_DIR={tmp_path}/run"]
+    ended = Running(tmp_path, ["--mode", mode, "--cfg", "configs/debug/std_debug.yaml", *data, *words]).end()
+    assert one_line(*ended, expected=code) == f"run_net.py: {text}\n"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.fault(19)
+def test_weights_of_another_architecture(teacher, tmp_path):
+    words = ["--mode", "test", "--cfg", CONFIG, f"TEST.WEIGHTS={teacher.parent / 'last.pt'}"]
+    code, output, errors = Running(tmp_path, words).end()
+    assert code == 1
+    assert f"{teacher.parent / 'last.pt'} does not fit the model: " in errors
+    assert "missing backbone.stem.proj.weight" in errors
+    assert errors.count(";") == 9 and " more" in errors
+    assert "was trained with other options: MODEL" in output
+
+
+@pytest.mark.fault(38)
+@pytest.mark.parametrize("mode", ["train", "test", "time", "check"])
+def test_cuda_without_a_gpu(mode, teacher, tmp_path):
+    words = ["DEVICE=cuda", f"OUT_DIR={tmp_path}/run", f"TEST.WEIGHTS={teacher}"]
+    ended = Running(tmp_path, ["--mode", mode, "--cfg", "configs/debug/teacher_debug.yaml", *words]).end()
+    assert one_line(*ended, expected=1) == "run_net.py: DEVICE is cuda, torch finds no CUDA device here\n"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.fault(20)
+@pytest.mark.parametrize(
+    "word",
+    [
+        "MODEL.NAME=mixer_s4",
+        "MODEL.ARGS.num_blocks=3",
+        "DATA.IMAGE_SIZE=16",
+        "AUG.MIXUP=0.5",
+        "OPTIM.NAME=sgd",
+        "OPTIM.BASE_LR=0.1",
+        "TRAIN.BATCH_SIZE=64",
+        "TRAIN.EMA_DECAY=0.9",
+        "SEED=1",
+        "PRECISION=bf16",
+        "OPTIM.MAX_EPOCH=1",
+    ],
+)
+def test_a_run_is_not_continued_with_other_options(finished, word, tmp_path):
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    ended = Running(tmp_path, ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={finished}", word]).end()
+    errors = one_line(*ended, expected=1)
+    key, _, value = word.partition("=")
+    assert f"last.pt is a run of other options: {key} was " in errors
+    assert value in errors.split(key)[1]
+    assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Folder of a run of 3 epochs."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert Running(folder, ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={folder / 'run'}"]).end()[0] == 0
+    return folder / "run"
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+@pytest.fixture
+def folders(tmp_path):
+    """Return the words for a dataset of 3 classes in tmp_path/data."""
+    for split, count in (("train", 8), ("val", 4)):
+        for label in ("ape", "bee", "cat"):
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            for index in range(count):
+                path = tmp_path / "data" / split / label / f"{index}.png"
+                Image.effect_noise((8, 8), 50 + index).convert("RGB").save(path)
+    words = ["--cfg", CONFIG, "DATA.NAME=image_folder", f"DATA.ROOT={tmp_path}/data", f"OUT_DIR={tmp_path}/run"]
+    return [*words, "MODEL.NUM_CLASSES=0", "TRAIN.BATCH_SIZE=4", "OPTIM.MAX_EPOCH=1"]
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("content", [b"", b"garbage", "half"])
+def test_a_corrupt_image_stops_with_its_path(folders, tmp_path, workers, content):
+    path = tmp_path / "data" / "train" / "bee" / "3.png"
+    path.write_bytes(path.read_bytes()[:60] if content == "half" else content)
+    code, output, errors = Running(tmp_path, ["--mode", "train", *folders, f"DATA.NUM_WORKERS={workers}"]).end()
+    assert code == 1
+    assert f"image {path} cannot be read" in errors
+    assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_check_data_lists_all_that_is_wrong(folders, tmp_path, workers):
+    tool = [sys.executable, "tools/check_data.py", *folders, f"DATA.NUM_WORKERS={workers}"]
+    done = subprocess.run(tool, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "train: 24 images read\ntest: 12 images read\n", "")
+    bad = [tmp_path / "data" / name for name in ("train/ape/0.png", "train/cat/7.png", "val/bee/1.png")]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:60])
+    done = subprocess.run(tool, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr == "check_data.py: 3 images cannot be used\n"
+    lines = done.stdout.splitlines()
+    assert [line.startswith(f"image {path} cannot be read: ") for path, line in zip(bad, lines, strict=False)] == [
+        *(True, True),
+        False,
+    ]
+    assert lines[2] == "train: 24 images read"
+    assert lines[3].startswith(f"image {bad[2]} cannot be read: ")
+
+
+def test_check_data_without_data(tmp_path):
+    for words, code in ((["DATA.ROOT=nowhere"], 1), (["DATA.ROOOT=nowhere"], 2)):
+        tool = [sys.executable, "tools/check_data.py", "--cfg", CONFIG, "DATA.NAME=image_folder", *words]
+        done = subprocess.run(tool, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == code
+        assert done.stderr.startswith("check_data.py: ") and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.fault(23)
+def test_an_empty_class_is_named_and_a_hidden_folder_is_not_one(folders, tmp_path):
+    for name in (".ipynb_checkpoints", "ape/.hidden"):
+        (tmp_path / "data" / "train" / name).mkdir()
+        (tmp_path / "data" / "train" / name / "x.png").write_bytes(b"no image")
+    assert Running(tmp_path, ["--mode", "train", *folders]).end()[0] == 0
+    for path in (tmp_path / "data" / "train" / "bee").iterdir():
+        path.unlink()
+    ended = Running(tmp_path, ["--mode", "train", *folders, f"OUT_DIR={tmp_path}/other"]).end()
+    assert "bee" in one_line(*ended, expected=1)
+
+
+@pytest.mark.fault(24)
+def test_splits_of_other_classes(folders, tmp_path):
+    (tmp_path / "data" / "val" / "bee").rename(tmp_path / "data" / "val" / "dog")
+    errors = one_line(*Running(tmp_path, ["--mode", "train", *folders]).end(), expected=1)
+    assert "the splits differ in 2 classes: bee (train only), dog (test only)" in errors
+
+
+@pytest.mark.fault(25)
+def test_a_teacher_of_another_number_of_classes(folders, teacher, tmp_path):
+    words = [word for word in folders if word != CONFIG]
+    words[words.index("--cfg")] = "--cfg=configs/debug/std_debug.yaml"
+    own = [f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]", "MINE.SAMPLES=0"]
+    errors = one_line(*Running(tmp_path, ["--mode", "train", *words, *own]).end(), expected=1)
+    assert f"teacher 0 resnet8 ({teacher}) has 10 classes, the data has 3" in errors
+
+
+@pytest.mark.fault(26)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_label_out_of_range(tmp_path, workers):
+    words = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={tmp_path}/run", f"DATA.NUM_WORKERS={workers}"]
+    code, _, errors = Running(tmp_path, [*words, "AUG.REPEATS=1"], hook="test_bad_input:strange_label").end()
+    assert code == 1
+    assert "image 5 of the dataset has the label 10, its classes are 0 to 9" in errors
+    assert len(errors.splitlines()) == 1
+    views = Views([(None, -1)] * 4, lambda image: torch.zeros(1), seed=0, classes=10)
+    with pytest.raises(ValueError, match="has the label -1"):
+        list(train_loader(views, batch_size=2, workers=0, seed=0))
+
+
+def strange_label():
+    """Hook: an image of the digits has a label that is none."""
+    from pycls_std.datasets.digits import Digits
+
+    make = Digits.__init__
+
+    def digits(self, split):
+        make(self, split)
+        self.labels[5] = 10
+
+    Digits.__init__ = digits
+
+
+@pytest.mark.fault(39)
+def test_fewer_images_than_a_batch(tmp_path):
+    words = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={tmp_path}/run", "TRAIN.BATCH_SIZE=2000"]
+    errors = one_line(*Running(tmp_path, words).end(), expected=1)
+    assert errors == "run_net.py: TRAIN.BATCH_SIZE is 2000, the training split has 1437 images\n"
+
+
+# ------------------------------------------------------------------------------------------------- network, names, logs
+@pytest.mark.fault(31)
+def test_half_an_archive_is_not_data(tmp_path):
+    (tmp_path / "cifar-100-python.tar.gz").write_bytes(os.urandom(5000))
+    words = ["--mode", "train", "--cfg", "configs/resnet/r-20_c100.yaml", f"DATA.ROOT={tmp_path}", "DEVICE=cpu"]
+    ended = Running(tmp_path / "logs", [*words, f"OUT_DIR={tmp_path}/run"], hook="processes:refuse_network").end()
+    code, output, errors = ended
+    assert code == 1
+    assert "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz could not be downloaded" in errors
+    assert f"put cifar-100-python.tar.gz (MD5 eb9058c3a382ffc7106e4002c42a8d85) into {tmp_path} by hand" in errors
+    assert len(errors.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.fault(32)
+def test_all_modes_work_offline(teacher, tmp_path):
+    words = ["--cfg", "configs/debug/std_debug.yaml", f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]", "OPTIM.MAX_EPOCH=1"]
+    words += [f"OUT_DIR={tmp_path}/run", f"TEST.WEIGHTS={tmp_path}/run/checkpoints/last.pt", "TIME.STEPS=1"]
+    for mode in ("train", "test", "time", "info"):
+        code, output, errors = Running(tmp_path, ["--mode", mode, *words], hook="processes:refuse_network").end()
+        assert (code, errors) == (0, "")
+        assert output
+
+
+@pytest.mark.fault(36)
+@pytest.mark.parametrize("name", ["a run", "läuft-実行", "two\nlines", "a=b", "-x"])
+def test_a_folder_of_any_name_works(tmp_path, name):
+    out = f"{tmp_path}/{name}"
+    for epochs, text in ((1, "started"), (2, "continues from")):
+        words = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={out}", f"OPTIM.MAX_EPOCH={epochs}"]
+        code, output, errors = Running(tmp_path / "logs", words).end()
+        assert (code, errors) == (0, "")
+        assert text in output
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "logs"])
+
+
+@pytest.mark.fault(36)
+def test_names_that_would_break_a_table(record, tmp_path):  # noqa: F811
+    """In a config.yaml from elsewhere a name may be anything."""
+    for seed, name in enumerate((r"a|b_&$", "two\nlines", "=cmd|' /C calc'!A0", "+1", "@x", "<b>")):
+        folder = record(f"run{seed}", seed, [1, 2, 3])
+        path = folder / "config.yaml"
+        path.write_text(path.read_text().replace(f"NAME: run{seed}", f"NAME: {name!r}".replace("'two\\n", '"two\\n')))
+        if "\n" in name:
+            path.write_text(path.read_text().replace("lines'", 'lines"'))
+    code, text, _ = make_table(tmp_path / "logs")
+    assert code == 0
+    rows = text.splitlines()
+    assert len(rows) == 2 + 6
+    assert len({row.replace(r"\|", "").count("|") for row in rows}) == 1
+    assert any(row.startswith(r"| a\|b_&$ |") for row in rows)
+    assert any(row.startswith("| two lines |") for row in rows)
+    assert any(row.startswith("| &lt;b> |") for row in rows)
+    text = make_table(tmp_path / "logs", "--format", "latex")[1]
+    assert r"a|b\_\&\$ & " in text
+    table = pd.read_csv(io.StringIO(make_table(tmp_path / "logs", "--format", "csv")[1]))
+    assert not any(str(cell).startswith(("=", "+", "@")) for cell in table["run"])
+    assert "'=cmd|' /C calc'!A0" in set(table["run"])
+
+
+@pytest.mark.fault(37)
+def test_nothing_of_the_environment_is_recorded(tmp_path):
+    words = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={tmp_path}/run", "OPTIM.MAX_EPOCH=1"]
+    secret = {"TOKEN": "abc123secret", "AWS_SECRET_ACCESS_KEY": "abc123secret", "HF_TOKEN": "abc123secret"}
+    for overrides in ([], ["OPTIM.MAX_EPOCH=2", "OPTIM.BASE_LR=7"]):
+        Running(tmp_path, [*words, *overrides], env=secret).end()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 8
+    assert not [path for path in files if b"abc123secret" in path.read_bytes()]

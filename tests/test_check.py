@@ -1,0 +1,201 @@
+"""--mode check finds what would spoil a run, and names it."""
+
+import logging
+
+import pytest
+import torch
+
+from pycls_std import runner
+from pycls_std.check import processes
+from pycls_std.check import trial as trials
+from pycls_std.losses.classification import soft_target_cross_entropy
+from pycls_std.registry import TRAINERS
+from pycls_std.trainers.baseline import Baseline
+from pycls_std.trainers.std import STD
+
+CHECKS = ["data", "models", "teachers", "terms", "parameters", "steps", "checkpoint", "processes"]
+
+
+@pytest.fixture
+def check(caplog, monkeypatch):
+    """Return check(cfg, processes=False): {check: (ok, text)} of its lines; the two processes only where asked for."""
+
+    def run(cfg, processes=False):
+        if not processes:
+            monkeypatch.setattr(trials, "spread_over_two", lambda cfg, data: None)
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            try:
+                runner.check(cfg)
+                failed = 0
+            except ValueError as error:
+                failed = int(str(error).split()[0])
+                assert str(error) == f"{failed} of 8 checks failed"
+        found = {}
+        for line in caplog.messages:
+            verdict, _, rest = line.partition(" ")
+            if verdict in ("ok", "FAIL"):
+                name, _, text = rest.strip().partition(" ")
+                found[name] = (verdict == "ok", text.strip())
+        assert sum(not ok for ok, _ in found.values()) == failed
+        return found
+
+    return run
+
+
+def test_a_run_without_fault_passes_all(check, std, tmp_path):
+    """Batch norm, dropout and MINE in use, two real processes."""
+    found = check(std(MODEL__DROP_PATH=0.1, DATA__NUM_WORKERS=2), processes=True)
+    assert list(found) == CHECKS
+    assert all(ok for ok, _ in found.values()), found
+    assert found["data"][1] == "digits, 10 classes, 1437 training and 360 test images, 100 and 300 of them read"
+    assert found["terms"][1] == "ce, distill, mine"
+    assert found["processes"][1] == "two agree after 3 steps"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", sorted(TRAINERS.entries))
+def test_every_method_passes(check, std, load, kind):
+    cfg = load("debug/base_debug") if kind == "baseline" else std(TRAINER=kind)
+    assert all(ok for ok, _ in check(cfg).values())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        ({"DISTILLATION__ALPHA": 0}, "the term distill changes no parameter (DISTILLATION.ALPHA 0.0)"),
+        ({"DISTILLATION__ALPHA": 1}, "the term ce changes no parameter (DISTILLATION.ALPHA 1.0)"),
+        (
+            {"MINE__CRITIC_LR": 0, "MINE__STUDENT_LR": 0},
+            "the term mine changes no parameter (MINE.CRITIC_LR 0.0)",
+        ),
+    ],
+)
+def test_a_term_without_effect(check, std, overrides, text):
+    found = check(std(**overrides))
+    assert found["terms"] == (False, text)
+    assert [name for name, (ok, _) in found.items() if not ok] == ["terms"]
+
+
+def test_a_constant_term_of_a_new_method(check, load, monkeypatch):
+    losses = Baseline.losses
+    extra = {"extra": torch.tensor(1.0)}
+    monkeypatch.setattr(Baseline, "losses", lambda self, *args: losses(self, *args) | extra)
+    assert check(load("debug/base_debug"))["terms"] == (
+        False,
+        "the term extra changes no parameter (TRAINER baseline)",
+    )
+
+
+def test_a_parameter_without_gradient(check, load, monkeypatch):
+    make = Baseline.__init__
+
+    def with_idle_layer(self, student, *args):
+        student.idle = torch.nn.Linear(2, 2)
+        make(self, student, *args)
+
+    monkeypatch.setattr(Baseline, "__init__", with_idle_layer)
+    assert check(load("debug/base_debug"))["parameters"] == (
+        False,
+        "2 parameters of the student are in no loss: idle.weight, idle.bias",
+    )
+
+
+def test_a_teacher_below_its_floor(check, std, teacher, tmp_path):
+    state = torch.load(teacher, weights_only=True)
+    state["student"]["backbone.fc.weight"].zero_()
+    torch.save(state, tmp_path / "untrained_head.pt")
+    ok, text = check(std(DISTILLATION__TEACHER_WEIGHTS=f"[{tmp_path}/untrained_head.pt]"))["teachers"]
+    assert not ok
+    assert text.startswith("teacher 0 resnet8 top-1 ")
+    assert text.endswith(" on 300 of 360 test images, below DISTILLATION.TEACHER_MIN_ACC 32.50")
+
+
+def test_a_teacher_that_moves(check, std, monkeypatch):
+    """As in the reference whose trainer wakes the teacher's batch norm."""
+    losses = STD.losses
+
+    def waking(self, *args):
+        for module in self.teachers.modules():
+            module.training = True
+        return losses(self, *args)
+
+    monkeypatch.setattr(STD, "losses", waking)
+    ok, text = check(std())["steps"]
+    assert not ok
+    assert "the teachers changed while they taught: 0.backbone.bn1.running_mean" in text
+
+
+def test_a_state_that_is_not_loaded(check, std, monkeypatch):
+    monkeypatch.setattr(STD, "load_state_dict", lambda self, state: None)
+    ok, text = check(std(MINE__PERIOD="step", MINE__SAMPLES=8, MINE__MOMENTUM=0.9))["checkpoint"]
+    assert not ok
+    assert "of a loaded run differs by" in text
+
+
+def test_a_state_that_a_new_method_forgets_to_save(check, load, monkeypatch):
+    """It weighs its loss by how often it was called: a run that continues would start again at 1."""
+    losses = Baseline.losses
+
+    def counting(self, *args):
+        self.calls = getattr(self, "calls", 0) + 1
+        return {name: self.calls * value for name, value in losses(self, *args).items()}
+
+    monkeypatch.setattr(Baseline, "losses", counting)
+    ok, text = check(load("debug/base_debug", OPTIM__NAME="momentum", OPTIM__CLIP_NORM=0))["checkpoint"]
+    assert not ok
+    assert text.startswith("student.backbone.") and "of a loaded run differs by" in text
+
+
+def test_no_room_for_checkpoints(check, std, monkeypatch):
+    monkeypatch.setattr(trials.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 5 << 20}))
+    ok, text = check(std())["checkpoint"]
+    assert not ok
+    assert "has 5 MiB left, checkpoints need " in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a process that has used CUDA cannot be forked")
+def test_processes_that_drift_apart(check, load, monkeypatch):
+    """A method that goes round the wrapped student: its gradients are not averaged."""
+    monkeypatch.setattr(
+        processes.multiprocessing,
+        "spawn",  # forked, so that the processes have what this test changes
+        lambda *args, **options: torch.multiprocessing.start_processes(*args, **options, start_method="fork"),
+    )
+    assert check(load("debug/base_debug"), processes=True)["processes"][0]
+
+    def losses(self, batch, progress):
+        return {"ce": soft_target_cross_entropy(self.student(batch.images).logits, batch.targets)}
+
+    monkeypatch.setattr(Baseline, "losses", losses)
+    ok, text = check(load("debug/base_debug"), processes=True)["processes"]
+    assert not ok
+    assert "the student's backbone.stem.proj.weight differs by" in text
+
+
+def test_without_data_nothing_further_is_checked(check, load, caplog, tmp_path):
+    found = check(load("debug/base_debug", DATA__NAME="image_folder", DATA__ROOT=tmp_path))
+    assert found == {"data": (False, f"image_folder: DATA.ROOT {tmp_path} has no folder val or test")}
+    assert "not checked: models, teachers, terms, parameters, steps, checkpoint, processes" in caplog.text
+
+
+def test_a_corrupt_image_is_found(check, load, tmp_path):
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for label in ("cat", "dog"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for index in range(12):
+                Image.new("RGB", (8, 8), (20 * index, 0, 0)).save(tmp_path / split / label / f"{index}.png")
+    (tmp_path / "val" / "dog" / "3.png").write_bytes(b"no image")
+    words = {"DATA__NAME": "image_folder", "DATA__ROOT": tmp_path, "MODEL__NUM_CLASSES": 2, "TRAIN__BATCH_SIZE": 16}
+    ok, text = check(load("debug/base_debug", **words))["data"]
+    assert not ok
+    assert f"image {tmp_path}/val/dog/3.png cannot be read" in text
+
+
+def test_steps_that_are_not_finite(check, load):
+    words = {"OPTIM__NAME": "sgd", "OPTIM__BASE_LR": 1e38, "OPTIM__WARMUP_EPOCHS": 0, "OPTIM__CLIP_NORM": 0}
+    ok, text = check(load("debug/base_debug", **words))["steps"]
+    assert not ok
+    assert text.startswith("loss not finite at epoch 1 iteration 2, lr 9.7e+37: ce ")
