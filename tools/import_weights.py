@@ -6,6 +6,7 @@ stand-in in the place of every such object, keeps the tensors, and says what it 
 """
 
 import argparse
+import io
 import pickle
 import sys
 import types
@@ -50,7 +51,7 @@ class StandIn:
         """Drop items."""
 
 
-def reader(dropped: set[str]) -> types.SimpleNamespace:
+def reader(dropped: set[str]) -> types.ModuleType:
     """Return a pickle module for torch.load that builds tensors and plain values alone, and notes what it dropped."""
 
     class Unpickler(pickle.Unpickler):
@@ -65,7 +66,9 @@ def reader(dropped: set[str]) -> types.SimpleNamespace:
     def load(file, **options):
         return Unpickler(file, **options).load()
 
-    return types.SimpleNamespace(Unpickler=Unpickler, load=load, UnpicklingError=pickle.UnpicklingError)
+    module = types.ModuleType("tensors_only")
+    module.Unpickler, module.load, module.UnpicklingError = Unpickler, load, pickle.UnpicklingError
+    return module
 
 
 def weights_in(path: Path, key: str) -> tuple[dict[str, torch.Tensor], set[str]]:
@@ -120,8 +123,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def save(weights: dict[str, torch.Tensor], path: Path) -> None:
     """Write weights to a file whole. Raises OSError that names it if it cannot be written."""
-    import io
-
     buffer = io.BytesIO()
     torch.save({name: value.clone() for name, value in weights.items()}, buffer)
     files.write(path, buffer.getbuffer())

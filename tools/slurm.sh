@@ -1,15 +1,16 @@
 #!/bin/bash
-# Train on several machines under SLURM, 4 GPUs on each of 2. Submit from the repository's folder:
+# Train on several machines under SLURM, here 4 GPUs on each of 2. Submit from the repository's folder:
 #   sbatch tools/slurm.sh configs/std/mixer-s4_c100_multi.yaml [KEY=VALUE ...]
-# When the time is up or the job is preempted, SLURM sends SIGTERM, the run stops after its batch, and the job is queued
-# again; it then continues from the last finished epoch. OUT_DIR must lie on a file system that all machines share.
+# OUT_DIR must lie on a file system that all machines share, and so should DATA.ROOT. A process that dies is restarted
+# up to 3 times. Two minutes before its time is up, or when it is preempted, the job stops after its batch and queues
+# itself again; every start continues from the last finished epoch.
 #SBATCH --job-name=pycls_std
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=4
 #SBATCH --cpus-per-task=32
 #SBATCH --time=24:00:00
-#SBATCH --signal=TERM@120
+#SBATCH --signal=B:TERM@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%j.log
@@ -19,8 +20,14 @@ source .venv/bin/activate
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun torchrun --nnodes="$SLURM_NNODES" --nproc_per_node="$SLURM_GPUS_ON_NODE" --max-restarts=3 \
   --rdzv_backend=c10d --rdzv_id="$SLURM_JOB_ID" --rdzv_endpoint="$first:29500" \
-  run_net.py --mode train --cfg "$@"
+  run_net.py --mode train --cfg "$@" &
+run=$!
+stopped=
+trap 'stopped=yes; kill -TERM $run' TERM
+wait $run
 code=$?
-# a run that was asked to stop is not done
-[ $code -eq 0 ] || [ "${SLURM_RESTART_COUNT:-0}" -ge 100 ] || scontrol requeue "$SLURM_JOB_ID"
+if [ -n "$stopped" ]; then
+  wait $run
+  scontrol requeue "$SLURM_JOB_ID"
+fi
 exit $code

@@ -1,0 +1,132 @@
+"""Tools beside the runner: the importer of published checkpoints, and the SLURM script."""
+
+import argparse
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from processes import ROOT, wait_for
+
+from pycls_std.builders import weights
+from pycls_std.models.create import create_backbone
+
+
+def import_weights(*words):
+    """Run the tool; returns exit code, output, errors."""
+    command = [sys.executable, "tools/import_weights.py", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    return done.returncode, done.stdout, done.stderr
+
+
+class Malice:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mknod, (str(self.path),)
+
+
+@pytest.mark.fault(8)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_weights_are_taken_out_of_a_checkpoint_that_holds_more(tmp_path, zipped):
+    """A training script's checkpoint: weights beside its options, as a class, and beside what would run."""
+    state = create_backbone("resnet8", num_classes=10, image_size=32).state_dict()
+    state["half"] = torch.arange(6).bfloat16().view(2, 3).T
+    content = {
+        "model": state,
+        "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]},
+        "args": argparse.Namespace(lr=0.1, path=Path("x")),
+        "evil": Malice(tmp_path / "marker"),
+    }
+    source, target = tmp_path / "published.pth", tmp_path / "plain.pt"
+    torch.save(content, source, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match="holds more than weights"):
+        weights.find_weights("resnet8", str(source))
+    code, output, errors = import_weights(source, target)
+    assert (code, errors) == (0, "")
+    assert output.startswith(f"{target}: {len(state)} tensors, {sum(v.numel() for v in state.values())} values\n")
+    dropped = output.splitlines()[1]
+    assert dropped.startswith("dropped, without running it: ")
+    assert "argparse.Namespace" in dropped and "posix.mknod" in dropped
+    assert not (tmp_path / "marker").exists()
+    found = weights.find_weights("resnet8", str(target)).state
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[key], state[key]) for key in state)
+    torch.load(source, weights_only=False)
+    assert (tmp_path / "marker").exists(), "the file was harmless"
+
+
+def test_which_weights(tmp_path):
+    state = {"a": torch.ones(2)}
+    torch.save({"model": state, "model_ema": {"a": torch.zeros(2)}, "epoch": 3}, tmp_path / "two.pth")
+    code, _, errors = import_weights(tmp_path / "two.pth", tmp_path / "x.pt")
+    assert code == 1
+    assert errors.endswith("two.pth has weights under ['model', 'model_ema']: choose with --key\n")
+    assert import_weights(tmp_path / "two.pth", tmp_path / "x.pt", "--key", "model_ema")[0] == 0
+    assert torch.equal(torch.load(tmp_path / "x.pt", weights_only=True)["a"], torch.zeros(2))
+    code, _, errors = import_weights(tmp_path / "two.pth", tmp_path / "x.pt", "--key=model")
+    assert (code, errors) == (1, f"import_weights.py: {tmp_path / 'x.pt'} is there already\n")
+    code, _, errors = import_weights(tmp_path / "two.pth", tmp_path / "y.pt", "--key=none")
+    assert "has no weights under 'none'; it has some under ['model', 'model_ema']" in errors
+    torch.save(state, tmp_path / "plain.pth")
+    assert import_weights(tmp_path / "plain.pth", tmp_path / "z.pt")[0] == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", None])
+def test_files_without_weights(tmp_path, content):
+    source = tmp_path / "x.pth"
+    torch.save({"epoch": 3}, source) if content is None else source.write_bytes(content)
+    code, output, errors = import_weights(source, tmp_path / "y.pt")
+    assert (code, output) == (1, "")
+    assert errors.startswith("import_weights.py: ") and len(errors.splitlines()) == 1
+    assert str(source) in errors
+    assert not (tmp_path / "y.pt").exists()
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Stand-ins for SLURM's commands, which note how they were called; a torchrun that runs until it is stopped."""
+    stand_ins = {
+        "scontrol": 'echo "scontrol $*" >> calls; [ "$1" = show ] && printf "node1\\nnode2\\n"; true',
+        "srun": 'echo "srun $*" >> calls; exec "$@"',
+        "torchrun": 'trap "exit 143" TERM; while [ ! -e done ]; do sleep 0.05; done; exit $(cat done)',
+    }
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").write_text(f"PATH={tmp_path}/.venv/bin:$PATH\n")
+    for name, text in stand_ins.items():
+        path = tmp_path / ".venv" / "bin" / name
+        path.write_text(f"#!/bin/bash\n{text}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    slurm = {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_ID": "77"}
+    command = ["bash", str(ROOT / "tools" / "slurm.sh"), "configs/x.yaml", "SEED=1"]
+    return lambda: subprocess.Popen(command, cwd=tmp_path, env=os.environ | slurm)
+
+
+CALLS = [
+    "scontrol show hostnames node[1-2]",
+    "srun torchrun --nnodes=2 --nproc_per_node=4 --max-restarts=3 --rdzv_backend=c10d --rdzv_id=77 "
+    "--rdzv_endpoint=node1:29500 run_net.py --mode train --cfg configs/x.yaml SEED=1",
+]
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_slurm_job_that_ends_by_itself_is_not_queued_again(cluster, tmp_path, code):
+    job = cluster()
+    (tmp_path / "done").write_text(str(code))
+    assert job.wait(20) == code
+    assert (tmp_path / "calls").read_text().splitlines() == CALLS
+
+
+def test_slurm_job_whose_time_is_up_is_queued_again(cluster, tmp_path):
+    job = cluster()
+    wait_for(lambda: (tmp_path / "calls").exists() and len((tmp_path / "calls").read_text().splitlines()) == 2)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(20) == 143
+    assert (tmp_path / "calls").read_text().splitlines() == [*CALLS, "scontrol requeue 77"]
