@@ -2,14 +2,12 @@
 
 import argparse
 import logging
-import os
 import sys
 from contextlib import nullcontext
 
 from pycls_std import config, signals
+from pycls_std.launch import launch
 from pycls_std.owner import owned
-
-RANK = int(os.environ.get("RANK", 0))  # of this process among those that torchrun started
 
 MODES = {
     "train": "train a student and record the run in OUT_DIR; continues where an interrupted run stopped",
@@ -42,11 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     signals.install()
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("pycls_std").setLevel(logging.WARNING if RANK else logging.INFO)
+    logging.getLogger("pycls_std").setLevel(logging.WARNING if launch().rank else logging.INFO)
     logging.raiseExceptions = False  # a reader that has seen enough, such as head, is no error
     try:
         cfg = config.load(args.cfg, args.overrides)
-        trains = args.mode == "train" and not RANK
+        trains = args.mode == "train" and launch().rank == 0
         with owned(config.out_dir(cfg)) if trains else nullcontext():
             from pycls_std import runner  # here, since torch takes seconds to import
 
@@ -73,7 +71,8 @@ def complain(error: BaseException, code: int) -> int:
         hint = "; often memory ran out, of the machine or of /dev/shm: try a smaller DATA.NUM_WORKERS"
     if hint and ("gloo" in summary or "NCCL" in summary):
         summary, hint = "another process of this run ended, its own message says why", ""
-    process = f" [process {RANK}]" if RANK else ""
+    rank = launch().rank
+    process = f" [process {rank}]" if rank else ""
     print(f"run_net.py{process}: {summary}{hint}", file=sys.stderr)
     return code
 

@@ -74,7 +74,6 @@ def _main(words, files, hook, arguments, env):
     logging.getLogger().handlers.clear()
     import run_net
 
-    run_net.RANK = int(os.environ.get("RANK", 0))
     if hook:
         module, _, function = hook.partition(":")
         getattr(importlib.import_module(module), function)(*arguments)

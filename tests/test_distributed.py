@@ -304,6 +304,20 @@ def test_torchrun_restarts_a_run_whose_rank_died(whole, tmp_path, rank):
 
 
 @pytest.mark.slow
+@pytest.mark.fault(29)
+def test_two_machines(whole, tmp_path):
+    """Two agents of torchrun with a process each, as SLURM starts them on two machines; here both are this one."""
+    port = free_port()
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d"]
+    command += [f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=7", "run_net.py", "--mode", "train"]
+    command += ["--cfg", "configs/debug/base_debug.yaml", "OPTIM.MAX_EPOCH=5", f"OUT_DIR={tmp_path / 'run'}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    agents = [subprocess.Popen(command, cwd=ROOT, env=environment) for _ in range(2)]
+    assert [agent.wait(2 * PATIENCE) for agent in agents] == [0, 0]
+    assert_same_run(whole, tmp_path / "run")
+
+
+@pytest.mark.slow
 @pytest.mark.fault(30)
 def test_torchrun_is_asked_to_stop(whole, tmp_path):
     run = Torchrun(tmp_path)

@@ -7,13 +7,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pycls_std"
-GROUND = {"structures", "registry", "seeding", "signals"}
+GROUND = {"structures", "registry", "seeding", "signals", "launch"}
 # part of the package -> parts it may import, besides itself
 FLOORS = {
     "structures": set(),
     "registry": set(),
     "seeding": set(),
     "signals": set(),
+    "launch": set(),
     "owner": set(),
     "losses": set(),
     "layers": set(),
@@ -28,7 +29,10 @@ FLOORS = {
     "check": {"builders", "datasets", "engine", *GROUND},
     "runner": {"measure", "check", "builders", "engine", "results", "config", *GROUND},
 }
-TOP = {"run_net.py": {"config", "signals", "owner", "runner"}, "tools": {"builders", "engine", "results", "config"}}
+TOP = {
+    "run_net.py": {"config", "signals", "launch", "owner", "runner"},
+    "tools": {"builders", "engine", "results", "config"},
+}
 FILES = sorted([*PACKAGE.rglob("*.py"), ROOT / "run_net.py", *(ROOT / "tools").rglob("*.py")])
 
 

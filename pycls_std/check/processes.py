@@ -50,7 +50,13 @@ def spread_over_two(cfg, data: Data) -> None:
 
 
 def _train_share(rank, port, threads, cfg, data):
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     torch.set_num_threads(threads)
     runtime = build_runtime(cfg)
     own = runtime.world.positions(cfg.TRAIN.BATCH_SIZE)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pycls_std.launch import launch
 from pycls_std.structures import World
 
 T = TypeVar("T")
@@ -25,9 +26,7 @@ class Processes(World):
     """
 
     def __init__(self, kind: str):
-        self.size = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
-        self.rank = int(os.environ["RANK"]) if self.size > 1 else 0
-        self.local_rank = int(os.environ.get("LOCAL_RANK", 0)) if self.size > 1 else 0
+        self.rank, self.size, self.local_rank = launch()
         if self.size == 1:
             return
         if kind == "cuda" and self.local_rank >= torch.cuda.device_count():
