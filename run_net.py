@@ -6,9 +6,12 @@ import sys
 from contextlib import nullcontext
 
 from pycls_std import config, signals
+from pycls_std.errors import one_line
 from pycls_std.launch import launch
 from pycls_std.owner import owned
 
+# What gloo and NCCL say when another process has ended.
+LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 MODES = {
     "train": "train a student and record the run in OUT_DIR; continues where an interrupted run stopped",
     "test": "score the checkpoint TEST.WEIGHTS on the test split",
@@ -62,15 +65,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def complain(error: BaseException, code: int) -> int:
     """Print one line about an error; return the exit code."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    # A loader's worker sends its whole traceback: the first line says where, the last one what.
-    summary = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
+    summary = one_line(error)
     hint = " (--traceback shows where)" if isinstance(error, RuntimeError) else ""
     if "DataLoader worker (pid" in summary:
         summary = summary.rstrip(".")
         hint = "; often memory ran out, of the machine or of /dev/shm: try a smaller DATA.NUM_WORKERS"
-    if hint and ("gloo" in summary or "NCCL" in summary):
-        summary, hint = "another process of this run ended, its own message says why", ""
+    if any(text in summary for text in LOST):
+        summary, hint = "the connection to another process of this run was lost, its own message says why", ""
     rank = launch().rank
     process = f" [process {rank}]" if rank else ""
     print(f"run_net.py{process}: {summary}{hint}", file=sys.stderr)

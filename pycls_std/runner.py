@@ -45,12 +45,13 @@ def train(cfg) -> None:
         return
 
     session, data = build_all(cfg, runtime)
+    origin = _origin(cfg, session, data)
     if saved:
-        _refuse_other_classes(saved, data, path)
+        _refuse_other_origin(saved, origin, path)
     scores = _score_teachers(cfg, session, len(data.info.classes))
     if saved:
         session.load_state_dict(saved)
-    record = (lambda *_: None) if world.rank else _recorder(cfg, folder, series, session, data, scores, start_epoch)
+    record = _recorder(cfg, folder, series, session, origin, saved, scores) if world.rank == 0 else lambda *_: None
     start = f"continues from {path}" if saved else "started"
     LOG.info("%s: %s, at epoch %d of %d", folder, start, start_epoch + 1, session.epochs)
     loop.fit(session, start_epoch=start_epoch, record=record)
@@ -67,25 +68,25 @@ def _continued(cfg, folder, series, processes) -> tuple[dict | None, Path | None
     return saved, path
 
 
-def _recorder(cfg, folder, series, session, data, scores, start_epoch):
+def _recorder(cfg, folder, series, session, origin, saved, scores):
     """Return what writes an epoch down: values, options, best.pt, run.json; last.pt at last, so it is never ahead."""
-    options = config.dump(cfg)
-    if not start_epoch:
-        files.write(folder / "config.yaml", options.encode())
+    options = origin["config"].encode()
+    start_epoch, lines = (saved["epoch"], saved["journal"]) if saved else (0, [])
+    if not saved:
+        files.write(folder / "config.yaml", options)
     record = Record(folder, session, seed=cfg.SEED, scores=scores, start_epoch=start_epoch)
-    journal = Journal(folder, start_epoch=start_epoch)
+    journal = Journal(folder, lines)
 
     def write(done: int, values: dict[str, float], best: bool) -> None:
         journal.epoch(done, values)
-        state = session.state_dict()
-        origin = {"config": options, "data": _origin(data), "processes": session.runtime.world.size, "epoch": done}
+        state = session.state_dict() | {"journal": journal.lines}
         if best:  # enough to test, to deploy and to teach
             deployed = {"student": state["student"], "ema": state["ema"]}
-            checkpoint.save(origin | deployed, series.folder / "best.pt")
+            checkpoint.save(origin | {"epoch": done} | deployed, series.folder / "best.pt")
         if done == start_epoch + 1:  # not before, for the options of a finished run belong to its result
-            files.write(folder / "config.yaml", options.encode())
+            files.write(folder / "config.yaml", options)
         record.update(done)
-        series.save(origin | state)
+        series.save(origin | {"epoch": done} | state)
 
     return write
 
@@ -157,19 +158,32 @@ def _score_teachers(cfg, session, classes) -> dict[str, float]:
     return scores
 
 
-def _origin(data) -> dict:
+def _origin(cfg, session, data) -> dict:
+    """Return what a checkpoint says of where it comes from."""
     return {
-        "name": data.info.name,
-        "classes": list(data.info.classes),
-        "mean": list(data.normalization.mean),
-        "std": list(data.normalization.std),
+        "config": config.dump(cfg),
+        "processes": session.runtime.world.size,
+        "teachers": [checkpoint.fingerprint(teacher) for teacher in session.trainer.teachers],
+        "data": {
+            "name": data.info.name,
+            "classes": list(data.info.classes),
+            "images": [len(data.train.dataset), len(data.test.dataset)],
+            "mean": list(data.normalization.mean),
+            "std": list(data.normalization.std),
+        },
     }
 
 
-def _refuse_other_classes(saved, data, path) -> None:
-    before, now = saved["data"]["classes"], list(data.info.classes)
-    if before != now:
-        raise ValueError(f"{path} is a run on other classes: {_first_of(before)}; the data has {_first_of(now)}")
+def _refuse_other_origin(saved, origin, path) -> None:
+    before, now = (each["data"] for each in (saved, origin))
+    if before["classes"] != now["classes"]:
+        other = f"{_first_of(before['classes'])}; the data has {_first_of(now['classes'])}"
+        raise ValueError(f"{path} is a run on other classes: {other}")
+    if before["images"] != now["images"]:
+        raise ValueError(f"{path} is a run on {before['images']} images for training and test, now {now['images']}")
+    for index, (old, new) in enumerate(zip(saved["teachers"], origin["teachers"], strict=True)):
+        if old != new:
+            raise ValueError(f"{path} is a run with other weights of teacher {index}: DISTILLATION.TEACHER_WEIGHTS")
 
 
 def _first_of(names: list[str]) -> str:

@@ -29,12 +29,19 @@ def ignore_interrupt() -> None:
 
 @contextmanager
 def deferred():
-    """Hold the first signal back until the block asks, or ends; a second one is not held back."""
+    """Hold the first signal back until the block asks, or ends; a second one is not held back.
+
+    A signal to all processes of a run also ends loaders' workers and other ranks; that they are gone is no error then.
+    """
     _state["waits"] = True
     try:
         yield
         if _state["pending"]:
             raise Stopped(_state["pending"])
+    except RuntimeError as error:
+        if _state["pending"]:
+            raise Stopped(_state["pending"]) from error
+        raise
     finally:
         _state.update(waits=False, pending=0)
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 
@@ -9,6 +10,13 @@ from pycls_std import config, runner
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)  # the models are tiny, and threads that wait for each other are slow
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left():
+    """End what a test that failed left running."""
+    yield
+    processes.end_all()
 
 
 @pytest.fixture

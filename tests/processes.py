@@ -1,5 +1,6 @@
 """Runs in processes of their own, which tests stop, kill and starve; started from a server that has torch loaded."""
 
+import contextlib
 import importlib
 import logging
 import multiprocessing
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["run_net", "pycls_std.runner", "sklearn.datasets", "sklearn.model_selection"])
 PATIENCE = 60  # seconds that nothing may take
+STARTED = []
 
 
 class Running:
@@ -41,6 +43,7 @@ class Running:
             os.environ.clear()
             os.environ |= before
         self.pid = self.process.pid
+        STARTED.append(self)
 
     def signal(self, number):
         """Send a signal to the process alone."""
@@ -100,6 +103,16 @@ def wait_for(condition, patience=PATIENCE):
         assert time.monotonic() < end, "it never came"
         time.sleep(0.01)
     return value
+
+
+def end_all():
+    """Kill what a test left running, or pytest would wait for it."""
+    while STARTED:
+        running = STARTED.pop()
+        for pid in group(running.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        running.process.join()
 
 
 def free_port() -> int:

@@ -60,7 +60,7 @@ def test_options_that_are_wrong(words, parts, tmp_path):
 def command(*words):
     """Exit code, output and errors of a training's command, as users type it."""
     line = [sys.executable, "run_net.py", "--mode", "train", *map(str, words)]
-    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=60)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -119,7 +119,12 @@ def test_a_circle_is_told_with_its_chain(tmp_path):
     [
         ("test", ["TEST.WEIGHTS=gone.pt"], 1, "there is no checkpoint gone.pt"),
         ("test", [], 2, "TEST.WEIGHTS is empty, --mode test needs a checkpoint"),
-        ("train", ["DISTILLATION.TEACHER_WEIGHTS=[gone.pt]"], 1, "there is no checkpoint gone.pt"),
+        (
+            "train",
+            ["DISTILLATION.TEACHER_WEIGHTS=[gone.pt]"],
+            1,
+            "DISTILLATION.TEACHER_WEIGHTS of teacher 0 resnet8: there is no checkpoint gone.pt",
+        ),
     ],
 )
 def test_missing_weights_are_told_before_the_data_is_read(mode, words, code, text, tmp_path):
@@ -195,7 +200,7 @@ def folders(tmp_path):
                 path = tmp_path / "data" / split / label / f"{index}.png"
                 Image.effect_noise((8, 8), 50 + index).convert("RGB").save(path)
     words = ["--cfg", CONFIG, "DATA.NAME=image_folder", f"DATA.ROOT={tmp_path}/data", f"OUT_DIR={tmp_path}/run"]
-    return [*words, "MODEL.NUM_CLASSES=0", "TRAIN.BATCH_SIZE=4", "OPTIM.MAX_EPOCH=1"]
+    return [*words, "MODEL.NUM_CLASSES=0", "TRAIN.BATCH_SIZE=4", "OPTIM.MAX_EPOCH=1", "AUG.REPEATS=1"]
 
 
 @pytest.mark.fault(22)
@@ -208,6 +213,18 @@ def test_a_corrupt_image_stops_with_its_path(folders, tmp_path, workers, content
     assert code == 1
     assert f"image {path} cannot be read" in errors
     assert len(errors.splitlines()) == 1
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_corrupt_image_leaves_the_checkpoints(folders, tmp_path, split):
+    assert Running(tmp_path, ["--mode", "train", *folders]).end()[0] == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    (tmp_path / "data" / split / "bee" / "3.png").write_bytes(b"garbage")
+    ended = Running(tmp_path, ["--mode", "train", *folders, "OPTIM.MAX_EPOCH=2"]).end()
+    assert ended[0] == 1
+    assert f"image {tmp_path}/data/{split}/bee/3.png cannot be read" in ended[2]
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "run" / "checkpoints").iterdir()}
 
 
 @pytest.mark.fault(22)

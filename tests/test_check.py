@@ -1,13 +1,19 @@
 """--mode check finds what would spoil a run, and names it."""
 
 import logging
+import os
+from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
+from processes import Running, free_port, wait_for
 
-from pycls_std import runner
+from pycls_std import config, runner
+from pycls_std.builders.data import build_data
 from pycls_std.check import processes
 from pycls_std.check import trial as trials
+from pycls_std.engine import distributed, files
 from pycls_std.losses.classification import soft_target_cross_entropy
 from pycls_std.registry import TRAINERS
 from pycls_std.trainers.baseline import Baseline
@@ -48,7 +54,7 @@ def test_a_run_without_fault_passes_all(check, std, tmp_path):
     found = check(std(MODEL__DROP_PATH=0.1, DATA__NUM_WORKERS=2), processes=True)
     assert list(found) == CHECKS
     assert all(ok for ok, _ in found.values()), found
-    assert found["data"][1] == "digits, 10 classes, 1437 training and 360 test images, 100 and 300 of them read"
+    assert found["data"][1] == "digits, 10 classes, 1437 training and 360 test images, 100 and 200 of them read"
     assert found["terms"][1] == "ce, distill, mine"
     assert found["processes"][1] == "two agree after 3 steps"
     assert list(tmp_path.iterdir()) == []
@@ -108,7 +114,7 @@ def test_a_teacher_below_its_floor(check, std, teacher, tmp_path):
     ok, text = check(std(DISTILLATION__TEACHER_WEIGHTS=f"[{tmp_path}/untrained_head.pt]"))["teachers"]
     assert not ok
     assert text.startswith("teacher 0 resnet8 top-1 ")
-    assert text.endswith(" on 300 of 360 test images, below DISTILLATION.TEACHER_MIN_ACC 32.50")
+    assert text.endswith(" on 200 of 360 test images, below DISTILLATION.TEACHER_MIN_ACC 32.50")
 
 
 def test_a_teacher_that_moves(check, std, monkeypatch):
@@ -154,23 +160,46 @@ def test_no_room_for_checkpoints(check, std, monkeypatch):
     assert "has 5 MiB left, checkpoints need " in text
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a process that has used CUDA cannot be forked")
-def test_processes_that_drift_apart(check, load, monkeypatch):
-    """A method that goes round the wrapped student: its gradients are not averaged."""
-    monkeypatch.setattr(
-        processes.multiprocessing,
-        "spawn",  # forked, so that the processes have what this test changes
-        lambda *args, **options: torch.multiprocessing.start_processes(*args, **options, start_method="fork"),
-    )
-    assert check(load("debug/base_debug"), processes=True)["processes"][0]
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("base", "they agree"),
+        ("base drifts", "student.backbone.stem.proj.weight differs by "),
+        ("mine", "they agree"),
+        ("mine drifts", "student.backbone.stem.proj.weight differs by "),
+    ],
+)
+def test_processes_that_drift_apart(tmp_path, teacher, kind, wanted):
+    """A method that goes round the wrapped student; MINE with drop path, whose gradients the engine must average."""
+    arguments = (str(tmp_path), free_port(), kind, str(teacher))
+    for rank in range(2):
+        env = {"RANK": str(rank)}
+        Running(tmp_path / f"rank{rank}", [], hook="test_check:train_share", arguments=arguments, env=env)
+    for rank in range(2):
+        found = wait_for((tmp_path / f"result{rank}").exists) and (tmp_path / f"result{rank}").read_text()
+        assert found.startswith(wanted)
 
-    def losses(self, batch, progress):
-        return {"ce": soft_target_cross_entropy(self.student(batch.images).logits, batch.targets)}
 
-    monkeypatch.setattr(Baseline, "losses", losses)
-    ok, text = check(load("debug/base_debug"), processes=True)["processes"]
-    assert not ok
-    assert "the student's backbone.stem.proj.weight differs by" in text
+def train_share(folder, port, kind, teacher):
+    """Hook: be one of the two processes, with a method that drifts or does not; note what became of it."""
+    if kind == "mine drifts":
+        distributed.Processes.average_gradients = lambda self, parameters: None
+    if kind == "base drifts":
+        Baseline.losses = lambda self, batch, progress: {
+            "ce": soft_target_cross_entropy(self.student(batch.images).logits, batch.targets)
+        }
+    words = ["MINE.PERIOD=step", "MINE.SAMPLES=4", "MODEL.DROP_PATH=0.3", "OPTIM.CLIP_NORM=0", "MINE.STUDENT_LR=1"]
+    words = [*words, "MINE.CRITIC_LR=1", f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]"] if "mine" in kind else []
+    cfg = trials.reduced(config.load(f"configs/debug/{'std' if words else 'base'}_debug.yaml", words))
+    data = build_data(cfg)
+    rank = int(os.environ["RANK"])
+    try:
+        processes._train_share(rank, port, 1, cfg, data._replace(train=list(islice(data.train, 3)), test=None))
+        found = "they agree"
+    except ValueError as error:
+        found = str(error)
+    files.write(Path(folder) / f"result{rank}", found.encode())
+    os._exit(0)
 
 
 def test_without_data_nothing_further_is_checked(check, load, caplog, tmp_path):

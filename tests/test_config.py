@@ -76,6 +76,7 @@ def test_numbers_of_yaml_that_read_as_text(write):
         ("OPTIM.MAX_EPOCH=-1", ["OPTIM.MAX_EPOCH", "-1", "at least 1"]),
         ("TRAIN.BATCH_SIZE=0", ["TRAIN.BATCH_SIZE", "0", "at least 1"]),
         ("OPTIM.BASE_LR=nan", ["OPTIM.BASE_LR", "a number", "nan"]),
+        ("OPTIM.BASE_LR=1e39", ["OPTIM.BASE_LR", "a number", "1e39"]),
         ("OPTIM.BASE_LR=true", ["OPTIM.BASE_LR", "a number"]),
         ("STD.PROPAGATE=1", ["STD.PROPAGATE", "true or false", "1"]),
         ("DISTILLATION.TEACHERS=resnet50", ["DISTILLATION.TEACHERS", "a list such as [a, b]", "resnet50"]),

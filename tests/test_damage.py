@@ -92,7 +92,45 @@ def test_a_damaged_last_checkpoint_is_set_aside_and_the_one_before_it_used(broke
     assert f"checkpoint {broken}/last.pt is corrupt" in output
     assert f"continues from {broken}/last-1.pt, at epoch 2 of 4" in output
     assert (broken / "last.pt.corrupt").read_bytes() == bad
+    assert "weights_only" not in output
     assert_same_run(whole, broken.parent)
+
+
+@pytest.mark.fault(2)
+@pytest.mark.fault(5)
+def test_the_only_good_checkpoint_stays_until_there_is_a_new_one(broken, monkeypatch):
+    """After a fall-back the next save must not move it: a kill then would leave none."""
+    damage(broken / "last.pt", "cut")
+    series = checkpoint.Series(broken, keep=2)
+    state, _ = series.newest()
+    replace = type(broken).replace
+
+    def killed(path, target):
+        if path.suffix == ".tmp":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(type(broken), "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        series.save(state)
+    monkeypatch.undo()
+    assert series.newest()[1] == broken / "last-1.pt"
+
+
+@pytest.mark.fault(2)
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """No kill can show it, a loss of power would: content, then name, then the folder that holds the name."""
+    done = []
+    fsync, replace = os.fsync, type(tmp_path).replace
+
+    def watched(descriptor):
+        done.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "content")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    monkeypatch.setattr(type(tmp_path), "replace", lambda *paths: done.append("name") or replace(*paths))
+    checkpoint.save({"a": torch.ones(1)}, tmp_path / "x.pt")
+    assert done == ["content", "name", "folder"]
 
 
 @pytest.mark.fault(5)
@@ -110,6 +148,19 @@ def test_without_a_whole_checkpoint_nothing_starts_anew(broken, train):
     assert {f"{name}.corrupt": content for name, content in files.items()} == {
         path.name: path.read_bytes() for path in broken.iterdir() if path.name != "best.pt"
     }
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
+def test_a_file_that_cannot_be_read_is_not_called_damaged(broken, monkeypatch, error):
+    """A file system that fails, or no memory, says nothing about the file."""
+
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(type(error)):
+        checkpoint.Series(broken, keep=2).newest()
+    assert {path.name for path in broken.iterdir()} == {"last.pt", "last-1.pt", "best.pt"}
 
 
 @pytest.mark.fault(5)
@@ -141,6 +192,7 @@ def test_a_damaged_file_is_not_tested(broken, tmp_path, how):
     assert (code, output) == (1, "")
     assert errors.startswith(f"run_net.py: checkpoint {broken}/best.pt is corrupt or no checkpoint: ")
     assert len(errors.splitlines()) == 1
+    assert "weights_only" not in errors
 
 
 class Malice:
@@ -201,6 +253,7 @@ def test_a_full_disk(train, whole, small_disk, filler):
     assert not list(disk.rglob("*.tmp"))
     for path in (disk / "run").glob("checkpoints/*.pt"):
         checkpoint.read(path)
+    assert (disk / "run" / "checkpoints" / "last.pt").exists() == (filler < 1300)
     mend()
     code, output, errors = train(out=disk / "run")
     assert (code, errors) == (0, "")
@@ -273,7 +326,7 @@ def calm_first_epoch():
 def test_weights_broken_by_the_last_step_of_an_epoch_are_not_saved(train, tmp_path):
     """No loss is taken after it, and with TEST.PERIOD no evaluation either."""
     code, _, errors = train("TEST.PERIOD=4", hook="test_damage:break_second_epoch")
-    assert (code, errors) == (1, "run_net.py: not finite after epoch 2: the student's backbone.head.bias\n")
+    assert (code, errors) == (1, "run_net.py: not finite after epoch 2: student.backbone.head.bias\n")
     assert load_state(tmp_path / "run")["epoch"] == 1
     assert load_config(tmp_path / "run").TEST.PERIOD == 4
 

@@ -1,5 +1,6 @@
 """Datasets in their real on-disk format, transforms, mixing, and loaders whose views depend on nothing else."""
 
+import io
 import pickle
 import random
 from collections import Counter
@@ -75,6 +76,26 @@ def test_cifar_pickles(name, kind, train_images, tmp_path, monkeypatch):
     assert np.array_equal(np.asarray(image).transpose(2, 0, 1).ravel(), stored["data"][0])
     assert label == 1
     assert info.normalization == NORMALIZATIONS[name]
+
+
+@pytest.mark.fault(31)
+def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
+    class Half(io.BytesIO):
+        url, length = None, 10_000
+
+        def read(self, size=-1):
+            return super().read(size) or self.fail()
+
+        def fail(self):
+            raise ConnectionResetError("connection reset")
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: Half(bytes(5000)))
+    with pytest.raises(ValueError, match="could not be downloaded \\(connection reset\\); put cifar-10-python.tar.gz"):
+        DATASETS.get("cifar10")(root=str(tmp_path), split="train")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.fault(31)

@@ -283,7 +283,7 @@ def test_a_rank_dies(whole, tmp_path):
     os.kill(run.ranks()[1], signal.SIGKILL)
     code, log = run.end()
     assert code != 0
-    assert "another process of this run ended" in log
+    assert "the connection to another process of this run was lost" in log
     words = ["--cfg", "configs/debug/base_debug.yaml", "OPTIM.MAX_EPOCH=5", f"OUT_DIR={tmp_path / 'run'}"]
     ends = [one.end() for one in two_ranks(tmp_path, ["--mode", "train", *words])]
     assert [code for code, *_ in ends] == [0, 0]
@@ -304,16 +304,27 @@ def test_torchrun_restarts_a_run_whose_rank_died(whole, tmp_path, rank):
 
 
 @pytest.mark.slow
+@pytest.mark.fault(28)
 @pytest.mark.fault(29)
-def test_two_machines(whole, tmp_path):
-    """Two agents of torchrun with a process each, as SLURM starts them on two machines; here both are this one."""
-    port = free_port()
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d"]
-    command += [f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=7", "run_net.py", "--mode", "train"]
-    command += ["--cfg", "configs/debug/base_debug.yaml", "OPTIM.MAX_EPOCH=5", f"OUT_DIR={tmp_path / 'run'}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    agents = [subprocess.Popen(command, cwd=ROOT, env=environment) for _ in range(2)]
-    assert [agent.wait(2 * PATIENCE) for agent in agents] == [0, 0]
+@pytest.mark.parametrize("dies", [False, True])
+def test_two_machines(whole, tmp_path, dies):
+    """Two agents of torchrun with a process each, as tools/slurm.sh starts them; here both machines are this one."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--max-restarts=2"]
+    command += ["--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{free_port()}", "--rdzv_id=7", "run_net.py"]
+    command += ["--mode", "train", "--cfg", "configs/debug/base_debug.yaml", "OPTIM.MAX_EPOCH=5"]
+    environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    agents = [
+        subprocess.Popen([*command, f"OUT_DIR={tmp_path / 'run'}"], cwd=ROOT, env=os.environ | environment)
+        for _ in range(2)
+    ]
+    try:
+        if dies:
+            wait_for((tmp_path / "run" / "checkpoints" / "last-1.pt").exists)
+            os.kill(next(pid for pid in running_in(tmp_path) if pid not in [a.pid for a in agents]), signal.SIGKILL)
+        assert [agent.wait(PATIENCE) for agent in agents] == [0, 0]
+    finally:
+        for pid in running_in(tmp_path):
+            os.kill(pid, signal.SIGKILL)
     assert_same_run(whole, tmp_path / "run")
 
 

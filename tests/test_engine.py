@@ -169,6 +169,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step():
     assert float(weight.detach()) == 1
 
 
+@pytest.mark.fault(38)
 def test_cuda_without_a_device_is_refused():
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
@@ -306,6 +307,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, writer):
     assert not (tmp_path / "marker").exists()
 
 
+@pytest.mark.fault(19)
 def test_weights_that_do_not_fit_are_listed():
     module = nn.Sequential(*(nn.Linear(2, 2) for _ in range(8)))
     weights = {key.replace("0.", "new."): value for key, value in module.state_dict().items()}

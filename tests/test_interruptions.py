@@ -94,7 +94,7 @@ def test_killed_20_times_while_it_saves(tmp_path):
     for _ in range(20):
         done = _epoch(folder)
         running = Running(tmp_path, [], hook="test_interruptions:save_for_ever", arguments=(folder,))
-        wait_for(lambda done=done: _epoch(folder) != done)
+        wait_for(lambda done=done: _epoch(folder) > done)
         time.sleep(moments.random() / 20)
         running.signal(signal.SIGKILL)
         running.end()
@@ -109,8 +109,11 @@ def test_killed_20_times_while_it_saves(tmp_path):
 
 
 def _epoch(folder):
-    newest = [path for path in (folder / "last.pt", folder / "last-1.pt") if path.exists()]
-    return max((path.stat().st_mtime_ns for path in newest), default=0)
+    """Time of the newest checkpoint, 0 if there is none at this moment."""
+    try:
+        return (folder / "last.pt").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 @pytest.mark.fault(2)
@@ -122,8 +125,10 @@ def test_killed_at_random_moments_of_a_run(run, whole, tmp_path):
         if running.process.is_alive():
             running.signal(signal.SIGKILL)
         running.end()
+        for path in (tmp_path / "run" / "checkpoints").glob("*.pt"):
+            checkpoint.read(path)
     (tmp_path / "run" / "checkpoints").mkdir(parents=True, exist_ok=True)
-    strays = [tmp_path / "run" / ".run.json.tmp", tmp_path / "run" / "checkpoints" / ".last.pt.tmp"]
+    strays = [tmp_path / "run" / ".old.json.tmp", tmp_path / "run" / "checkpoints" / ".old.pt.tmp"]
     for stray in strays:
         stray.write_bytes(b"half")
     assert run().end()[0] == 0
@@ -163,6 +168,18 @@ def test_interrupted_twice_as_a_terminal_does_it(run, tmp_path):
     assert errors == "run_net.py: stopped by SIGINT\n"
     wait_for(lambda: not group(running.pid), patience=10)
     assert load_state(tmp_path / "run")["epoch"] == 2
+
+
+@pytest.mark.fault(3)
+def test_stopped_with_its_workers(run, whole, tmp_path):
+    """As torchrun and a closing terminal do it: the workers die of the same signal, and that is no error."""
+    running = paused_in_epoch_3(run, tmp_path, "DATA.NUM_WORKERS=2", seconds=0.3)
+    os.killpg(running.pid, signal.SIGTERM)
+    code, _, errors = running.end()
+    assert code == 143
+    assert errors.startswith("run_net.py: stopped by SIGTERM") and len(errors.splitlines()) == 1
+    assert run().end()[0] == 0
+    assert_same_run(whole, tmp_path / "run")
 
 
 @pytest.mark.fault(3)

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pycls_std"
-GROUND = {"structures", "registry", "seeding", "signals", "launch"}
+GROUND = {"structures", "registry", "seeding", "signals", "launch", "errors"}
 # part of the package -> parts it may import, besides itself
 FLOORS = {
     "structures": set(),
@@ -15,6 +15,7 @@ FLOORS = {
     "seeding": set(),
     "signals": set(),
     "launch": set(),
+    "errors": set(),
     "owner": set(),
     "losses": set(),
     "layers": set(),
@@ -30,7 +31,7 @@ FLOORS = {
     "runner": {"measure", "check", "builders", "engine", "results", "config", *GROUND},
 }
 TOP = {
-    "run_net.py": {"config", "signals", "launch", "owner", "runner"},
+    "run_net.py": {"config", "signals", "launch", "errors", "owner", "runner"},
     "tools": {"builders", "engine", "results", "config"},
 }
 FILES = sorted([*PACKAGE.rglob("*.py"), ROOT / "run_net.py", *(ROOT / "tools").rglob("*.py")])

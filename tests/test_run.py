@@ -114,7 +114,7 @@ def test_every_iteration_trains_in_training_mode(teacher):
 def test_checkpoints_say_what_they_are(finished):
     last, best = load_state(finished), load_state(finished, "best")
     assert last.keys() >= {"optimizer", "scaler", "trainer", "best", "student", "ema", "config", "data"}
-    assert best.keys() == {"format", "config", "data", "processes", "epoch", "student", "ema"}
+    assert best.keys() == {"format", "config", "data", "teachers", "processes", "epoch", "student", "ema"}
     assert best["epoch"] == last["best"]["epoch"]
     assert best["data"]["classes"] == list("0123456789")
     assert yaml.safe_load(best["config"])["TRAINER"] == "std"
@@ -187,6 +187,7 @@ def test_a_folder_of_other_options_is_refused(std, finished):
         runner.train(std(OUT_DIR=finished, OPTIM__BASE_LR=0.1))
 
 
+@pytest.mark.fault(20)
 def test_a_finished_run_can_be_continued_for_longer(load, tmp_path):
     runner.train(load("debug/base_debug", OUT_DIR=tmp_path, OPTIM__MAX_EPOCH=1))
     runner.train(load("debug/base_debug", OUT_DIR=tmp_path, OPTIM__MAX_EPOCH=2))
@@ -222,6 +223,7 @@ def test_evaluation_counts_every_image_once(load, tmp_path, caplog):
     assert results[0] == results[1]
 
 
+@pytest.mark.fault(19)
 def test_weights_that_cannot_be_tested(std, load, finished, tmp_path):
     for weights, text in (("", "TEST.WEIGHTS is empty"), (tmp_path / "gone.pt", "there is no checkpoint .*gone.pt")):
         with pytest.raises(ValueError, match=text):
@@ -301,10 +303,12 @@ def test_a_run_that_ends_with_numbers_that_are_not_finite_is_not_finished(load, 
     assert read_run(tmp_path).status == "no results"
 
 
-def test_a_cut_line_of_metrics_does_not_stop_a_resume(load, tmp_path):
+def test_lost_and_cut_metrics_come_back_with_a_resume(load, tmp_path):
     runner.train(load("debug/base_debug", OUT_DIR=tmp_path, OPTIM__MAX_EPOCH=1))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "train/ce": 2.')
+    for path in tmp_path.glob("*tfevents*"):
+        path.unlink()
     runner.train(load("debug/base_debug", OUT_DIR=tmp_path, OPTIM__MAX_EPOCH=2))
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
@@ -430,6 +434,7 @@ def two_datasets(folder):
     return folder
 
 
+@pytest.mark.fault(20)
 def test_a_run_is_not_continued_nor_silently_tested_on_other_classes(load, tmp_path, caplog):
     data = two_datasets(tmp_path)
     options = {"DATA__NAME": "image_folder", "MODEL__NUM_CLASSES": 0, "TRAIN__BATCH_SIZE": 4, "OUT_DIR": data / "run"}
@@ -441,11 +446,27 @@ def test_a_run_is_not_continued_nor_silently_tested_on_other_classes(load, tmp_p
     (data / "b").rename(data / "other" / "a")
     with pytest.raises(ValueError, match="is a run on other classes: cat, dog; the data has bird, fish"):
         runner.train(load("debug/base_debug", **options, DATA__ROOT=data / "other" / "a", OPTIM__MAX_EPOCH=2))
+    (data / "a" / "train" / "cat" / "0.png").unlink()
+    with pytest.raises(ValueError, match=r"is a run on \[8, 8\] images for training and test, now \[7, 8\]"):
+        runner.train(load("debug/base_debug", **options, DATA__ROOT=data / "a", OPTIM__MAX_EPOCH=2))
     for name, told in (("a", False), ("other/a", True)):
         caplog.clear()
         weights = {"TEST__WEIGHTS": data / "run" / "checkpoints" / "last.pt", "DATA__ROOT": data / name}
         runner.test(load("debug/base_debug", **options, **weights))
         assert ("was trained on other classes: cat, dog" in caplog.text) is told
+
+
+@pytest.mark.fault(20)
+def test_a_run_is_not_continued_with_another_teacher_or_fewer_images(std, teacher, tmp_path):
+    copy = tmp_path / "teacher.pt"
+    copy.write_bytes(teacher.read_bytes())
+    words = {"DISTILLATION__TEACHER_WEIGHTS": f"[{copy}]", "OUT_DIR": tmp_path / "run"}
+    runner.train(std(**words, OPTIM__MAX_EPOCH=1))
+    state = torch.load(copy, weights_only=True)
+    state["student"]["backbone.fc.bias"][0] += 1e-6
+    torch.save(state, copy)
+    with pytest.raises(ValueError, match="last.pt is a run with other weights of teacher 0"):
+        runner.train(std(**words, OPTIM__MAX_EPOCH=2))
 
 
 def test_an_extension_that_does_not_come_to_an_epoch_leaves_the_result(load, tmp_path, monkeypatch):

@@ -252,7 +252,9 @@ def test_out_into_no_folder(record, tmp_path):
 @pytest.mark.fault(35)
 def test_a_resumed_run_has_every_point_once(record):
     folder = record("multi", 0, [1, 2])
-    journal = Journal(folder, start_epoch=1)  # epoch 2 was logged, its checkpoint was not
+    saved = [json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])]
+    (folder / "metrics.jsonl").write_text("of no use")
+    journal = Journal(folder, saved)  # epoch 2 was logged, its checkpoint was not
     journal.epoch(2, {"test/top1": 5.0})
     journal.epoch(3, {"test/top1": 6.0})
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})

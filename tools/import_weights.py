@@ -1,36 +1,27 @@
 """Turn a published checkpoint that holds more than weights into a plain file of weights.
 
 run_net.py reads weights only. Many published files also hold objects of the program that wrote them (its options, its
-optimizer), which Python would build by running code from the file. This tool runs none either: it puts an empty
-stand-in in the place of every such object, keeps the tensors, and says what it dropped.
+optimizer), which Python would build by running code from the file. This tool runs none either: torch reads the file as
+weights only, with an empty stand-in in the place of every other class, and the tool says what was dropped.
 """
 
 import argparse
 import io
-import pickle
 import sys
-import types
+import warnings
+import zipfile
 from pathlib import Path
 
 import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
 from pycls_std.engine import files  # noqa: E402
 
-# What tensors and dictionaries of tensors are made of. All else becomes a stand-in.
-HARMLESS = {
-    ("collections", "OrderedDict"),
-    ("torch", "Size"),
-    ("torch", "device"),
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch._utils", "_rebuild_parameter"),
-    ("torch.serialization", "_get_layout"),
-}
-
 
 class StandIn:
-    """Takes whatever a pickle does to an object, and does nothing."""
+    """Takes whatever a file does to an object, and does nothing."""
 
     def __new__(cls, *args, **kwargs):
         return super().__new__(cls)
@@ -44,44 +35,22 @@ class StandIn:
     def __setitem__(self, key, value):
         pass
 
-    def append(self, item):
-        """Drop an item."""
 
-    def extend(self, items):
-        """Drop items."""
-
-
-def reader(dropped: set[str]) -> types.ModuleType:
-    """Return a pickle module for torch.load that builds tensors and plain values alone, and notes what it dropped."""
-
-    class Unpickler(pickle.Unpickler):
-        def find_class(self, module, name):
-            storage = module in ("torch", "torch.storage") and name.endswith("Storage")
-            dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-            if (module, name) in HARMLESS or storage or dtype:
-                return super().find_class(module, name)
-            dropped.add(f"{module}.{name}")
-            return StandIn
-
-    def load(file, **options):
-        return Unpickler(file, **options).load()
-
-    module = types.ModuleType("tensors_only")
-    module.Unpickler, module.load, module.UnpicklingError = Unpickler, load, pickle.UnpicklingError
-    return module
-
-
-def weights_in(path: Path, key: str) -> tuple[dict[str, torch.Tensor], set[str]]:
+def weights_in(path: Path, key: str) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Return the weights of a file, and the names of the classes of what was dropped.
 
     key: entry that holds the weights, such as model or state_dict; "" = the file's only dictionary of tensors.
     Raises ValueError that names the path if it cannot be read or the entry is not there.
     """
-    dropped: set[str] = set()
     try:
-        content = torch.load(path, map_location="cpu", pickle_module=reader(dropped), weights_only=False)
+        dropped = get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+        with safe_globals([(StandIn, name) for name in dropped]), warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = str(error)
+        reason = (
+            text.splitlines()[0] if text and "weights_only" not in text else "it is no zip of tensors by torch.save"
+        )
         raise ValueError(f"{path} cannot be read: {reason}") from error
     content = content if isinstance(content, dict) else {}
     entries = {name: _tensors(entry) for name, entry in {"": content, **content}.items() if isinstance(entry, dict)}
@@ -89,10 +58,12 @@ def weights_in(path: Path, key: str) -> tuple[dict[str, torch.Tensor], set[str]]
     if key not in found and key:
         raise ValueError(f"{path} has no weights under {key!r}; it has some under {sorted(found)}")
     if not key and len(found) != 1:
-        raise ValueError(
-            f"{path} has weights under {sorted(found)}: choose with --key" if found else f"{path} has none"
-        )
-    return found[key or next(iter(found))], dropped
+        there = f"weights under {sorted(found)}: choose with --key" if found else f"no weights, but {dropped}"
+        raise ValueError(f"{path} has {there}")
+    name = key or next(iter(found))
+    if lost := [weight for weight, value in (content[name] if name else content).items() if isinstance(value, StandIn)]:
+        raise ValueError(f"{path}: {', '.join(lost[:5])} among the weights is of a kind that cannot be kept: {dropped}")
+    return found[name], dropped
 
 
 def _tensors(entry: dict) -> dict[str, torch.Tensor]:

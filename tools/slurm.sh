@@ -17,9 +17,10 @@
 set -u
 source .venv/bin/activate
 
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 # so that a restart meets nothing of the attempt before it
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun torchrun --nnodes="$SLURM_NNODES" --nproc_per_node="$SLURM_GPUS_ON_NODE" --max-restarts=3 \
-  --rdzv_backend=c10d --rdzv_id="$SLURM_JOB_ID" --rdzv_endpoint="$first:29500" \
+  --rdzv_backend=c10d --rdzv_id="$SLURM_JOB_ID" --rdzv_endpoint="$first:$((20000 + SLURM_JOB_ID % 20000))" \
   run_net.py --mode train --cfg "$@" &
 run=$!
 stopped=

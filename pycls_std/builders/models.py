@@ -43,7 +43,13 @@ def find_teacher_weights(cfg, *, fetch: bool = True) -> list[Weights]:
     """
     options = cfg.DISTILLATION
     find = find_weights if fetch else describe_weights
-    return [find(*pair) for pair in zip(options.TEACHERS, options.TEACHER_WEIGHTS, strict=True)]
+    found = []
+    for index, (name, origin) in enumerate(zip(options.TEACHERS, options.TEACHER_WEIGHTS, strict=True)):
+        try:
+            found.append(find(name, origin))
+        except ValueError as error:
+            raise ValueError(f"DISTILLATION.TEACHER_WEIGHTS of teacher {index} {name}: {error}") from error
+    return found
 
 
 def build_teachers(cfg, num_classes: int, normalization: Normalization, weights: list[Weights]) -> list[Teacher]:

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from pycls_std.check.trial import Trial
+from pycls_std.errors import one_line
 
 LOG = logging.getLogger("pycls_std")
 
@@ -23,8 +24,7 @@ def check(cfg, out_dir: Path) -> None:
             LOG.info("ok    %-10s  %s", name, carry_out())
         except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
             failed += 1
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            LOG.error("FAIL  %-10s  %s", name, lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}")
+            LOG.error("FAIL  %-10s  %s", name, one_line(error))
             if position < 2:  # without data or models there is nothing to check further
                 LOG.error("not checked: %s", ", ".join(each.__name__ for each in checks[position + 1 :]))
                 break

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 
 import torch
 from torch import multiprocessing
@@ -12,6 +13,8 @@ from pycls_std.builders.training import assemble, build_runtime
 from pycls_std.engine import distributed, loop
 from pycls_std.engine.optim import set_learning_rate
 from pycls_std.structures import Progress
+
+PATIENCE = 300  # seconds
 
 
 def steps(session: loop.Session, epoch: int):
@@ -44,9 +47,15 @@ def spread_over_two(cfg, data: Data) -> None:
     cfg.DEVICE, cfg.PRECISION = "cpu", "fp32"
     threads = max(1, torch.get_num_threads() // 2)
     try:
-        multiprocessing.spawn(_train_share, (port, threads, cfg, data._replace(test=None)), nprocs=2)
+        both = multiprocessing.spawn(_train_share, (port, threads, cfg, data._replace(test=None)), nprocs=2, join=False)
+        end = time.monotonic() + PATIENCE
+        while not both.join(timeout=1):
+            if time.monotonic() > end:
+                for process in both.processes:
+                    process.kill()
+                raise ValueError(f"two processes that share a batch wait for each other for more than {PATIENCE} s")
     except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException) as error:
-        raise ValueError(str(error).strip().splitlines()[-1]) from error
+        raise ValueError(str(error).strip().splitlines()[-1]) from error  # of the process's traceback
 
 
 def _train_share(rank, port, threads, cfg, data):
@@ -64,9 +73,10 @@ def _train_share(rank, port, threads, cfg, data):
     weights = find_teacher_weights(cfg, fetch=False)
     session = assemble(cfg, data=data, runtime=runtime, weights=weights)
     train(session, epoch=0)
-    for name, value in session.trainer.student.named_parameters():
+    modules = torch.nn.ModuleDict({name: m for name, m in session.trainer.modules().items() if name != "teachers"})
+    for name, value in modules.named_parameters():
         apart = float((runtime.world.greatest(value) - value).detach().abs().max())
         apart = float(runtime.world.greatest(torch.tensor(apart)))
         if not apart < 1e-6:
-            raise ValueError(f"the student's {name} differs by {apart:.3g} after {len(data.train)} steps")
+            raise ValueError(f"{name} differs by {apart:.3g} after {len(data.train)} steps")
     distributed.close()

@@ -17,7 +17,7 @@ from pycls_std.datasets.loader import train_loader
 from pycls_std.engine import checkpoint, loop
 
 STEPS = 3
-TEST_IMAGES = 300  # that teachers are scored on
+TEST_IMAGES = 200  # that teachers are scored on
 TRAIN_IMAGES = 100  # that are read besides those of the steps
 
 
@@ -37,7 +37,6 @@ class Trial:
 
     def data(self) -> str:
         """Images of both splits can be read; splits, MODEL.NUM_CLASSES and batch sizes agree."""
-        self.weights = find_teacher_weights(self.cfg)
         data = build_data(self.cfg)
         train, test = data.train.dataset, data.test.dataset
         read = len(list(spread(train, TRAIN_IMAGES)))
@@ -54,7 +53,8 @@ class Trial:
         return f"{data.info.name}, {len(data.info.classes)} classes, {images}"
 
     def models(self) -> str:
-        """The student can be built, and the teachers' weights fit them and the classes of the data."""
+        """The student can be built, and the teachers' weights are there and fit them and the classes of the data."""
+        self.weights = find_teacher_weights(self.cfg)
         self.session = self._build()
         return "; ".join([self.cfg.MODEL.NAME, *(each.description for each in self.session.trainer.teachers)])
 
@@ -125,7 +125,7 @@ class Trial:
         for session in (self.session, loaded):
             train(session, epoch=1)
         limit = 0.0 if self.runtime.device.type == "cpu" else 1e-2  # CUDA kernels may add in another order
-        now, then = (tensors(session.state_dict()) for session in (self.session, loaded))
+        now, then = (checkpoint.tensors(session.state_dict()) for session in (self.session, loaded))
         for key in now:
             difference = float((now[key].double() - then[key].double()).abs().max()) if now[key].numel() else 0.0
             if not difference <= limit:
@@ -159,7 +159,7 @@ def reduced(cfg):
     """Return the options with a batch that two processes can share and mix in pairs, and no more samples than it."""
     small = cfg.clone()
     small.defrost()
-    small.TRAIN.BATCH_SIZE = max(16, -(-4 * cfg.AUG.REPEATS // 4) * 4)
+    small.TRAIN.BATCH_SIZE = max(8, 4 * cfg.AUG.REPEATS)
     small.MINE.SAMPLES = min(cfg.MINE.SAMPLES, small.TRAIN.BATCH_SIZE // cfg.AUG.REPEATS)
     small.freeze()
     return small
@@ -177,11 +177,3 @@ def has_gradient(term: torch.Tensor, parameters: list[torch.Tensor]) -> bool:
         return False
     gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
     return any(gradient is not None and bool(gradient.any()) for gradient in gradients)
-
-
-def tensors(state, key: str = "") -> dict[str, torch.Tensor]:
-    """Return all tensors of a nest of dictionaries and lists, by their path in it."""
-    if isinstance(state, torch.Tensor):
-        return {key: state}
-    pairs = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, (list, tuple)) else ()
-    return {path: value for name, inner in pairs for path, value in tensors(inner, f"{key}.{name}".strip(".")).items()}

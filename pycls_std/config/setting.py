@@ -1,7 +1,6 @@
 """Set options from settings: find the key, and make the value the type that the option has."""
 
 import difflib
-import math
 from pathlib import Path
 
 import yaml
@@ -78,13 +77,14 @@ def coerce(value, default, entry, where: str):
         return str(value)
     if isinstance(default, bool) and isinstance(value, bool):
         return value
-    if isinstance(default, float) and number is not None and math.isfinite(number):
+    if isinstance(default, float) and number is not None and abs(number) <= GREATEST:
         return float(number)
     if type(default) is int and isinstance(number, int):
         return number
     raise ConfigError(f"{where} expects {_NAMES[type(default)]}, got {str(text) if text is not None else value!r}")
 
 
+GREATEST = 3.4e38  # that a tensor of 32 bits can hold; no NaN is below it
 _NAMES = {str: "text", bool: "true or false", float: "a number", int: "a whole number"}
 
 

@@ -3,6 +3,9 @@
 Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 """
 
+import http.client
+from pathlib import Path
+
 from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10, CIFAR100
 
@@ -24,9 +27,13 @@ def cifar100(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
 
 
 def _load(kind, name, root, split):
+    archive = Path(root) / kind.filename
+    was_there = archive.exists()
     try:
         dataset = kind(root, train=split == "train", download=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        if not was_there:
+            archive.unlink(missing_ok=True)  # torchvision writes to its final name, and this is half of it
         raise ValueError(
             f"{name}: DATA.ROOT {root} has no whole copy and {kind.url} could not be downloaded ({error}); "
             f"put {kind.filename} (MD5 {kind.tgz_md5}) into {root} by hand"

@@ -3,6 +3,7 @@
 Layout: root/train/<class>/<image> and root/val/<class>/<image> (or root/test). What is hidden is passed over.
 """
 
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -19,7 +20,7 @@ class VisibleFolders(ImageFolder):
     """torchvision's ImageFolder without hidden folders such as .ipynb_checkpoints, and hidden files such as ._1.png."""
 
     def __init__(self, folder: Path):
-        super().__init__(folder, loader=load_image, is_valid_file=_is_visible_image)
+        super().__init__(folder, loader=load_image, is_valid_file=partial(_is_visible_image, folder))
 
     def find_classes(self, directory) -> tuple[list[str], dict[str, int]]:
         """Return the class folders in alphabetical order, and the number of each."""
@@ -37,8 +38,9 @@ def load_image(path: str) -> Image.Image:
         raise OSError(f"image {path} cannot be read: {error}") from error
 
 
-def _is_visible_image(path: str) -> bool:
-    return not Path(path).name.startswith(".") and has_file_allowed_extension(path, IMG_EXTENSIONS)
+def _is_visible_image(folder: Path, path: str) -> bool:
+    hidden = any(part.startswith(".") for part in Path(path).relative_to(folder).parts)
+    return not hidden and has_file_allowed_extension(path, IMG_EXTENSIONS)
 
 
 def read_folders(folder: Path) -> ImageFolder:

@@ -104,7 +104,7 @@ def _loader(views, sampler, batch_size, workers):
         batch_size=batch_size,
         sampler=sampler,
         num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=torch.cuda.is_initialized(),
         persistent_workers=workers > 0,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # of its own, so that a pass draws nothing from the global one

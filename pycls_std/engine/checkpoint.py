@@ -1,5 +1,6 @@
 """Checkpoint files: written whole or not at all, read without running code from them."""
 
+import hashlib
 import io
 import logging
 import warnings
@@ -57,12 +58,14 @@ class Series:
         return None
 
     def _shift(self) -> None:
+        if not self.last.exists():  # it was damaged: until there is a new one, the one before it is all there is
+            return
         for path in sorted(self.folder.glob("last-*.pt"), key=_age, reverse=True):
             if _age(path) + 1 >= self.keep:
                 path.unlink()
             else:
                 path.replace(self._older(_age(path) + 1))
-        if self.last.exists() and self.keep > 1:
+        if self.keep > 1:
             self.last.replace(self._older(1))
 
     def _older(self, age: int) -> Path:
@@ -95,7 +98,8 @@ def save(state: dict, path: Path, **options) -> None:
 def read(path: Path) -> dict:
     """Return what a file holds, on the CPU. No code in it is run.
 
-    Raises ValueError that names the path if the file is absent, damaged or holds more than weights.
+    Raises ValueError that names the path if the file is absent, damaged or holds more than weights, and OSError if it
+    cannot be read at all, which says nothing about the file.
     """
     if not path.is_file():
         raise ValueError(f"there is no checkpoint {path}")
@@ -109,6 +113,10 @@ def read(path: Path) -> dict:
         if isinstance(state, dict):
             return state
         reason = f"its part {damaged} is not what was written" if damaged else f"it holds a {type(state).__name__}"
+    except MemoryError:
+        raise
+    except OSError as error:
+        raise OSError(f"{path} could not be read: {error.strerror or error}") from error
     except Exception as error:  # torch.load raises whatever the damage leads to
         unsafe = "weights_only" in str(error).lower()
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -135,3 +143,20 @@ def load_weights(module: nn.Module, weights: dict, source: str) -> None:
         more = f" and {len(differences) - 10} more" if len(differences) > 10 else ""
         raise ValueError(f"{source} does not fit the model: {'; '.join(differences[:10])}{more}")
     module.load_state_dict(weights)
+
+
+def tensors(state, path: str = "") -> dict[str, torch.Tensor]:
+    """Return all tensors of a nest of dictionaries and lists, by their path in it."""
+    if isinstance(state, torch.Tensor):
+        return {path: state}
+    pairs = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, (list, tuple)) else ()
+    return {key: value for name, inner in pairs for key, value in tensors(inner, f"{path}.{name}".strip(".")).items()}
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Return the SHA-256 of a module's weights and buffers."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -107,15 +107,17 @@ class Processes(World):
 def _join(backend: str) -> None:
     """Join the group of processes.
 
-    After torchrun --max-restarts the store may still hold the addresses of processes that are dead, and a group that
-    read them would wait for ever: each attempt has its own prefix in it.
+    When torchrun restarts processes, its store may still hold the addresses of the dead, and a group that reads them
+    waits for ever: each attempt has its own prefix in it. Of several torchruns each counts its own attempts, so these
+    cannot agree on a prefix; they need a store of each attempt (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, README).
     """
     store, rank, size = next(dist.rendezvous("env://"))
-    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
 
 
 def close() -> None:
-    """Leave the group of processes, if there is one."""
+    """Leave the group of processes, if there is one. Not after an error: it would wait for those that are gone."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -35,8 +35,6 @@ def append(path: Path, content: bytes) -> None:
     """Append to a file. Raises OSError that names the path if it cannot be written, a part of it may then be there."""
     with naming(path), path.open("ab") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())  # before a checkpoint counts on it
 
 
 def clean(folder: Path) -> None:

@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-import math
 import sys
 import time
 from pathlib import Path
@@ -21,22 +20,21 @@ LOG = logging.getLogger("pycls_std")
 class Journal:
     """Records one set of values for each epoch. The step of every TensorBoard scalar is the number of epochs done.
 
-    Every start of a run writes the event file anew from metrics.jsonl, so that a run that was interrupted, however
-    often, has each value once.
+    A checkpoint holds `lines`, and every start of a run writes metrics.jsonl and the event file anew from them. So each
+    value is there once, however often the run was interrupted, and whatever became of these files.
 
-    folder: of the run. start_epoch: epochs already done; what an interrupted run wrote beyond them is dropped.
+    folder: of the run. lines: those of the checkpoint that the run continues from.
     """
 
-    def __init__(self, folder: Path, *, start_epoch: int = 0):
+    def __init__(self, folder: Path, lines: list[dict] = ()):
+        self.lines = list(lines)
         self.metrics = folder / "metrics.jsonl"
-        written = self.metrics.read_text(errors="replace").splitlines() if self.metrics.exists() else []
-        lines = [line for line in written if _epoch_of(line) <= start_epoch]
-        files.write(self.metrics, "".join(line + "\n" for line in lines).encode())
+        files.write(self.metrics, b"".join(map(_json, self.lines)))
         outdated = list(folder.glob("*tfevents*"))
         # TensorBoard wants a number that grows and this word in the name; the host's name, usual there, it does not.
         self.events = folder / f"events.out.tfevents.{time.time_ns()}"
         start = _record(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        files.write(self.events, start + b"".join(_events(json.loads(line)) for line in lines))
+        files.write(self.events, start + b"".join(map(_events, self.lines)))
         for path in outdated:
             path.unlink()
 
@@ -46,27 +44,25 @@ class Journal:
         Raises OSError that names the file if it cannot be written.
         """
         line = {"epoch": done, "time": round(time.time(), 3), **values}
-        files.append(self.metrics, (json.dumps(line) + "\n").encode())
+        files.append(self.metrics, _json(line))
         files.append(self.events, _events(line))
+        self.lines.append(line)
+
+
+def _json(line: dict) -> bytes:
+    return (json.dumps(line) + "\n").encode()
 
 
 def _events(line: dict) -> bytes:
     """Return the values of a line of metrics.jsonl as a record of an event file."""
     values = [Summary.Value(tag=tag, simple_value=value) for tag, value in line.items() if tag not in ("epoch", "time")]
-    return _record(Event(wall_time=line.get("time", 0.0), step=line["epoch"], summary=Summary(value=values)))
+    return _record(Event(wall_time=line["time"], step=line["epoch"], summary=Summary(value=values)))
 
 
 def _record(event: Event) -> bytes:
     buffer = io.BytesIO()
     RecordWriter(buffer).write(event.SerializeToString())
     return buffer.getvalue()
-
-
-def _epoch_of(line: str) -> float:
-    try:
-        return json.loads(line)["epoch"]
-    except (ValueError, KeyError, TypeError):  # the last line of a run that was killed while it wrote
-        return math.inf
 
 
 class ProgressBar:

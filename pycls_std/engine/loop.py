@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from pycls_std import signals
+from pycls_std.engine.checkpoint import tensors
 from pycls_std.engine.journal import ProgressBar, duration
 from pycls_std.engine.meters import Meters, accuracies
 from pycls_std.engine.optim import set_learning_rate
@@ -76,7 +77,7 @@ def fit(session: Session, *, start_epoch: int, record: Callable[[int, dict[str, 
     record(epochs done, values, is best) is called after every epoch. A signal that asks the run to end is obeyed after
     the batch it came in.
     Raises FloatingPointError before anything of the epoch is recorded if a loss is not finite, in training or at test,
-    or a weight after it; signals.Stopped if the run is asked to end.
+    or anything that would be saved; signals.Stopped if the run is asked to end.
     """
     with signals.deferred():
         for epoch in range(start_epoch, session.epochs):
@@ -84,7 +85,7 @@ def fit(session: Session, *, start_epoch: int, record: Callable[[int, dict[str, 
             session.runtime.start_epoch(epoch)
             values = train_epoch(session, epoch)
             done = epoch + 1
-            _refuse_broken_weights(session, f"after epoch {done}")
+            _refuse_broken_state(session, f"after epoch {done}")
             best = False
             if done % session.test_period == 0 or done == session.epochs:
                 values |= evaluate_all(session, f"after epoch {done}")
@@ -96,11 +97,13 @@ def fit(session: Session, *, start_epoch: int, record: Callable[[int, dict[str, 
             LOG.info("epoch %d/%d  %s  %s", done, session.epochs, _summary(values), took)
 
 
-def _refuse_broken_weights(session, when):
-    """Look at all weights, for the last step of an epoch may break them, and no loss of it is taken any more."""
-    for name, value in session.trainer.student.state_dict().items():
-        if not torch.isfinite(value).all():
-            raise FloatingPointError(f"not finite {when}: the student's {name}")
+def _refuse_broken_state(session, when):
+    """Look at all that is saved: the last step of an epoch may break it, and no loss of it is taken any more."""
+    state = tensors(session.state_dict())
+    whole = torch.stack([value.isfinite().all().to(session.runtime.device) for value in state.values()])
+    if not whole.all():
+        broken = [name for name, good in zip(state, whole.tolist(), strict=True) if not good]
+        raise FloatingPointError(f"not finite {when}: {', '.join(broken[:5])}")
 
 
 def train_epoch(session: Session, epoch: int) -> dict[str, float]:

@@ -29,6 +29,8 @@ class Runtime:
         kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         self.world = Processes(kind)
         self.device = torch.device(kind, self.world.local_rank) if kind == "cuda" else torch.device(kind)
+        if kind == "cuda":
+            torch.cuda.set_device(self.device)  # for what asks for no device, such as pinned memory
         self.precision = precision
         self.seed = seed
         self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
