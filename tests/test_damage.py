@@ -323,16 +323,17 @@ def calm_first_epoch():
 
 
 @pytest.mark.fault(17)
-def test_weights_broken_by_the_last_step_of_an_epoch_are_not_saved(train, tmp_path):
+@pytest.mark.parametrize("part", ["student", "ema"])
+def test_what_the_last_step_of_an_epoch_breaks_is_not_saved(train, tmp_path, part):
     """No loss is taken after it, and with TEST.PERIOD no evaluation either."""
-    code, _, errors = train("TEST.PERIOD=4", hook="test_damage:break_second_epoch")
-    assert (code, errors) == (1, "run_net.py: not finite after epoch 2: student.backbone.head.bias\n")
+    code, _, errors = train("TEST.PERIOD=4", hook="test_damage:break_second_epoch", arguments=(part,))
+    assert (code, errors) == (1, f"run_net.py: not finite after epoch 2: {part}.backbone.head.bias\n")
     assert load_state(tmp_path / "run")["epoch"] == 1
     assert load_config(tmp_path / "run").TEST.PERIOD == 4
 
 
-def break_second_epoch():
-    """Hook: after the second epoch one weight is infinite."""
+def break_second_epoch(part):
+    """Hook: after the second epoch one weight of the student, or of its average, is infinite."""
     from pycls_std.engine import loop
 
     epoch = loop.train_epoch
@@ -340,7 +341,8 @@ def break_second_epoch():
     def train_epoch(session, number):
         values = epoch(session, number)
         if number == 1:
-            session.trainer.student.backbone.head.bias.data[0] = float("inf")
+            module = session.trainer.student if part == "student" else session.ema.module
+            module.backbone.head.bias.data[0] = float("inf")
         return values
 
     loop.train_epoch = train_epoch

@@ -329,7 +329,7 @@ def test_a_checkpoint_without_training_state_cannot_be_continued_from(std, finis
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
     (folder / "last.pt").write_bytes((finished / "checkpoints" / "best.pt").read_bytes())
-    with pytest.raises(ValueError, match="last.pt has no training state of format 1"):
+    with pytest.raises(ValueError, match="last.pt has no training state of format 2"):
         runner.train(std())
 
 
