@@ -1,6 +1,7 @@
 """SIGTERM and SIGINT: end a run at a place where nothing is lost, with the exit code that shells expect."""
 
 import signal
+import time
 from contextlib import contextmanager
 
 # Signals are the whole process's, and so is this state: the signal that came while a loop asked to be told later.
@@ -39,6 +40,7 @@ def deferred():
         if _state["pending"]:
             raise Stopped(_state["pending"])
     except RuntimeError as error:
+        time.sleep(0.2)  # such a signal may reach this process last
         if _state["pending"]:
             raise Stopped(_state["pending"]) from error
         raise
@@ -52,6 +54,7 @@ def pending() -> int:
 
 
 def _receive(number, frame):
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes the end of a loader's worker for an error
     if not _state["waits"] or _state["pending"]:
         raise Stopped(number)
     _state["pending"] = number

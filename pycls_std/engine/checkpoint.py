@@ -103,20 +103,23 @@ def read(path: Path) -> dict:
     """
     if not path.is_file():
         raise ValueError(f"there is no checkpoint {path}")
+    try:
+        content = io.BytesIO(path.read_bytes())
+    except OSError as error:
+        raise OSError(f"{path} could not be read: {error.strerror or error}") from error
     damaged = None
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
+        if zipfile.is_zipfile(content):
+            with zipfile.ZipFile(content) as archive:
                 damaged = archive.testzip()  # torch.load does not notice a flipped bit in a tensor
+        content.seek(0)
         with warnings.catch_warnings(action="ignore"):  # of pickles that are no weights, which is told below
-            state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+            state = None if damaged else torch.load(content, map_location="cpu", weights_only=True)
         if isinstance(state, dict):
             return state
         reason = f"its part {damaged} is not what was written" if damaged else f"it holds a {type(state).__name__}"
     except MemoryError:
         raise
-    except OSError as error:
-        raise OSError(f"{path} could not be read: {error.strerror or error}") from error
     except Exception as error:  # torch.load raises whatever the damage leads to
         unsafe = "weights_only" in str(error).lower()
         reason = (str(error) or type(error).__name__).splitlines()[0]
