@@ -67,6 +67,11 @@ def _train_share(rank, port, threads, cfg, data):
         "MASTER_PORT": str(port),
     }
     torch.set_num_threads(threads)
+    _train_and_compare(cfg, data)
+    distributed.close()
+
+
+def _train_and_compare(cfg, data):
     runtime = build_runtime(cfg)
     own = runtime.world.positions(cfg.TRAIN.BATCH_SIZE)
     data = data._replace(train=[(images[own], labels[own]) for images, labels in data.train])
@@ -79,4 +84,3 @@ def _train_share(rank, port, threads, cfg, data):
         apart = float(runtime.world.greatest(torch.tensor(apart)))
         if not apart < 1e-6:
             raise ValueError(f"{name} differs by {apart:.3g} after {len(data.train)} steps")
-    distributed.close()

@@ -3,6 +3,7 @@
 Shapes: B images of a batch of all processes, W processes.
 """
 
+import gc
 import os
 from collections.abc import Callable
 from typing import TypeVar
@@ -118,6 +119,10 @@ def _join(backend: str) -> None:
 
 
 def close() -> None:
-    """Leave the group of processes, if there is one. Not after an error: it would wait for those that are gone."""
+    """Leave the group of processes, if there is one. Not after an error: it would wait for those that are gone.
+
+    Nothing may hold the group any more, or torch can wait for ever when the last to hold it goes (seen on 2.11).
+    """
     if dist.is_initialized():
+        gc.collect()  # a wrapped module refers to itself
         dist.destroy_process_group()
