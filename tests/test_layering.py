@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "pycls_std"
-GROUND = {"structures", "registry", "seeding", "signals", "launch", "errors"}
+GROUND = {"structures", "registry", "seeding", "signals", "launch", "errors", "interleaved"}
 # part of the package -> parts it may import, besides itself
 FLOORS = {
     "structures": set(),
@@ -16,6 +16,7 @@ FLOORS = {
     "signals": set(),
     "launch": set(),
     "errors": set(),
+    "interleaved": set(),
     "owner": set(),
     "losses": set(),
     "layers": set(),
@@ -32,7 +33,7 @@ FLOORS = {
 }
 TOP = {
     "run_net.py": {"config", "signals", "launch", "errors", "owner", "runner"},
-    "tools": {"builders", "engine", "results", "config"},
+    "tools": {"builders", "datasets", "models", "engine", "results", "config", "interleaved"},
 }
 FILES = sorted([*PACKAGE.rglob("*.py"), ROOT / "run_net.py", *(ROOT / "tools").rglob("*.py")])
 
