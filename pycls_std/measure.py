@@ -7,7 +7,7 @@ from itertools import count
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pycls_std.builders.data import build_data
+from pycls_std.builders.data import build_info
 from pycls_std.builders.models import build_teachers, build_untaught_trainer, find_teacher_weights, taps
 from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.engine import loop
@@ -25,7 +25,7 @@ def info(cfg) -> None:
 
     The data is read only if MODEL.NUM_CLASSES leaves the number of classes to it.
     """
-    classes = cfg.MODEL.NUM_CLASSES or len(build_data(cfg, train=False).info.classes)
+    classes = cfg.MODEL.NUM_CLASSES or len(build_info(cfg).classes)
     trainer = build_untaught_trainer(cfg, classes)
     size = cfg.DATA.IMAGE_SIZE
     deployed = trainer.deployed_parameters()

@@ -104,7 +104,7 @@ def test(cfg) -> None:
     if changed:
         LOG.warning("%s was trained with other options: %s", cfg.TEST.WEIGHTS, "; ".join(changed))
     runtime = build_runtime(cfg)
-    data = runtime.world.in_turn(lambda: build_data(cfg, train=False, world=runtime.world))
+    data = runtime.world.in_turn(lambda: build_data(cfg, device=runtime.device, train=False, world=runtime.world))
     if saved and saved["data"]["classes"] != list(data.info.classes):
         LOG.warning("%s was trained on other classes: %s", cfg.TEST.WEIGHTS, _first_of(saved["data"]["classes"]))
     trainer = build_untaught_trainer(cfg, len(data.info.classes))

@@ -7,6 +7,7 @@ import torch
 from timm.data.auto_augment import RandAugment
 from timm.data.random_erasing import RandomErasing
 from torch import nn
+from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from pycls_std import config
@@ -14,7 +15,9 @@ from pycls_std.builders.data import build_data
 from pycls_std.builders.models import build_backbone, build_teachers, build_trainer
 from pycls_std.builders.training import build_runtime, build_session
 from pycls_std.builders.weights import Weights
+from pycls_std.datasets.memory.views import MemoryLoader
 from pycls_std.datasets.normalizations import NORMALIZATIONS
+from pycls_std.datasets.transforms import Augmentation
 from pycls_std.losses.confidence import WEIGHTINGS
 from pycls_std.losses.logit import hard_distillation, soft_distillation
 
@@ -26,7 +29,7 @@ def build(load):
     """Return build(**overrides): the parts of the debug STD run with one untrained teacher."""
 
     def build_parts(**overrides):
-        cfg = load("debug/std_debug", **overrides)
+        cfg = load("debug/std_debug", **{"DATA__LOADER": "workers", **overrides})
         data = build_data(cfg)
         weights = [Weights({}, "none") for _ in cfg.DISTILLATION.TEACHERS]
         teachers = build_teachers(cfg, 10, data.normalization, weights)
@@ -137,6 +140,40 @@ PAIRS = [
         lambda p: [p.session.schedule(x) for x in (0.5, 0.7)] == [0.002, 0.001],
     ),
 ]
+# the same for images in memory
+MEMORY = {
+    "DATA__LOADER": "memory",
+    "DATA__NORMALIZATION": "half",
+    "DATA__CROP_RATIO": 0.5,
+    "SEED": 7,
+    "AUG__CROP": "resized",
+    "AUG__CROP_PADDING": 2,
+    "AUG__CROP_SCALE": 0.7,
+    "AUG__FLIP": 0.3,
+    "AUG__RAND_AUGMENT": "rand-m3-n5",
+    "AUG__COLOR_JITTER": 0.2,
+    "AUG__ERASING": 0.4,
+}
+PAIRS += [
+    (
+        MEMORY,
+        lambda p: (
+            p.data.train.dataset.transform.options == Augmentation("resized", 2, 0.7, 0.3, "rand-m3-n5", 0.2, 0.4)
+        ),
+    ),
+    (MEMORY, lambda p: p.data.train.dataset.transform.seed == 7),
+    (MEMORY, lambda p: p.data.train.dataset.transform.rand_augment.layers == 5),
+    (MEMORY, lambda p: p.data.train.dataset.transform.erase.probability == 0.4),
+    (MEMORY, lambda p: float(next(iter(p.data.test))[0].min()) == -1.0),
+    (
+        {"DATA__LOADER": "auto"},
+        lambda p: isinstance(p.data.train, MemoryLoader) and isinstance(p.data.test, MemoryLoader),
+    ),
+    (
+        {"DATA__LOADER": "workers"},
+        lambda p: isinstance(p.data.train, DataLoader) and isinstance(p.data.test, DataLoader),
+    ),
+]
 # what other tests hold: where a run goes, what data and teachers it takes, what is shown of it
 ELSEWHERE = {
     *("NAME", "TRAINER", "OUT_DIR", "MODEL.NUM_CLASSES", "DATA.NAME", "DATA.ROOT", "TEST.WEIGHTS", "TEST.EMA"),
@@ -158,7 +195,7 @@ def test_option_reaches_its_part(build, key):
     assert key == "DEVICE" or not anyway, f"{key} is {value} without being set"
 
 
-@pytest.mark.parametrize(("overrides", "holds"), PAIRS, ids=lambda x: " ".join(x) if isinstance(x, dict) else "")
+@pytest.mark.parametrize(("overrides", "holds"), PAIRS, ids=lambda x: " ".join(x)[:60] if isinstance(x, dict) else "")
 def test_options_reach_their_part_together(build, overrides, holds):
     assert holds(build(**overrides))
 

@@ -156,9 +156,11 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, load, workers, content)
     path = tmp_path / "val" / "dog" / "1.JPEG"
     path.write_bytes(path.read_bytes()[:600] if content == "half" else content)
     words = {"DATA__NAME": "image_folder", "DATA__ROOT": tmp_path, "MODEL__NUM_CLASSES": 2, "TRAIN__BATCH_SIZE": 2}
-    data = build_data(load("debug/base_debug", **words, DATA__NUM_WORKERS=workers))
+    data = build_data(load("debug/base_debug", **words, DATA__NUM_WORKERS=workers, DATA__LOADER="workers"))
     with pytest.raises(OSError, match="dog/1.JPEG cannot be read"):
         list(data.test)
+    with pytest.raises(OSError, match="dog/1.JPEG cannot be read"):  # in memory all are read at once
+        build_data(load("debug/base_debug", **words, DATA__LOADER="memory"))
 
 
 def test_tiny_imagenet_in_its_original_layout(tmp_path):

@@ -91,7 +91,7 @@ def build_all(cfg, runtime: Runtime, *, fetch: bool = True) -> tuple[Session, Da
     """
     world = runtime.world
     weights = world.in_turn(lambda: find_teacher_weights(cfg, fetch=fetch))
-    data = world.in_turn(lambda: build_data(cfg, world=world))
+    data = world.in_turn(lambda: build_data(cfg, device=runtime.device, world=world))
     return assemble(cfg, data=data, runtime=runtime, weights=weights), data
 
 

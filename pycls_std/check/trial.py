@@ -37,7 +37,7 @@ class Trial:
 
     def data(self) -> str:
         """Images of both splits can be read; splits, MODEL.NUM_CLASSES and batch sizes agree."""
-        data = build_data(self.cfg)
+        data = build_data(self.cfg, device=self.runtime.device)
         train, test = data.train.dataset, data.test.dataset
         read = len(list(spread(train, TRAIN_IMAGES)))
         self.test_batches = list(DataLoader(spread(test, TEST_IMAGES), batch_size=50))

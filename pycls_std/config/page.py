@@ -50,7 +50,10 @@ cfg.DATA.IMAGE_SIZE = 32
 cfg.DATA.NORMALIZATION = ""
 # At test, images are resized to IMAGE_SIZE / CROP_RATIO and centre-cropped; 1 = resized to IMAGE_SIZE, no crop.
 cfg.DATA.CROP_RATIO = 1.0
-# Loader processes of each training process; 0 = load in that one.
+# Where views are made: in batches on the device, from images held in memory; or one by one by worker processes. auto =
+# memory for images that take at most 2 GiB at 4 bytes a pixel, if the augmentation can be had there.
+cfg.DATA.LOADER = ("auto", "memory", "workers")
+# Processes that read images for each training process; 0 = that one reads.
 cfg.DATA.NUM_WORKERS = 2
 
 cfg.AUG = CfgNode()

@@ -30,12 +30,29 @@ class Views(Dataset):
         """Return the transformed image and its label. Raises ValueError for a label that is none of the classes."""
         view, index = address
         image, label = self.dataset[index]
-        if not 0 <= label < self.classes:
-            raise ValueError(
-                f"image {index} of the dataset has the label {label}, its classes are 0 to {self.classes - 1}"
-            )
+        label = label_of(index, label, self.classes)
         with seeded(self.seed, view, index):
             return self.transform(image), label
+
+    def loader(self, sampler, *, batch_size: int, workers: int) -> DataLoader:
+        """Return what a pass of batches comes from. workers: processes that make them; 0 = this one."""
+        return DataLoader(
+            self,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            pin_memory=torch.cuda.is_initialized(),  # faster to CUDA; a warning where CUDA is not in use
+            persistent_workers=workers > 0,
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),  # of its own, so that a pass draws nothing from the global one
+        )
+
+
+def label_of(index: int, label: int, classes: int) -> int:
+    """Return the label of an image. Raises ValueError if it is none of the classes."""
+    if not 0 <= label < classes:
+        raise ValueError(f"image {index} of the dataset has the label {label}, its classes are 0 to {classes - 1}")
+    return label
 
 
 class EpochSampler(Sampler):
@@ -83,7 +100,7 @@ def train_loader(
         raise ValueError(f"TRAIN.BATCH_SIZE is {batch_size}, {world.size} processes cannot share it evenly")
     positions = world.positions(batch_size)
     sampler = EpochSampler(len(views), seed=seed, batch_size=batch_size, positions=positions, repeats=repeats)
-    return _loader(views, sampler, len(positions), workers)
+    return views.loader(sampler, batch_size=len(positions), workers=workers)
 
 
 def test_loader(views: Views, *, batch_size: int, workers: int, world: World = WORLD) -> DataLoader:
@@ -95,21 +112,9 @@ def test_loader(views: Views, *, batch_size: int, workers: int, world: World = W
     if len(views) < world.size:
         raise ValueError(f"the test split has {len(views)} images, fewer than {world.size} processes")
     order = [(0, index) for index in range(world.rank, len(views), world.size)]
-    return _loader(views, order, batch_size, workers)
+    return views.loader(order, batch_size=batch_size, workers=workers)
 
 
-def _loader(views, sampler, batch_size, workers):
-    return DataLoader(
-        views,
-        batch_size=batch_size,
-        sampler=sampler,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_initialized(),
-        persistent_workers=workers > 0,
-        worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # of its own, so that a pass draws nothing from the global one
-    )
-
-
-def _start_worker(number: int) -> None:
+def start_worker(number: int) -> None:
+    """Leave Ctrl-C to the main process."""
     signals.ignore_interrupt()

@@ -42,9 +42,9 @@ def train_transform(image_size: int, normalization: Normalization, augmentation:
     Source: the DeiT recipe; at 32 px STD replaces its random resized crop by a padded one.
     """
     crops = {
-        "pad": [Resize((image_size, image_size), BICUBIC), RandomCrop(image_size, augmentation.crop_padding)],
+        "pad": [whole(image_size), RandomCrop(image_size, augmentation.crop_padding)],
         "resized": [RandomResizedCrop(image_size, scale=(augmentation.crop_scale, 1.0), interpolation=BICUBIC)],
-        "none": [Resize((image_size, image_size), BICUBIC)],
+        "none": [whole(image_size)],
     }
     steps = crops[augmentation.crop]
     if augmentation.flip:
@@ -60,15 +60,23 @@ def train_transform(image_size: int, normalization: Normalization, augmentation:
 
 
 def test_transform(image_size: int, normalization: Normalization, crop_ratio: float = 1.0) -> Compose:
-    """Return the test transform: resize to image_size / crop_ratio, centre crop, normalise.
+    """Return the test transform: that of `test_pixels`, normalised."""
+    return Compose([*test_pixels(image_size, crop_ratio).transforms, ToTensor(), Normalize(*normalization)])
+
+
+def test_pixels(image_size: int, crop_ratio: float = 1.0) -> Compose:
+    """Return the test transform of pixels: resize to image_size / crop_ratio, centre crop.
 
     crop_ratio 1 resizes both sides to image_size and crops nothing; 0.875 at 224 px resizes the shorter side to 256.
     """
     if crop_ratio < 1:
-        steps = [Resize(round(image_size / crop_ratio), BICUBIC), CenterCrop(image_size)]
-    else:
-        steps = [Resize((image_size, image_size), BICUBIC)]
-    return Compose([*steps, ToTensor(), Normalize(*normalization)])
+        return Compose([Resize(round(image_size / crop_ratio), BICUBIC), CenterCrop(image_size)])
+    return Compose([whole(image_size)])
+
+
+def whole(image_size: int) -> Resize:
+    """Return what resizes both sides to image_size."""
+    return Resize((image_size, image_size), BICUBIC)
 
 
 def rand_augment(spec: str, image_size: int, normalization: Normalization):

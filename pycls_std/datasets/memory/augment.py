@@ -1,0 +1,145 @@
+"""What is done to a block of images in memory: the pipelines of `transforms`, in batched tensor operations.
+
+Shapes: B images, H height, W width, S side of the result.
+"""
+
+import math
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pycls_std.datasets.memory import color, geometry
+from pycls_std.datasets.memory.draws import Draws
+from pycls_std.datasets.memory.erasing import RandomErasing
+from pycls_std.datasets.memory.pixels import change
+from pycls_std.datasets.memory.rand_augment import RandAugment
+from pycls_std.datasets.transforms import Augmentation
+from pycls_std.structures import Normalization
+
+TRIES = 10
+RATIO = (math.log(3 / 4), math.log(4 / 3))
+
+
+class Normalize:
+    """Bytes to numbers: (B, H, W, 4) uint8 -> (B, H, W 3) float."""
+
+    def __init__(self, normalization: Normalization, device: torch.device):
+        mean, std = (torch.tensor(values, device=device) for values in normalization)
+        self.scale, self.shift = 1 / (255 * std), -mean / std
+
+    def __call__(self, images: Tensor) -> Tensor:
+        width = images.shape[2]
+        values = images[..., :3].float().flatten(2)
+        return torch.addcmul(self.shift.repeat(width), values, self.scale.repeat(width), out=values)
+
+
+class Plain:
+    """The transform of images that are as they shall be: (B, 3, S, S) float, normalised, channels_last."""
+
+    def __init__(self, normalization: Normalization, device: torch.device):
+        self.normalize = Normalize(normalization, device)
+
+    def __call__(self, images: Tensor, views: np.ndarray, indices: np.ndarray) -> Tensor:
+        which = torch.from_numpy(indices).to(images.device, non_blocking=True)
+        return self.normalize(images[which]).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+
+
+class BatchAugmentation:
+    """The training transform of a block of views; every view is a function of (seed, view, index).
+
+    Its distribution is that of `transforms.train_transform`, its draws are not.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        normalization: Normalization,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        device: torch.device,
+    ):
+        self.size = image_size
+        self.options = augmentation
+        self.seed = seed
+        self.normalize = Normalize(normalization, device)
+        spec = augmentation.rand_augment
+        self.rand_augment = RandAugment(spec, image_size, normalization) if spec else None
+        self.erase = RandomErasing(augmentation.erasing, device) if augmentation.erasing else None
+
+    def __call__(self, images: Tensor, views: np.ndarray, indices: np.ndarray) -> Tensor:
+        """images: (N, H, W, 4) uint8, all of them. views, indices: (B,).
+
+        Returns (B, 3, S, S) float, normalised, channels_last.
+        """
+        draws = Draws(self.seed, views, indices)
+        which = torch.from_numpy(indices.astype(np.int32)).to(images.device, non_blocking=True)
+        block = (
+            self._resized(images, which, draws)
+            if self.options.crop == "resized"
+            else self._padded(images, which, draws)
+        )
+        if self.rand_augment:
+            block = self.rand_augment(block, draws)
+        if self.options.color_jitter:
+            block = jitter(block, draws, self.options.color_jitter)
+        block = self.normalize(block)
+        if self.erase:
+            block = self.erase(block, draws)
+        return block.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+
+    def _padded(self, images, which, draws):
+        """Return squares shifted by up to the padding, or not at all, some of them mirrored."""
+        reach = self.options.crop_padding if self.options.crop == "pad" else 0
+        corner = (draws.below(np.full((len(which), 2), 2 * reach + 1)) - reach).astype(np.int32)
+        flip = draws.uniform(1)[:, 0] < self.options.flip
+        if images.shape[1:3] != (self.size, self.size):
+            whole = torch.zeros(1, device=images.device), torch.zeros(1, device=images.device)
+            sides = (torch.full((1,), side, device=images.device) for side in images.shape[1:3])
+            images = geometry.resample(images[which], *whole, *sides, self.size)
+            which = torch.arange(len(which), device=images.device, dtype=torch.int32)
+        (top, left), flip = (torch.from_numpy(n).to(images.device, non_blocking=True) for n in (corner.T, flip))
+        return geometry.crop(images, which, top, left, flip, self.size)
+
+    def _resized(self, images, which, draws):
+        """Return random rectangles resized to squares, some of them mirrored."""
+        corner, sides = draw_rectangles(draws, images.shape[1], images.shape[2], self.options.crop_scale)
+        flip = torch.from_numpy(draws.uniform(1)[:, 0] < self.options.flip).to(images.device, non_blocking=True)
+        numbers = torch.from_numpy(np.concatenate([corner, sides], axis=1).T.copy()).to(
+            images.device, non_blocking=True
+        )
+        block = geometry.resample(images[which], *numbers, self.size)
+        return torch.where(flip.view(-1, 1, 1, 1), block.flip(2), block)
+
+
+def draw_rectangles(draws: Draws, height: int, width: int, least: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return corners (B, 2) and sides (B, 2), each vertical first, of random rectangles, as torchvision draws them.
+
+    least: smallest share of the image's area. Where ten tries do not fit, the centre is taken.
+    """
+    area = draws.between(least, 1.0, TRIES) * (height * width)
+    ratio = np.exp(draws.between(*RATIO, TRIES))
+    sides = np.stack([np.rint(np.sqrt(area / ratio)), np.rint(np.sqrt(area * ratio))], axis=2)  # (B, TRIES, 2)
+    fits = ((sides > 0) & (sides <= (height, width))).all(axis=2)
+    each, first = np.arange(len(fits)), fits.argmax(axis=1)
+    wide, narrow = (round(min(width, height * math.exp(limit))) for limit in reversed(RATIO))
+    central = (round(min(height, width / math.exp(RATIO[0]))), wide if width > height else narrow)
+    sides = np.where(fits[each, first][:, None], sides[each, first], central).astype(np.int64)
+    corner = draws.below(np.array([height, width]) - sides + 1)
+    middle = (np.array([height, width]) - sides) // 2
+    return np.where(fits[each, first][:, None], corner, middle), sides
+
+
+def jitter(images: Tensor, draws: Draws, strength: float) -> Tensor:
+    """Change brightness, contrast and saturation of (B, S, S, 4) images, in a random order, as torchvision does."""
+    functions = (color.brightness, color.contrast, color.saturation)
+    factors = torch.from_numpy(draws.between(max(0.0, 1 - strength), 1 + strength, len(functions)))
+    factors = factors.to(images.device, non_blocking=True)
+    order = draws.uniform(len(functions)).argsort(axis=1)
+    for turn in range(len(functions)):
+        for number, function in enumerate(functions):
+            where = torch.from_numpy(np.flatnonzero(order[:, turn] == number)).to(images.device, non_blocking=True)
+            change(images, where, partial(function, factor=factors[where, number]))
+    return images

@@ -1,0 +1,162 @@
+"""Moves of many images at once, as Pillow makes them of one.
+
+Images are (B, H, W, 4) uint8, see `pixels`. What comes from outside of an image is of the colour `fill`.
+Shapes: B images, H height, W width, S side of the result.
+"""
+
+import torch
+from torch import Tensor
+
+from pycls_std.datasets.memory.pixels import choose, select, transposed
+
+BLACK = (0, 0, 0)
+
+
+def pick(images: Tensor, rows: Tensor, columns: Tensor, which: Tensor | None = None) -> Tensor:
+    """Return the pixels at (rows, columns) of each image, the nearest ones for places outside.
+
+    rows, columns: what broadcasts to (B, S, S), int32. which: (B,) int32, images to take them from, all in their order
+    by default.
+    """
+    total, height, width, _ = images.shape
+    which = _steps(images, total) if which is None else which
+    places = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+    return select(images, places + (which * (height * width)).view(-1, 1, 1))
+
+
+def _steps(images: Tensor, end: int, start: int = 0) -> Tensor:
+    """Return start to end - 1 in 32 bits, which are enough for all pixels and half the work."""
+    return torch.arange(start, end, device=images.device, dtype=torch.int32)
+
+
+def crop(images: Tensor, which: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int) -> Tensor:
+    """Return squares of images, black where they reach beyond, mirrored where flip says so.
+
+    which: (B,) images. top, left: (B,) corner of each square, pixels; int32 all. flip: (B,) bool. size: S.
+    """
+    steps = _steps(images, size)
+    rows = (top[:, None] + steps)[:, :, None]
+    columns = (left[:, None] + torch.where(flip[:, None], size - 1 - steps, steps))[:, None, :]
+    _, height, width, _ = images.shape
+    inside = ((rows >= 0) & (rows < height)) & ((columns >= 0) & (columns < width))
+    return choose(inside, pick(images, rows, columns, which), BLACK)
+
+
+def shear_x(images: Tensor, slope: Tensor, fill) -> Tensor:
+    """Shift each row by slope times its height in the image."""
+    heights = torch.arange(images.shape[1], device=images.device) + 0.5
+    return shift_rows(images, slope[:, None] * heights, fill)
+
+
+def translate_x(images: Tensor, pixels: Tensor, fill) -> Tensor:
+    """Shift all rows to the left."""
+    return shift_rows(images, pixels[:, None].expand(-1, images.shape[1]), fill)
+
+
+def shear_y(images: Tensor, slope: Tensor, fill) -> Tensor:
+    """Shift each column by slope times its distance from the left."""
+    return transposed(shear_x(transposed(images), slope, fill))
+
+
+def translate_y(images: Tensor, pixels: Tensor, fill) -> Tensor:
+    """Shift all columns upwards."""
+    return transposed(translate_x(transposed(images), pixels, fill))
+
+
+def shift_rows(images: Tensor, shift: Tensor, fill) -> Tensor:
+    """Return images whose pixel (y, x) comes from (y, x + shift), by a cubic through four neighbours.
+
+    shift: (B, H) pixels, float64.
+    """
+    width = images.shape[2]
+    whole = shift.floor()
+    taps = cubic((shift - whole).float())  # (B, H) four times
+    rows = _steps(images, images.shape[1]).view(1, -1, 1)
+    columns = whole.int()[:, :, None] + _steps(images, width + 2, -1)
+    row = pick(images, rows, columns).flatten(2).float()  # (B, H, (W + 3) 4)
+    moved = _weighted(taps, [row[:, :, 4 * k : 4 * (k + width)] for k in range(4)])
+    # 0 <= x + 0.5 + shift < W
+    first, end = ((limit - 0.5 - shift).ceil().int()[:, :, None] for limit in (0, width))
+    x = _steps(images, width)
+    return choose((x >= first) & (x < end), _bytes(moved), fill)
+
+
+def rotate(images: Tensor, degrees: Tensor, fill) -> Tensor:
+    """Rotate counter-clockwise about the centre, by a cubic through sixteen neighbours. degrees: float64."""
+    _, height, width, _ = images.shape
+    angle = -torch.deg2rad(degrees).view(-1, 1, 1)
+    y = torch.arange(height, device=images.device).view(1, -1, 1) + 0.5 - height / 2
+    x = torch.arange(width, device=images.device) + 0.5 - width / 2
+    source_x = angle.cos() * x + angle.sin() * y + width / 2
+    source_y = -angle.sin() * x + angle.cos() * y + height / 2
+    inside = ((source_x >= 0) & (source_x < width)) & ((source_y >= 0) & (source_y < height))
+    source_x, source_y = source_x - 0.5, source_y - 0.5
+    left, top = source_x.floor(), source_y.floor()
+    across, down = (
+        [tap.repeat_interleave(4, dim=2) for tap in cubic((s - f).float())]
+        for s, f in ((source_x, left), (source_y, top))
+    )
+    left, top = left.int(), top.int()
+    rows = []
+    for i in range(-1, 3):
+        neighbours = [pick(images, top + i, left + j).flatten(2).float() for j in range(-1, 3)]
+        rows.append(_weighted(across, neighbours))
+    return choose(inside, _bytes(_weighted(down, rows)), fill)
+
+
+def cubic(d: Tensor) -> list[Tensor]:
+    """Return the weights of the neighbours at -1, 0, 1, 2 for a place d in [0, 1).
+
+    Pillow's transforms use Keys' kernel with a = -1 (its resize uses a = -1/2).
+    """
+    d2, d3 = d * d, d * d * d
+    return [2 * d2 - d - d3, 1 - 2 * d2 + d3, d + d2 - d3, d3 - d2]
+
+
+def _weighted(weights: list[Tensor], values: list[Tensor]) -> Tensor:
+    """Return the weighted sum of (B, H, W 4) values; weights: (B, H) or (B, H, W 4) each."""
+    weights = [w.unsqueeze(2) if w.ndim == 2 else w for w in weights]
+    total = values[0] * weights[0]
+    for weight, value in zip(weights[1:], values[1:], strict=True):
+        total.addcmul_(value, weight)
+    return total
+
+
+def _bytes(values: Tensor) -> Tensor:
+    """Return (B, H, W 4) values as images, cut and truncated as Pillow's transforms do; 1e-3 makes up for float32."""
+    return (values + 1e-3).clamp_(0, 255).to(torch.uint8).unflatten(2, (-1, 4))
+
+
+def resample(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int) -> Tensor:
+    """Return rectangles of images, each resized to S x S by Pillow's antialiased bicubic.
+
+    top, left, height, width: (B,) pixels, within the image; (1,) for the same rectangle of all.
+    Pillow 13 begins with the side that shrinks more, this with the width, which differs where values are cut.
+    """
+    across = resize_matrix(left, width, images.shape[2], size)  # (B, S, W)
+    down = resize_matrix(top, height, images.shape[1], size)  # (B, S, H)
+    planes = images.permute(0, 3, 1, 2).float()  # (B, 4, H, W)
+    narrow = _rounded(planes @ across.transpose(1, 2).unsqueeze(1))
+    return _rounded(down.unsqueeze(1) @ narrow).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def resize_matrix(start: Tensor, length: Tensor, extent: int, size: int) -> Tensor:
+    """Return (B, S, extent) weights by which pixels start to start + length become S pixels."""
+    start, length = start.double().view(-1, 1, 1), length.double().view(-1, 1, 1)
+    scale = length / size
+    reach = scale.clamp(min=1)  # of the kernel, in pixels of the source: wider where the image shrinks
+    centre = (torch.arange(size, device=start.device).view(1, -1, 1) + 0.5) * scale
+    place = torch.arange(extent, device=start.device) - start
+    first = (centre - 2 * reach + 0.5).floor().clamp(min=0)
+    last = torch.minimum((centre + 2 * reach + 0.5).floor(), length)
+    distance = ((place + 0.5 - centre) / reach).abs()
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    kernel = torch.where(distance < 1, near, torch.where(distance < 2, far, 0))
+    kernel = kernel * ((place >= first) & (place < last))
+    return (kernel / kernel.sum(dim=2, keepdim=True)).float()
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """Return values as Pillow's resize leaves them after each of its two passes."""
+    return (values + 0.5).floor_().clamp_(0, 255)

@@ -1,0 +1,92 @@
+"""Read all images of a split into memory.
+
+Shapes: N images, H height, W width.
+"""
+
+import logging
+import time
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pycls_std.datasets.loader import label_of, start_worker
+from pycls_std.datasets.memory import NotInMemory
+from pycls_std.datasets.memory.pixels import padded
+
+LOG = logging.getLogger("pycls_std")
+
+# Most bytes that the pixels of a split may take, four to a pixel.
+LIMIT = 2**31
+
+
+def check_room(dataset: Dataset, size: tuple[int, int]) -> None:
+    """Raise NotInMemory if the images of a dataset, at this (width, height), take more than LIMIT."""
+    width, height = size
+    needed = 4 * width * height * len(dataset)
+    if needed > LIMIT:
+        raise NotInMemory(
+            f"{len(dataset)} images of {width}x{height} pixels take {needed / 2**30:.1f} GiB, "
+            f"at most {LIMIT / 2**30:.0f} are kept"
+        )
+
+
+class Decoded(Dataset):
+    """Images as arrays (H, W, 3) uint8. prepare: from image to image."""
+
+    def __init__(self, dataset: Dataset, prepare, classes: int):
+        self.dataset = dataset
+        self.prepare = prepare
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        image, label = self.dataset[index]
+        return np.array(self.prepare(image)), label_of(index, label, self.classes)
+
+
+def as_they_are(image: Image.Image) -> Image.Image:
+    """Return the image in red, green and blue."""
+    return image.convert("RGB")
+
+
+def read(dataset: Dataset, prepare=as_they_are, *, classes: int, workers: int) -> tuple[Tensor, Tensor]:
+    """Return the pixels (N, H, W, 4) uint8 and the labels (N,) int64 of a dataset.
+
+    prepare: what is done to each image first. workers: processes that read.
+    Raises NotInMemory that names two images, if they have not all the same size.
+    """
+    start = time.perf_counter()
+    batches = DataLoader(
+        Decoded(dataset, prepare, classes),
+        batch_size=256,
+        num_workers=workers if len(dataset) > 5000 else 0,  # starting them takes longer than reading a few
+        collate_fn=_stack,
+        worker_init_fn=start_worker,
+    )
+    pixels, labels, done = None, [], 0
+    for images, numbers in batches:
+        shape = images[0].shape if pixels is None else (*pixels.shape[1:3], 3)
+        odd = [index for index, image in enumerate(images) if image.shape != shape]
+        if odd:
+            raise NotInMemory(
+                f"image 0 of the dataset has {shape[1]}x{shape[0]} pixels, image {done + odd[0]} "
+                f"{images[odd[0]].shape[1]}x{images[odd[0]].shape[0]}"
+            )
+        pixels = torch.empty(len(dataset), *shape[:2], 4, dtype=torch.uint8) if pixels is None else pixels
+        pixels[done : done + len(images)] = padded(torch.as_tensor(np.stack(images)))
+        labels += numbers
+        done += len(images)
+    seconds = time.perf_counter() - start
+    LOG.info("%d images read into memory, %.0f MiB, %.1f s", done, pixels.numel() / 2**20, seconds)
+    return pixels, torch.tensor(labels)
+
+
+def _stack(items):
+    """One array for images of one size: a worker sends it at once."""
+    images, labels = zip(*items, strict=True)
+    return (np.stack(images) if len({image.shape for image in images}) == 1 else list(images)), list(labels)

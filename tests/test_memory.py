@@ -1,0 +1,477 @@
+"""Images in memory: each operation against Pillow's, draws against timm's and torchvision's, views, and the choice."""
+
+import math
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from timm.data import auto_augment as reference
+from timm.data import random_erasing
+from torchvision.transforms import ColorJitter, RandomResizedCrop
+
+from pycls_std.builders.data import build_data
+from pycls_std.datasets import transforms
+from pycls_std.datasets.loader import Views, train_loader
+from pycls_std.datasets.memory import NotInMemory, color, geometry, store
+from pycls_std.datasets.memory.augment import BatchAugmentation, Plain, draw_rectangles, jitter
+from pycls_std.datasets.memory.draws import Draws
+from pycls_std.datasets.memory.erasing import RandomErasing
+from pycls_std.datasets.memory.pixels import padded
+from pycls_std.datasets.memory.rand_augment import OPERATIONS, RandAugment
+from pycls_std.datasets.memory.views import MemoryViews
+from pycls_std.datasets.normalizations import NORMALIZATIONS
+from pycls_std.datasets.transforms import Augmentation
+
+NORMALIZATION = NORMALIZATIONS["cifar100"]
+FILL = (129, 124, 112)
+FULL = Augmentation(rand_augment="rand-m9-mstd0.5-inc1", erasing=0.25, color_jitter=0.3)
+CPU = torch.device("cpu")
+
+
+def photograph(seed, width=32, height=32):
+    """A picture with smooth and sharp parts, a little noise, and a range that does not reach 0 and 255."""
+    rng = np.random.default_rng(seed)
+    image = Image.new("RGB", (width, height), tuple(rng.integers(40, 200, 3).tolist()))
+    draw = ImageDraw.Draw(image)
+    for _ in range(6):
+        x, y = rng.integers(0, width), rng.integers(0, height)
+        box = [x - 8, y - 6, x + rng.integers(2, 12), y + rng.integers(2, 12)]
+        draw.ellipse([*map(int, box)], fill=tuple(rng.integers(10, 240, 3).tolist()))
+    noisy = np.asarray(image) + rng.integers(-6, 7, (height, width, 3))
+    return Image.fromarray(noisy.clip(5, 245).astype(np.uint8))
+
+
+PICTURES = [photograph(seed) for seed in range(48)]
+
+
+def pixels(pictures):
+    """Pictures as (B, H, W, 4)."""
+    return padded(torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])))
+
+
+def differences(ours, theirs):
+    """Absolute differences of (B, H, W, 4) from PIL images, as numbers."""
+    return (ours[..., :3].int() - pixels(theirs)[..., :3].int()).abs()
+
+
+def draws(count, seed=0):
+    """Draws of `count` images."""
+    return Draws(seed, np.zeros(count, dtype=np.int64), np.arange(count))
+
+
+# ----------------------------------------------------------------------------------------------------------- operations
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operation_is_pillows(name):
+    """At 48 strengths and both signs: colours exactly, moves within the rounding of one level."""
+    operation, amounts = OPERATIONS[name]
+    magnitudes, signs = np.linspace(0, 10, 48), np.tile([1.0, -1.0], 24)
+    given = amounts(magnitudes, signs)
+    ours = operation(pixels(PICTURES), torch.from_numpy(given), FILL)
+    function, has_level = reference.NAME_TO_OP[name], reference.LEVEL_TO_ARG[name] is not None
+    theirs = [
+        function(picture, *([value] if has_level else []), resample=Image.BICUBIC, fillcolor=FILL)
+        for picture, value in zip(PICTURES, given.tolist(), strict=True)
+    ]
+    apart = differences(ours, theirs)
+    moves = ("Rotate", "Shear", "Translate")
+    assert apart.max() <= (1 if name.startswith(moves) else 0)
+    assert (apart > 0).float().mean() < 0.01  # float32 and double truncate to neighbours
+    assert name == "AutoContrast" or any(a != b for a, b in zip(PICTURES, theirs, strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if reference.LEVEL_TO_ARG[name]])
+def test_strengths_are_timms(name, monkeypatch):
+    magnitudes = np.linspace(0, 10, 101)
+    for sign, drawn in ((1.0, 0.0), (-1.0, 1.0)):
+        monkeypatch.setattr(random, "random", lambda drawn=drawn: drawn)
+        theirs = [reference.LEVEL_TO_ARG[name](m, {})[0] for m in magnitudes]
+        if name.startswith("Posterize"):
+            theirs = np.maximum(1, theirs)  # Pillow 13 refuses 0 bits
+        ours = OPERATIONS[name][1](magnitudes, np.full(101, sign))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_a_flat_image_and_one_of_two_colours():
+    """What Pillow leaves alone: equalize and autocontrast of a channel with a single value."""
+    flat = Image.new("RGB", (32, 32), (10, 200, 30))
+    two = flat.copy()
+    two.paste((11, 200, 90), (0, 0, 16, 16))
+    for ours, theirs in ((color.equalize, reference.equalize), (color.auto_contrast, reference.auto_contrast)):
+        assert differences(ours(pixels([flat, two])), [theirs(flat), theirs(two)]).max() == 0
+
+
+def test_crop_is_pillows_and_flips():
+    top, left = torch.tensor([-4, 0, 3]).int(), torch.tensor([2, -3, 4]).int()
+    flip = torch.tensor([False, False, True])
+    ours = geometry.crop(pixels(PICTURES[:8]), torch.tensor([5, 0, 7]).int(), top, left, flip, 32)
+    theirs = [
+        PICTURES[which].crop((x, y, x + 32, y + 32))  # Pillow fills with black
+        for which, y, x in zip((5, 0, 7), top.tolist(), left.tolist(), strict=True)
+    ]
+    theirs[2] = theirs[2].transpose(Image.FLIP_LEFT_RIGHT)
+    assert differences(ours, theirs).max() == 0
+
+
+@pytest.mark.parametrize("size", [8, 32, 48, 100])
+def test_resize_of_a_rectangle_is_pillows(size):
+    """Within a level; where one side grows and the other shrinks, Pillow 13 takes them in another order."""
+    rng = np.random.default_rng(0)
+    height, width = (torch.from_numpy(rng.integers(6, 33, 48)) for _ in range(2))
+    top, left = (torch.from_numpy(rng.integers(0, 33 - side.numpy())) for side in (height, width))
+    ours = geometry.resample(pixels(PICTURES), top, left, height, width, size)
+    boxes = zip(left.tolist(), top.tolist(), (left + width).tolist(), (top + height).tolist(), strict=True)
+    theirs = [p.crop(box).resize((size, size), Image.BICUBIC) for p, box in zip(PICTURES, boxes, strict=True)]
+    apart = differences(ours, theirs)
+    same_order = ((height >= size) == (width >= size)).view(-1, 1, 1, 1).expand_as(apart)
+    assert apart[same_order].max() <= 1
+    assert (apart[same_order] > 0).float().mean() < 0.03
+    assert (apart > 1).float().mean() < 0.01
+
+
+def test_images_need_not_be_square():
+    wide = [photograph(seed, width=40, height=24) for seed in range(4)]
+    slope = torch.tensor([0.3, -0.3, 0.1, -0.2], dtype=torch.float64)
+    for ours, theirs in (
+        (geometry.shear_x, reference.shear_x),
+        (geometry.shear_y, reference.shear_y),
+        (lambda x, s, f: geometry.rotate(x, 90 * s, f), lambda x, s, **k: reference.rotate(x, 90 * s, **k)),
+        (geometry.translate_x, lambda x, s, **k: reference.translate_x_abs(x, s, **k)),
+        (geometry.translate_y, lambda x, s, **k: reference.translate_y_abs(x, s, **k)),
+    ):
+        expected = [
+            theirs(w, s, resample=Image.BICUBIC, fillcolor=FILL) for w, s in zip(wide, slope.tolist(), strict=True)
+        ]
+        assert differences(ours(pixels(wide), slope, FILL), expected).max() <= 1
+
+
+def test_jitter_applies_three_changes_in_an_order_of_its_own(monkeypatch):
+    """Each image against Pillow's enhancements with the factors and the order that were drawn for it."""
+    ours = jitter(pixels(PICTURES).clone(), draws(48), 0.4)
+    numbers = draws(48)
+    factors, order = numbers.between(0.6, 1.4, 3), numbers.uniform(3).argsort(axis=1)
+    theirs = []
+    for picture, factor, turn in zip(PICTURES, factors, order, strict=True):
+        for which in turn:
+            picture = (reference.brightness, reference.contrast, reference.color)[which](picture, factor[which])
+        theirs.append(picture)
+    assert differences(ours, theirs).max() == 0
+    assert len({tuple(turn) for turn in order}) == 6
+    assert ColorJitter(0.4).brightness == (0.6, 1.4)
+
+
+# ---------------------------------------------------------------------------------------------------------------- draws
+def test_draws_are_even_and_independent():
+    """Over 20,000 images: means, neighbours' correlations and a chi-square of 16 bins, at five deviations."""
+    numbers = draws(20000).uniform(8)
+    assert 0 <= numbers.min() < numbers.max() < 1
+    bins = np.stack([np.bincount((16 * column).astype(int), minlength=16) for column in numbers.T])
+    chi_square = ((bins - 1250) ** 2 / 1250).sum(axis=1)
+    assert chi_square.max() < 15 + 5 * math.sqrt(30)
+    within = np.corrcoef(numbers.T) - np.eye(8)
+    along = [np.corrcoef(numbers[1:, 0], numbers[:-1, 0])[0, 1], np.corrcoef(numbers[7:, 0], numbers[:-7, 1])[0, 1]]
+    assert max(np.abs(within).max(), *np.abs(along)) < 5 / math.sqrt(20000)
+    normal = draws(20000).normal(2)
+    assert abs(normal.mean()) < 0.03
+    assert abs(normal.std() - 1) < 0.02
+    assert np.abs(np.corrcoef(normal.T)[0, 1]) < 0.04
+
+
+def test_draws_depend_on_seed_view_and_index():
+    def first(seed, view, index):
+        return float(Draws(seed, np.array([view]), np.array([index])).uniform(1)[0, 0])
+
+    addresses = [(s, v, i) for s in range(6) for v in range(6) for i in range(30)]
+    assert len({first(*address) for address in addresses}) == len(addresses)
+    assert np.array_equal(draws(10).uniform(5)[3:5], Draws(0, np.zeros(2, int), np.array([3, 4])).uniform(5))
+
+
+def test_operations_are_drawn_as_often_as_timm_does():
+    """15 operations, each layer with probability 0.5; strengths normal around 9, cut at 10; signs even."""
+    augment, count = RandAugment("rand-m9-mstd0.5-inc1", 32, NORMALIZATION), 30000
+    numbers = draws(count)
+    assert augment.layers == 2
+    for _ in range(2):
+        groups = augment.draw(numbers)
+        assert [name for name, *_ in groups] == reference._RAND_INCREASING_TRANSFORMS
+        sizes = np.array([len(places) for _, places, _, _ in groups])
+        expected = count / 30
+        assert ((sizes - expected) ** 2 / expected).sum() < 14 + 5 * math.sqrt(28)
+        places, magnitudes, signs = (np.concatenate([group[k] for group in groups]) for k in (1, 2, 3))
+        assert len(set(places.tolist())) == len(places)
+        theirs = np.minimum(10, np.random.default_rng(0).normal(9, 0.5, 100000))
+        assert magnitudes.mean() == pytest.approx(theirs.mean(), abs=0.02)
+        assert magnitudes.std() == pytest.approx(theirs.std(), abs=0.02)
+        assert abs(signs.mean()) < 5 / math.sqrt(len(signs))
+
+
+@pytest.mark.parametrize(
+    ("spec", "layers", "probability", "greatest"),
+    [("rand-m5-n3-p0.8", 3, 0.8, 5), ("rand-m7-mstd101", 2, 0.5, 7), ("rand-m20-mmax15", 2, 0.5, 15)],
+)
+def test_other_specifications(spec, layers, probability, greatest):
+    """Layers, probability, uniform strengths (mstd above 100), another limit; names without inc."""
+    augment = RandAugment(spec, 32, NORMALIZATION)
+    assert augment.layers == layers
+    groups = augment.draw(draws(20000))
+    assert [name for name, *_ in groups] == reference._RAND_TRANSFORMS
+    assert sum(len(group[1]) for group in groups) == pytest.approx(20000 * probability, rel=0.03)
+    magnitudes = np.concatenate([group[2] for group in groups])
+    assert magnitudes.max() == pytest.approx(greatest, abs=0.01)
+    assert magnitudes.mean() == pytest.approx(greatest / 2 if "mstd101" in spec else greatest, rel=0.02)
+
+
+def test_erased_rectangles_are_timms(monkeypatch):
+    """How often, how large, of which shape and where: means and deviations over 20,000 images at four deviations."""
+    seen = []
+    monkeypatch.setattr(random_erasing, "_get_pixels", lambda *a, **k: 0.0)
+
+    class Spy:
+        def __setitem__(self, key, value):
+            _, rows, columns = key
+            seen.append([rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start])
+
+    theirs, count = random_erasing.RandomErasing(0.25, mode="pixel", device="cpu"), 20000
+    random.seed(0)
+    for _ in range(count):
+        theirs._erase(Spy(), 3, 32, 32, torch.float32)
+    places, top, left, bottom, right = RandomErasing(0.25, CPU).draw(draws(count), 32, 32)
+    ours, theirs = np.stack([top, left, bottom - top, right - left], axis=1), np.array(seen)
+    assert abs(len(ours) - len(theirs)) < 4 * math.sqrt(2 * count * 0.25 * 0.75)
+    assert len(set(places.tolist())) == len(places)
+    assert (bottom <= 32).all() and (right <= 32).all() and (ours >= 0).all()
+    for power in (1, 2):
+        a, b = ours.astype(float) ** power, theirs.astype(float) ** power
+        error = np.sqrt(a.var(axis=0) / len(a) + b.var(axis=0) / len(b))
+        assert (np.abs(a.mean(axis=0) - b.mean(axis=0)) < 4 * error).all()
+
+
+def test_erasing_fills_its_rectangle_with_normal_noise_and_nothing_else():
+    erase = RandomErasing(1.0, CPU)
+    before = torch.full((200, 32, 96), 7.0)
+    after = erase(before.clone(), draws(200)).unflatten(2, (-1, 3))
+    places, top, left, bottom, right = erase.draw(draws(200), 32, 32)
+    noise = []
+    for place, y, x, end_y, end_x in zip(places, top, left, bottom, right, strict=True):
+        noise.append(after[place, y:end_y, x:end_x].flatten())
+        after[place, y:end_y, x:end_x] = 7.0
+    assert (after == 7.0).all()
+    noise = torch.cat(noise)
+    assert abs(noise.mean()) < 0.02
+    assert abs(noise.std() - 1) < 0.02
+    assert noise.unique().numel() > 0.8 * noise.numel()
+
+
+def test_resized_rectangles_are_torchvisions():
+    """Position and size over 20,000 crops of a 48x32 image, at four deviations; what fits nowhere is the centre."""
+    torch.manual_seed(0)
+    image = torch.zeros(1, 32, 48)
+    theirs = np.array([RandomResizedCrop.get_params(image, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(20000)], float)
+    ours = np.concatenate(draw_rectangles(draws(20000), 32, 48, 0.08), axis=1).astype(float)
+    for power in (1, 2):
+        error = np.sqrt((ours**power).var(axis=0) / 20000 + (theirs**power).var(axis=0) / 20000)
+        assert (np.abs((ours**power).mean(axis=0) - (theirs**power).mean(axis=0)) < 4 * error).all()
+    for shape in ((4, 100), (100, 4)):  # all of the area, far from square: only the fallback fits
+        expected = RandomResizedCrop.get_params(torch.zeros(1, *shape), (1.0, 1.0), (3 / 4, 4 / 3))
+        corner, sides = draw_rectangles(draws(3), *shape, 1.0)
+        assert [*corner[0], *sides[0]] == list(expected)
+
+
+# ---------------------------------------------------------------------------------------------------------------- views
+def memory_views(seed=5, augmentation=FULL):
+    """Views of the pictures, in memory."""
+    augment = BatchAugmentation(32, NORMALIZATION, augmentation, seed=seed, device=CPU)
+    return MemoryViews(pixels(PICTURES), torch.arange(48), augment, size=32)
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_views_depend_on_seed_epoch_and_index_only(repeats, monkeypatch):
+    """Another batch size, other blocks, a fresh loader, one view alone: the same image at the same place."""
+
+    def epoch(number, batch_size=8, seed=5, block=2**21):
+        monkeypatch.setattr("pycls_std.datasets.memory.views.BLOCK", block)
+        loader = train_loader(memory_views(seed), batch_size=batch_size, workers=0, seed=seed, repeats=repeats)
+        loader.sampler.epoch = number
+        batches = list(loader)
+        assert len(batches) == len(loader) == 48 // batch_size
+        assert {images.shape for images, _ in batches} == {(batch_size, 3, 32, 32)}
+        return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
+    images, labels = epoch(1)
+    for other in (epoch(1), epoch(1, batch_size=12), epoch(1, block=1), epoch(1, block=3 * 8 * 1024)):
+        assert torch.equal(images, other[0])
+        assert torch.equal(labels, other[1])
+    for other in (epoch(0), epoch(1, seed=6)):
+        assert not torch.equal(labels, other[1])
+    view = memory_views()[(1 * repeats, int(labels[0]))]
+    assert torch.equal(view[0], images[0])
+    if repeats > 1:
+        first = images[labels == labels[0]]
+        assert len(first) == 3
+        assert not torch.equal(first[0], first[1])
+
+
+def test_a_pass_leaves_the_global_generators_alone():
+    torch.manual_seed(3), np.random.seed(3), random.seed(3)
+    list(train_loader(memory_views(), batch_size=8, workers=0, seed=0))
+    drawn = torch.rand(1), np.random.rand(), random.random()
+    torch.manual_seed(3), np.random.seed(3), random.seed(3)
+    assert drawn == (torch.rand(1), np.random.rand(), random.random())
+
+
+def test_images_in_memory_stay_as_they_were():
+    views = memory_views()
+    before = views.pixels.clone()
+    list(train_loader(views, batch_size=8, workers=0, seed=0))
+    assert torch.equal(views.pixels, before)
+
+
+def test_a_view_is_what_pillow_makes_of_its_draws():
+    """The whole chain, crop to normalisation, with the numbers drawn for each image given to Pillow's operations."""
+    options = Augmentation(rand_augment="rand-m9-mstd0.5-inc1", color_jitter=0.3)
+    ours, _ = memory_views(5, options).batch([(2, index) for index in range(48)])
+    numbers = Draws(5, np.full(48, 2), np.arange(48))
+    corners, flips = numbers.below(np.full((48, 2), 9)) - 4, numbers.uniform(1)[:, 0] < 0.5
+    chain = [p.crop((x, y, x + 32, y + 32)) for p, (y, x) in zip(PICTURES, corners, strict=True)]
+    chain = [p.transpose(Image.FLIP_LEFT_RIGHT) if flip else p for p, flip in zip(chain, flips, strict=True)]
+    augment = RandAugment("rand-m9-mstd0.5-inc1", 32, NORMALIZATION)
+    assert augment.fill == tuple(round(255 * mean) for mean in NORMALIZATION.mean)
+    for _ in range(2):
+        for name, places, magnitudes, signs in augment.draw(numbers):
+            for place, value in zip(places, OPERATIONS[name][1](magnitudes, signs).tolist(), strict=True):
+                level = [value] if reference.LEVEL_TO_ARG[name] else []
+                options = {"resample": Image.BICUBIC, "fillcolor": augment.fill}
+                chain[place] = reference.NAME_TO_OP[name](chain[place], *level, **options)
+    factors, order = numbers.between(0.7, 1.3, 3), numbers.uniform(3).argsort(axis=1)
+    for place in range(48):
+        for which in order[place]:
+            change = (reference.brightness, reference.contrast, reference.color)[which]
+            chain[place] = change(chain[place], factors[place, which])
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in NORMALIZATION)
+    theirs = torch.stack([(pixels([p])[0, ..., :3].permute(2, 0, 1) / 255 - mean) / std for p in chain])
+    apart = (ours - theirs).abs() * std * 255
+    assert (apart > 0.01).float().mean() < 0.01
+    assert apart.flatten(1).quantile(0.999, dim=1).median() <= 1.01
+
+
+def test_the_distribution_is_that_of_the_workers():
+    """One picture, 3,000 views each way: the mean and the deviation of every pixel, at six deviations of the mean."""
+    options = Augmentation(rand_augment="rand-m9-mstd0.5-inc1", erasing=0.25)
+    ours, _ = memory_views(0, options).batch([(view, 0) for view in range(3000)])
+    transform = transforms.train_transform(32, NORMALIZATION, options)
+    views = Views([(PICTURES[0], 0)], transform, seed=1, classes=1)
+    theirs = torch.stack([views[(view, 0)][0] for view in range(3000)])
+    for a, b in ((ours, theirs), (ours**2, theirs**2)):
+        error = ((a.var(dim=0) + b.var(dim=0)) / 3000).sqrt()
+        assert ((a.mean(dim=0) - b.mean(dim=0)).abs() / error).max() < 6
+
+
+def test_test_images_are_the_same_in_memory(load):
+    both = [
+        build_data(load("debug/base_debug", DATA__LOADER=way, DATA__CROP_RATIO=0.6)) for way in ("memory", "workers")
+    ]
+    for (ours, labels), (theirs, other) in zip(*(data.test for data in both), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+        assert torch.equal(labels, other)
+        assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_plain_views_follow_the_indices():
+    plain = Plain(NORMALIZATIONS["half"], CPU)(pixels(PICTURES), np.zeros(2), np.array([7, 3]))
+    expected = pixels([PICTURES[7], PICTURES[3]])[..., :3].permute(0, 3, 1, 2) / 127.5 - 1
+    torch.testing.assert_close(plain, expected)
+
+
+# --------------------------------------------------------------------------------------------------------------- choice
+def folder(path, sizes):
+    """An image folder of two classes; sizes: of each image of a class."""
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (path / split / name).mkdir(parents=True)
+            for number, (width, height) in enumerate(sizes):
+                photograph(number, width, height).save(path / split / name / f"{number}.png")
+    return {"DATA__NAME": "image_folder", "DATA__ROOT": path, "MODEL__NUM_CLASSES": 2, "TRAIN__BATCH_SIZE": 4}
+
+
+def chosen(load, caplog, **words):
+    """The training loader's dataset, and what was logged of the choice."""
+    caplog.clear()
+    with caplog.at_level("INFO", logger="pycls_std"):
+        data = build_data(load("debug/base_debug", **words))
+    return data.train.dataset, next(line for line in caplog.messages if line.startswith("training images"))
+
+
+def test_small_images_are_kept_at_the_size_they_are_cropped_from(load, caplog, tmp_path):
+    words = folder(tmp_path, [(20, 12), (30, 40), (9, 9)])
+    views, line = chosen(load, caplog, **words)
+    assert views.pixels.shape == (6, 8, 8, 4)
+    assert line == "training images: in memory, augmented in batches on cpu (DATA.LOADER)"
+    expected = pixels([photograph(1, 30, 40).resize((8, 8), Image.BICUBIC)])
+    assert torch.equal(views.pixels[1], expected[0])
+    assert views.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_images_too_large_to_keep_resized_are_resized_in_each_view(load, caplog, tmp_path, monkeypatch):
+    """CIFAR at 224 px: 32 px are kept. The views differ by rounding from those of images resized first."""
+    words = folder(tmp_path, [(12, 12)] * 3) | {"DATA__IMAGE_SIZE": 16, "AUG__CROP": "none", "AUG__FLIP": 0}
+    before, _ = chosen(load, caplog, **words)
+    monkeypatch.setattr(store, "LIMIT", 4 * 12 * 12 * 6)
+    views, line = chosen(load, caplog, **words)
+    assert "in memory" in line
+    assert (before.pixels.shape, views.pixels.shape) == ((6, 16, 16, 4), (6, 12, 12, 4))
+    addresses = [(0, index) for index in range(6)]
+    apart = (views.batch(addresses)[0] - before.batch(addresses)[0]).abs()
+    std = torch.tensor(NORMALIZATIONS["imagenet"].std).view(3, 1, 1)
+    assert (apart * std * 255).max() < 1.01
+
+
+def test_random_resized_crops_are_cut_from_whole_images(load, caplog, tmp_path):
+    words = folder(tmp_path, [(20, 14)] * 3) | {"AUG__CROP": "resized"}
+    views, _ = chosen(load, caplog, **words)
+    assert views.pixels.shape == (6, 14, 20, 4)
+    assert views.batch([(0, 0), (1, 5)])[0].shape == (2, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words", "limit", "reason"),
+    [
+        (
+            [(20, 14), (20, 15), (9, 9)],
+            {"AUG__CROP": "resized"},
+            2**31,
+            "image 0 of the dataset has 20x14 pixels, image 1 20x15",
+        ),
+        ([(20, 14)] * 3, {}, 1000, "6 images of 20x14 pixels take 0.0 GiB"),
+    ],
+)
+def test_what_cannot_be_kept_is_left_to_workers(load, caplog, tmp_path, monkeypatch, sizes, words, limit, reason):
+    words = folder(tmp_path, sizes) | words
+    monkeypatch.setattr(store, "LIMIT", limit)
+    views, line = chosen(load, caplog, **words)
+    assert isinstance(views, Views)
+    assert "by 0 workers" in line and reason in line
+    with pytest.raises(ValueError, match="DATA.LOADER is memory: .*" + reason):
+        chosen(load, caplog, **words, DATA__LOADER="memory")
+    views, line = chosen(load, caplog, **words, DATA__LOADER="workers")
+    assert isinstance(views, Views) and reason not in line
+
+
+def test_labels_that_are_no_class():
+    with pytest.raises(ValueError, match="image 1 of the dataset has the label 5, its classes are 0 to 3"):
+        store.read([(PICTURES[0], 0), (PICTURES[1], 5)], classes=4, workers=0)
+
+
+def test_room_is_counted_before_anything_is_read():
+    huge = type("Huge", (), {"__len__": lambda self: 1281167})()
+    with pytest.raises(NotInMemory, match="1281167 images of 224x224 pixels take 239.5 GiB, at most 2 are kept"):
+        store.check_room(huge, (224, 224))
+
+
+def test_counts_of_a_pass():
+    """Every image once, whatever the blocks; the test split with its incomplete last batch."""
+    loader = memory_views().loader([(0, index) for index in range(48)], batch_size=20, workers=0)
+    batches = [labels for _, labels in loader]
+    assert [len(labels) for labels in batches] == [20, 20, 8] and len(loader) == 3
+    assert Counter(torch.cat(batches).tolist()) == Counter(range(48))
