@@ -18,3 +18,14 @@ def benchmark(name, *words):
 def test_tables():
     text = benchmark("tables", "--runs", "2", "--epochs", "3", "--tags", "2", "--rounds", "1")
     assert "2 runs, 3 epochs, 2 tags" in text
+
+
+def test_startup():
+    text = benchmark("startup", "--rounds", "1", "--warmup", "0")
+    assert [line.split("  ")[0] for line in text.splitlines()] == [
+        "python -c pass",
+        "--help",
+        "a mistake",
+        "first step",
+    ]
+    assert text.count("s 0.5 s") == 2  # meets or misses
