@@ -216,7 +216,7 @@ def test_a_run_killed_before_its_first_checkpoint_has_every_point_once(record):
     assert [(e.step, e.value) for e in events.Scalars("test/top1")] == [(1, 5.0)]
 
 
-@pytest.mark.parametrize("content", [b"", b"- 1\n", None, b"\x80\x81", b"AUG:\n  CROP: pad\n", b"a: [1"])
+@pytest.mark.parametrize("content", [b"", b"- 1\n", None, b"\x80\x81", b"AUG:\n  CROP: pad\n", b"a: [1", b"[" * 9999])
 def test_a_broken_config_is_a_row_that_says_so(record, tmp_path, content):
     record("multi", 0, [1, 2, 30])
     broken = record("single", 0, [1, 2, 30])
