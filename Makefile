@@ -15,7 +15,7 @@ ifeq ($(TORCH),)
 	$(BIN)/pip install -q -r requirements.txt -c constraints.txt
 else
 	$(BIN)/pip install -q uv
-	$(BIN)/uv pip install -q --python $(BIN)/python --torch-backend $(TORCH) -r requirements.txt -c constraints.txt
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python --torch-backend $(TORCH) -r requirements.txt -c constraints.txt
 endif
 	touch $@
 

@@ -174,6 +174,13 @@ PAIRS += [
         lambda p: isinstance(p.data.train, DataLoader) and isinstance(p.data.test, DataLoader),
     ),
 ]
+PAIRS += [
+    (
+        {"DATA__SEED": 7},
+        lambda p: [p.data.train.dataset.seed, p.data.train.sampler.seed, p.session.mixing.seed] == [7] * 3,
+    ),
+    ({"DATA__SEED": 7}, lambda p: p.session.runtime.seed == 0),
+]
 # what other tests hold: where a run goes, what data and teachers it takes, what is shown of it
 ELSEWHERE = {
     *("NAME", "TRAINER", "OUT_DIR", "MODEL.NUM_CLASSES", "DATA.NAME", "DATA.ROOT", "TEST.WEIGHTS", "TEST.EMA"),

@@ -20,7 +20,9 @@ from pycls_std.datasets.mixing import Mixing
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.transforms import Augmentation
 from pycls_std.registry import DATASETS
+from pycls_std.structures import Progress
 
+START = Progress(0, 0, 1, 1)
 FULL = Augmentation(rand_augment="rand-m9-mstd0.5-inc1", erasing=0.25, color_jitter=0.3)
 
 
@@ -283,10 +285,10 @@ def test_randaugment_is_timms_but_for_a_posterize_of_no_bits(monkeypatch):
 
 # --------------------------------------------------------------------------------------------------------------- mixing
 def test_without_mixing_targets_are_smoothed_labels():
-    batch = Mixing(5, smoothing=0.1)(torch.randn(3, 3, 4, 4), torch.tensor([0, 4, 2]))
+    batch = Mixing(5, smoothing=0.1)(torch.randn(3, 3, 4, 4), torch.tensor([0, 4, 2]), START)
     assert batch.images is batch.unmixed
     torch.testing.assert_close(batch.targets[1], torch.tensor([0.02, 0.02, 0.02, 0.02, 0.92]))
-    hard = Mixing(5)(torch.randn(3, 3, 4, 4), torch.tensor([0, 4, 2])).targets
+    hard = Mixing(5)(torch.randn(3, 3, 4, 4), torch.tensor([0, 4, 2]), START).targets
     assert torch.equal(hard, torch.nn.functional.one_hot(torch.tensor([0, 4, 2]), 5).float())
 
 
@@ -294,20 +296,36 @@ def test_without_mixing_targets_are_smoothed_labels():
 @pytest.mark.parametrize("options", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}])
 def test_targets_follow_the_mixed_pixels(options):
     """White images of class 0 on black ones of class 1: the mean brightness is the share of class 0."""
-    np.random.seed(0)
     mixing = Mixing(2, **options)
     images = torch.cat([torch.ones(2, 3, 16, 16), torch.zeros(2, 3, 16, 16)])
-    for _ in range(20):
-        batch = mixing(images, torch.tensor([0, 0, 1, 1]))
+    for iteration in range(20):
+        batch = mixing(images, torch.tensor([0, 0, 1, 1]), Progress(0, iteration, 20, 1))
         torch.testing.assert_close(batch.images.mean(dim=(1, 2, 3)), batch.targets[:, 0], rtol=0, atol=1e-5)
         assert torch.equal(batch.unmixed, images)
 
 
+def test_mixing_depends_on_seed_epoch_and_iteration_only():
+    images, labels = torch.rand(4, 3, 16, 16), torch.arange(4)
+
+    def mixed(seed, epoch, iteration):
+        np.random.seed(seed + 7 * epoch), np.random.rand()  # what others drew
+        return Mixing(4, seed=seed, mixup=0.8, cutmix=1.0)(images, labels, Progress(epoch, iteration, 9, 9))
+
+    first = mixed(0, 1, 2)
+    np.random.seed(3)
+    Mixing(4, mixup=0.8)(images, labels, START)
+    assert np.random.rand() == np.random.RandomState(3).rand()  # others draw as if nothing had been mixed
+    for value, again in zip(first, mixed(0, 1, 2), strict=True):
+        assert torch.equal(value, again)
+    for other in (mixed(1, 1, 2), mixed(0, 2, 2), mixed(0, 1, 3)):
+        assert not torch.equal(first.targets, other.targets)
+
+
 def test_a_batch_is_mixed_as_often_as_asked():
-    np.random.seed(0)
     images = torch.rand(2, 3, 8, 8)
     mixing = Mixing(2, mixup=0.8, probability=0.25)
-    mixed = sum(not torch.equal(mixing(images, torch.tensor([0, 1])).images, images) for _ in range(400))
+    steps = [Progress(3, iteration, 400, 9) for iteration in range(400)]
+    mixed = sum(not torch.equal(mixing(images, torch.tensor([0, 1]), step).images, images) for step in steps)
     assert 70 <= mixed <= 130
 
 

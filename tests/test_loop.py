@@ -55,7 +55,7 @@ def test_what_is_trained_on_is_what_was_mixed(session):
     made = session()
     mixed = []
     mixing = made.mixing
-    made.mixing = lambda images, labels: mixed.append(mixing(images, labels)) or mixed[-1]
+    made.mixing = lambda *words: mixed.append(mixing(*words)) or mixed[-1]
     loop.train_epoch(made, 0)
     assert [batch for batch, _, _ in made.seen] == mixed
     assert all(float(batch.targets.max()) < 1 and not torch.equal(batch.images, batch.unmixed) for batch in mixed)

@@ -48,7 +48,8 @@ def batch(size=4):
     np.random.seed(0)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(size, 3, 32, 32, generator=generator)
-    return Mixing(10, mixup=0.8, smoothing=0.1)(images, torch.randint(0, 10, (size,), generator=generator))
+    labels = torch.randint(0, 10, (size,), generator=generator)
+    return Mixing(10, mixup=0.8, smoothing=0.1)(images, labels, Progress(0, 0, 1, 1))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -54,7 +54,7 @@ def build_data(cfg, *, device: torch.device = CPU, train: bool = True, world: Wo
             views,
             batch_size=cfg.TRAIN.BATCH_SIZE,
             workers=workers,
-            seed=cfg.SEED,
+            seed=data_seed(cfg),
             repeats=cfg.AUG.REPEATS,
             world=world,
         )
@@ -93,7 +93,7 @@ def _train_views(cfg, dataset, info, normalization, device) -> loaders.Views | M
     reason = ""
     if cfg.DATA.LOADER != "workers":
         try:
-            augment = BatchAugmentation(size, normalization, augmentation, seed=cfg.SEED, device=device)
+            augment = BatchAugmentation(size, normalization, augmentation, seed=data_seed(cfg), device=device)
             pixels, labels = _pixels(cfg, dataset, classes, crop=augmentation.crop)
         except NotInMemory as error:
             if cfg.DATA.LOADER == "memory":
@@ -103,7 +103,9 @@ def _train_views(cfg, dataset, info, normalization, device) -> loaders.Views | M
             LOG.info("training images: in memory, augmented in batches on %s (DATA.LOADER)", device.type)
             return MemoryViews(pixels.to(device), labels.to(device), augment, size=size)
     LOG.info("training images: one by one, by %d workers (DATA.LOADER)%s", cfg.DATA.NUM_WORKERS, reason)
-    return loaders.Views(dataset, train_transform(size, normalization, augmentation), seed=cfg.SEED, classes=classes)
+    return loaders.Views(
+        dataset, train_transform(size, normalization, augmentation), seed=data_seed(cfg), classes=classes
+    )
 
 
 def _pixels(cfg, dataset, classes, *, crop):
@@ -134,7 +136,7 @@ def _test_views(cfg, dataset, info, normalization, device) -> loaders.Views | Me
             pixels, labels = store.read(dataset, prepare, classes=classes, workers=cfg.DATA.NUM_WORKERS)
             return MemoryViews(pixels.to(device), labels.to(device), Plain(normalization, device), size=size)
     transform = test_transform(size, normalization, cfg.DATA.CROP_RATIO)
-    return loaders.Views(dataset, transform, seed=cfg.SEED, classes=classes)
+    return loaders.Views(dataset, transform, seed=data_seed(cfg), classes=classes)
 
 
 def faults_of(cfg, split: str) -> tuple[Iterator[str], int]:
@@ -147,12 +149,18 @@ def build_mixing(cfg, num_classes: int) -> Mixing:
     """Return what turns images and labels into a batch."""
     return Mixing(
         num_classes,
+        seed=data_seed(cfg),
         mixup=cfg.AUG.MIXUP,
         cutmix=cfg.AUG.CUTMIX,
         probability=cfg.AUG.MIX_PROB,
         switch=cfg.AUG.MIX_SWITCH,
         smoothing=cfg.AUG.LABEL_SMOOTHING,
     )
+
+
+def data_seed(cfg) -> int:
+    """Return the seed of order, augmentation and mixing."""
+    return cfg.SEED if cfg.DATA.SEED < 0 else cfg.DATA.SEED
 
 
 def named_normalization(key: str, name: str) -> Normalization | None:

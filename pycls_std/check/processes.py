@@ -21,7 +21,7 @@ def steps(session: loop.Session, epoch: int):
     """Yield (batch, progress) of an epoch whose loader is a list of batches."""
     for iteration, batch in enumerate(session.train_loader):
         progress = Progress(epoch, iteration, len(session.train_loader), max(session.epochs, epoch + 1))
-        yield session.mixing(*session.runtime.to_device(batch)), progress
+        yield session.mixing(*session.runtime.to_device(batch), progress), progress
 
 
 def train(session: loop.Session, epoch: int) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from pycls_std.builders.data import build_data
+from pycls_std.builders.data import build_data, data_seed
 from pycls_std.builders.models import find_teacher_weights, teacher_floor
 from pycls_std.builders.training import assemble, build_runtime
 from pycls_std.check.processes import spread_over_two, steps, train
@@ -45,10 +45,11 @@ class Trial:
             train,
             batch_size=self.small.TRAIN.BATCH_SIZE,
             workers=self.cfg.DATA.NUM_WORKERS,
-            seed=self.cfg.SEED,
+            seed=data_seed(self.cfg),
             repeats=self.cfg.AUG.REPEATS,
         )
-        self.found = data._replace(train=list(islice(loader, STEPS)))
+        batches = [(images.cpu(), labels.cpu()) for images, labels in islice(loader, STEPS)]  # for both processes
+        self.found = data._replace(train=batches)
         images = f"{len(train)} training and {len(test)} test images, {read} and {self._scored()} of them read"
         return f"{data.info.name}, {len(data.info.classes)} classes, {images}"
 

@@ -16,7 +16,7 @@ cfg.NAME = ""
 cfg.TRAINER = "baseline"
 # Folder of the run record; "" = runs/NAME/seed<SEED>.
 cfg.OUT_DIR = ""
-# Seed of weights, order, augmentation and mixing. Every epoch is reseeded from (SEED, epoch).
+# Seed of weights, dropout and, unless DATA.SEED has its own, the images. Every epoch is reseeded from (SEED, epoch).
 cfg.SEED = 0
 # Where to compute; auto = cuda where there is one.
 cfg.DEVICE = ("auto", "cpu", "cuda")
@@ -43,6 +43,9 @@ cfg.DATA = CfgNode()
 cfg.DATA.NAME = "digits"
 # Folder the dataset lies in, or is downloaded to.
 cfg.DATA.ROOT = "data"
+# Seed of order, augmentation and mixing; -1 = SEED. With one for several SEEDs these see the same views, and can share
+# what a teacher said of them.
+cfg.DATA.SEED = -1
 # Side of the square input images, pixels.
 cfg.DATA.IMAGE_SIZE = 32
 # Channel mean and deviation of the student's input; "" = the dataset's own, or imagenet, half, cifar10,
@@ -204,6 +207,7 @@ RANGES = {
     "MODEL.NUM_CLASSES": (0, INFINITY),
     "MODEL.DROP_PATH": (0, 1),
     "MODEL.NORM_EPS": (0, 1),
+    "DATA.SEED": (-1, 2**32 - 1),
     "DATA.IMAGE_SIZE": (1, INFINITY),
     "DATA.CROP_RATIO": (0.01, 1),
     "DATA.NUM_WORKERS": (0, INFINITY),

@@ -6,12 +6,14 @@ Shapes: B batch, H height, W width, K classes.
 from timm.data.mixup import Mixup, mixup_target
 from torch import Tensor
 
-from pycls_std.structures import Batch
+from pycls_std.seeding import seeded
+from pycls_std.structures import Batch, Progress
 
 
 class Mixing:
     """Turn images and labels into a Batch whose targets are probabilities.
 
+    How a batch is mixed is a function of (seed, epoch, iteration), so nothing else that draws changes it.
     mixup, cutmix: beta parameters, 0 = off. probability: of mixing a batch at all. switch: of cutmix where both are on.
     smoothing: share of the target spread over all classes.
     """
@@ -20,6 +22,7 @@ class Mixing:
         self,
         num_classes: int,
         *,
+        seed: int = 0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
         probability: float = 1.0,
@@ -27,6 +30,7 @@ class Mixing:
         smoothing: float = 0.0,
     ):
         self.num_classes = num_classes
+        self.seed = seed
         self.smoothing = smoothing
         self.mixup = None
         if mixup > 0 or cutmix > 0:
@@ -34,10 +38,11 @@ class Mixing:
                 mixup, cutmix, prob=probability, switch_prob=switch, label_smoothing=smoothing, num_classes=num_classes
             )
 
-    def __call__(self, images: Tensor, labels: Tensor) -> Batch:
-        """images: (B, 3, H, W), B even if mixing is on. labels: (B,). Draws from numpy's global generator."""
+    def __call__(self, images: Tensor, labels: Tensor, progress: Progress) -> Batch:
+        """images: (B, 3, H, W), B even if mixing is on. labels: (B,)."""
         if self.mixup is None:
             targets = mixup_target(labels, self.num_classes, 1.0, self.smoothing)
             return Batch(images, labels, targets, images)
-        mixed, targets = self.mixup(images.clone(), labels)  # timm mixes in place
+        with seeded(self.seed, progress.epoch, progress.iteration, len(images)):  # four words, for a view has three
+            mixed, targets = self.mixup(images.clone(), labels)  # timm mixes in place
         return Batch(mixed, labels, targets, images)

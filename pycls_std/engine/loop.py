@@ -31,7 +31,7 @@ class Session:
     runtime: Runtime
     train_loader: DataLoader
     test_loader: DataLoader
-    mixing: Callable[[Tensor, Tensor], Batch]
+    mixing: Callable[[Tensor, Tensor, Progress], Batch]
     optimizer: Optimizer
     schedule: Callable[[float], float]  # progress in [0, 1] -> learning rate
     ema: ModelEmaV3 | None
@@ -121,7 +121,7 @@ def train_epoch(session: Session, epoch: int) -> dict[str, float]:
     trainer.student.train()
     for iteration, (images, labels) in enumerate(loader):
         progress = Progress(epoch, iteration, iterations, session.epochs)
-        batch = session.mixing(*runtime.to_device((images, labels)))
+        batch = session.mixing(*runtime.to_device((images, labels)), progress)
         rate = session.schedule(progress.fraction)
         set_learning_rate(session.optimizer, rate)
         losses, extra = train_step(session, batch, progress)
