@@ -17,6 +17,7 @@ class Batch(NamedTuple):
     labels: Tensor  # (B,) class of each image before mixing
     targets: Tensor  # (B, K) probabilities, after mixing and label smoothing
     unmixed: Tensor  # (B, 3, H, W) the images before mixing
+    taught: tuple[Tensor, ...] = ()  # (B, K) logits of each teacher on the images, if they are known already
 
 
 class StudentOutput(NamedTuple):

@@ -99,6 +99,13 @@ cfg.DISTILLATION.TEACHER_SIZES = []
 # Least top-1 accuracy (%) of every teacher on the test split; below it the run refuses. 0 = off, -1 = a quarter of the
 # way from chance to 100.
 cfg.DISTILLATION.TEACHER_MIN_ACC = -1.0
+# Folder that keeps what the teachers say of every training view, for later runs that see the same views (DATA.SEED) of
+# images in memory; "" = off.
+cfg.DISTILLATION.CACHE = ""
+# Arithmetic of what is kept; with fp32 a run ends as it would without the cache, bit for bit.
+cfg.DISTILLATION.CACHE_PRECISION = ("fp32", "fp16")
+# Logits of each view that are kept, the largest ones, with the sum of the rest; 0 = all.
+cfg.DISTILLATION.CACHE_TOP = 0
 # Teacher's label (argmax) or its distribution.
 cfg.DISTILLATION.TYPE = ("hard", "soft")
 # Share of the distillation loss in the objective; the rest is the class loss. 0 = no distillation.
@@ -198,7 +205,7 @@ ENTRY_TYPES = {
     "OPTIM.STEPS": float,
 }
 # Options that hold paths; a leading ~ is the home folder.
-PATHS = ("OUT_DIR", "DATA.ROOT", "TEST.WEIGHTS", "DISTILLATION.TEACHER_WEIGHTS")
+PATHS = ("OUT_DIR", "DATA.ROOT", "DISTILLATION.CACHE", "TEST.WEIGHTS", "DISTILLATION.TEACHER_WEIGHTS")
 INFINITY = math.inf
 # Least and greatest allowed value.
 RANGES = {
@@ -223,6 +230,7 @@ RANGES = {
     "AUG.LABEL_SMOOTHING": (0, 1),
     "AUG.REPEATS": (1, INFINITY),
     "DISTILLATION.TEACHER_MIN_ACC": (-1, 100),
+    "DISTILLATION.CACHE_TOP": (0, 65535),
     "DISTILLATION.ALPHA": (0, 1),
     "DISTILLATION.TEMPERATURE": (1e-6, INFINITY),
     "MINE.SAMPLES": (0, INFINITY),

@@ -37,6 +37,38 @@ def append(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+class Growing:
+    """A file that is written piece by piece, and gets its name when it is finished.
+
+    Several processes may write the same file; the last to finish it stays.
+    Each method raises OSError that names the path if it cannot be written.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.temporary = path.with_name(TEMPORARY.format(f"{path.name}.{os.getpid()}"))
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = self.temporary.open("wb")
+
+    def write(self, content: bytes) -> None:
+        """Append; if that fails, nothing of the file is left."""
+        try:
+            with naming(self.path):
+                self.file.write(content)
+        except OSError:
+            self.temporary.unlink(missing_ok=True)
+            raise
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        with naming(self.path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+            self.temporary.replace(self.path)
+
+
 def clean(folder: Path) -> None:
     """Remove what a process that was killed left half written."""
     for path in folder.glob(TEMPORARY.format("*")):

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pycls_std.structures import Batch, Progress, StudentOutput, World
+from pycls_std.structures import Batch, Progress, StudentOutput, TeacherOutput, World
 
 
 class BaseTrainer:
@@ -29,6 +29,12 @@ class BaseTrainer:
     def modules(self) -> dict[str, nn.Module]:
         """Return all modules by name, for the engine to place on the device."""
         return {"student": self.student, "teachers": self.teachers}
+
+    def taught(self, batch: Batch) -> list[TeacherOutput]:
+        """Return what each teacher says of the batch's images. A method asks here, for it may be known already."""
+        if batch.taught:
+            return [TeacherOutput(logits=logits) for logits in batch.taught]
+        return [teacher(batch.images) for teacher in self.teachers]
 
     def losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return named, weighted scalars; their sum is the objective. Every method has its own; there is no default."""

@@ -82,7 +82,7 @@ class STD(BaseTrainer):
     def losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return {"ce", "distill"}, weighted by 1 - alpha and alpha."""
         output = self.forward(batch.images)
-        teacher_logits = torch.stack([teacher(batch.images).logits for teacher in self.teachers])
+        teacher_logits = torch.stack([teacher.logits for teacher in self.taught(batch)])
         weights = self.weighting(teacher_logits)
         each = self.loss(output.distillation, torch.stack([teacher_logits[m] for m in self.head_teachers]))  # (J, B)
         pairs = zip(self.head_teachers, self.head_shares, strict=True)

@@ -3,6 +3,7 @@
 Shapes: B views, N images, H height, W width, S side of a view.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+# Changes whenever the same address gives other pixels than before: what is kept of views is then of no use.
+VERSION = 1
 # Pixels of a block: fewer cost more for each image, more do not fit into the processor's cache.
 BLOCK = 2**21
 
@@ -46,6 +49,14 @@ class MemoryViews(Dataset):
         views, indices = np.array(addresses, dtype=np.int64).T
         images = self.transform(self.pixels, views, indices)
         return images, self.labels[torch.from_numpy(indices).to(self.labels.device, non_blocking=True)]
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of all pixels and labels."""
+        digest = hashlib.sha256()
+        for values in (self.pixels, self.labels):
+            digest.update(str(tuple(values.shape)).encode())
+            digest.update(values.cpu().numpy().data)
+        return digest.hexdigest()
 
     def loader(self, sampler: Sampler | list, *, batch_size: int, workers: int) -> "MemoryLoader":
         """Return what a pass of batches comes from; it needs no workers."""

@@ -1,0 +1,114 @@
+"""Keep what teachers say of every training view, for later runs that see the same views.
+
+A file holds what one teacher said in one epoch, in the order of the epoch; it is written beside its name and renamed
+when the epoch is over, so it is whole or not there, and runs that write it side by side do no harm.
+Shapes: B views of a batch, V views of an epoch, K classes.
+"""
+
+import io
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from pycls_std.engine import files
+from pycls_std.engine.kept_logits import pack, unpack
+from pycls_std.engine.runtime import Runtime
+from pycls_std.structures import Batch, Progress
+
+STALE = 24 * 3600  # seconds after which a file that nobody finished is removed
+
+
+class TeacherCache:
+    """Gives batches with their teachers' logits, which are read, or computed and written.
+
+    folders: of each teacher; its name must stand for all that the logits depend on, but for the epoch. views: V, of
+    this process. kind: of an entry, see `kept_logits.form`.
+    """
+
+    def __init__(self, teachers: nn.ModuleList, folders: list[Path], *, views: int, kind: np.dtype, runtime: Runtime):
+        self.teachers = teachers
+        self.runtime = runtime
+        self.tapes = [Tape(folder, views, kind, runtime.world) for folder in folders]
+
+    def __call__(self, batch: Batch, progress: Progress) -> Batch:
+        """Return the batch with `taught`. Raises OSError or ValueError that names a file that cannot be used."""
+        taught = tuple(self._say(*pair, batch, progress) for pair in zip(self.teachers, self.tapes, strict=True))
+        return batch._replace(taught=taught)
+
+    def _say(self, teacher, tape, batch, progress) -> Tensor:
+        if progress.iteration == 0:
+            tape.open(progress.epoch)
+        count, classes = batch.targets.shape
+        entries = tape.read(progress.iteration * count, count)
+        if entries is None:
+            with self.runtime.autocast():
+                entries = pack(teacher(batch.images).logits, tape.kind)
+            tape.write(entries, last=progress.iteration == progress.iterations - 1)
+        return unpack(entries, classes, batch.images.device)
+
+    def check_room(self, epochs: int) -> str:
+        """Return in words what is kept and what will be written for a run of so many epochs.
+
+        Raises ValueError if there is not that much room.
+        """
+        missing = sum(not tape.path(epoch).exists() for tape in self.tapes for epoch in range(epochs))
+        entries = self.tapes[0].views * self.runtime.world.size
+        size = entries * self.tapes[0].kind.itemsize
+        folder = self.tapes[0].folder
+        free = shutil.disk_usage(next(path for path in folder.absolute().parents if path.is_dir())).free
+        text = (
+            f"{len(self.tapes) * epochs - missing} of {len(self.tapes) * epochs} epochs of teachers are there, "
+            f"{missing} will be written, {size / 2**20:.1f} MiB each ({entries} views), {missing * size / 2**30:.2f} GiB"
+        )
+        if missing * size > free:
+            raise ValueError(f"DISTILLATION.CACHE {folder.parent}: {text}, {free / 2**30:.2f} GiB are free")
+        return text
+
+
+class Tape:
+    """One teacher's entries, a file for each epoch and process."""
+
+    def __init__(self, folder: Path, views: int, kind: np.dtype, world):
+        self.folder = folder
+        self.views = views
+        self.kind = kind
+        self.share = f"-{world.rank}of{world.size}" if world.size > 1 else ""
+        self.entries = self.file = None
+        for path in folder.glob(files.TEMPORARY.format("*")):
+            if time.time() - path.stat().st_mtime > STALE:
+                path.unlink(missing_ok=True)
+
+    def path(self, epoch: int) -> Path:
+        """Return the file of an epoch, counted from 0."""
+        return self.folder / f"epoch-{epoch + 1:04d}{self.share}.npy"
+
+    def open(self, epoch: int) -> None:
+        """Go to the start of an epoch: read its file if it is there, otherwise begin to write it."""
+        self.entries, path = None, self.path(epoch)
+        if path.exists():
+            try:
+                self.entries = np.load(path, mmap_mode="r")
+                fits = (self.entries.shape, self.entries.dtype) == ((self.views,), self.kind)
+            except (ValueError, EOFError) as error:
+                raise ValueError(f"{path} is damaged, delete it: {error}") from error
+            if not fits:
+                raise ValueError(f"{path} is damaged, delete it: it holds {self.entries.shape} {self.entries.dtype}")
+        else:
+            self.file = files.Growing(path)
+            header = {"descr": np.lib.format.dtype_to_descr(self.kind), "fortran_order": False, "shape": (self.views,)}
+            start = io.BytesIO()
+            np.lib.format.write_array_header_1_0(start, header)
+            self.file.write(start.getvalue())
+
+    def read(self, start: int, count: int) -> np.ndarray | None:
+        """Return entries of the epoch; None if they are being written."""
+        return None if self.entries is None else np.array(self.entries[start : start + count])
+
+    def write(self, entries: np.ndarray, *, last: bool) -> None:
+        """Append entries; with the last of them the file is complete."""
+        self.file.write(entries.tobytes())
+        if last:
+            self.file.finish()
