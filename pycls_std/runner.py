@@ -10,6 +10,7 @@ from pycls_std import check as checks
 from pycls_std import config, measure
 from pycls_std.builders.data import build_data, named_normalization
 from pycls_std.builders.models import build_untaught_trainer, teacher_floor
+from pycls_std.builders.teachers import settle_teachers
 from pycls_std.builders.training import build_all, build_optimizer, build_runtime
 from pycls_std.builders.weights import student_weights
 from pycls_std.engine import checkpoint, distributed, files, loop
@@ -45,7 +46,7 @@ def train(cfg) -> None:
         return
 
     session, data = build_all(cfg, runtime)
-    origin = _origin(cfg, session, data)
+    origin = _origin(cfg, session, data)  # the teachers' fingerprints are of the weights as they were found
     if saved:
         _refuse_other_origin(saved, origin, path)
     scores = _score_teachers(cfg, session, len(data.info.classes))
@@ -142,6 +143,8 @@ def run(mode: str, cfg) -> None:
 
 
 def _score_teachers(cfg, session, classes) -> dict[str, float]:
+    for line in settle_teachers(cfg, session.trainer.teachers, session.test_loader, session.runtime):
+        LOG.info(line)
     floor = teacher_floor(cfg, classes)
     scores = {}
     for index, teacher in enumerate(session.trainer.teachers):

@@ -93,6 +93,11 @@ cfg.DISTILLATION.TEACHER_SIZES = []
 # Least top-1 accuracy (%) of every teacher on the test split; below it the run refuses. 0 = off, -1 = a quarter of the
 # way from chance to 100.
 cfg.DISTILLATION.TEACHER_MIN_ACC = -1.0
+# Arithmetic of the teachers, whose weights are converted to it; auto = PRECISION's, and fp32 for a teacher that then
+# names more than 1 % of 1000 test images otherwise.
+cfg.DISTILLATION.TEACHER_PRECISION = ("auto", "fp32", "bf16", "fp16")
+# Fold the teachers' batch norms into the convolutions before them: the same function but for rounding.
+cfg.DISTILLATION.TEACHER_FOLD = True
 # Teacher's label (argmax) or its distribution.
 cfg.DISTILLATION.TYPE = ("hard", "soft")
 # Share of the distillation loss in the objective; the rest is the class loss. 0 = no distillation.

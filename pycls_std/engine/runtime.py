@@ -65,6 +65,21 @@ class Runtime:
         """Return the context in which the forward pass runs."""
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
 
+    def full_precision(self):
+        """Return the context in which a forward pass runs in the precision of its weights, within `autocast` too."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    def convert(self, module: nn.Module, precision: str) -> nn.Module:
+        """Convert a module that never trains to fp32, bf16 or fp16, once: autocast would do it anew at every call.
+
+        Batch norms stay in fp32; they take an input of any precision.
+        """
+        module.to(DTYPES[precision])
+        for norm in module.modules():
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+                norm.float()
+        return module
+
     def step(
         self,
         losses: dict[str, Tensor],
