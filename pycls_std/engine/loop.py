@@ -75,7 +75,7 @@ def fit(session: Session, *, start_epoch: int, record: Callable[[int, dict[str, 
     """Train from start_epoch to the end.
 
     record(epochs done, values, is best) is called after every epoch. A signal that asks the run to end is obeyed after
-    the batch it came in.
+    the batch it came in, or as many steps later as the runtime lags.
     Raises FloatingPointError before anything of the epoch is recorded if a loss is not finite, in training or at test,
     or anything that would be saved; signals.Stopped if the run is asked to end.
     """
@@ -119,18 +119,19 @@ def train_epoch(session: Session, epoch: int) -> dict[str, float]:
         run_total=session.epochs * iterations,
     )
     trainer.student.train()
-    for iteration, (images, labels) in enumerate(loader):
-        progress = Progress(epoch, iteration, iterations, session.epochs)
-        batch = session.mixing(*runtime.to_device((images, labels)))
-        rate = session.schedule(progress.fraction)
-        set_learning_rate(session.optimizer, rate)
-        losses, extra = train_step(session, batch, progress)
+    with runtime.watched():
+        for iteration, (images, labels) in enumerate(loader):
+            progress = Progress(epoch, iteration, iterations, session.epochs)
+            batch = session.mixing(*runtime.to_device((images, labels)))
+            rate = session.schedule(progress.fraction)
+            set_learning_rate(session.optimizer, rate)
+            losses, extra = train_step(session, batch, progress)
 
-        meters.add(losses | trainer.monitors, len(images))
-        meters.add(extra)
-        bar.advance()
-        if bar.due(iteration):
-            bar.show(iteration, f"{_terms(losses)}  lr {rate:.3g}")
+            meters.add(losses | trainer.monitors, len(images))
+            meters.add(extra)
+            bar.advance()
+            if bar.due(iteration):
+                bar.show(iteration, f"{_terms(losses)}  lr {rate:.3g}")
     runtime.synchronize()
     seconds = bar.close()
     values = {f"train/{name}": value for name, value in meters.read(runtime.world).items()}

@@ -2,7 +2,10 @@
 
 import platform
 import resource
+from collections import deque
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +16,28 @@ from pycls_std.engine.distributed import Processes
 from pycls_std.seeding import seed_all, seed_torch
 from pycls_std.structures import Trainer
 
+LAG = 8  # steps after which a CUDA device is asked how one went: it is then done with it, and nothing waits
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class _Flags(NamedTuple):
+    """How a step went in all processes."""
+
+    answer: Tensor  # (2,) whether a loss was not finite, and the signal that came, 0 for none
+    arrived: torch.cuda.Event | None  # when it is on the host
+    terms: dict[str, Tensor]
+    where: str
 
 
 class Runtime:
     """Places modules and tensors on the device, and steps optimizers in the chosen precision.
 
     device: `auto`, `cpu` or `cuda`. precision: `fp32`, `bf16` or `fp16`, of the forward pass; fp16 scales the loss.
+    lag: steps after which it is read how a step went; by default 0 on a CPU, where reading costs nothing.
     Raises ValueError if cuda is asked for and there is none.
     """
 
-    def __init__(self, *, device: str = "auto", precision: str = "fp32", seed: int = 0):
+    def __init__(self, *, device: str = "auto", precision: str = "fp32", seed: int = 0, lag: int | None = None):
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("DEVICE is cuda, torch finds no CUDA device here")
         kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -34,6 +48,8 @@ class Runtime:
         self.precision = precision
         self.seed = seed
         self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
+        self.lag = lag if lag is not None else LAG if kind == "cuda" else 0
+        self._unread: deque[_Flags] = deque()  # of the last steps, oldest first
 
     def start_epoch(self, epoch: int) -> None:
         """Seed all generators from (seed, epoch), torch's also from the rank.
@@ -93,11 +109,14 @@ class Runtime:
 
         clip_norm: largest norm of the gradient, 0 = no clipping. average: the gradients over the processes, where no
         wrapped module does. All processes agree on whether to go on.
-        Raises FloatingPointError before any parameter changes if the sum is not finite, and signals.Stopped if the run
-        is asked to end; their texts have where, the first's also the terms.
+        Raises FloatingPointError if the sum is not finite, and signals.Stopped if the run is asked to end; their texts
+        have where, the first's also the terms. With a lag of 0 before any parameter changes, otherwise so many steps
+        later, or when a block of `watched` ends.
         """
         total = sum(losses.values())
-        self._go_on(total, losses, where)
+        self._unread.append(self._ask(total, losses, where))
+        while len(self._unread) > self.lag:
+            self._read_oldest()
         for optimizer in optimizers:
             optimizer.zero_grad()
         self.scaler.scale(total).backward()
@@ -111,15 +130,49 @@ class Runtime:
             self.scaler.step(optimizer)
         self.scaler.update()
 
-    def _go_on(self, total, losses, where):
-        """One exchange and one read of the device for both questions."""
+    @contextmanager
+    def watched(self):
+        """Return the context of some steps, at whose end it is known how each went, also if something else fails.
+
+        Raises what `step` raises.
+        """
+        self._unread.clear()
+        try:
+            yield
+        except Exception:  # may follow from numbers that are not finite, which then are the reason
+            self._read_all()
+            raise
+        self._read_all()
+
+    def _read_all(self):
+        while self._unread:
+            self._read_oldest()
+
+    def _ask(self, total, losses, where) -> "_Flags":
+        """Exchange with the other processes whether to go on, and send the answer to the host without waiting."""
         own = torch.stack([(~torch.isfinite(total)).float(), torch.full_like(total, signals.pending()).float()])
-        broken, signal = self.world.greatest(own).tolist()
+        answer, arrived = self.world.greatest(own), None
+        if self.device.type == "cuda" and self.lag:
+            on_host = torch.empty(answer.shape, pin_memory=True)
+            on_host.copy_(answer, non_blocking=True)
+            answer, arrived = on_host, torch.cuda.Event()
+            arrived.record()
+        terms = {name: value.detach() for name, value in losses.items()}  # without the graph, which is large
+        return _Flags(answer.detach(), arrived, terms, where)
+
+    def _read_oldest(self):
+        """All processes read the answer to the same step in the same step, so they end together."""
+        flags = self._unread.popleft()
+        if flags.arrived:
+            flags.arrived.synchronize()
+        broken, signal = flags.answer.tolist()
+        if broken or signal:
+            self._unread.clear()
         if broken:
-            terms = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.items())
-            raise FloatingPointError(f"loss not finite at {where}: {terms}")
+            terms = ", ".join(f"{name} {float(value):.4g}" for name, value in flags.terms.items())
+            raise FloatingPointError(f"loss not finite at {flags.where}: {terms}")
         if signal:
-            raise signals.Stopped(int(signal), f"at {where}")
+            raise signals.Stopped(int(signal), f"at {flags.where}")
 
     def device_name(self) -> str:
         """Return the name of the processor."""
