@@ -109,6 +109,7 @@ WIRING = {
     "OPTIM.WARMUP_LR": ("0.5", lambda p: p.session.schedule(0) == 0.5),
     "OPTIM.MIN_LR": ("0.001", lambda p: p.session.schedule(1) == 0.001),
     "TRAIN.BATCH_SIZE": ("64", lambda p: p.data.train.batch_size == 64),
+    "TRAIN.COMPILE": ("on", lambda p: p.session.runtime.compiled == "on"),
     "TRAIN.EMA_DECAY": ("0.3", lambda p: p.session.ema.decay == 0.3),
     "TRAIN.EMA_WARMUP": ("false", lambda p: not p.session.ema.use_warmup),
     "TEST.BATCH_SIZE": ("77", lambda p: p.data.test.batch_size == 77),

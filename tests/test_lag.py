@@ -1,11 +1,13 @@
 """Steps that are not waited for: what went wrong is told late, of the right step, and before anything is saved."""
 
 import math
+import signal
 from collections import Counter
 
 import pytest
 import torch
-from records import same
+from processes import two_ranks, wait_for
+from records import load_state, same
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -93,12 +95,12 @@ def test_no_graph_is_kept_for_a_message(take):
     runtime = Runtime(device="cpu", lag=LAG)
     for number in range(LAG):
         take(runtime, number)
-    assert len(runtime._unread) == LAG
-    assert not any(value.requires_grad for flags in runtime._unread for value in tree_leaves(flags.terms))
+    assert len(runtime.verdicts.unread) == LAG
+    assert not any(value.requires_grad for verdict in runtime.verdicts.unread for value in tree_leaves(verdict.terms))
 
 
 def test_a_cpu_has_no_lag():
-    assert Runtime(device="cpu").lag == 0
+    assert Runtime(device="cpu").verdicts.lag == 0
 
 
 def test_a_run_that_breaks_in_its_last_steps_saves_nothing(load, tmp_path, monkeypatch):
@@ -129,6 +131,53 @@ def test_the_numbers_are_those_without_a_lag(std, period):
         loop.train_epoch(session, 0)
         states.append(session.state_dict() | {"seconds": None})
     assert same(*states)
+
+
+def lag():
+    """Hook: a CPU lags, as a GPU does."""
+    Runtime.__init__.__kwdefaults__["lag"] = LAG
+
+
+def lag_and_break():
+    """Hook: the same, and the second process has an infinite loss."""
+    from test_distributed import break_second_rank
+
+    lag()
+    break_second_rank()
+
+
+def lag_and_pause(folder):
+    """Hook: the same, each process notes its steps and takes a while for each."""
+    from test_distributed import pause_rank
+
+    lag()
+    pause_rank(folder)
+
+
+BASE = ["--mode", "train", "--cfg", "configs/debug/base_debug.yaml"]
+
+
+def test_a_loss_that_is_not_finite_in_one_process_is_told_by_both(tmp_path):
+    words = [*BASE, f"OUT_DIR={tmp_path / 'run'}"]
+    ends = [one.end() for one in two_ranks(tmp_path, words, hook="test_lag:lag_and_break")]
+    assert [code for code, *_ in ends] == [1, 1]
+    assert all("loss not finite at epoch 2 iteration 4, " in errors for _, _, errors in ends)
+    assert load_state(tmp_path / "run")["epoch"] == 1
+
+
+def test_a_signal_to_one_process_stops_both_after_as_many_steps(tmp_path):
+    words = [*BASE, f"OUT_DIR={tmp_path / 'run'}"]
+    both = two_ranks(tmp_path, words, hook="test_lag:lag_and_pause", arguments=(str(tmp_path),))
+    wait_for(lambda: all((tmp_path / f"steps{rank}" / "paused").exists() for rank in range(2)))
+    both[1].signal(signal.SIGTERM)
+    ends = [one.end() for one in both]
+    assert [code for code, *_ in ends] == [143, 143]
+    places = [errors.partition("stopped by SIGTERM at ")[2].splitlines()[0] for _, _, errors in ends]
+    assert places[0] == places[1]
+    steps = [(tmp_path / f"steps{rank}" / "steps").read_text() for rank in range(2)]
+    assert steps[0] == steps[1]
+    asked = int(places[0].split()[3].rstrip(","))  # iteration, counted from 1
+    assert steps[0].splitlines()[-1] == f"2 {asked - 1 + LAG}"
 
 
 # ------------------------------------------------------------------------------------------------ nothing waits
@@ -219,6 +268,6 @@ def test_a_training_step_on_cuda_waits_for_nothing(std, precision):
     session.trainer.student.train()
     with session.runtime.watched():
         for iteration, pair in enumerate(batches):
-            torch.cuda.set_sync_debug_mode("error" if 2 <= iteration < session.runtime.lag // 2 else "default")
+            torch.cuda.set_sync_debug_mode("error" if 2 <= iteration < session.runtime.verdicts.lag // 2 else "default")
             loop.train_step(session, session.mixing(*pair), Progress(0, iteration, 11, 3))
         torch.cuda.set_sync_debug_mode("default")

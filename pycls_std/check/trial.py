@@ -165,6 +165,7 @@ def reduced(cfg):
     small = cfg.clone()
     small.defrost()
     small.TRAIN.BATCH_SIZE = max(8, 4 * cfg.AUG.REPEATS)
+    small.TRAIN.COMPILE = "off"  # it would take longer than all checks, and gradients are asked for term by term
     small.MINE.SAMPLES = min(cfg.MINE.SAMPLES, small.TRAIN.BATCH_SIZE // cfg.AUG.REPEATS)
     small.freeze()
     return small

@@ -1,43 +1,56 @@
 """Device, precision and the step of an optimizer: all that depends on where and how numbers are computed."""
 
+import logging
 import platform
 import resource
-from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pycls_std import signals
 from pycls_std.engine.distributed import Processes
+from pycls_std.engine.verdicts import Verdicts
 from pycls_std.seeding import seed_all, seed_torch
 from pycls_std.structures import Trainer
 
 LAG = 8  # steps after which a CUDA device is asked how one went: it is then done with it, and nothing waits
+LOG = logging.getLogger("pycls_std")
+COMPILING_PAYS = 5000  # iterations of a run from which on it does: it takes one or two minutes
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class _Flags(NamedTuple):
-    """How a step went in all processes."""
-
-    answer: Tensor  # (2,) whether a loss was not finite, and the signal that came, 0 for none
-    arrived: torch.cuda.Event | None  # when it is on the host
-    terms: dict[str, Tensor]
-    where: str
+@contextmanager
+def _compiler_errors():
+    """Turn an error of the compiler, of many lines and often of its own code, into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = " ".join(str(error).strip().splitlines()[:2])  # the first says which part of it raised
+        raise RuntimeError(f"the compiler failed, TRAIN.COMPILE=off does without it: {reason}") from error
 
 
 class Runtime:
     """Places modules and tensors on the device, and steps optimizers in the chosen precision.
 
     device: `auto`, `cpu` or `cuda`. precision: `fp32`, `bf16` or `fp16`, of the forward pass; fp16 scales the loss.
-    lag: steps after which it is read how a step went; by default 0 on a CPU, where reading costs nothing.
+    lag: steps after which it is read how a step went; by default 0 on a CPU, where reading costs nothing. compiler: the
+    backend of torch.compile.
     Raises ValueError if cuda is asked for and there is none.
     """
 
-    def __init__(self, *, device: str = "auto", precision: str = "fp32", seed: int = 0, lag: int | None = None):
+    def __init__(
+        self,
+        *,
+        device: str = "auto",
+        precision: str = "fp32",
+        seed: int = 0,
+        lag: int | None = None,
+        compiler: str = "inductor",
+    ):
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("DEVICE is cuda, torch finds no CUDA device here")
         kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -48,8 +61,9 @@ class Runtime:
         self.precision = precision
         self.seed = seed
         self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
-        self.lag = lag if lag is not None else LAG if kind == "cuda" else 0
-        self._unread: deque[_Flags] = deque()  # of the last steps, oldest first
+        self.verdicts = Verdicts(self.world, lag=lag if lag is not None else LAG if kind == "cuda" else 0)
+        self.compiler = compiler
+        self.compiled = "off"  # how the losses are: off, on or graphs
 
     def start_epoch(self, epoch: int) -> None:
         """Seed all generators from (seed, epoch), torch's also from the rank.
@@ -68,6 +82,42 @@ class Runtime:
         """Let a trainer whose modules are placed share its batches with the other processes, if there are any."""
         trainer.world = self.world
         trainer.forward = self.world.wrap(trainer.student, self.device)
+
+    def compile(self, trainer: Trainer, choice: str, *, iterations: int) -> None:
+        """Compile a trainer's losses, which are all of a step's forward pass: student, teachers and terms.
+
+        choice: `off`; `on`; `graphs`, whose kernels are recorded once and replayed, which needs CUDA; `auto`, which is
+        on if the run has so many iterations that it pays. It is done at the first step.
+        Raises ValueError for graphs on a CPU; the step raises RuntimeError if the compiler fails.
+        """
+        cuda = self.device.type == "cuda"
+        if choice == "graphs" and not cuda:
+            raise ValueError("TRAIN.COMPILE is graphs, which needs DEVICE cuda")
+        self.compiled, reason = choice, ""
+        if choice == "auto":
+            self.compiled = "on" if cuda and iterations >= COMPILING_PAYS else "off"
+            few = f", {iterations} iterations, it pays from {COMPILING_PAYS} on"
+            reason = few if cuda else ", a CPU gains nothing by it"
+        if choice != "off":
+            LOG.info("TRAIN.COMPILE %s: %s%s", choice, self.compiled, reason)
+        if self.compiled == "off":
+            return
+        graphs = self.compiled == "graphs"
+        # A mode names options of inductor; other backends take none.
+        mode = {"mode": "reduce-overhead"} if graphs else {}
+        compiled = torch.compile(trainer.losses, backend=self.compiler, **mode)
+
+        def losses(batch, progress):
+            if graphs:
+                torch.compiler.cudagraph_mark_step_begin()
+            with _compiler_errors():
+                terms = compiled(batch, progress)
+            if graphs:  # the next replay writes to the same memory
+                trainer.monitors = {name: value.clone() for name, value in trainer.monitors.items()}
+                terms = {name: value.clone() for name, value in terms.items()}
+            return terms
+
+        trainer.losses = losses
 
     def to_device(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Move tensors to the device, images (B, 3, H, W) to channels_last."""
@@ -114,12 +164,11 @@ class Runtime:
         later, or when a block of `watched` ends.
         """
         total = sum(losses.values())
-        self._unread.append(self._ask(total, losses, where))
-        while len(self._unread) > self.lag:
-            self._read_oldest()
+        self.verdicts.ask(total, losses, where)
         for optimizer in optimizers:
             optimizer.zero_grad()
-        self.scaler.scale(total).backward()
+        with _compiler_errors():
+            self.scaler.scale(total).backward()
         for optimizer in optimizers:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             if average:
@@ -136,43 +185,13 @@ class Runtime:
 
         Raises what `step` raises.
         """
-        self._unread.clear()
+        self.verdicts.unread.clear()
         try:
             yield
         except Exception:  # may follow from numbers that are not finite, which then are the reason
-            self._read_all()
+            self.verdicts.read()
             raise
-        self._read_all()
-
-    def _read_all(self):
-        while self._unread:
-            self._read_oldest()
-
-    def _ask(self, total, losses, where) -> "_Flags":
-        """Exchange with the other processes whether to go on, and send the answer to the host without waiting."""
-        own = torch.stack([(~torch.isfinite(total)).float(), torch.full_like(total, signals.pending()).float()])
-        answer, arrived = self.world.greatest(own), None
-        if self.device.type == "cuda" and self.lag:
-            on_host = torch.empty(answer.shape, pin_memory=True)
-            on_host.copy_(answer, non_blocking=True)
-            answer, arrived = on_host, torch.cuda.Event()
-            arrived.record()
-        terms = {name: value.detach() for name, value in losses.items()}  # without the graph, which is large
-        return _Flags(answer.detach(), arrived, terms, where)
-
-    def _read_oldest(self):
-        """All processes read the answer to the same step in the same step, so they end together."""
-        flags = self._unread.popleft()
-        if flags.arrived:
-            flags.arrived.synchronize()
-        broken, signal = flags.answer.tolist()
-        if broken or signal:
-            self._unread.clear()
-        if broken:
-            terms = ", ".join(f"{name} {float(value):.4g}" for name, value in flags.terms.items())
-            raise FloatingPointError(f"loss not finite at {flags.where}: {terms}")
-        if signal:
-            raise signals.Stopped(int(signal), f"at {flags.where}")
+        self.verdicts.read()
 
     def device_name(self) -> str:
         """Return the name of the processor."""
