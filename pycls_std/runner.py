@@ -8,8 +8,10 @@ from yacs.config import CfgNode
 
 from pycls_std import check as checks
 from pycls_std import config, measure
+from pycls_std.builders.cache import build_cache
 from pycls_std.builders.data import build_data, named_normalization
 from pycls_std.builders.models import build_untaught_trainer, teacher_floor
+from pycls_std.builders.teachers import settle_teachers
 from pycls_std.builders.training import build_all, build_optimizer, build_runtime
 from pycls_std.builders.weights import student_weights
 from pycls_std.engine import checkpoint, distributed, files, loop
@@ -45,10 +47,13 @@ def train(cfg) -> None:
         return
 
     session, data = build_all(cfg, runtime)
-    origin = _origin(cfg, session, data)
+    origin = _origin(cfg, session, data)  # the teachers' fingerprints are of the weights as they were found
     if saved:
         _refuse_other_origin(saved, origin, path)
     scores = _score_teachers(cfg, session, len(data.info.classes))
+    session.cache = build_cache(cfg, session=session, data=data)  # of the teachers as they teach now
+    if session.cache:
+        LOG.info("DISTILLATION.CACHE %s: %s", cfg.DISTILLATION.CACHE, session.cache.check_room(session.epochs))
     if saved:
         session.load_state_dict(saved)
     record = _recorder(cfg, folder, series, session, origin, saved, scores) if world.rank == 0 else lambda *_: None
@@ -142,6 +147,8 @@ def run(mode: str, cfg) -> None:
 
 
 def _score_teachers(cfg, session, classes) -> dict[str, float]:
+    for line in settle_teachers(cfg, session.trainer.teachers, session.test_loader, session.runtime):
+        LOG.info(line)
     floor = teacher_floor(cfg, classes)
     scores = {}
     for index, teacher in enumerate(session.trainer.teachers):

@@ -112,6 +112,7 @@ WIRING = {
     "OPTIM.WARMUP_LR": ("0.5", lambda p: p.session.schedule(0) == 0.5),
     "OPTIM.MIN_LR": ("0.001", lambda p: p.session.schedule(1) == 0.001),
     "TRAIN.BATCH_SIZE": ("64", lambda p: p.data.train.batch_size == 64),
+    "TRAIN.COMPILE": ("on", lambda p: p.session.runtime.compiled == "on"),
     "TRAIN.EMA_DECAY": ("0.3", lambda p: p.session.ema.decay == 0.3),
     "TRAIN.EMA_WARMUP": ("false", lambda p: not p.session.ema.use_warmup),
     "TEST.BATCH_SIZE": ("77", lambda p: p.data.test.batch_size == 77),
@@ -187,6 +188,7 @@ ELSEWHERE = {
     "TRAIN.KEEP",
     *("DISTILLATION.TEACHERS", "DISTILLATION.TEACHER_WEIGHTS", "DISTILLATION.TEACHER_NORMS"),
     *("DISTILLATION.TEACHER_SIZES", "DISTILLATION.TEACHER_MIN_ACC"),
+    *("DISTILLATION.TEACHER_PRECISION", "DISTILLATION.TEACHER_FOLD"),
     *("TIME.WARMUP", "TIME.STEPS", "PUBLISHED.TOP1", "PUBLISHED.TOP5", "PUBLISHED.SOURCE"),
 }
 

@@ -68,6 +68,7 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
         runtime.place(module)
     ema = create_ema(trainer.student, decay=cfg.TRAIN.EMA_DECAY, warmup=cfg.TRAIN.EMA_WARMUP)
     runtime.distribute(trainer)
+    runtime.compile(trainer, cfg.TRAIN.COMPILE, iterations=cfg.OPTIM.MAX_EPOCH * len(data.train))
     return Session(
         trainer=trainer,
         runtime=runtime,

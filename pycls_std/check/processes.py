@@ -28,9 +28,10 @@ def train(session: loop.Session, epoch: int) -> float:
     """Take the steps of an epoch; return the last loss."""
     session.runtime.start_epoch(epoch)
     session.trainer.student.train()
-    for batch, progress in steps(session, epoch):
-        set_learning_rate(session.optimizer, session.schedule(progress.fraction))
-        losses, _ = loop.train_step(session, batch, progress)
+    with session.runtime.watched():
+        for batch, progress in steps(session, epoch):
+            set_learning_rate(session.optimizer, session.schedule(progress.fraction))
+            losses, _ = loop.train_step(session, batch, progress)
     return float(sum(losses.values()).detach())
 
 

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from pycls_std.builders.data import build_data, data_seed
 from pycls_std.builders.models import find_teacher_weights, teacher_floor
+from pycls_std.builders.teachers import settle_teachers
 from pycls_std.builders.training import assemble, build_runtime
 from pycls_std.check.processes import spread_over_two, steps, train
 from pycls_std.datasets.loader import train_loader
@@ -60,8 +61,8 @@ class Trial:
         return "; ".join([self.cfg.MODEL.NAME, *(each.description for each in self.session.trainer.teachers)])
 
     def teachers(self) -> str:
-        """Every teacher scores above its floor, but for the error of a sample."""
-        lines, total = [], len(self.found.test.dataset)
+        """Every teacher scores above its floor, but for the error of a sample, folded and converted as in the run."""
+        lines, total = self._settle(self.session), len(self.found.test.dataset)
         floor = teacher_floor(self.cfg, len(self.found.info.classes))
         for index, teacher in enumerate(self.session.trainer.teachers):
             scores = loop.evaluate(teacher, lambda out: {"cls": out.logits}, self.test_batches, self.runtime)
@@ -122,6 +123,7 @@ class Trial:
             checkpoint.save(self.session.state_dict(), path)
             size = path.stat().st_size
             loaded = self._build()
+            self._settle(loaded)
             loaded.load_state_dict(checkpoint.read(path))
         for session in (self.session, loaded):
             train(session, epoch=1)
@@ -145,6 +147,9 @@ class Trial:
     def _build(self):
         return assemble(self.small, data=self.found, runtime=self.runtime, weights=self.weights)
 
+    def _settle(self, session) -> list[str]:
+        return settle_teachers(self.small, session.trainer.teachers, self.test_batches, self.runtime)
+
     def _scored(self) -> int:
         return sum(len(labels) for _, labels in self.test_batches)
 
@@ -161,6 +166,7 @@ def reduced(cfg):
     small = cfg.clone()
     small.defrost()
     small.TRAIN.BATCH_SIZE = max(8, 4 * cfg.AUG.REPEATS)
+    small.TRAIN.COMPILE = "off"  # it would take longer than all checks, and gradients are asked for term by term
     small.MINE.SAMPLES = min(cfg.MINE.SAMPLES, small.TRAIN.BATCH_SIZE // cfg.AUG.REPEATS)
     small.freeze()
     return small

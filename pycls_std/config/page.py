@@ -99,6 +99,11 @@ cfg.DISTILLATION.TEACHER_SIZES = []
 # Least top-1 accuracy (%) of every teacher on the test split; below it the run refuses. 0 = off, -1 = a quarter of the
 # way from chance to 100.
 cfg.DISTILLATION.TEACHER_MIN_ACC = -1.0
+# Arithmetic of the teachers, whose weights are converted to it; auto = PRECISION's, and fp32 for a teacher that then
+# names more than 1 % of 1000 test images otherwise.
+cfg.DISTILLATION.TEACHER_PRECISION = ("auto", "fp32", "bf16", "fp16")
+# Fold the teachers' batch norms into the convolutions before them: the same function but for rounding.
+cfg.DISTILLATION.TEACHER_FOLD = True
 # Folder that keeps what the teachers say of every training view, for later runs that see the same views (DATA.SEED) of
 # images in memory; "" = off.
 cfg.DISTILLATION.CACHE = ""
@@ -166,6 +171,9 @@ cfg.TRAIN.BATCH_SIZE = 128
 cfg.TRAIN.EMA_DECAY = 0.0
 # Let the average start short and grow to EMA_DECAY, which short runs need.
 cfg.TRAIN.EMA_WARMUP = False
+# Compile the forward pass of a training step, by torch.compile, which takes a minute or two; graphs = record it as CUDA
+# graphs, too; auto = on for CUDA and runs of at least 5000 iterations, otherwise off.
+cfg.TRAIN.COMPILE = ("auto", "off", "on", "graphs")
 # Newest checkpoints that are kept to continue from: last.pt, last-1.pt, ...; 1 = last.pt alone, and no way back from a
 # damaged one.
 cfg.TRAIN.KEEP = 2

@@ -39,6 +39,7 @@ class Session:
     clip_norm: float = 0.0
     test_period: int = 1
     log_period: int = 50
+    cache: Callable[[Batch, Progress], Batch] | None = None  # gives a batch with what its teachers say
     best: dict = field(default_factory=dict)  # {"epoch", "top1"} of the best evaluation so far
     train_seconds: float = 0.0  # spent in training epochs so far, interruptions not counted
     test_seconds: float = 0.0  # spent in evaluations
@@ -75,7 +76,7 @@ def fit(session: Session, *, start_epoch: int, record: Callable[[int, dict[str, 
     """Train from start_epoch to the end.
 
     record(epochs done, values, is best) is called after every epoch. A signal that asks the run to end is obeyed after
-    the batch it came in.
+    the batch it came in, or as many steps later as the runtime lags.
     Raises FloatingPointError before anything of the epoch is recorded if a loss is not finite, in training or at test,
     or anything that would be saved; signals.Stopped if the run is asked to end.
     """
@@ -119,18 +120,21 @@ def train_epoch(session: Session, epoch: int) -> dict[str, float]:
         run_total=session.epochs * iterations,
     )
     trainer.student.train()
-    for iteration, (images, labels) in enumerate(loader):
-        progress = Progress(epoch, iteration, iterations, session.epochs)
-        batch = session.mixing(*runtime.to_device((images, labels)), progress)
-        rate = session.schedule(progress.fraction)
-        set_learning_rate(session.optimizer, rate)
-        losses, extra = train_step(session, batch, progress)
+    with runtime.watched():
+        for iteration, (images, labels) in enumerate(loader):
+            progress = Progress(epoch, iteration, iterations, session.epochs)
+            batch = session.mixing(*runtime.to_device((images, labels)), progress)
+            if session.cache:
+                batch = session.cache(batch, progress)
+            rate = session.schedule(progress.fraction)
+            set_learning_rate(session.optimizer, rate)
+            losses, extra = train_step(session, batch, progress)
 
-        meters.add(losses | trainer.monitors, len(images))
-        meters.add(extra)
-        bar.advance()
-        if bar.due(iteration):
-            bar.show(iteration, f"{_terms(losses)}  lr {rate:.3g}")
+            meters.add(losses | trainer.monitors, len(images))
+            meters.add(extra)
+            bar.advance()
+            if bar.due(iteration):
+                bar.show(iteration, f"{_terms(losses)}  lr {rate:.3g}")
     runtime.synchronize()
     seconds = bar.close()
     values = {f"train/{name}": value for name, value in meters.read(runtime.world).items()}

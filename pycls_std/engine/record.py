@@ -40,6 +40,7 @@ class Record:
             "processes": session.runtime.world.size,
             "device": session.runtime.device_name(),
             "precision": session.runtime.precision,
+            "compiled": session.runtime.compiled,
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
             "parameters": {"deployed": deployed, "train_only": trained - deployed},
             "teachers": scores,

@@ -1,29 +1,56 @@
 """Device, precision and the step of an optimizer: all that depends on where and how numbers are computed."""
 
+import logging
 import platform
 import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pycls_std import signals
 from pycls_std.engine.distributed import Processes
+from pycls_std.engine.verdicts import Verdicts
 from pycls_std.seeding import seed_all, seed_torch
 from pycls_std.structures import Trainer
 
+LAG = 8  # steps after which a CUDA device is asked how one went: it is then done with it, and nothing waits
+LOG = logging.getLogger("pycls_std")
+COMPILING_PAYS = 5000  # iterations of a run from which on it does: it takes one or two minutes
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@contextmanager
+def _compiler_errors():
+    """Turn an error of the compiler, of many lines and often of its own code, into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = " ".join(str(error).strip().splitlines()[:2])  # the first says which part of it raised
+        raise RuntimeError(f"the compiler failed, TRAIN.COMPILE=off does without it: {reason}") from error
 
 
 class Runtime:
     """Places modules and tensors on the device, and steps optimizers in the chosen precision.
 
     device: `auto`, `cpu` or `cuda`. precision: `fp32`, `bf16` or `fp16`, of the forward pass; fp16 scales the loss.
+    lag: steps after which it is read how a step went; by default 0 on a CPU, where reading costs nothing. compiler: the
+    backend of torch.compile.
     Raises ValueError if cuda is asked for and there is none.
     """
 
-    def __init__(self, *, device: str = "auto", precision: str = "fp32", seed: int = 0):
+    def __init__(
+        self,
+        *,
+        device: str = "auto",
+        precision: str = "fp32",
+        seed: int = 0,
+        lag: int | None = None,
+        compiler: str = "inductor",
+    ):
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("DEVICE is cuda, torch finds no CUDA device here")
         kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -34,6 +61,9 @@ class Runtime:
         self.precision = precision
         self.seed = seed
         self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
+        self.verdicts = Verdicts(self.world, lag=lag if lag is not None else LAG if kind == "cuda" else 0)
+        self.compiler = compiler
+        self.compiled = "off"  # how the losses are: off, on or graphs
 
     def start_epoch(self, epoch: int) -> None:
         """Seed all generators from (seed, epoch), torch's also from the rank.
@@ -53,6 +83,42 @@ class Runtime:
         trainer.world = self.world
         trainer.forward = self.world.wrap(trainer.student, self.device)
 
+    def compile(self, trainer: Trainer, choice: str, *, iterations: int) -> None:
+        """Compile a trainer's losses, which are all of a step's forward pass: student, teachers and terms.
+
+        choice: `off`; `on`; `graphs`, whose kernels are recorded once and replayed, which needs CUDA; `auto`, which is
+        on if the run has so many iterations that it pays. It is done at the first step.
+        Raises ValueError for graphs on a CPU; the step raises RuntimeError if the compiler fails.
+        """
+        cuda = self.device.type == "cuda"
+        if choice == "graphs" and not cuda:
+            raise ValueError("TRAIN.COMPILE is graphs, which needs DEVICE cuda")
+        self.compiled, reason = choice, ""
+        if choice == "auto":
+            self.compiled = "on" if cuda and iterations >= COMPILING_PAYS else "off"
+            few = f", {iterations} iterations, it pays from {COMPILING_PAYS} on"
+            reason = few if cuda else ", a CPU gains nothing by it"
+        if choice != "off":
+            LOG.info("TRAIN.COMPILE %s: %s%s", choice, self.compiled, reason)
+        if self.compiled == "off":
+            return
+        graphs = self.compiled == "graphs"
+        # A mode names options of inductor; other backends take none.
+        mode = {"mode": "reduce-overhead"} if graphs else {}
+        compiled = torch.compile(trainer.losses, backend=self.compiler, **mode)
+
+        def losses(batch, progress):
+            if graphs:
+                torch.compiler.cudagraph_mark_step_begin()
+            with _compiler_errors():
+                terms = compiled(batch, progress)
+            if graphs:  # the next replay writes to the same memory
+                trainer.monitors = {name: value.clone() for name, value in trainer.monitors.items()}
+                terms = {name: value.clone() for name, value in terms.items()}
+            return terms
+
+        trainer.losses = losses
+
     def to_device(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Move tensors to the device, images (B, 3, H, W) to channels_last."""
         formats = {4: torch.channels_last}
@@ -64,6 +130,21 @@ class Runtime:
     def autocast(self):
         """Return the context in which the forward pass runs."""
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
+
+    def full_precision(self):
+        """Return the context in which a forward pass runs in the precision of its weights, within `autocast` too."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    def convert(self, module: nn.Module, precision: str) -> nn.Module:
+        """Convert a module that never trains to fp32, bf16 or fp16, once: autocast would do it anew at every call.
+
+        Batch norms stay in fp32; they take an input of any precision.
+        """
+        module.to(DTYPES[precision])
+        for norm in module.modules():
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+                norm.float()
+        return module
 
     def step(
         self,
@@ -78,14 +159,16 @@ class Runtime:
 
         clip_norm: largest norm of the gradient, 0 = no clipping. average: the gradients over the processes, where no
         wrapped module does. All processes agree on whether to go on.
-        Raises FloatingPointError before any parameter changes if the sum is not finite, and signals.Stopped if the run
-        is asked to end; their texts have where, the first's also the terms.
+        Raises FloatingPointError if the sum is not finite, and signals.Stopped if the run is asked to end; their texts
+        have where, the first's also the terms. With a lag of 0 before any parameter changes, otherwise so many steps
+        later, or when a block of `watched` ends.
         """
         total = sum(losses.values())
-        self._go_on(total, losses, where)
+        self.verdicts.ask(total, losses, where)
         for optimizer in optimizers:
             optimizer.zero_grad()
-        self.scaler.scale(total).backward()
+        with _compiler_errors():
+            self.scaler.scale(total).backward()
         for optimizer in optimizers:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             if average:
@@ -96,15 +179,19 @@ class Runtime:
             self.scaler.step(optimizer)
         self.scaler.update()
 
-    def _go_on(self, total, losses, where):
-        """One exchange and one read of the device for both questions."""
-        own = torch.stack([(~torch.isfinite(total)).float(), torch.full_like(total, signals.pending()).float()])
-        broken, signal = self.world.greatest(own).tolist()
-        if broken:
-            terms = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.items())
-            raise FloatingPointError(f"loss not finite at {where}: {terms}")
-        if signal:
-            raise signals.Stopped(int(signal), f"at {where}")
+    @contextmanager
+    def watched(self):
+        """Return the context of some steps, at whose end it is known how each went, also if something else fails.
+
+        Raises what `step` raises.
+        """
+        self.verdicts.unread.clear()
+        try:
+            yield
+        except Exception:  # may follow from numbers that are not finite, which then are the reason
+            self.verdicts.read()
+            raise
+        self.verdicts.read()
 
     def device_name(self) -> str:
         """Return the name of the processor."""

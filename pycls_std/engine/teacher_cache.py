@@ -59,9 +59,10 @@ class TeacherCache:
         size = entries * self.tapes[0].kind.itemsize
         folder = self.tapes[0].folder
         free = shutil.disk_usage(next(path for path in folder.absolute().parents if path.is_dir())).free
+        total = len(self.tapes) * epochs
         text = (
-            f"{len(self.tapes) * epochs - missing} of {len(self.tapes) * epochs} epochs of teachers are there, "
-            f"{missing} will be written, {size / 2**20:.1f} MiB each ({entries} views), {missing * size / 2**30:.2f} GiB"
+            f"{total - missing} of {total} epochs of teachers are there, {missing} will be written, "
+            f"{size / 2**20:.1f} MiB each ({entries} views), {missing * size / 2**30:.2f} GiB"
         )
         if missing * size > free:
             raise ValueError(f"DISTILLATION.CACHE {folder.parent}: {text}, {free / 2**30:.2f} GiB are free")

@@ -1,5 +1,8 @@
 """A frozen teacher that sees the student's batch in its own normalisation and size."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -12,6 +15,7 @@ class Teacher(nn.Module):
 
     normalization: what its weights were trained with. student: what the batch arrives with. image_size: side its input
     is resized to, 0 = as it comes. description: for the log.
+    It computes in the precision of its surroundings until it is given its own, see `settle`.
     """
 
     def __init__(
@@ -34,18 +38,36 @@ class Teacher(nn.Module):
         self.register_buffer("scale", (given[1] / own[1]).view(3, 1, 1))
         self.register_buffer("shift", ((given[0] - own[0]) / own[1]).view(3, 1, 1))
         self.same_input = normalization == student
+        self.dtype = torch.float32  # of what the backbone is given
+        self.precision: Callable[[], AbstractContextManager] = nullcontext  # it computes within this
         self.eval()
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stay in eval: a batch norm that wakes up would change the teacher while it teaches."""
         return super().train(False)
 
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> TeacherOutput:
-        """images: (B, 3, H, W) in the student's normalisation. Returns (B, K) logits."""
+    def settle(
+        self, backbone: nn.Module, *, dtype: torch.dtype, precision: Callable[[], AbstractContextManager]
+    ) -> None:
+        """Teach by this backbone, given images of this dtype, and whatever the student's precision is.
+
+        precision: makes the context to compute in.
+        """
+        self.backbone = backbone.requires_grad_(False).eval()
+        self.dtype = dtype
+        self.precision = precision
+
+    def own_input(self, images: Tensor) -> Tensor:
+        """Return images (B, 3, H, W), in the student's normalisation and size, in this teacher's."""
         if not self.same_input:
             images = images * self.scale + self.shift
         if self.image_size and self.image_size != images.shape[-1]:
             size = (self.image_size, self.image_size)
             images = interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-        return TeacherOutput(logits=self.backbone(images))
+        return images
+
+    def forward(self, images: Tensor) -> TeacherOutput:
+        """images: (B, 3, H, W) in the student's normalisation. Returns (B, K) logits, fp32."""
+        with torch.inference_mode(), self.precision():
+            logits = self.backbone(self.own_input(images).to(self.dtype)).float()
+        return TeacherOutput(logits=logits.clone())  # autograd may not keep what inference mode made

@@ -66,7 +66,9 @@ class Mine:
             self.chosen = self._draw(first, views, what)
             self.kept = batch.unmixed.new_zeros(self.samples, *batch.unmixed.shape[1:])
         own = first + torch.tensor(world.positions(size))  # place of each image of this process
-        sample, image = torch.nonzero(self.chosen.unsqueeze(1) == own, as_tuple=True)
+        # Places are found on the CPU, where they are made, so nothing waits for the device; nor does it wait for them.
+        found = torch.nonzero(self.chosen.unsqueeze(1) == own, as_tuple=True)
+        sample, image = (places.to(self.kept.device, non_blocking=True) for places in found)
         self.kept[sample] = batch.unmixed[image]
         # what another process keeps is 0 here
         return world.sum(self.kept) if every or progress.iteration == progress.iterations - 1 else None

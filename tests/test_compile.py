@@ -1,0 +1,256 @@
+"""Compiled steps: the numbers of eager ones, what auto chooses, names, resumes, and a compiler that fails."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from processes import two_ranks
+from records import assert_same_run, load_state
+
+from pycls_std import runner
+from pycls_std.builders.teachers import settle_teachers
+from pycls_std.builders.training import build_all
+from pycls_std.engine import loop
+from pycls_std.engine.runtime import COMPILING_PAYS, Runtime
+from pycls_std.structures import Progress
+from pycls_std.trainers.baseline import Baseline
+
+# Traces forward and backward as inductor does, and then runs torch's own kernels: in seconds, where inductor needs one
+# or two minutes for the smallest of these models.
+TRACED = "aot_eager"
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """Let no test see what another one compiled."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def values_of_steps(cfg, count, compiler=TRACED):
+    """The losses, auxiliary losses and monitors of some training steps."""
+    runtime = Runtime(device="cpu", precision=cfg.PRECISION, seed=cfg.SEED, compiler=compiler)
+    session, _ = build_all(cfg, runtime, fetch=False)
+    settle_teachers(cfg, session.trainer.teachers, session.test_loader, runtime)
+    runtime.start_epoch(0)
+    session.trainer.student.train()
+    found = []
+    for iteration, pair in zip(range(count), session.train_loader, strict=False):
+        batch = session.mixing(*runtime.to_device(pair))
+        losses, extra = loop.train_step(session, batch, Progress(0, iteration, 11, 3))
+        found.append({name: value.detach() for name, value in (losses | extra | session.trainer.monitors).items()})
+    return found
+
+
+OPTIONS = {
+    "baseline": {},
+    "std": {"MINE__PERIOD": "step", "MINE__SAMPLES": 8, "DISTILLATION__TYPE": "soft", "OPTIM__CLIP_NORM": 1.0},
+    "convolutions": {},
+}
+
+
+@pytest.fixture
+def options(std, load, teacher, tmp_path):
+    """Return options(kind, **overrides) of a run of a kind; std has two teachers."""
+
+    def build(kind, **overrides):
+        overrides = OPTIONS[kind] | overrides
+        if kind != "std":
+            name = "debug/base_debug" if kind == "baseline" else "debug/teacher_debug"
+            return load(name, **({"OUT_DIR": tmp_path / "run"} | overrides))
+        two = {"DISTILLATION__TEACHERS": "[resnet8, resnet8]"}
+        return std(**two, **({"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}, {teacher}]"} | overrides))
+
+    return build
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_compiled_steps_are_those_of_eager_ones(options, kind, precision):
+    eager, compiled = (
+        values_of_steps(options(kind, PRECISION=precision, TRAIN__COMPILE=choice), 4) for choice in ("off", "on")
+    )
+    assert {"baseline": {"ce"}, "convolutions": {"ce"}}.get(
+        kind, {"ce", "distill", "mine", "teacher_weight/0_resnet8", "teacher_weight/1_resnet8"}
+    ) == set(eager[0])
+    for before, after in zip(eager, compiled, strict=True):
+        torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+    assert eager[0]["ce"] != eager[3]["ce"]
+
+
+@pytest.mark.slow
+def test_steps_of_inductor_are_those_of_eager_ones(options):
+    """Weights after a step differ by rounding, and AdamW makes much of gradients near 0; so SGD."""
+    words = {
+        "OPTIM__NAME": "momentum",
+        "DISTILLATION__TYPE": "hard",
+        "MODEL__ARGS__num_blocks": 1,
+        "STD__TAPS": "[last]",
+    }
+    eager, compiled = (
+        values_of_steps(options("std", TRAIN__COMPILE=choice, **words), 4, "inductor") for choice in ("off", "on")
+    )
+    for before, after in zip(eager, compiled, strict=True):
+        torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+
+
+def test_the_whole_forward_pass_is_one_graph(options):
+    """Teachers in inference mode and a precision of their own, monitors that the trainer keeps: nothing breaks it."""
+    seen = []
+
+    def count(graph, inputs):
+        seen.append(graph)
+        return graph.forward
+
+    values_of_steps(options("std", PRECISION="bf16", TRAIN__COMPILE="on"), 3, count)
+    assert len(seen) == 1
+
+
+def test_a_method_that_looks_at_the_progress_is_not_compiled_at_every_step(options, monkeypatch):
+    seen = []
+
+    def count(graph, inputs):
+        seen.append(graph)
+        return graph.forward
+
+    losses = Baseline.losses
+
+    def fading(self, batch, progress):
+        return {name: value * (1 - progress.fraction) for name, value in losses(self, batch, progress).items()}
+
+    monkeypatch.setattr(Baseline, "losses", fading)
+    compiled = values_of_steps(options("baseline", TRAIN__COMPILE="on"), 8, count)
+    assert len(seen) <= 3
+    for before, after in zip(values_of_steps(options("baseline"), 8), compiled, strict=True):
+        torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("device", "choice", "iterations", "compiled"),
+    [
+        *(("cpu", "auto", 10**6, "off"), ("cpu", "off", 10**6, "off"), ("cpu", "on", 1, "on")),
+        *(("cuda", "auto", COMPILING_PAYS - 1, "off"), ("cuda", "auto", COMPILING_PAYS, "on")),
+        *(("cuda", "off", 10**6, "off"), ("cuda", "on", 1, "on"), ("cuda", "graphs", 1, "graphs")),
+    ],
+)
+def test_what_is_chosen_and_that_it_is_said(device, choice, iterations, compiled, caplog):
+    caplog.set_level("INFO")
+    runtime = Runtime(device="cpu")
+    runtime.device = torch.device(device)
+    trainer = SimpleNamespace(losses=lambda batch, progress: {}, monitors={})
+    losses = trainer.losses
+    runtime.compile(trainer, choice, iterations=iterations)
+    assert runtime.compiled == compiled
+    assert (trainer.losses is losses) == (compiled == "off")
+    lines = [line for line in caplog.messages if "TRAIN.COMPILE" in line]
+    assert [line.startswith(f"TRAIN.COMPILE {choice}: {compiled}") for line in lines] == [True] * (choice != "off")
+
+
+def test_graphs_need_cuda(options):
+    with pytest.raises(ValueError, match="TRAIN.COMPILE is graphs, which needs DEVICE cuda"):
+        values_of_steps(options("baseline", TRAIN__COMPILE="graphs"), 1)
+
+
+def test_what_graphs_return_is_copied(monkeypatch):
+    """A replay writes where the one before it did."""
+    memory = {"ce": torch.zeros(()), "weight": torch.zeros(())}
+
+    def replay(batch, progress):
+        memory["ce"] += 1
+        memory["weight"] += 10
+        trainer.monitors = {"weight": memory["weight"]}
+        return {"ce": memory["ce"]}
+
+    asked = {}
+    monkeypatch.setattr(torch, "compile", lambda losses, **options: asked.update(options) or losses)
+    runtime = Runtime(device="cpu")
+    runtime.device = torch.device("cuda")
+    trainer = SimpleNamespace(losses=replay, monitors={})
+    runtime.compile(trainer, "graphs", iterations=1)
+    assert asked == {"backend": "inductor", "mode": "reduce-overhead"}
+    kept = [(trainer.losses(None, None)["ce"], trainer.monitors["weight"]) for _ in range(2)]
+    assert [(float(loss), float(weight)) for loss, weight in kept] == [(1, 10), (2, 20)]
+
+
+def test_a_compiler_that_fails_is_told_in_a_line(options):
+    def fails(graph, inputs):
+        raise KeyError("no such kernel\nand a page of it")
+
+    with pytest.raises(RuntimeError, match="^the compiler failed, TRAIN.COMPILE=off does without it: .*") as caught:
+        values_of_steps(options("baseline", TRAIN__COMPILE="on"), 1, fails)
+    assert "\n" not in str(caught.value)
+    assert "no such kernel" in str(caught.value)
+
+
+def test_errors_of_the_step_itself_stay_as_they_are(options, monkeypatch):
+    def broken(self, batch, progress):
+        raise ValueError("a method's own")
+
+    monkeypatch.setattr(Baseline, "losses", broken)
+    with pytest.raises(ValueError, match="^a method's own$"):
+        values_of_steps(options("baseline", TRAIN__COMPILE="on"), 1)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["baseline", "std"])
+def test_a_compiled_run_is_saved_and_continued_as_any_other(options, tmp_path, monkeypatch, kind):
+    """Interrupted in epoch 3; its checkpoints have the names of an eager run's."""
+    compiled = lambda cfg: Runtime(device="cpu", seed=cfg.SEED, compiler=TRACED)  # noqa: E731
+    monkeypatch.setattr(runner, "build_runtime", compiled)
+    words = {"TRAIN__COMPILE": "on", "TRAIN__EMA_DECAY": 0.9, "MODEL__DROP_PATH": 0.1}
+    runner.train(options(kind, **words, OUT_DIR=tmp_path / "whole"))
+    step = loop.train_step
+
+    def interrupt(session, batch, progress):
+        if (progress.epoch, progress.iteration) == (2, 5):
+            raise Interrupted
+        return step(session, batch, progress)
+
+    broken = options(kind, **words, OUT_DIR=tmp_path / "broken")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(loop, "train_step", interrupt)
+        runner.train(broken)
+    torch._dynamo.reset()  # another process has nothing compiled yet
+    runner.train(broken)
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    state = load_state(tmp_path / "whole")
+    eager, _ = build_all(options(kind, **words | {"TRAIN__COMPILE": "off"}), Runtime(device="cpu"))
+    assert state["student"].keys() == eager.trainer.student.state_dict().keys()
+    assert state["ema"].keys() == eager.ema.module.state_dict().keys()
+
+
+def test_compiling_is_part_of_what_a_run_is(options, tmp_path):
+    """It changes the last digits."""
+    runner.train(options("baseline", OPTIM__MAX_EPOCH=1))
+    with pytest.raises(ValueError, match="TRAIN.COMPILE was 'auto', is 'on'"):
+        runner.train(options("baseline", OPTIM__MAX_EPOCH=2, TRAIN__COMPILE="on"))
+
+
+def trace():
+    """Hook: compile by what takes seconds."""
+    Runtime.__init__.__kwdefaults__["compiler"] = TRACED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["baseline", "std"])
+def test_two_processes_compile_what_they_share(teacher, tmp_path, kind):
+    """The wrapped student, whose backward pass averages the gradients, is within what is compiled."""
+    words = ["--mode", "train", "--cfg", f"configs/debug/{'base' if kind == 'baseline' else 'std'}_debug.yaml"]
+    words += ["OPTIM.MAX_EPOCH=1", "OPTIM.NAME=momentum", "OPTIM.BASE_LR=0.1"]
+    words += [f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]"] * (kind == "std")
+    states = []
+    for choice in ("off", "on"):
+        running = two_ranks(
+            tmp_path, [*words, f"TRAIN.COMPILE={choice}", f"OUT_DIR={tmp_path / choice}"], hook="test_compile:trace"
+        )
+        ends = [one.end() for one in running]
+        assert [code for code, *_ in ends] == [0, 0], ends
+        states.append(load_state(tmp_path / choice)["student"])
+    eager, compiled = states
+    assert eager.keys() == compiled.keys()
+    for name, value in eager.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-5, atol=1e-5, msg=name)

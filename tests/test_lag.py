@@ -1,0 +1,273 @@
+"""Steps that are not waited for: what went wrong is told late, of the right step, and before anything is saved."""
+
+import math
+import signal
+from collections import Counter
+
+import pytest
+import torch
+from processes import two_ranks, wait_for
+from records import load_state, same
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pycls_std import runner, signals
+from pycls_std.builders.training import build_all, build_runtime
+from pycls_std.engine import loop
+from pycls_std.engine.meters import Meters
+from pycls_std.engine.optim import create_optimizer
+from pycls_std.engine.runtime import Runtime
+from pycls_std.structures import Progress
+from pycls_std.trainers.baseline import Baseline
+from pycls_std.trainers.mine import Mine
+
+LAG = 3
+
+
+@pytest.fixture
+def weight():
+    return nn.Parameter(torch.ones(1))
+
+
+@pytest.fixture
+def take(weight):
+    """Return take(runtime, number, factor): a step on factor * weight, called `step <number>`."""
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    return lambda runtime, number, factor=1.0: runtime.step(
+        {"ce": weight.detach().sum() * 0 + number, "loss": (weight * factor).sum()}, [optimizer], where=f"step {number}"
+    )
+
+
+def test_a_loss_that_is_not_finite_is_told_with_its_place_and_terms(take):
+    """All later ones are not finite either."""
+    runtime = Runtime(device="cpu", lag=LAG)
+    with pytest.raises(FloatingPointError, match="^loss not finite at step 2: ce 2, loss inf$"), runtime.watched():
+        for number in range(10):
+            taken = number
+            take(runtime, number, math.inf if number == 2 else 1.0)
+    assert taken == 2 + LAG
+
+
+@pytest.mark.parametrize("failure", [None, ValueError, KeyError])
+def test_what_is_not_yet_read_is_read_at_the_end(take, failure):
+    """Also if something else fails meanwhile, which may follow from it."""
+    runtime = Runtime(device="cpu", lag=LAG)
+    with pytest.raises(FloatingPointError, match="not finite at step 1: ") as caught, runtime.watched():
+        take(runtime, 0)
+        take(runtime, 1, math.nan)
+        if failure:
+            raise failure
+    assert isinstance(caught.value.__context__, failure or type(None))
+
+
+def test_other_failures_are_told_as_they_are(take):
+    runtime = Runtime(device="cpu", lag=LAG)
+    with pytest.raises(KeyError), runtime.watched():
+        take(runtime, 0)
+        raise KeyError
+
+
+def test_nothing_is_left_of_steps_that_ended(take):
+    runtime = Runtime(device="cpu", lag=LAG)
+    with pytest.raises(FloatingPointError), runtime.watched():
+        for number in range(10):
+            take(runtime, number, math.nan)
+    with runtime.watched():
+        pass
+    take(runtime, 0, math.nan)  # taken outside, and forgotten
+    with runtime.watched():
+        pass
+
+
+def test_a_signal_stops_within_the_lag(take, monkeypatch):
+    runtime = Runtime(device="cpu", lag=LAG)
+    with pytest.raises(signals.Stopped, match="stopped by SIGTERM at step 4"), runtime.watched():
+        for number in range(20):
+            if number == 4:
+                monkeypatch.setattr(signals, "pending", lambda: 15)
+            taken = number
+            take(runtime, number)
+    assert taken == 4 + LAG
+
+
+def test_no_graph_is_kept_for_a_message(take):
+    runtime = Runtime(device="cpu", lag=LAG)
+    for number in range(LAG):
+        take(runtime, number)
+    assert len(runtime.verdicts.unread) == LAG
+    assert not any(value.requires_grad for verdict in runtime.verdicts.unread for value in tree_leaves(verdict.terms))
+
+
+def test_a_cpu_has_no_lag():
+    assert Runtime(device="cpu").verdicts.lag == 0
+
+
+def test_a_run_that_breaks_in_its_last_steps_saves_nothing(load, tmp_path, monkeypatch):
+    """Iteration 10 of 11, so that only the end of the epoch can tell."""
+    losses = Baseline.losses
+
+    def broken(self, batch, progress):
+        factor = math.inf if (progress.epoch, progress.iteration) == (1, 9) else 1.0
+        return {name: factor * value for name, value in losses(self, batch, progress).items()}
+
+    monkeypatch.setattr(Baseline, "losses", broken)
+    monkeypatch.setattr(runner, "build_runtime", lambda cfg: Runtime(device="cpu", seed=cfg.SEED, lag=LAG))
+    saved = []
+    monkeypatch.setattr(loop, "_refuse_broken_state", lambda session, when: saved.append(when))
+    with pytest.raises(FloatingPointError, match="loss not finite at epoch 2 iteration 10, lr .*: ce inf"):
+        runner.train(load("debug/base_debug", OUT_DIR=tmp_path))
+    assert saved == ["after epoch 1"]
+    assert torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["epoch"] == 1
+
+
+@pytest.mark.parametrize("period", ["epoch", "step"])
+def test_the_numbers_are_those_without_a_lag(std, period):
+    states = []
+    for lag in (0, LAG):
+        cfg = std(MINE__PERIOD=period, MINE__SAMPLES=8, OPTIM__CLIP_NORM=1.0)
+        session, _ = build_all(cfg, Runtime(device="cpu", seed=0, lag=lag))
+        session.runtime.start_epoch(0)
+        loop.train_epoch(session, 0)
+        states.append(session.state_dict() | {"seconds": None})
+    assert same(*states)
+
+
+def lag():
+    """Hook: a CPU lags, as a GPU does."""
+    Runtime.__init__.__kwdefaults__["lag"] = LAG
+
+
+def lag_and_break():
+    """Hook: the same, and the second process has an infinite loss."""
+    from test_distributed import break_second_rank
+
+    lag()
+    break_second_rank()
+
+
+def lag_and_pause(folder):
+    """Hook: the same, each process notes its steps and takes a while for each."""
+    from test_distributed import pause_rank
+
+    lag()
+    pause_rank(folder)
+
+
+BASE = ["--mode", "train", "--cfg", "configs/debug/base_debug.yaml"]
+
+
+def test_a_loss_that_is_not_finite_in_one_process_is_told_by_both(tmp_path):
+    words = [*BASE, f"OUT_DIR={tmp_path / 'run'}"]
+    ends = [one.end() for one in two_ranks(tmp_path, words, hook="test_lag:lag_and_break")]
+    assert [code for code, *_ in ends] == [1, 1]
+    assert all("loss not finite at epoch 2 iteration 4, " in errors for _, _, errors in ends)
+    assert load_state(tmp_path / "run")["epoch"] == 1
+
+
+def test_a_signal_to_one_process_stops_both_after_as_many_steps(tmp_path):
+    words = [*BASE, f"OUT_DIR={tmp_path / 'run'}"]
+    both = two_ranks(tmp_path, words, hook="test_lag:lag_and_pause", arguments=(str(tmp_path),))
+    wait_for(lambda: all((tmp_path / f"steps{rank}" / "paused").exists() for rank in range(2)))
+    both[1].signal(signal.SIGTERM)
+    ends = [one.end() for one in both]
+    assert [code for code, *_ in ends] == [143, 143]
+    places = [errors.partition("stopped by SIGTERM at ")[2].splitlines()[0] for _, _, errors in ends]
+    assert places[0] == places[1]
+    steps = [(tmp_path / f"steps{rank}" / "steps").read_text() for rank in range(2)]
+    assert steps[0] == steps[1]
+    asked = int(places[0].split()[3].rstrip(","))  # iteration, counted from 1
+    assert steps[0].splitlines()[-1] == f"2 {asked - 1 + LAG}"
+
+
+# ------------------------------------------------------------------------------------------------ nothing waits
+# What reads values from a device, or has an output whose size depends on them.
+READS = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal", "unique", "bincount")
+
+
+class NoReads(TorchDispatchMode):
+    """Raises at each operation that would wait for the device, unless all it reads is known to be on the CPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__.lstrip("_")
+        self.operations[name] += 1
+        if name in {read.lstrip("_") for read in READS}:
+            raise AssertionError(f"{function} reads from the device")
+        if name in ("index", "index_put", "index_put_"):
+            assert not any(getattr(leaf, "dtype", None) == torch.bool for leaf in tree_leaves(args)), "a mask is read"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+@pytest.mark.parametrize("samples", [0, 8])
+def test_a_training_step_reads_nothing_from_the_device(std, teacher, monkeypatch, clip_norm, samples):
+    """Two teachers, mixup, the average of the weights, with and without MINE; only its places lie on the CPU anyway."""
+    cfg = std(
+        DISTILLATION__TEACHERS="[resnet8, resnet8]",
+        DISTILLATION__TEACHER_WEIGHTS=f"[{teacher}, {teacher}]",
+        DISTILLATION__TYPE="soft",
+        MINE__SAMPLES=samples,
+        MINE__PERIOD="step",
+        OPTIM__CLIP_NORM=clip_norm,
+    )
+    session, _ = build_all(cfg, Runtime(device="cpu", lag=100))
+    assert session.ema and session.mixing.mixup
+    chosen = Mine.collect
+
+    def with_places_on_the_cpu(self, *args):
+        with torch.utils._python_dispatch._disable_current_modes():
+            return chosen(self, *args)
+
+    monkeypatch.setattr(Mine, "collect", with_places_on_the_cpu)
+    session.trainer.student.train()
+    meters = Meters()
+    batches = iter(session.train_loader)
+    for iteration in range(3):
+        images, labels = next(batches)
+        with NoReads() as seen:
+            batch = session.mixing(*session.runtime.to_device((images, labels)))
+            losses, extra = loop.train_step(session, batch, Progress(0, iteration, 11, 3))
+            meters.add(losses | session.trainer.monitors, len(images))
+            meters.add(extra)
+    assert bool(extra) == bool(samples)
+    assert seen.operations["fused_adamw_"] == len(session.optimizer.param_groups)
+
+
+def test_a_read_is_found():
+    """The test above can fail."""
+    with pytest.raises(AssertionError, match="reads from the device"), NoReads():
+        float(torch.ones(1) + 1)
+    with pytest.raises(AssertionError, match="a mask is read"), NoReads():
+        torch.ones(3)[torch.ones(3) > 0]
+
+
+def test_the_average_moves_in_a_few_operations(std):
+    """Not one for each of its parameters."""
+    session, _ = build_all(std(), build_runtime(std()))
+    with NoReads() as seen:
+        session.ema.update(session.trainer.student, step=1)
+    count = len(list(session.trainer.student.parameters()))
+    assert sum(seen.operations.values()) - seen.operations["detach"] < 10 < count, seen.operations
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "momentum"])
+def test_optimizers_of_torch_are_fused(name):
+    assert create_optimizer(nn.Linear(2, 2), name=name, lr=0.1).param_groups[0]["fused"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_training_step_on_cuda_waits_for_nothing(std, precision):
+    cfg = std(PRECISION=precision, DEVICE="cuda", MINE__SAMPLES=8, MINE__PERIOD="step", OPTIM__CLIP_NORM=1.0)
+    session, _ = build_all(cfg, build_runtime(cfg))
+    batches = [session.runtime.to_device(pair) for pair in session.train_loader]
+    session.trainer.student.train()
+    with session.runtime.watched():
+        for iteration, pair in enumerate(batches):
+            torch.cuda.set_sync_debug_mode("error" if 2 <= iteration < session.runtime.verdicts.lag // 2 else "default")
+            loop.train_step(session, session.mixing(*pair), Progress(0, iteration, 11, 3))
+        torch.cuda.set_sync_debug_mode("default")
