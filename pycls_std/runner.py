@@ -7,7 +7,7 @@ import yaml
 from yacs.config import CfgNode
 
 from pycls_std import check as checks
-from pycls_std import config, measure
+from pycls_std import config
 from pycls_std.builders.cache import build_cache
 from pycls_std.builders.data import build_data, named_normalization
 from pycls_std.builders.models import build_untaught_trainer, teacher_floor
@@ -17,6 +17,8 @@ from pycls_std.builders.weights import student_weights
 from pycls_std.engine import checkpoint, distributed, files, loop
 from pycls_std.engine.journal import Journal
 from pycls_std.engine.record import Record
+from pycls_std.measure.description import info
+from pycls_std.measure.speed import time
 
 LOG = logging.getLogger("pycls_std")
 
@@ -126,7 +128,7 @@ def check(cfg) -> None:
     checks.check(cfg, config.out_dir(cfg))
 
 
-MODES = {"train": train, "test": test, "check": check, "info": measure.info, "time": measure.time}
+MODES = {"train": train, "test": test, "check": check, "info": info, "time": time}
 
 
 def run(mode: str, cfg) -> None:

@@ -204,12 +204,14 @@ def folders(tmp_path):
 
 
 @pytest.mark.fault(22)
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("loader", ["memory", "workers 0", "workers 2"])
 @pytest.mark.parametrize("content", [b"", b"garbage", "half"])
-def test_a_corrupt_image_stops_with_its_path(folders, tmp_path, workers, content):
+def test_a_corrupt_image_stops_with_its_path(folders, tmp_path, loader, content):
     path = tmp_path / "data" / "train" / "bee" / "3.png"
     path.write_bytes(path.read_bytes()[:60] if content == "half" else content)
-    code, output, errors = Running(tmp_path, ["--mode", "train", *folders, f"DATA.NUM_WORKERS={workers}"]).end()
+    kind, _, workers = loader.partition(" ")
+    words = [f"DATA.LOADER={kind}", f"DATA.NUM_WORKERS={workers or 0}"]
+    code, output, errors = Running(tmp_path, ["--mode", "train", *folders, *words]).end()
     assert code == 1
     assert f"image {path} cannot be read" in errors
     assert len(errors.splitlines()) == 1
@@ -285,9 +287,11 @@ def test_a_teacher_of_another_number_of_classes(folders, teacher, tmp_path):
 
 
 @pytest.mark.fault(26)
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_label_out_of_range(tmp_path, workers):
-    words = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={tmp_path}/run", f"DATA.NUM_WORKERS={workers}"]
+@pytest.mark.parametrize("loader", ["memory", "workers 0", "workers 2"])
+def test_a_label_out_of_range(tmp_path, loader):
+    kind, _, workers = loader.partition(" ")
+    words = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={tmp_path}/run", f"DATA.LOADER={kind}"]
+    words.append(f"DATA.NUM_WORKERS={workers or 0}")
     code, _, errors = Running(tmp_path, [*words, "AUG.REPEATS=1"], hook="test_bad_input:strange_label").end()
     assert code == 1
     assert "image 5 of the dataset has the label 10, its classes are 0 to 9" in errors

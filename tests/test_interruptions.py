@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pycls_std.engine import checkpoint
 
 EPOCHS = "OPTIM.MAX_EPOCH=4"
+WORKERS = ("DATA.LOADER=workers", "DATA.NUM_WORKERS=2")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,17 @@ def words(teacher):
 @pytest.fixture(scope="module")
 def whole(words, tmp_path_factory):
     """Folder of the run that was never interrupted."""
-    folder = tmp_path_factory.mktemp("whole")
+    return train_whole(tmp_path_factory.mktemp("whole"), words)
+
+
+@pytest.fixture(scope="module")
+def whole_by_workers(words, tmp_path_factory):
+    """The same with images from one worker; `WORKERS` has two."""
+    return train_whole(tmp_path_factory.mktemp("whole"), [*words, *WORKERS, "DATA.NUM_WORKERS=1"])
+
+
+def train_whole(folder, words):
+    """Folder of a run."""
     code, _, errors = Running(folder, ["--mode", "train", *words, f"OUT_DIR={folder / 'run'}"]).end()
     assert (code, errors) == (0, "")
     return folder / "run"
@@ -51,13 +62,15 @@ def paused_in_epoch_3(run, tmp_path, *overrides, seconds=3600.0):
 
 @pytest.mark.fault(1)
 @pytest.mark.fault(35)
-@pytest.mark.parametrize("workers", [0, 2])
-def test_killed_in_the_middle_of_an_epoch(run, whole, tmp_path, workers):
-    running = paused_in_epoch_3(run, tmp_path, f"DATA.NUM_WORKERS={workers}")
+@pytest.mark.parametrize("loader", ["memory", "workers"])
+def test_killed_in_the_middle_of_an_epoch(run, tmp_path, loader, request):
+    options = WORKERS if loader == "workers" else ()
+    running = paused_in_epoch_3(run, tmp_path, *options)
     running.signal(signal.SIGKILL)
     assert running.end()[0] == -signal.SIGKILL
-    code, output, errors = run(f"DATA.NUM_WORKERS={workers}").end()
+    code, output, errors = run(*options).end()
     assert (code, errors) == (0, "")
+    whole = request.getfixturevalue("whole_by_workers" if loader == "workers" else "whole")
     assert f"continues from {tmp_path}/run/checkpoints/last.pt, at epoch 3 of 4" in output
     assert_same_run(whole, tmp_path / "run")
     starts = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
@@ -158,7 +171,7 @@ def test_stopped_within_a_batch(run, whole, tmp_path, number, code):
 @pytest.mark.fault(4)
 def test_interrupted_twice_as_a_terminal_does_it(run, tmp_path):
     """Ctrl-C goes to all processes, the loader's workers too; a second one does not wait for the batch."""
-    running = paused_in_epoch_3(run, tmp_path, "DATA.NUM_WORKERS=2")
+    running = paused_in_epoch_3(run, tmp_path, *WORKERS)
     assert len(group(running.pid)) >= 3
     os.killpg(running.pid, signal.SIGINT)
     time.sleep(0.3)
@@ -171,15 +184,15 @@ def test_interrupted_twice_as_a_terminal_does_it(run, tmp_path):
 
 
 @pytest.mark.fault(3)
-def test_stopped_with_its_workers(run, whole, tmp_path):
+def test_stopped_with_its_workers(run, whole_by_workers, tmp_path):
     """As torchrun and a closing terminal do it: the workers die of the same signal, and that is no error."""
-    running = paused_in_epoch_3(run, tmp_path, "DATA.NUM_WORKERS=2", seconds=0.3)
+    running = paused_in_epoch_3(run, tmp_path, *WORKERS, seconds=0.3)
     os.killpg(running.pid, signal.SIGTERM)
     code, _, errors = running.end()
     assert code == 143
     assert errors.startswith("run_net.py: stopped by SIGTERM") and len(errors.splitlines()) == 1
-    assert run().end()[0] == 0
-    assert_same_run(whole, tmp_path / "run")
+    assert run(*WORKERS).end()[0] == 0
+    assert_same_run(whole_by_workers, tmp_path / "run")
 
 
 @pytest.mark.fault(3)
@@ -240,19 +253,19 @@ def test_two_processes_in_one_folder(run, whole, tmp_path):
 @pytest.mark.fault(27)
 def test_a_killed_owner_with_living_workers_leaves_no_lock(run, tmp_path):
     """The lock is not inherited: a loader's worker may outlive its run for some seconds."""
-    first = paused_in_epoch_3(run, tmp_path, "DATA.NUM_WORKERS=2")
+    first = paused_in_epoch_3(run, tmp_path, *WORKERS)
     first.signal(signal.SIGKILL)
     first.end()
     workers = group(first.pid)
     assert workers
-    code, output, errors = run().end()
+    code, output, errors = run(*WORKERS).end()
     assert (code, errors) == (0, "")
     wait_for(lambda: not group(first.pid), patience=30)
 
 
 @pytest.mark.fault(33)
 def test_a_worker_that_dies(run, tmp_path):
-    running = paused_in_epoch_3(run, tmp_path, "DATA.NUM_WORKERS=2", seconds=0.2)
+    running = paused_in_epoch_3(run, tmp_path, *WORKERS, seconds=0.2)
     worker = next(pid for pid in group(running.pid) if pid != running.pid)
     os.kill(worker, signal.SIGKILL)
     code, _, errors = running.end()

@@ -290,7 +290,7 @@ def memory_views(seed=5, augmentation=FULL):
 def test_views_depend_on_seed_epoch_and_index_only(repeats, monkeypatch):
     """Another batch size, other blocks, a fresh loader, one view alone: the same image at the same place."""
 
-    def epoch(number, batch_size=8, seed=5, block=2**21):
+    def epoch(number, batch_size=8, seed=5, block=2**11):
         monkeypatch.setattr("pycls_std.datasets.memory.views.BLOCK", block)
         loader = train_loader(memory_views(seed), batch_size=batch_size, workers=0, seed=seed, repeats=repeats)
         loader.sampler.epoch = number
@@ -300,7 +300,7 @@ def test_views_depend_on_seed_epoch_and_index_only(repeats, monkeypatch):
         return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
 
     images, labels = epoch(1)
-    for other in (epoch(1), epoch(1, batch_size=12), epoch(1, block=1), epoch(1, block=3 * 8 * 1024)):
+    for other in (epoch(1), epoch(1, batch_size=12), epoch(1, block=1), epoch(1, block=3 * 8)):
         assert torch.equal(images, other[0])
         assert torch.equal(labels, other[1])
     for other in (epoch(0), epoch(1, seed=6)):
@@ -311,6 +311,20 @@ def test_views_depend_on_seed_epoch_and_index_only(repeats, monkeypatch):
         first = images[labels == labels[0]]
         assert len(first) == 3
         assert not torch.equal(first[0], first[1])
+
+
+def test_blocks_hold_as_many_images_as_fit():
+    """2,048 images, fewer of more than 32 px, and at least a batch."""
+    for size, batch_size, block in (
+        (8, 128, 16),
+        (32, 128, 16),
+        (32, 1024, 2),
+        (64, 128, 4),
+        (224, 128, 1),
+        (32, 3000, 1),
+    ):
+        views = MemoryViews(torch.zeros(1, 8, 8, 4, dtype=torch.uint8), torch.zeros(1), None, size=size)
+        assert views.loader([(0, 0)], batch_size=batch_size, workers=0).block == block
 
 
 def test_a_pass_leaves_the_global_generators_alone():

@@ -9,7 +9,7 @@ import torch
 import yaml
 from records import assert_same_run, load_config, load_state, same
 
-from pycls_std import config, measure, runner
+from pycls_std import config, runner
 from pycls_std.builders.data import build_data
 from pycls_std.builders.models import build_untaught_trainer
 from pycls_std.builders.training import build_schedule
@@ -142,6 +142,7 @@ def test_resume_is_exact(std, load, tmp_path, monkeypatch, kind, workers, precis
 
     def options(folder):
         shared = {"OUT_DIR": tmp_path / folder, "DATA__NUM_WORKERS": workers, "PRECISION": precision}
+        shared |= {"DATA__LOADER": "workers" if workers else "memory"}
         return (
             load("debug/base_debug", **shared) if kind == "baseline" else std(TRAINER=kind, **shared, **RESUMED[kind])
         )
@@ -172,7 +173,8 @@ def test_resume_is_exact(std, load, tmp_path, monkeypatch, kind, workers, precis
 
 def test_number_of_workers_does_not_change_a_run(load, tmp_path):
     for workers in (0, 1):
-        runner.train(load("debug/base_debug", OUT_DIR=tmp_path / str(workers), DATA__NUM_WORKERS=workers))
+        options = {"DATA__LOADER": "workers", "DATA__NUM_WORKERS": workers}
+        runner.train(load("debug/base_debug", OUT_DIR=tmp_path / str(workers), **options))
     assert same(load_state(tmp_path / "0")["student"], load_state(tmp_path / "1")["student"])
 
 
@@ -361,15 +363,15 @@ def test_a_teacher_of_another_size_does_not_hinder_test_info_and_time(load, tmp_
     caplog.clear()
     with caplog.at_level(logging.INFO):
         runner.test(load("debug/std_debug", TEST__WEIGHTS=tmp_path / "small" / "checkpoints" / "last.pt", **words))
-        measure.time(load("debug/std_debug", **words))
-        measure.info(load("debug/std_debug", **words))
+        runner.time(load("debug/std_debug", **words))
+        runner.info(load("debug/std_debug", **words))
     assert caplog.text.count("last.pt), 16 px") == 2
 
 
 def test_info_takes_timms_word_for_a_teachers_size(load, caplog):
     words = {"DISTILLATION__TEACHERS": "[resnet18.a1_in1k]", "DISTILLATION__TEACHER_WEIGHTS": "[timm]"}
     with caplog.at_level(logging.INFO):
-        measure.info(load("std/mixer-s16_in1k_single", **words))
+        runner.info(load("std/mixer-s16_in1k_single", **words))
     assert "teacher 0 resnet18.a1_in1k (timm resnet18.a1_in1k), 224 px" in caplog.text
     assert "resnet18.a1_in1k: 11689512 parameters, 3.628 GFLOPs" in caplog.text
 
@@ -389,7 +391,7 @@ def test_a_run_on_cuda(std, precision, tmp_path):
 
 def test_info_counts(std, caplog):
     with caplog.at_level(logging.INFO):
-        measure.info(std())
+        runner.info(std())
     text = caplog.text
     student = build_untaught_trainer(std(), 10).student
     total = sum(p.numel() for p in student.parameters())
@@ -402,7 +404,7 @@ def test_info_counts(std, caplog):
 def test_info_counts_operations_in_closed_form(load, caplog):
     """A Mixer's multiply-adds: patch embedding, two two-layer networks a block, the head."""
     with caplog.at_level(logging.INFO):
-        measure.info(load("mixer/mixer-s4_c100_base"))
+        runner.info(load("mixer/mixer-s4_c100_base"))
     patches, width, blocks = 64, 512, 8
     each = 2 * width * patches * (width // 2) + 2 * patches * width * 4 * width
     total = patches * 48 * width + blocks * each + width * 100
@@ -413,7 +415,7 @@ def test_info_counts_operations_in_closed_form(load, caplog):
 def test_time_prints_images_per_second(std, caplog, tmp_path):
     """At a peak rate that would diverge, too: nothing is learned while time is taken."""
     with caplog.at_level(logging.INFO):
-        measure.time(std(TIME__STEPS=2, TIME__WARMUP=1, OPTIM__NAME="sgd", OPTIM__BASE_LR=1e9, OPTIM__CLIP_NORM=0))
+        runner.time(std(TIME__STEPS=2, TIME__WARMUP=1, OPTIM__NAME="sgd", OPTIM__BASE_LR=1e9, OPTIM__CLIP_NORM=0))
     for job in ("data", "student forward", "teachers forward", "training step", "data and step"):
         assert any(line.startswith(f"{job:17s}") and "images/s" in line for line in caplog.messages)
     assert any("peak memory" in line for line in caplog.messages)

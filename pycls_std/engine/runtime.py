@@ -59,6 +59,7 @@ class Runtime:
         if kind == "cuda":
             torch.cuda.set_device(self.device)  # for what asks for no device, such as pinned memory
         self.precision = precision
+        self.dtype = DTYPES[precision]
         self.seed = seed
         self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
         self.verdicts = Verdicts(self.world, lag=lag if lag is not None else LAG if kind == "cuda" else 0)
@@ -129,7 +130,7 @@ class Runtime:
 
     def autocast(self):
         """Return the context in which the forward pass runs."""
-        return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
+        return torch.autocast(self.device.type, self.dtype, enabled=self.precision != "fp32")
 
     def full_precision(self):
         """Return the context in which a forward pass runs in the precision of its weights, within `autocast` too."""

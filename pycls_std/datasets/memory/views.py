@@ -13,8 +13,9 @@ from torch.utils.data import Dataset, Sampler
 
 # Changes whenever the same address gives other pixels than before: what is kept of views is then of no use.
 VERSION = 1
-# Pixels of a block: fewer cost more for each image, more do not fit into the processor's cache.
-BLOCK = 2**21
+# Images of a block, and their pixels: fewer cost more for each image, more do not fit into the processor's cache.
+BLOCK = 2**11
+BLOCK_PIXELS = 2**21
 
 
 class MemoryViews(Dataset):
@@ -70,7 +71,8 @@ class MemoryLoader:
         self.dataset = views
         self.sampler = sampler
         self.batch_size = batch_size
-        self.block = max(1, BLOCK // (batch_size * views.size**2))  # batches that are made at once
+        images = min(BLOCK, BLOCK_PIXELS // views.size**2)
+        self.block = max(1, images // batch_size)  # batches that are made at once
 
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.batch_size)

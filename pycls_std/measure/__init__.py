@@ -1,0 +1,1 @@
+"""Describe and time what a run would train, without training it."""

@@ -1,0 +1,165 @@
+"""Time what a run would do: data, forward passes, training steps; and where a step's time and memory go."""
+
+import logging
+from itertools import count
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pycls_std.builders.models import find_teacher_weights
+from pycls_std.builders.teachers import settle_teachers
+from pycls_std.builders.training import assemble, build_all, build_runtime
+from pycls_std.engine import loop
+from pycls_std.engine.checkpoint import tensors
+from pycls_std.engine.optim import set_learning_rate
+from pycls_std.interleaved import interleaved, report
+from pycls_std.structures import Progress
+
+LOG = logging.getLogger("pycls_std")
+
+SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices whose product shows the peak
+TOP = 10  # operations that are listed
+
+
+def time(cfg) -> None:
+    """Print images/s of data, forward passes and training steps, the memory, the share of the peak, and the profile.
+
+    The step as it is configured and the eager step in fp32, with teachers as they come, take turns.
+    Nothing is downloaded but the data: teachers whose weights are not at hand are timed with random ones.
+    """
+    runtime = build_runtime(cfg)
+    session, data = build_all(cfg, runtime, fetch=False)
+    teachers = session.trainer.teachers
+    for teacher in teachers:
+        LOG.info("%s", teacher.description)
+    for line in settle_teachers(cfg, teachers, session.test_loader, runtime, fall_back=False):
+        LOG.info("%s", line)
+    LOG.info("%s, %s, batch %d", runtime.device_name(), cfg.PRECISION, cfg.TRAIN.BATCH_SIZE)
+    batches = _endless(session)
+    held = session.mixing(*runtime.to_device(next(batches)), Progress(0, 0, 1, 1))
+    session.trainer.student.train()
+    own = Steps(session, held)
+    plain = Steps(_plain(cfg, data, runtime), held)
+    rounds = {"rounds": cfg.TIME.STEPS, "warmup": cfg.TIME.WARMUP, "wait": runtime.synchronize}
+    size = session.train_loader.batch_size
+
+    block = getattr(session.train_loader, "block", 1)  # batches that are made at once
+    _show(
+        interleaved({f"data, {block} batches": lambda: [next(batches) for _ in range(block)]}, **rounds), block * size
+    )
+    forwards = {"student forward": own.forward} | ({"teachers forward": own.teach} if len(teachers) else {})
+    for name, forward in forwards.items():
+        _show(interleaved({name: forward}, **rounds), size)
+    seconds = interleaved({"step in fp32, eager": plain.step, f"step in {cfg.PRECISION}": own.step}, **rounds)
+    _show(seconds, size)
+    together = -(-cfg.TIME.STEPS // block) * block
+
+    def run():
+        for _ in range(together):
+            own.step(session.mixing(*runtime.to_device(next(batches)), Progress(0, 0, 1, 1)))
+
+    once = {"rounds": 1, "warmup": 0, "wait": runtime.synchronize}
+    _show(interleaved({f"data and step, {together} times": run}, **once), together * size)
+    _show_peak(plain, min(seconds[f"step in {cfg.PRECISION}"]), runtime)
+    _show_memory(own, runtime)
+    _show_profile(own)
+
+
+class Steps:
+    """What a session does with a batch that is held; the learning rate is 0, for the peak rate would diverge."""
+
+    def __init__(self, session: loop.Session, held):
+        self.session = session
+        self.held = held
+        self.steps = count()
+        session.trainer.student.train()
+        set_learning_rate(session.optimizer, 0.0)
+
+    def step(self, batch=None) -> None:
+        """Take a training step."""
+        session = self.session
+        epoch, iteration = divmod(next(self.steps), len(session.train_loader))
+        progress = Progress(epoch, iteration, len(session.train_loader), session.epochs)
+        loop.train_step(session, self.held if batch is None else batch, progress)
+
+    def forward(self) -> None:
+        """Run the student forward, without gradient."""
+        with torch.no_grad(), self.session.runtime.autocast():
+            self.session.trainer.student(self.held.images)
+
+    def teach(self) -> None:
+        """Run the teachers forward."""
+        with self.session.runtime.autocast():
+            for teacher in self.session.trainer.teachers:
+                teacher(self.held.images)
+
+
+def _plain(cfg, data, runtime) -> loop.Session:
+    """Return a session of the same run in fp32, eager, with teachers as they come."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.PRECISION, cfg.TRAIN.COMPILE = "fp32", "off"
+    return assemble(cfg, data=data, runtime=build_runtime(cfg), weights=find_teacher_weights(cfg, fetch=False))
+
+
+def _endless(session):
+    for epoch in count():
+        session.train_loader.sampler.epoch = epoch
+        yield from session.train_loader
+
+
+def _show(seconds, images) -> None:
+    for line in report(seconds, amount=images, unit="images"):
+        LOG.info("%s", line)
+
+
+def _show_peak(plain, seconds, runtime) -> None:
+    """Print the share of the device's own peak that a step reaches; the peak is that of a product of matrices.
+
+    plain: eager steps, for operations within compiled ones are not seen.
+    """
+    with FlopCounterMode(display=False) as counter:
+        plain.step()
+    side = SIDE[runtime.device.type]
+    matrix = torch.randn(side, side, device=runtime.device, dtype=runtime.dtype)
+    product = interleaved({"": lambda: matrix @ matrix}, rounds=5, wait=runtime.synchronize)
+    peak, reached = 2 * side**3 / min(product[""]), counter.get_total_flops() / seconds
+    LOG.info(
+        "%.1f GFLOPs a step, %.0f GFLOP/s: %.0f %% of the %.0f that a product of matrices reaches here",
+        *(counter.get_total_flops() / 1e9, reached / 1e9, 100 * reached / peak, peak / 1e9),
+    )
+
+
+def _show_memory(own, runtime) -> None:
+    """Print what the state of training and the values kept for the backward pass take, and the peak."""
+    session, kept = own.session, {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    state = {"student": session.trainer.student, "average": session.ema.module if session.ema else torch.nn.Module()}
+    weights = [p for module in state.values() for p in module.parameters()]
+    held = sum(t.numel() * t.element_size() for t in tensors(session.optimizer.state_dict()).values())
+    held += sum(p.numel() * p.element_size() * (2 if p.requires_grad else 1) for p in weights)
+    own_storage = {p.untyped_storage().data_ptr() for p in weights}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        own.step()
+    activations = sum(size for place, size in kept.items() if place not in own_storage)
+    LOG.info(
+        "memory: %.3f GiB weights, gradients, optimizer and average, %.3f GiB kept for the backward pass, "
+        "peak %.3f GiB",
+        *(held / 2**30, activations / 2**30, runtime.peak_memory()),
+    )
+
+
+def _show_profile(own) -> None:
+    """Print the operations that take most of a step's time on the device."""
+    cuda = own.held.images.is_cuda
+    kinds = [torch.profiler.ProfilerActivity.CPU] + ([torch.profiler.ProfilerActivity.CUDA] if cuda else [])
+    with torch.profiler.profile(activities=kinds) as profile:
+        own.step()
+    times = {e.key: (e.self_device_time_total if cuda else e.self_cpu_time_total) for e in profile.key_averages()}
+    total = sum(times.values())
+    for name, taken in sorted(times.items(), key=lambda item: -item[1])[:TOP]:
+        LOG.info("%5.1f %%  %9.2f ms  %s", 100 * taken / total, taken / 1e3, name[:80])

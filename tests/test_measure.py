@@ -1,0 +1,84 @@
+"""--mode time: the operations and the memory of a step in closed form, and what is compared with what."""
+
+import logging
+import re
+
+import pytest
+import torch
+
+from pycls_std import runner
+
+
+@pytest.fixture
+def timed(load, caplog):
+    """Return timed(config, **overrides): the lines that --mode time prints."""
+
+    def run(name, **overrides):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="pycls_std"):
+            runner.time(load(name, TIME__STEPS=2, TIME__WARMUP=1, **overrides))
+        return list(caplog.messages)
+
+    return run
+
+
+def value(lines, pattern):
+    """The number that a pattern finds in the only line that has it."""
+    found = [match for match in (re.search(pattern, line) for line in lines) if match]
+    assert len(found) == 1, lines
+    return float(found[0][1])
+
+
+def test_operations_and_memory_of_a_step(timed):
+    """A Mixer of 4 blocks, 32 wide, 16 patches of 2x2 pixels, 128 images: three times the forward pass's products, but
+    for the gradient of the pixels; AdamW and the average hold five numbers for each parameter."""
+    lines = timed("debug/base_debug")
+    blocks = 4 * (2 * 16 * 16 * 32 + 2 * 32 * 128 * 16)  # token mixing 16 -> 16 -> 16 a channel, channel mixing a patch
+    products = 3 * (blocks + 32 * 10) + 2 * 16 * 12 * 32
+    assert value(lines, r"([\d.]+) GFLOPs a step") == pytest.approx(2 * 128 * products / 1e9, abs=0.06)
+    student = runner.build_untaught_trainer(runner.config.load("configs/debug/base_debug.yaml"), 10).student
+    count = sum(p.numel() for p in student.parameters())
+    assert value(lines, r"memory: ([\d.]+) GiB weights") == pytest.approx(5 * 4 * count / 2**30, abs=6e-4)
+
+
+def test_what_is_kept_grows_with_the_batch(timed):
+    """Twice the images, twice the values kept for the backward pass; nearly so, for weights are not among them."""
+    kept = [
+        value(timed("debug/base_debug", TRAIN__BATCH_SIZE=size, MODEL__ARGS__embed_dim=64), r"([\d.]+) GiB kept for")
+        for size in (256, 512)
+    ]
+    assert kept[1] / kept[0] == pytest.approx(2, rel=0.1)
+
+
+def test_the_configured_step_against_the_eager_one(timed):
+    """Teachers with random weights are folded and converted; both steps see the same batch and neither learns."""
+    words = {"DISTILLATION__TEACHER_WEIGHTS": "[timm]", "PRECISION": "bf16", "DISTILLATION__TEACHERS": "[resnet8]"}
+    words["DISTILLATION__TEACHER_WEIGHTS"] = "[published:cifar10_resnet20]"
+    words["DISTILLATION__TEACHERS"] = "[resnet20]"
+    lines = timed("debug/std_debug", **words)
+    assert any(re.search("teacher 0 resnet20: 21 batch norms folded, bf16", line) for line in lines)
+    names = [line.split("  ")[0].strip() for line in lines]
+    for name in ("student forward", "teachers forward", "step in fp32, eager", "step in bf16"):
+        assert name in names
+    assert re.search(r"images/s +[\d.]+x \([\d.]+ to [\d.]+\)$", next(line for line in lines if "step in bf16" in line))
+    assert value(lines, r"data, \d+ batches +[\d.]+ ms +([\d.]+) images/s") > 0
+    assert len([line for line in lines if re.match(r" *[\d.]+ % .* ms ", line)]) == 10
+
+
+def test_nothing_is_learnt_and_nothing_written(timed, load, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from pycls_std.measure import speed
+
+    seen = []
+    build = speed.build_all
+
+    def remembered(*args, **options):
+        seen.append(build(*args, **options))
+        seen.append([p.detach().clone() for p in seen[0][0].trainer.student.parameters()])
+        return seen[0]
+
+    monkeypatch.setattr(speed, "build_all", remembered)
+    timed("debug/base_debug", OPTIM__WEIGHT_DECAY=0)
+    (session, _), before = seen
+    assert all(torch.equal(a, b) for a, b in zip(session.trainer.student.parameters(), before, strict=True))
+    assert list(tmp_path.iterdir()) == []
