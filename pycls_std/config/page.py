@@ -171,7 +171,7 @@ cfg.TRAIN.BATCH_SIZE = 128
 cfg.TRAIN.EMA_DECAY = 0.0
 # Let the average start short and grow to EMA_DECAY, which short runs need.
 cfg.TRAIN.EMA_WARMUP = False
-# Compile the forward pass of a training step, by torch.compile, which takes a minute or two; graphs = record it as CUDA
+# Compile the forward pass of a training step, which takes a minute or two; graphs = record it as CUDA
 # graphs, too; auto = on for CUDA and runs of at least 5000 iterations, otherwise off.
 cfg.TRAIN.COMPILE = ("auto", "off", "on", "graphs")
 # Newest checkpoints that are kept to continue from: last.pt, last-1.pt, ...; 1 = last.pt alone, and no way back from a
