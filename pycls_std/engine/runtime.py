@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pycls_std.engine.allocator import keep_freed_memory
 from pycls_std.engine.distributed import Processes
 from pycls_std.engine.verdicts import Verdicts
 from pycls_std.seeding import seed_all, seed_torch
@@ -56,7 +57,9 @@ class Runtime:
         kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         self.world = Processes(kind)
         self.device = torch.device(kind, self.world.local_rank) if kind == "cuda" else torch.device(kind)
-        if kind == "cuda":
+        if kind == "cpu":
+            keep_freed_memory()
+        else:
             torch.cuda.set_device(self.device)  # for what asks for no device, such as pinned memory
         self.precision = precision
         self.dtype = DTYPES[precision]

@@ -21,12 +21,14 @@ def posterize(images: Tensor, bits: Tensor) -> Tensor:
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     """Invert the values that are not below the threshold, 0 to 256."""
-    return torch.where(images < _each(threshold), images, 255 - images)
+    bright = (images >= _each(threshold)).to(torch.uint8)
+    return bright.mul_(255).bitwise_xor_(images)  # 255 - x turns all bits of x
 
 
 def solarize_add(images: Tensor, addend: Tensor) -> Tensor:
     """Add to the values below 128; addend: at most 127."""
-    return torch.where(images < 128, images + _each(addend).to(torch.uint8), images)
+    dark = (images < 128).to(torch.uint8)  # a product is faster than a choice between bytes
+    return dark.mul_(_each(addend).to(torch.uint8)).add_(images)
 
 
 def auto_contrast(images: Tensor) -> Tensor:

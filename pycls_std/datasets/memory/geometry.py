@@ -93,15 +93,14 @@ def rotate(images: Tensor, degrees: Tensor, fill) -> Tensor:
     source_x, source_y = source_x - 0.5, source_y - 0.5
     left, top = source_x.floor(), source_y.floor()
     across, down = (
-        [tap.repeat_interleave(4, dim=2) for tap in cubic((s - f).float())]
-        for s, f in ((source_x, left), (source_y, top))
+        cubic((source - whole).float().repeat_interleave(4, dim=2))
+        for source, whole in ((source_x, left), (source_y, top))
     )
-    left, top = left.int(), top.int()
-    rows = []
-    for i in range(-1, 3):
-        neighbours = [pick(images, top + i, left + j).flatten(2).float() for j in range(-1, 3)]
-        rows.append(_weighted(across, neighbours))
-    return choose(inside, _bytes(_weighted(down, rows)), fill)
+    first = (_steps(images, len(images)) * (height * width)).view(-1, 1, 1)
+    rows = [first + (top.int() + i).clamp_(0, height - 1) * width for i in range(-1, 3)]
+    columns = [(left.int() + j).clamp_(0, width - 1) for j in range(-1, 3)]
+    lines = [_weighted(across, [select(images, row + column).flatten(2).float() for column in columns]) for row in rows]
+    return choose(inside, _bytes(_weighted(down, lines)), fill)
 
 
 def cubic(d: Tensor) -> list[Tensor]:
@@ -146,15 +145,15 @@ def resize_matrix(start: Tensor, length: Tensor, extent: int, size: int) -> Tens
     scale = length / size
     reach = scale.clamp(min=1)  # of the kernel, in pixels of the source: wider where the image shrinks
     centre = (torch.arange(size, device=start.device).view(1, -1, 1) + 0.5) * scale
-    place = torch.arange(extent, device=start.device) - start
-    first = (centre - 2 * reach + 0.5).floor().clamp(min=0)
-    last = torch.minimum((centre + 2 * reach + 0.5).floor(), length)
-    distance = ((place + 0.5 - centre) / reach).abs()
+    first = (centre - 2 * reach + 0.5).floor().clamp(min=0) + start
+    last = torch.minimum((centre + 2 * reach + 0.5).floor(), length) + start
+    place = torch.arange(extent, device=start.device, dtype=torch.float32)
+    distance = ((place + 0.5 - (centre + start).float()) / reach.float()).abs()
     near = (1.5 * distance - 2.5) * distance * distance + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     kernel = torch.where(distance < 1, near, torch.where(distance < 2, far, 0))
-    kernel = kernel * ((place >= first) & (place < last))
-    return (kernel / kernel.sum(dim=2, keepdim=True)).float()
+    kernel = kernel * ((place >= first.float()) & (place < last.float()))
+    return kernel / kernel.sum(dim=2, keepdim=True)
 
 
 def _rounded(values: Tensor) -> Tensor:

@@ -1,0 +1,68 @@
+"""Time training steps in processes that keep freed memory and in others that do not, in turns.
+
+The student has random weights and batches of the embedded digits; a warm-up step goes before. KEY=VALUE are options.
+"""
+
+import argparse
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+WORDS = ["DATA.NAME=digits", "MODEL.NUM_CLASSES=10", "DATA.LOADER=memory"]
+WAYS = ("as it comes", "kept")
+
+
+def steps(way: str, count: int, words: list[str]) -> float:
+    """Return the median seconds of training steps, in this process."""
+    from pycls_std import config
+    from pycls_std.builders.training import build_all
+    from pycls_std.engine import runtime
+    from pycls_std.measure.speed import Steps
+    from pycls_std.structures import Progress
+
+    if way == "as it comes":
+        runtime.keep_freed_memory = lambda: None
+    logging.getLogger("pycls_std").setLevel(logging.WARNING)
+    cfg = config.load(str(ROOT / "configs/mixer/mixer-s4_c100_base.yaml"), [*WORDS, *words])
+    session, _ = build_all(cfg, runtime.Runtime(device="cpu", precision=cfg.PRECISION), fetch=False)
+    own = Steps(session, session.mixing(*next(iter(session.train_loader)), Progress(0, 0, 1, 1)))
+    own.step()
+    taken = []
+    for _ in range(count):
+        start = time.perf_counter()
+        own.step()
+        taken.append(time.perf_counter() - start)
+    return median(taken)
+
+
+def main() -> None:
+    """Print both medians, and the ratio of each round."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE")
+    options = parser.parse_intermixed_args()
+    if options.only:
+        print(steps(options.only, options.steps, options.words))
+        return
+
+    def run(way):
+        command = [sys.executable, __file__, "--only", way, "--steps", str(options.steps), *options.words]
+        return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+    rounds = [[run(way) for way in WAYS] for _ in range(options.rounds)]
+    for way, taken in zip(WAYS, zip(*rounds, strict=True), strict=True):
+        print(f"{way:12s} {1e3 * median(taken):10.1f} ms a step")
+    ratios = [before / after for before, after in rounds]
+    print(f"{median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+if __name__ == "__main__":
+    main()
