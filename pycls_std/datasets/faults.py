@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from torch.utils.data import DataLoader, Dataset
 
+from pycls_std.datasets.decoding import to_rgb
+
 
 class Faults(Dataset):
     """For each image of a dataset "", or in one line why it cannot be used. classes: labels are below it."""
@@ -18,7 +20,7 @@ class Faults(Dataset):
     def __getitem__(self, index: int) -> str:
         try:
             image, label = self.dataset[index]
-            image.convert("RGB")
+            to_rgb(image)
         except Exception as error:  # a decoder raises what it likes
             return " ".join(str(error).split()) or f"image {index}: {type(error).__name__}"
         return "" if 0 <= label < self.classes else f"image {index} has the label {label} of {self.classes} classes"

@@ -9,8 +9,9 @@ from pathlib import Path
 from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader, has_file_allowed_extension
+from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
+from pycls_std.datasets.decoding import naming
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.registry import DATASETS
 from pycls_std.structures import DatasetInfo
@@ -20,7 +21,7 @@ class VisibleFolders(ImageFolder):
     """torchvision's ImageFolder without hidden folders such as .ipynb_checkpoints, and hidden files such as ._1.png."""
 
     def __init__(self, folder: Path):
-        super().__init__(folder, loader=load_image, is_valid_file=partial(_is_visible_image, folder))
+        super().__init__(folder, loader=open_image, is_valid_file=partial(_is_visible_image, folder))
 
     def find_classes(self, directory) -> tuple[list[str], dict[str, int]]:
         """Return the class folders in alphabetical order, and the number of each."""
@@ -30,12 +31,10 @@ class VisibleFolders(ImageFolder):
         return folders, {name: index for index, name in enumerate(folders)}
 
 
-def load_image(path: str) -> Image.Image:
-    """Return an image as RGB. Raises OSError that names the file if it cannot be read."""
-    try:
-        return default_loader(path)
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken PNGs
-        raise OSError(f"image {path} cannot be read: {error}") from error
+def open_image(path: str) -> Image.Image:
+    """Return an image that is not decoded yet, see `decoding`. Raises OSError that names the file if it is no image."""
+    with naming(path):
+        return Image.open(path)
 
 
 def _is_visible_image(folder: Path, path: str) -> bool:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from pycls_std.datasets.image_folder import load_image
+from pycls_std.datasets.image_folder import open_image
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.registry import DATASETS
 from pycls_std.structures import DatasetInfo
 
 
 class TinyImageNet(Dataset):
-    """Pairs of an RGB image and a label, the position of its class among the sorted wnids."""
+    """Pairs of an image, not decoded yet, and a label, the position of its class among the sorted wnids."""
 
     def __init__(self, folder: Path, split: str):
         self.classes = sorted((folder / "wnids.txt").read_text().split())
@@ -41,7 +41,7 @@ class TinyImageNet(Dataset):
 
     def __getitem__(self, index: int):
         path, label = self.samples[index]
-        return load_image(str(path)), label
+        return open_image(str(path)), label
 
 
 @DATASETS.register("tiny_imagenet")

@@ -13,11 +13,11 @@ from torchvision.transforms import (
     Normalize,
     RandomCrop,
     RandomHorizontalFlip,
-    RandomResizedCrop,
     Resize,
     ToTensor,
 )
 
+from pycls_std.datasets.decoding import DecodedRandomResizedCrop, to_rgb
 from pycls_std.structures import Normalization
 
 BICUBIC = InterpolationMode.BICUBIC
@@ -42,9 +42,9 @@ def train_transform(image_size: int, normalization: Normalization, augmentation:
     Source: the DeiT recipe; at 32 px STD replaces its random resized crop by a padded one.
     """
     crops = {
-        "pad": [whole(image_size), RandomCrop(image_size, augmentation.crop_padding)],
-        "resized": [RandomResizedCrop(image_size, scale=(augmentation.crop_scale, 1.0), interpolation=BICUBIC)],
-        "none": [whole(image_size)],
+        "pad": [to_rgb, whole(image_size), RandomCrop(image_size, augmentation.crop_padding)],
+        "resized": [DecodedRandomResizedCrop(image_size, (augmentation.crop_scale, 1.0))],
+        "none": [to_rgb, whole(image_size)],
     }
     steps = crops[augmentation.crop]
     if augmentation.flip:
@@ -70,8 +70,8 @@ def test_pixels(image_size: int, crop_ratio: float = 1.0) -> Compose:
     crop_ratio 1 resizes both sides to image_size and crops nothing; 0.875 at 224 px resizes the shorter side to 256.
     """
     if crop_ratio < 1:
-        return Compose([Resize(round(image_size / crop_ratio), BICUBIC), CenterCrop(image_size)])
-    return Compose([whole(image_size)])
+        return Compose([to_rgb, Resize(round(image_size / crop_ratio), BICUBIC), CenterCrop(image_size)])
+    return Compose([to_rgb, whole(image_size)])
 
 
 def whole(image_size: int) -> Resize:

@@ -132,25 +132,30 @@ def _show_peak(plain, seconds, runtime) -> None:
 
 def _show_memory(own, runtime) -> None:
     """Print what the state of training and the values kept for the backward pass take, and the peak."""
-    session, kept = own.session, {}
-
-    def keep(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    state = {"student": session.trainer.student, "average": session.ema.module if session.ema else torch.nn.Module()}
-    weights = [p for module in state.values() for p in module.parameters()]
-    held = sum(t.numel() * t.element_size() for t in tensors(session.optimizer.state_dict()).values())
-    held += sum(p.numel() * p.element_size() * (2 if p.requires_grad else 1) for p in weights)
-    own_storage = {p.untyped_storage().data_ptr() for p in weights}
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        own.step()
-    activations = sum(size for place, size in kept.items() if place not in own_storage)
+    held, activations = memory(own)
     LOG.info(
         "memory: %.3f GiB weights, gradients, optimizer and average, %.3f GiB kept for the backward pass, "
         "peak %.3f GiB",
         *(held / 2**30, activations / 2**30, runtime.peak_memory()),
     )
+
+
+def memory(steps: Steps) -> tuple[int, int]:
+    """Return the bytes of the weights, gradients, optimizer and average, and of what a step keeps for its gradient."""
+    session, kept = steps.session, {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    modules = [session.trainer.student, *([session.ema.module] if session.ema else [])]
+    weights = [p for module in modules for p in module.parameters()]
+    held = sum(t.numel() * t.element_size() for t in tensors(session.optimizer.state_dict()).values())
+    held += sum(p.numel() * p.element_size() * (2 if p.requires_grad else 1) for p in weights)
+    own = {p.untyped_storage().data_ptr() for p in weights}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        steps.step()
+    return held, sum(size for place, size in kept.items() if place not in own)
 
 
 def _show_profile(own) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pycls_std.datasets.decoding import to_rgb
 from pycls_std.datasets.loader import label_of, start_worker
 from pycls_std.datasets.memory import NotInMemory
 from pycls_std.datasets.memory.pixels import padded
@@ -34,7 +35,7 @@ def check_room(dataset: Dataset, size: tuple[int, int]) -> None:
 
 
 class Decoded(Dataset):
-    """Images as arrays (H, W, 3) uint8. prepare: from image to image."""
+    """Images as arrays (H, W, 3) uint8. prepare: from image to image, in red, green and blue."""
 
     def __init__(self, dataset: Dataset, prepare, classes: int):
         self.dataset = dataset
@@ -46,12 +47,12 @@ class Decoded(Dataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         image, label = self.dataset[index]
-        return np.array(self.prepare(image)), label_of(index, label, self.classes)
+        return np.array(self.prepare(to_rgb(image))), label_of(index, label, self.classes)
 
 
 def as_they_are(image: Image.Image) -> Image.Image:
-    """Return the image in red, green and blue."""
-    return image.convert("RGB")
+    """Return the image."""
+    return image
 
 
 def read(dataset: Dataset, prepare=as_they_are, *, classes: int, workers: int) -> tuple[Tensor, Tensor]:
