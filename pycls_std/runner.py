@@ -180,6 +180,7 @@ def _origin(cfg, session, data) -> dict:
             "images": [len(data.train.dataset), len(data.test.dataset)],
             "mean": list(data.normalization.mean),
             "std": list(data.normalization.std),
+            "memory": data.in_memory,
         },
     }
 
@@ -189,6 +190,11 @@ def _refuse_other_origin(saved, origin, path) -> None:
     if before["classes"] != now["classes"]:
         other = f"{_first_of(before['classes'])}; the data has {_first_of(now['classes'])}"
         raise ValueError(f"{path} is a run on other classes: {other}")
+    if before["memory"] != now["memory"]:
+        where = {True: "in memory", False: "from workers"}
+        raise ValueError(
+            f"{path} is a run on images {where[before['memory']]}, now {where[now['memory']]}: DATA.LOADER"
+        )
     if before["images"] != now["images"]:
         raise ValueError(f"{path} is a run on {before['images']} images for training and test, now {now['images']}")
     for index, (old, new) in enumerate(zip(saved["teachers"], origin["teachers"], strict=True)):

@@ -282,7 +282,8 @@ def test_a_teacher_of_another_number_of_classes(folders, teacher, tmp_path):
     words = [word for word in folders if word != CONFIG]
     words[words.index("--cfg")] = "--cfg=configs/debug/std_debug.yaml"
     own = [f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]", "MINE.SAMPLES=0"]
-    errors = one_line(*Running(tmp_path, ["--mode", "train", *words, *own]).end(), expected=1)
+    code, _, errors = Running(tmp_path, ["--mode", "train", *words, *own]).end()
+    assert (code, len(errors.splitlines())) == (1, 1)
     assert f"teacher 0 resnet8 ({teacher}) has 10 classes, the data has 3" in errors
 
 

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -29,3 +31,33 @@ def test_startup():
         "first step",
     ]
     assert text.count("s 0.5 s") == 2  # meets or misses
+
+
+def test_augmentation():
+    text = benchmark("augmentation", "--images", "256", "--rounds", "1")
+    assert text.count("in batches") == 3
+    assert "s 30000 images/s" in text  # meets or misses
+
+
+def test_cache():
+    """A tiny student and epoch; the costly teacher takes too long here."""
+    words = ["MODEL.ARGS.embed_dim=16", "MODEL.ARGS.num_blocks=1", "PRECISION=fp32", "DATA.IMAGE_SIZE=8"]
+    text = benchmark("cache", *words, "MODEL.ARGS.patch_size=4", "--rounds", "1", "--kinds", "cheap", "--threads", "1")
+    assert "taught by resnet32 + resnet56, fp32" in text
+    assert "x (" in text and "80 bytes a view" in text.replace("79 bytes", "80 bytes")
+
+
+def test_allocator():
+    words = ["MODEL.ARGS.embed_dim=16", "TRAIN.BATCH_SIZE=8", "PRECISION=fp32"]
+    text = benchmark("allocator", *words, "--rounds", "1", "--steps", "1")
+    assert [line.split("  ")[0] for line in text.splitlines()[:2]] == ["as it comes", "kept"]
+    assert "x (" in text
+
+
+def test_cost():
+    """Twice the batch keeps twice as much for the backward pass; half of it half as much."""
+    words = ["MODEL.ARGS.num_blocks=2", "PRECISION=fp32"]
+    text = benchmark("cost", *words, "--rounds", "1", "--rows", "3")
+    kept = [float(line.split("|")[5]) for line in text.splitlines() if line.startswith("| batch")]
+    assert kept[1] / kept[0] == pytest.approx(0.5, rel=0.1)
+    assert kept[2] / kept[0] == pytest.approx(2, rel=0.1)

@@ -37,7 +37,7 @@ def values_of_steps(cfg, count, compiler=TRACED):
     session.trainer.student.train()
     found = []
     for iteration, pair in zip(range(count), session.train_loader, strict=False):
-        batch = session.mixing(*runtime.to_device(pair))
+        batch = session.mixing(*runtime.to_device(pair), Progress(0, 0, 1, 1))
         losses, extra = loop.train_step(session, batch, Progress(0, iteration, 11, 3))
         found.append({name: value.detach() for name, value in (losses | extra | session.trainer.monitors).items()})
     return found

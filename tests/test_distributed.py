@@ -77,7 +77,7 @@ def test_one_set_of_logs(train):
     ]
     assert [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").open()] == [1, 2, 3]
     outputs = [(folder.parent / f"rank{rank}" / "process0.out").read_text() for rank in range(2)]
-    assert len(outputs[0].splitlines()) == 6
+    assert len(outputs[0].splitlines()) == 7
     assert outputs[1] == ""
 
 

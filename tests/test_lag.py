@@ -229,7 +229,7 @@ def test_a_training_step_reads_nothing_from_the_device(std, teacher, monkeypatch
     for iteration in range(3):
         images, labels = next(batches)
         with NoReads() as seen:
-            batch = session.mixing(*session.runtime.to_device((images, labels)))
+            batch = session.mixing(*session.runtime.to_device((images, labels)), Progress(0, iteration, 11, 3))
             losses, extra = loop.train_step(session, batch, Progress(0, iteration, 11, 3))
             meters.add(losses | session.trainer.monitors, len(images))
             meters.add(extra)
@@ -269,5 +269,6 @@ def test_a_training_step_on_cuda_waits_for_nothing(std, precision):
     with session.runtime.watched():
         for iteration, pair in enumerate(batches):
             torch.cuda.set_sync_debug_mode("error" if 2 <= iteration < session.runtime.verdicts.lag // 2 else "default")
-            loop.train_step(session, session.mixing(*pair), Progress(0, iteration, 11, 3))
+            progress = Progress(0, iteration, 11, 3)
+            loop.train_step(session, session.mixing(*pair, progress), progress)
         torch.cuda.set_sync_debug_mode("default")

@@ -33,7 +33,7 @@ FLOORS = {
 }
 TOP = {
     "run_net.py": {"config", "signals", "launch", "errors", "owner", "runner"},
-    "tools": {"builders", "datasets", "models", "engine", "results", "config", "interleaved"},
+    "tools": {"measure", "builders", "datasets", "models", "engine", "results", "config", "interleaved", "structures"},
 }
 FILES = sorted([*PACKAGE.rglob("*.py"), ROOT / "run_net.py", *(ROOT / "tools").rglob("*.py")])
 

@@ -422,7 +422,8 @@ def test_small_images_are_kept_at_the_size_they_are_cropped_from(load, caplog, t
     words = folder(tmp_path, [(20, 12), (30, 40), (9, 9)])
     views, line = chosen(load, caplog, **words)
     assert views.pixels.shape == (6, 8, 8, 4)
-    assert line == "training images: in memory, augmented in batches on cpu (DATA.LOADER)"
+    assert line.startswith("training images: 6 in memory (0 MiB, read in ")
+    assert line.endswith(" s), augmented in batches on cpu (DATA.LOADER)")
     expected = pixels([photograph(1, 30, 40).resize((8, 8), Image.BICUBIC)])
     assert torch.equal(views.pixels[1], expected[0])
     assert views.labels.tolist() == [0, 0, 0, 1, 1, 1]

@@ -171,6 +171,15 @@ def test_resume_is_exact(std, load, tmp_path, monkeypatch, kind, workers, precis
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
 
+def test_a_run_on_images_in_memory_is_not_continued_from_workers(load, tmp_path, monkeypatch):
+    """With DATA.LOADER auto it may come to that, if there is no room for the images any more."""
+    options = {"OUT_DIR": tmp_path / "run", "DATA__NUM_WORKERS": 0}
+    runner.train(load("debug/base_debug", OPTIM__MAX_EPOCH=1, **options))
+    monkeypatch.setattr("pycls_std.datasets.memory.store.LIMIT", 1000)
+    with pytest.raises(ValueError, match="is a run on images in memory, now from workers: DATA.LOADER"):
+        runner.train(load("debug/base_debug", OPTIM__MAX_EPOCH=2, **options))
+
+
 def test_number_of_workers_does_not_change_a_run(load, tmp_path):
     for workers in (0, 1):
         options = {"DATA__LOADER": "workers", "DATA__NUM_WORKERS": workers}
@@ -331,7 +340,7 @@ def test_a_checkpoint_without_training_state_cannot_be_continued_from(std, finis
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
     (folder / "last.pt").write_bytes((finished / "checkpoints" / "best.pt").read_bytes())
-    with pytest.raises(ValueError, match="last.pt has no training state of format 2"):
+    with pytest.raises(ValueError, match="last.pt has no training state of format 3"):
         runner.train(std())
 
 
@@ -416,9 +425,9 @@ def test_time_prints_images_per_second(std, caplog, tmp_path):
     """At a peak rate that would diverge, too: nothing is learned while time is taken."""
     with caplog.at_level(logging.INFO):
         runner.time(std(TIME__STEPS=2, TIME__WARMUP=1, OPTIM__NAME="sgd", OPTIM__BASE_LR=1e9, OPTIM__CLIP_NORM=0))
-    for job in ("data", "student forward", "teachers forward", "training step", "data and step"):
-        assert any(line.startswith(f"{job:17s}") and "images/s" in line for line in caplog.messages)
-    assert any("peak memory" in line for line in caplog.messages)
+    for job in ("data, 16 batches", "student forward", "teachers forward", "step in fp32", "data and step, 16 times"):
+        assert any(line.startswith(job) and "images/s" in line for line in caplog.messages), job
+    assert any(line.startswith("memory: ") and "peak" in line for line in caplog.messages)
     assert not (tmp_path / "run").exists()
 
 

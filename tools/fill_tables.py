@@ -1,4 +1,4 @@
-"""Write the tables of README.md anew: each stands below the command that makes it."""
+"""Write the tables of README.md anew: each stands below the command that makes it, or the file that holds it."""
 
 import argparse
 import contextlib
@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import make_table  # noqa: E402
 
 TABLE = re.compile(r"(<!-- python tools/make_table\.py (.+?) -->\n)(.*?)(<!-- end -->)", re.S)
+RECORD = re.compile(r"(<!-- (logs/\S+) -->\n)(.*?)(<!-- end -->)", re.S)
 
 
 def filled(text: str) -> str:
@@ -26,7 +27,12 @@ def filled(text: str) -> str:
                 raise ValueError(f"make_table.py {match[2]} failed")
         return f"{match[1]}{table.getvalue()}{match[4]}"
 
-    return TABLE.sub(fill, text)
+    def copy(match):
+        content = Path(match[2]).read_text()
+        block = content if "| --- |" in content else "```\n" + content + "```\n"
+        return f"{match[1]}{block}{match[4]}"
+
+    return RECORD.sub(copy, TABLE.sub(fill, text))
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """Build datasets, loaders and mixing from the options."""
 
 import logging
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -30,6 +31,11 @@ class Data(NamedTuple):
     test: DataLoader | MemoryLoader
     train: DataLoader | MemoryLoader | None = None
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the training images are, so that their views are not those that workers make."""
+        return isinstance(self.train.dataset, MemoryViews)
+
 
 def build_info(cfg) -> DatasetInfo:
     """Return what the dataset says of itself. Raises ValueError if MODEL.NUM_CLASSES is another number of classes."""
@@ -49,6 +55,7 @@ def build_data(cfg, *, device: torch.device = CPU, train: bool = True, world: Wo
         train_set, train_info = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")
         _refuse_other_classes(cfg, train_info, info)
         _refuse_odd_batch(cfg, world)
+        loaders.check_batch_size(len(train_set), cfg.TRAIN.BATCH_SIZE, world)
         views = _train_views(cfg, train_set, info, normalization, device)
         train_batches = loaders.train_loader(
             views,
@@ -90,7 +97,7 @@ def _refuse_odd_batch(cfg, world: World) -> None:
 def _train_views(cfg, dataset, info, normalization, device) -> loaders.Views | MemoryViews:
     """Return the augmented images, in memory if DATA.LOADER asks for it, or if it leaves the choice and they can be."""
     size, augmentation, classes = cfg.DATA.IMAGE_SIZE, _augmentation(cfg.AUG), len(info.classes)
-    reason = ""
+    reason, start = "", time.perf_counter()
     if cfg.DATA.LOADER != "workers":
         try:
             augment = BatchAugmentation(size, normalization, augmentation, seed=data_seed(cfg), device=device)
@@ -100,7 +107,11 @@ def _train_views(cfg, dataset, info, normalization, device) -> loaders.Views | M
                 raise ValueError(f"DATA.LOADER is memory: {error}") from error
             reason = f": {error}"
         else:
-            LOG.info("training images: in memory, augmented in batches on %s (DATA.LOADER)", device.type)
+            taken, seconds = pixels.numel() / 2**20, time.perf_counter() - start
+            LOG.info(
+                "training images: %d in memory (%.0f MiB, read in %.1f s), augmented in batches on %s (DATA.LOADER)",
+                *(len(labels), taken, seconds, device.type),
+            )
             return MemoryViews(pixels.to(device), labels.to(device), augment, size=size)
     LOG.info("training images: one by one, by %d workers (DATA.LOADER)%s", cfg.DATA.NUM_WORKERS, reason)
     return loaders.Views(

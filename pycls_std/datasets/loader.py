@@ -94,13 +94,18 @@ def train_loader(
     batch_size: images of a batch of all processes.
     Raises ValueError if there are fewer images than a batch has, and if a batch cannot be shared out.
     """
-    if len(views) < batch_size:
-        raise ValueError(f"TRAIN.BATCH_SIZE is {batch_size}, the training split has {len(views)} images")
-    if batch_size % world.size:
-        raise ValueError(f"TRAIN.BATCH_SIZE is {batch_size}, {world.size} processes cannot share it evenly")
+    check_batch_size(len(views), batch_size, world)
     positions = world.positions(batch_size)
     sampler = EpochSampler(len(views), seed=seed, batch_size=batch_size, positions=positions, repeats=repeats)
     return views.loader(sampler, batch_size=len(positions), workers=workers)
+
+
+def check_batch_size(images: int, batch_size: int, world: World) -> None:
+    """Raise ValueError if there are fewer images than a batch has, and if a batch cannot be shared out."""
+    if images < batch_size:
+        raise ValueError(f"TRAIN.BATCH_SIZE is {batch_size}, the training split has {images} images")
+    if batch_size % world.size:
+        raise ValueError(f"TRAIN.BATCH_SIZE is {batch_size}, {world.size} processes cannot share it evenly")
 
 
 def test_loader(views: Views, *, batch_size: int, workers: int, world: World = WORLD) -> DataLoader:

@@ -43,6 +43,6 @@ class Mixing:
         if self.mixup is None:
             targets = mixup_target(labels, self.num_classes, 1.0, self.smoothing)
             return Batch(images, labels, targets, images)
-        with seeded(self.seed, progress.epoch, progress.iteration, len(images)):  # four words, for a view has three
+        with seeded(self.seed, progress.epoch, progress.iteration, 0):  # four words, for the key of a view has three
             mixed, targets = self.mixup(images.clone(), labels)  # timm mixes in place
         return Batch(mixed, labels, targets, images)

@@ -13,7 +13,7 @@ from torch import nn
 from pycls_std.engine import files
 
 LOG = logging.getLogger("pycls_std")
-FORMAT = 2  # of the training state; another one is not continued from
+FORMAT = 3  # of the training state; another one is not continued from
 
 
 class Series:

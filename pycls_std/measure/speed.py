@@ -1,6 +1,7 @@
 """Time what a run would do: data, forward passes, training steps; and where a step's time and memory go."""
 
 import logging
+import os
 from itertools import count
 
 import torch
@@ -161,6 +162,7 @@ def memory(steps: Steps) -> tuple[int, int]:
 def _show_profile(own) -> None:
     """Print the operations that take most of a step's time on the device."""
     cuda = own.held.images.is_cuda
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it tells of itself on stderr
     kinds = [torch.profiler.ProfilerActivity.CPU] + ([torch.profiler.ProfilerActivity.CUDA] if cuda else [])
     with torch.profiler.profile(activities=kinds) as profile:
         own.step()

@@ -1,6 +1,6 @@
 """Cost of a training step against batch, width, image size, number of teachers and of taps: a Markdown table.
 
-STD on a Mixer of 8 blocks with 4 px patches, in fp32 unless KEY=VALUE says otherwise. Each row changes one thing of the
+STD on a Mixer of 8 blocks with 4 px patches, in bf16 unless KEY=VALUE says otherwise. Each row changes one thing of the
 first; steps of all rows take turns. Memory is what the state of training holds and what is kept for the backward pass.
 """
 

@@ -3,9 +3,6 @@
 Shapes: N images, H height, W width.
 """
 
-import logging
-import time
-
 import numpy as np
 import torch
 from PIL import Image
@@ -16,8 +13,6 @@ from pycls_std.datasets.decoding import to_rgb
 from pycls_std.datasets.loader import label_of, start_worker
 from pycls_std.datasets.memory import NotInMemory
 from pycls_std.datasets.memory.pixels import padded
-
-LOG = logging.getLogger("pycls_std")
 
 # Most bytes that the pixels of a split may take, four to a pixel.
 LIMIT = 2**31
@@ -61,7 +56,6 @@ def read(dataset: Dataset, prepare=as_they_are, *, classes: int, workers: int) -
     prepare: what is done to each image first. workers: processes that read.
     Raises NotInMemory that names two images, if they have not all the same size.
     """
-    start = time.perf_counter()
     batches = DataLoader(
         Decoded(dataset, prepare, classes),
         batch_size=256,
@@ -82,8 +76,6 @@ def read(dataset: Dataset, prepare=as_they_are, *, classes: int, workers: int) -
         pixels[done : done + len(images)] = padded(torch.as_tensor(np.stack(images)))
         labels += numbers
         done += len(images)
-    seconds = time.perf_counter() - start
-    LOG.info("%d images read into memory, %.0f MiB, %.1f s", done, pixels.numel() / 2**20, seconds)
     return pixels, torch.tensor(labels)
 
 
