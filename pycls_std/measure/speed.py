@@ -29,6 +29,7 @@ def time(cfg) -> None:
     Nothing is downloaded but the data: teachers whose weights are not at hand are timed with random ones.
     """
     runtime = build_runtime(cfg)
+    before = runtime.peak_memory()
     session, data = build_all(cfg, runtime, fetch=False)
     teachers = session.trainer.teachers
     for teacher in teachers:
@@ -40,6 +41,7 @@ def time(cfg) -> None:
     held = session.mixing(*runtime.to_device(next(batches)), Progress(0, 0, 1, 1))
     session.trainer.student.train()
     own = Steps(session, held)
+    _show_memory(own, runtime, before)  # while nothing else is there
     plain = Steps(_plain(cfg, data, runtime), held)
     rounds = {"rounds": cfg.TIME.STEPS, "warmup": cfg.TIME.WARMUP, "wait": runtime.synchronize}
     size = session.train_loader.batch_size
@@ -62,7 +64,6 @@ def time(cfg) -> None:
     once = {"rounds": 1, "warmup": 0, "wait": runtime.synchronize}
     _show(interleaved({f"data and step, {together} times": run}, **once), together * size)
     _show_peak(plain, min(seconds[f"step in {cfg.PRECISION}"]), runtime)
-    _show_memory(own, runtime)
     _show_profile(own)
 
 
@@ -131,13 +132,18 @@ def _show_peak(plain, seconds, runtime) -> None:
     )
 
 
-def _show_memory(own, runtime) -> None:
-    """Print what the state of training and the values kept for the backward pass take, and the peak."""
-    held, activations = memory(own)
+def _show_memory(own, runtime, before) -> None:
+    """Print what the state of training and the values kept for the backward pass take, and the peak.
+
+    before: the peak before there were images and models.
+    """
+    own.step()  # the first makes the optimizer's state
+    held, activations = (size / 2**30 for size in memory(own))
+    peak = runtime.peak_memory()
     LOG.info(
-        "memory: %.3f GiB weights, gradients, optimizer and average, %.3f GiB kept for the backward pass, "
-        "peak %.3f GiB",
-        *(held / 2**30, activations / 2**30, runtime.peak_memory()),
+        "memory: %.3f GiB weights, gradients, optimizer and average, %.3f GiB kept for the backward pass, peak %.3f "
+        "GiB, %.3f of it before images and models were there; %.2f times the two",
+        *(held, activations, peak, before, (peak - before) / (held + activations)),
     )
 
 
