@@ -17,7 +17,7 @@ MODES = {
     "test": "score the checkpoint TEST.WEIGHTS on the test split",
     "check": "try a run in small before it starts: data, teachers, loss terms, checkpoint, two processes",
     "info": "print parameters, operations and taps of the student and its teachers",
-    "time": "print images/s of data, forward and training step, and the peak memory",
+    "time": "print images/s of data, forward passes and steps beside eager fp32 ones, memory, profile",
 }
 
 

@@ -55,7 +55,11 @@ def train(cfg) -> None:
     scores = _score_teachers(cfg, session, len(data.info.classes))
     session.cache = build_cache(cfg, session=session, data=data)  # of the teachers as they teach now
     if session.cache:
-        LOG.info("DISTILLATION.CACHE %s: %s", cfg.DISTILLATION.CACHE, session.cache.check_room(session.epochs))
+        LOG.info(
+            "DISTILLATION.CACHE %s: %s",
+            cfg.DISTILLATION.CACHE,
+            session.cache.check_room(range(start_epoch, session.epochs)),
+        )
     if saved:
         session.load_state_dict(saved)
     record = _recorder(cfg, folder, series, session, origin, saved, scores) if world.rank == 0 else lambda *_: None
@@ -207,8 +211,11 @@ def _first_of(names: list[str]) -> str:
 
 
 def _refuse_changes(cfg, processes, saved, path) -> None:
+    kept = cfg.DISTILLATION
+    exact = kept.CACHE_PRECISION == "fp32" and not kept.CACHE_TOP  # then it changes nothing whether, and where
+
     def counts(key):
-        return not key.startswith(FREE)
+        return not key.startswith(FREE) and not (exact and key == "DISTILLATION.CACHE")
 
     changed = _changes(saved["config"], cfg, counts)
     planned = yaml.safe_load(saved["config"])["OPTIM"]["MAX_EPOCH"]

@@ -161,6 +161,8 @@ def test_jitter_applies_three_changes_in_an_order_of_its_own(monkeypatch):
     assert differences(ours, theirs).max() == 0
     assert len({tuple(turn) for turn in order}) == 6
     assert ColorJitter(0.4).brightness == (0.6, 1.4)
+    strong = jitter(pixels(PICTURES).clone(), draws(48), 1.5)  # factors from 0, not from -0.5
+    assert draws(48).between(0.0, 2.5, 3).min() < 0.2 and strong.shape == (48, 32, 32, 4)
 
 
 # ---------------------------------------------------------------------------------------------------------------- draws
@@ -238,7 +240,7 @@ def test_erased_rectangles_are_timms(monkeypatch):
     random.seed(0)
     for _ in range(count):
         theirs._erase(Spy(), 3, 32, 32, torch.float32)
-    places, top, left, bottom, right = RandomErasing(0.25, CPU).draw(draws(count), 32, 32)
+    places, top, left, bottom, right = RandomErasing(0.25, 32, CPU).draw(draws(count), 32, 32)
     ours, theirs = np.stack([top, left, bottom - top, right - left], axis=1), np.array(seen)
     assert abs(len(ours) - len(theirs)) < 4 * math.sqrt(2 * count * 0.25 * 0.75)
     assert len(set(places.tolist())) == len(places)
@@ -250,7 +252,7 @@ def test_erased_rectangles_are_timms(monkeypatch):
 
 
 def test_erasing_fills_its_rectangle_with_normal_noise_and_nothing_else():
-    erase = RandomErasing(1.0, CPU)
+    erase = RandomErasing(1.0, 32, CPU)
     before = torch.full((200, 32, 96), 7.0)
     after = erase(before.clone(), draws(200)).unflatten(2, (-1, 3))
     places, top, left, bottom, right = erase.draw(draws(200), 32, 32)
@@ -274,10 +276,51 @@ def test_resized_rectangles_are_torchvisions():
     for power in (1, 2):
         error = np.sqrt((ours**power).var(axis=0) / 20000 + (theirs**power).var(axis=0) / 20000)
         assert (np.abs((ours**power).mean(axis=0) - (theirs**power).mean(axis=0)) < 4 * error).all()
-    for shape in ((4, 100), (100, 4)):  # all of the area, far from square: only the fallback fits
+    for shape in ((4, 100), (100, 4), (32, 32), (32, 30), (30, 32)):  # all of the area: hardly anything else fits
         expected = RandomResizedCrop.get_params(torch.zeros(1, *shape), (1.0, 1.0), (3 / 4, 4 / 3))
         corner, sides = draw_rectangles(draws(3), *shape, 1.0)
-        assert [*corner[0], *sides[0]] == list(expected)
+        found = [[*c, *s] for c, s in zip(corner.tolist(), sides.tolist(), strict=True)]
+        assert list(expected) in found
+
+
+def test_a_resized_view_is_pillows_crop_of_its_rectangle():
+    """A portrait and a landscape format: rows are not columns; some views are mirrored."""
+    for width, height in ((48, 64), (64, 40)):
+        pictures = [photograph(seed, width, height) for seed in range(40)]
+        options = Augmentation(crop="resized", crop_scale=0.3)
+        augment = BatchAugmentation(32, NORMALIZATIONS["half"], options, seed=3, device=CPU)
+        ours = augment(pixels(pictures), np.ones(40, int), np.arange(40))
+        numbers = Draws(3, np.ones(40, int), np.arange(40))
+        corner, sides = draw_rectangles(numbers, height, width, 0.3)
+        flip = numbers.uniform(1)[:, 0] < 0.5
+        assert 10 < flip.sum() < 30
+        for view, picture, (y, x), (h, w), mirrored in zip(ours, pictures, corner, sides, flip, strict=True):
+            crop = picture.crop((x, y, x + w, y + h)).resize((32, 32), Image.BICUBIC)
+            crop = crop.transpose(Image.FLIP_LEFT_RIGHT) if mirrored else crop
+            expected = pixels([crop])[0, ..., :3].permute(2, 0, 1) / 127.5 - 1
+            assert (view - expected).abs().mean() * 127.5 < 0.5
+
+
+def test_views_of_large_images():
+    """More noise than the usual table has; more pixels than are resized at once."""
+    augment = BatchAugmentation(640, NORMALIZATION, Augmentation(erasing=1.0), seed=0, device=CPU)
+    assert augment(pixels(PICTURES[:2]), np.zeros(2, int), np.arange(2)).shape == (2, 3, 640, 640)
+
+
+def test_resizing_in_parts_is_resizing(monkeypatch):
+    numbers = torch.arange(6, 18), torch.arange(12), torch.arange(8, 20), torch.arange(20, 8, -1)
+    sizes = torch.zeros(1), torch.zeros(1), torch.full((1,), 32), torch.full((1,), 32)
+    for rectangles in ((numbers[1], numbers[1], numbers[2], numbers[3]), sizes):
+        whole = geometry.resample(pixels(PICTURES[:12]), *rectangles, 20)
+        with monkeypatch.context() as patch:
+            patch.setattr(geometry, "SOURCE", 5 * 32 * 32)
+            assert torch.equal(geometry.resample(pixels(PICTURES[:12]), *rectangles, 20), whole)
+
+
+def test_strong_posterizing_leaves_an_image_as_timm_does():
+    bits = OPERATIONS["Posterize"][1](np.array([0.0, 9.0, 20.0, 30.0]), np.ones(4))
+    assert bits.tolist() == [1, 3, 8, 8]
+    assert torch.equal(color.posterize(pixels(PICTURES[:1]), torch.tensor([8])), pixels(PICTURES[:1]))
 
 
 # ---------------------------------------------------------------------------------------------------------------- views
@@ -472,6 +515,16 @@ def test_what_cannot_be_kept_is_left_to_workers(load, caplog, tmp_path, monkeypa
         chosen(load, caplog, **words, DATA__LOADER="memory")
     views, line = chosen(load, caplog, **words, DATA__LOADER="workers")
     assert isinstance(views, Views) and reason not in line
+
+
+def test_workers_read_what_one_process_reads(monkeypatch):
+    """In their order, with their labels."""
+    dataset = [(picture, number % 7) for number, picture in enumerate(PICTURES * 12)]
+    alone = store.read(dataset, classes=7, workers=0)
+    monkeypatch.setattr(store, "FEW", 100)
+    shared = store.read(dataset, classes=7, workers=2)
+    assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
+    assert torch.equal(alone[0], pixels(PICTURES * 12))
 
 
 def test_labels_that_are_no_class():

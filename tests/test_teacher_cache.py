@@ -10,6 +10,7 @@ from processes import Running, two_ranks, wait_for
 from records import assert_same_run, load_state, same
 
 from pycls_std import runner
+from pycls_std.config import ConfigError
 from pycls_std.engine import files
 from pycls_std.engine.kept_logits import form, pack, unpack
 from pycls_std.models.teacher import Teacher
@@ -123,7 +124,17 @@ def test_other_seeds_students_and_lengths_share_it(train, tmp_path):
         {"SEED": 1},
         {"DATA__SEED": 1},
         {"AUG__MIXUP": 0.7},
+        {"AUG__CUTMIX": 0.5},
+        {"AUG__MIX_PROB": 0.5},
+        {"AUG__MIX_SWITCH": 0.1},
+        {"AUG__FLIP": 0.5},
+        {"AUG__CROP": "none"},
+        {"AUG__CROP_PADDING": 2},
+        {"AUG__RAND_AUGMENT": ""},
         {"AUG__ERASING": 0.1},
+        {"DATA__IMAGE_SIZE": 16},
+        {"DISTILLATION__TEACHER_SIZES": "[16]"},
+        {"DISTILLATION__TEACHER_FOLD": "false"},
         {"AUG__REPEATS": 1},
         {"TRAIN__BATCH_SIZE": 64},
         {"DATA__NORMALIZATION": "half"},
@@ -239,7 +250,7 @@ def test_a_disk_that_fills_up_names_the_file_and_leaves_nothing(train, tmp_path,
     assert kept(tmp_path) == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "short"])
+@pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "short", "a byte"])
 def test_a_damaged_file_is_named(train, tmp_path, damage):
     train("first", OPTIM__MAX_EPOCH=1)
     path = next((tmp_path / "kept").rglob("*.npy"))
@@ -247,16 +258,51 @@ def test_a_damaged_file_is_named(train, tmp_path, damage):
     if damage == "short":
         np.save(path, np.load(path)[:-1])
     else:
-        path.write_bytes({"cut": content[:-1], "garbage": b"x" * 500, "empty": b""}[damage])
+        turned = content[:-500] + bytes([content[-500] ^ 1]) + content[-499:]
+        path.write_bytes({"cut": content[:-1], "garbage": b"x" * 500, "empty": b"", "a byte": turned}[damage])
     with pytest.raises(ValueError, match=r"epoch-0001.npy is damaged, delete it"):
         train("second", OPTIM__MAX_EPOCH=1)
 
 
-def test_what_cannot_be_kept_is_refused(train, load, tmp_path):
-    with pytest.raises(ValueError, match="DISTILLATION.CACHE is .*, the images are not in memory"):
+def test_a_disk_that_is_full_at_last_leaves_nothing(train, tmp_path, monkeypatch):
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        with pytest.raises(OSError, match=r"could not be written: No space left on device"):
+            train("run")
+    assert kept(tmp_path) == []
+
+
+def test_two_teachers_that_are_one(train, teacher, tmp_path):
+    """Both write the same file, as two runs in one folder may."""
+    both = {"DISTILLATION__TEACHERS": "[resnet8, resnet8]", "DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}, {teacher}]"}
+    both |= {"OPTIM__MAX_EPOCH": 1, "STD__TAPS": "[last]"}
+    assert train("writing", **both)[1] == 22
+    assert train("reading", **both)[1] == 0
+    assert_same_run(tmp_path / "writing", tmp_path / "reading")
+
+
+def test_the_cache_can_be_moved_and_left_between_two_starts(train, tmp_path):
+    """Where it changes nothing."""
+    train("run", OPTIM__MAX_EPOCH=1)
+    train("run", OPTIM__MAX_EPOCH=2, DISTILLATION__CACHE=tmp_path / "elsewhere")
+    train("run", OPTIM__MAX_EPOCH=3, cache=False)
+    half = {"DISTILLATION__CACHE_PRECISION": "fp16"}
+    train("half", OPTIM__MAX_EPOCH=1, **half)
+    with pytest.raises(ValueError, match="DISTILLATION.CACHE was"):
+        train("half", cache=False, **half)
+
+
+def test_what_cannot_be_kept_is_refused(train, load, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="DISTILLATION.CACHE is .* for DATA.LOADER is workers"):
         train("run", DATA__LOADER="workers")
-    with pytest.raises(ValueError, match="DISTILLATION.CACHE is .*, DISTILLATION.TEACHERS is empty"):
-        runner.train(load("debug/base_debug", DISTILLATION__CACHE=tmp_path / "kept", OUT_DIR=tmp_path / "base"))
+    with pytest.raises(ConfigError, match="DISTILLATION.CACHE is .* for there are no DISTILLATION.TEACHERS"):
+        load("debug/base_debug", DISTILLATION__CACHE=tmp_path / "kept")
+    monkeypatch.setattr("pycls_std.datasets.memory.store.LIMIT", 1000)
+    with pytest.raises(ValueError, match="DISTILLATION.CACHE is .*, the images are not in memory"):
+        train("run")
 
 
 def test_what_nobody_finished_is_removed_after_a_day(train, tmp_path):

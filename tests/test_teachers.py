@@ -97,6 +97,25 @@ def test_a_teacher_that_bf16_would_confuse_stays_in_fp32(settled):
         assert torch.equal(teacher(images()).logits, logits)
 
 
+@pytest.mark.parametrize(("same", "stays"), [(98.9, False), (99.0, True)])
+def test_a_teacher_may_name_one_image_of_a_hundred_otherwise(settled, monkeypatch, same, stays):
+    monkeypatch.setattr("pycls_std.builders.teachers._agreement", lambda *_: (same, "so many"))
+    teacher, *_ = settled(PRECISION="bf16")
+    assert (teacher.dtype == torch.bfloat16) == stays
+
+
+def test_a_teacher_of_another_size_is_folded_at_its_own(std):
+    """A mixer takes only its own size; without batch norms nothing is folded, and nothing fails."""
+    cfg = std(DISTILLATION__TEACHER_SIZES="[16]", DISTILLATION__TEACHER_MIN_ACC=0)
+    session, _ = build_all(cfg, build_runtime(cfg))
+    seen = []
+    session.trainer.teachers[0].backbone.conv1.register_forward_hook(
+        lambda module, inputs, _: seen.append(inputs[0].shape)
+    )
+    settle_teachers(cfg, session.trainer.teachers, session.test_loader, session.runtime)
+    assert {shape[2:] for shape in seen} == {(16, 16)}
+
+
 def test_a_precision_that_is_asked_for_by_name_is_kept_and_the_difference_told(settled):
     teacher, line, _ = settled(near, PRECISION="bf16", DISTILLATION__TEACHER_PRECISION="bf16")
     assert kinds(teacher) == {BF16}

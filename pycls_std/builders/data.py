@@ -100,7 +100,6 @@ def _train_views(cfg, dataset, info, normalization, device) -> loaders.Views | M
     reason, start = "", time.perf_counter()
     if cfg.DATA.LOADER != "workers":
         try:
-            augment = BatchAugmentation(size, normalization, augmentation, seed=data_seed(cfg), device=device)
             pixels, labels = _pixels(cfg, dataset, classes, crop=augmentation.crop)
         except NotInMemory as error:
             if cfg.DATA.LOADER == "memory":
@@ -112,6 +111,7 @@ def _train_views(cfg, dataset, info, normalization, device) -> loaders.Views | M
                 "training images: %d in memory (%.0f MiB, read in %.1f s), augmented in batches on %s (DATA.LOADER)",
                 *(len(labels), taken, seconds, device.type),
             )
+            augment = BatchAugmentation(size, normalization, augmentation, seed=data_seed(cfg), device=device)
             return MemoryViews(pixels.to(device), labels.to(device), augment, size=size)
     LOG.info("training images: one by one, by %d workers (DATA.LOADER)%s", cfg.DATA.NUM_WORKERS, reason)
     return loaders.Views(

@@ -116,6 +116,12 @@ def check(options: CfgNode, choices: dict[str, tuple], sources: dict[str, str]) 
         fail("DATA.ROOT", "a path that ends with the folder's name, which is the dataset's in records and tables")
     if not RAND_AUGMENT.fullmatch(options.AUG.RAND_AUGMENT):
         fail("AUG.RAND_AUGMENT", "timm's notation, such as rand-m9-mstd0.5-inc1")
+    if options.DISTILLATION.CACHE and not options.DISTILLATION.TEACHERS:
+        fail("DISTILLATION.CACHE", '"", for there are no DISTILLATION.TEACHERS')
+    if options.DISTILLATION.CACHE and options.DATA.LOADER == "workers":
+        fail("DISTILLATION.CACHE", '"", for DATA.LOADER is workers, and it needs images in memory')
+    if options.TRAIN.COMPILE == "graphs" and options.DEVICE == "cpu":
+        fail("TRAIN.COMPILE", "auto, off or on, for graphs need DEVICE cuda")
     if options.MINE.SAMPLES == 1:
         fail("MINE.SAMPLES", "0 (off) or at least 2: a sample is paired with another one")
     if options.MINE.PERIOD == "step" and options.MINE.SAMPLES * options.AUG.REPEATS > options.TRAIN.BATCH_SIZE:

@@ -54,7 +54,7 @@ cfg.DATA.NORMALIZATION = ""
 # At test, images are resized to IMAGE_SIZE / CROP_RATIO and centre-cropped; 1 = resized to IMAGE_SIZE, no crop.
 cfg.DATA.CROP_RATIO = 1.0
 # Where views are made: in batches on the device, from images held in memory; or one by one by worker processes. auto =
-# memory for images that take at most 2 GiB at 4 bytes a pixel, if the augmentation can be had there.
+# memory for images that take at most 2 GiB at 4 bytes a pixel.
 cfg.DATA.LOADER = ("auto", "memory", "workers")
 # Processes that read images for each training process; 0 = that one reads.
 cfg.DATA.NUM_WORKERS = 2
@@ -107,7 +107,7 @@ cfg.DISTILLATION.TEACHER_FOLD = True
 # Folder that keeps what the teachers say of every training view, for later runs that see the same views (DATA.SEED) of
 # images in memory; "" = off.
 cfg.DISTILLATION.CACHE = ""
-# Arithmetic of what is kept; with fp32 a run ends as it would without the cache, bit for bit.
+# Arithmetic of what is kept; with fp32, all of it, and TRAIN.COMPILE off a run ends as without the cache, bit for bit.
 cfg.DISTILLATION.CACHE_PRECISION = ("fp32", "fp16")
 # Logits of each view that are kept, the largest ones, with the sum of the rest; 0 = all.
 cfg.DISTILLATION.CACHE_TOP = 0

@@ -37,7 +37,7 @@ class DecodedRandomResizedCrop(RandomResizedCrop):
         top, left, height, width = self.get_params(image, self.scale, self.ratio)
         whole = image.size
         excess = min(height // self.size[0], width // self.size[1])
-        if excess > 1 and hasattr(image, "draft"):
+        if excess > 1:
             image.draft(None, (-(-whole[0] // excess), -(-whole[1] // excess)))  # which decodes at no less than that
         image = to_rgb(image)
         if image.size == whole:

@@ -14,5 +14,5 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
-        mallopt(TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(TRIM_THRESHOLD, -1)  # never
         mallopt(MMAP_MAX, 0)

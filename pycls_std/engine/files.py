@@ -1,6 +1,7 @@
 """Files that are whole or not there: written beside their name, forced to the disk, then renamed."""
 
 import os
+import uuid
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,33 +41,38 @@ def append(path: Path, content: bytes) -> None:
 class Growing:
     """A file that is written piece by piece, and gets its name when it is finished.
 
-    Several processes may write the same file; the last to finish it stays.
-    Each method raises OSError that names the path if it cannot be written.
+    Several processes, of several machines, may write the same file; the last to finish it stays.
+    Each method raises OSError that names the path if it cannot be written, and then leaves nothing of it.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self.temporary = path.with_name(TEMPORARY.format(f"{path.name}.{os.getpid()}"))
+        self.temporary = path.with_name(TEMPORARY.format(f"{path.name}.{uuid.uuid4().hex}"))
         with naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file = self.temporary.open("wb")
 
     def write(self, content: bytes) -> None:
-        """Append; if that fails, nothing of the file is left."""
-        try:
-            with naming(self.path):
-                self.file.write(content)
-        except OSError:
-            self.temporary.unlink(missing_ok=True)
-            raise
+        """Append."""
+        with self._or_nothing():
+            self.file.write(content)
 
     def finish(self) -> None:
         """Give the file its name."""
-        with naming(self.path):
+        with self._or_nothing():
             self.file.flush()
             os.fsync(self.file.fileno())
             self.file.close()
             self.temporary.replace(self.path)
+
+    @contextmanager
+    def _or_nothing(self):
+        try:
+            with naming(self.path):
+                yield
+        except OSError:
+            self.temporary.unlink(missing_ok=True)
+            raise
 
 
 def clean(folder: Path) -> None:

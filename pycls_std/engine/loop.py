@@ -18,6 +18,7 @@ from pycls_std.engine.journal import ProgressBar, duration
 from pycls_std.engine.meters import Meters, accuracies
 from pycls_std.engine.optim import set_learning_rate
 from pycls_std.engine.runtime import Runtime
+from pycls_std.engine.teacher_cache import TeacherCache
 from pycls_std.structures import Batch, Progress, StudentOutput, Trainer
 
 LOG = logging.getLogger("pycls_std")
@@ -39,7 +40,7 @@ class Session:
     clip_norm: float = 0.0
     test_period: int = 1
     log_period: int = 50
-    cache: Callable[[Batch, Progress], Batch] | None = None  # gives a batch with what its teachers say
+    cache: TeacherCache | None = None
     best: dict = field(default_factory=dict)  # {"epoch", "top1"} of the best evaluation so far
     train_seconds: float = 0.0  # spent in training epochs so far, interruptions not counted
     test_seconds: float = 0.0  # spent in evaluations

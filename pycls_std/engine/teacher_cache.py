@@ -8,6 +8,8 @@ Shapes: B views of a batch, V views of an epoch, K classes.
 import io
 import shutil
 import time
+import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -44,22 +46,21 @@ class TeacherCache:
         count, classes = batch.targets.shape
         entries = tape.read(progress.iteration * count, count)
         if entries is None:
-            with self.runtime.autocast():
-                entries = pack(teacher(batch.images).logits, tape.kind)
+            entries = pack(teacher(batch.images).logits, tape.kind)
             tape.write(entries, last=progress.iteration == progress.iterations - 1)
         return unpack(entries, classes, batch.images.device)
 
-    def check_room(self, epochs: int) -> str:
-        """Return in words what is kept and what will be written for a run of so many epochs.
+    def check_room(self, epochs: range) -> str:
+        """Return in words what is kept of the epochs to come, counted from 0, and what will be written.
 
         Raises ValueError if there is not that much room.
         """
-        missing = sum(not tape.path(epoch).exists() for tape in self.tapes for epoch in range(epochs))
+        missing = sum(not tape.path(epoch).exists() for tape in self.tapes for epoch in epochs)
         entries = self.tapes[0].views * self.runtime.world.size
         size = entries * self.tapes[0].kind.itemsize
         folder = self.tapes[0].folder
         free = shutil.disk_usage(next(path for path in folder.absolute().parents if path.is_dir())).free
-        total = len(self.tapes) * epochs
+        total = len(self.tapes) * len(epochs)
         text = (
             f"{total - missing} of {total} epochs of teachers are there, {missing} will be written, "
             f"{size / 2**20:.1f} MiB each ({entries} views), {missing * size / 2**30:.2f} GiB"
@@ -70,7 +71,7 @@ class TeacherCache:
 
 
 class Tape:
-    """One teacher's entries, a file for each epoch and process."""
+    """One teacher's entries, a file for each epoch and process: in numpy's format, and behind it their CRC-32."""
 
     def __init__(self, folder: Path, views: int, kind: np.dtype, world):
         self.folder = folder
@@ -79,8 +80,9 @@ class Tape:
         self.share = f"-{world.rank}of{world.size}" if world.size > 1 else ""
         self.entries = self.file = None
         for path in folder.glob(files.TEMPORARY.format("*")):
-            if time.time() - path.stat().st_mtime > STALE:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another run has just finished it
+                if time.time() - path.stat().st_mtime > STALE:
+                    path.unlink()
 
     def path(self, epoch: int) -> Path:
         """Return the file of an epoch, counted from 0."""
@@ -93,16 +95,18 @@ class Tape:
             try:
                 self.entries = np.load(path, mmap_mode="r")
                 fits = (self.entries.shape, self.entries.dtype) == ((self.views,), self.kind)
+                whole = fits and _last_bytes(path) == _checksum(zlib.crc32(self.entries))
             except (ValueError, EOFError) as error:
                 raise ValueError(f"{path} is damaged, delete it: {error}") from error
-            if not fits:
-                raise ValueError(f"{path} is damaged, delete it: it holds {self.entries.shape} {self.entries.dtype}")
+            if not whole:
+                raise ValueError(f"{path} is damaged, delete it: it is not what was written")
         else:
             self.file = files.Growing(path)
             header = {"descr": np.lib.format.dtype_to_descr(self.kind), "fortran_order": False, "shape": (self.views,)}
             start = io.BytesIO()
             np.lib.format.write_array_header_1_0(start, header)
             self.file.write(start.getvalue())
+            self.sum = 0
 
     def read(self, start: int, count: int) -> np.ndarray | None:
         """Return entries of the epoch; None if they are being written."""
@@ -110,6 +114,19 @@ class Tape:
 
     def write(self, entries: np.ndarray, *, last: bool) -> None:
         """Append entries; with the last of them the file is complete."""
-        self.file.write(entries.tobytes())
+        content = entries.tobytes()
+        self.file.write(content)
+        self.sum = zlib.crc32(content, self.sum)
         if last:
+            self.file.write(_checksum(self.sum))
             self.file.finish()
+
+
+def _last_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-4, io.SEEK_END)
+        return file.read()
+
+
+def _checksum(crc: int) -> bytes:
+    return crc.to_bytes(4, "little")

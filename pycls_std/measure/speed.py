@@ -18,6 +18,7 @@ from pycls_std.structures import Progress
 
 LOG = logging.getLogger("pycls_std")
 
+START = Progress(0, 0, 1, 1)  # of a run of one step
 SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices whose product shows the peak
 TOP = 10  # operations that are listed
 
@@ -38,7 +39,7 @@ def time(cfg) -> None:
         LOG.info("%s", line)
     LOG.info("%s, %s, batch %d", runtime.device_name(), cfg.PRECISION, cfg.TRAIN.BATCH_SIZE)
     batches = _endless(session)
-    held = session.mixing(*runtime.to_device(next(batches)), Progress(0, 0, 1, 1))
+    held = session.mixing(*runtime.to_device(next(batches)), START)
     session.trainer.student.train()
     own = Steps(session, held)
     _show_memory(own, runtime, before)  # while nothing else is there
@@ -59,7 +60,7 @@ def time(cfg) -> None:
 
     def run():
         for _ in range(together):
-            own.step(session.mixing(*runtime.to_device(next(batches)), Progress(0, 0, 1, 1)))
+            own.step(session.mixing(*runtime.to_device(next(batches)), START))
 
     once = {"rounds": 1, "warmup": 0, "wait": runtime.synchronize}
     _show(interleaved({f"data and step, {together} times": run}, **once), together * size)
@@ -75,7 +76,8 @@ class Steps:
         self.held = held
         self.steps = count()
         session.trainer.student.train()
-        set_learning_rate(session.optimizer, 0.0)
+        for optimizer in (session.optimizer, *session.trainer.auxiliary_optimizers):
+            set_learning_rate(optimizer, 0.0)
 
     def step(self, batch=None) -> None:
         """Take a training step."""

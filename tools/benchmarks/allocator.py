@@ -23,15 +23,14 @@ def steps(way: str, count: int, words: list[str]) -> float:
     from pycls_std import config
     from pycls_std.builders.training import build_all
     from pycls_std.engine import runtime
-    from pycls_std.measure.speed import Steps
-    from pycls_std.structures import Progress
+    from pycls_std.measure.speed import START, Steps
 
     if way == "as it comes":
         runtime.keep_freed_memory = lambda: None
     logging.getLogger("pycls_std").setLevel(logging.WARNING)
     cfg = config.load(str(ROOT / "configs/mixer/mixer-s4_c100_base.yaml"), [*WORDS, *words])
     session, _ = build_all(cfg, runtime.Runtime(device="cpu", precision=cfg.PRECISION), fetch=False)
-    own = Steps(session, session.mixing(*next(iter(session.train_loader)), Progress(0, 0, 1, 1)))
+    own = Steps(session, session.mixing(*next(iter(session.train_loader)), START))
     own.step()
     taken = []
     for _ in range(count):

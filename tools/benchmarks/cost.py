@@ -19,8 +19,7 @@ from pycls_std import config  # noqa: E402
 from pycls_std.builders.teachers import settle_teachers  # noqa: E402
 from pycls_std.builders.training import build_all, build_runtime  # noqa: E402
 from pycls_std.interleaved import interleaved  # noqa: E402
-from pycls_std.measure.speed import Steps, memory  # noqa: E402
-from pycls_std.structures import Progress  # noqa: E402
+from pycls_std.measure.speed import START, Steps, memory  # noqa: E402
 
 BASE = [
     *("TRAINER=std", "DATA.NAME=digits", "DATA.LOADER=memory", "MODEL.NUM_CLASSES=10", "MODEL.NAME=mixer_s4"),
@@ -61,7 +60,7 @@ def prepare(words: list[str]) -> Steps:
     runtime = build_runtime(cfg)
     session, _ = build_all(cfg, runtime, fetch=False)
     settle_teachers(cfg, session.trainer.teachers, session.test_loader, runtime, fall_back=False)
-    batch = session.mixing(*runtime.to_device(next(iter(session.train_loader))), Progress(0, 0, 1, 1))
+    batch = session.mixing(*runtime.to_device(next(iter(session.train_loader))), START)
     return Steps(session, batch)
 
 

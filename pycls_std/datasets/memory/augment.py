@@ -67,7 +67,7 @@ class BatchAugmentation:
         self.normalize = Normalize(normalization, device)
         spec = augmentation.rand_augment
         self.rand_augment = RandAugment(spec, image_size, normalization) if spec else None
-        self.erase = RandomErasing(augmentation.erasing, device) if augmentation.erasing else None
+        self.erase = RandomErasing(augmentation.erasing, image_size, device) if augmentation.erasing else None
 
     def __call__(self, images: Tensor, views: np.ndarray, indices: np.ndarray) -> Tensor:
         """images: (N, H, W, 4) uint8, all of them. views, indices: (B,).
@@ -124,8 +124,7 @@ def draw_rectangles(draws: Draws, height: int, width: int, least: float) -> tupl
     sides = np.stack([np.rint(np.sqrt(area / ratio)), np.rint(np.sqrt(area * ratio))], axis=2)  # (B, TRIES, 2)
     fits = ((sides > 0) & (sides <= (height, width))).all(axis=2)
     each, first = np.arange(len(fits)), fits.argmax(axis=1)
-    wide, narrow = (round(min(width, height * math.exp(limit))) for limit in reversed(RATIO))
-    central = (round(min(height, width / math.exp(RATIO[0]))), wide if width > height else narrow)
+    central = (round(min(height, width / math.exp(RATIO[0]))), round(min(width, height * math.exp(RATIO[1]))))
     sides = np.where(fits[each, first][:, None], sides[each, first], central).astype(np.int64)
     corner = draws.below(np.array([height, width]) - sides + 1)
     middle = (np.array([height, width]) - sides) // 2

@@ -26,7 +26,7 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
 
 
 def solarize_add(images: Tensor, addend: Tensor) -> Tensor:
-    """Add to the values below 128; addend: at most 127."""
+    """Add to the values below 128; addend: at most 128."""
     dark = (images < 128).to(torch.uint8)  # a product is faster than a choice between bytes
     return dark.mul_(_each(addend).to(torch.uint8)).add_(images)
 

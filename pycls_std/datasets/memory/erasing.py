@@ -15,25 +15,26 @@ from pycls_std.datasets.memory.draws import Draws
 AREA = (0.02, 1 / 3)
 RATIO = (math.log(0.3), math.log(1 / 0.3))
 TRIES = 10
-NOISE = 2**20
+NOISE = 2**20  # numbers in the table, at least
 
 
 class RandomErasing:
     """Erase with a probability.
 
-    The noise of a rectangle is a run of a fixed table of NOISE normal numbers that starts at a place drawn for the
-    image: drawing each anew would cost more than the rest of the augmentation.
+    size: S. The noise of a rectangle is a run of a table of normal numbers, the same for every seed, that starts at a
+    place drawn for the image: drawing each anew would cost more than the rest of the augmentation.
     """
 
-    def __init__(self, probability: float, device: torch.device):
+    def __init__(self, probability: float, size: int, device: torch.device):
         self.probability = probability
-        self.noise = torch.randn(NOISE, generator=torch.Generator().manual_seed(0)).to(device)
+        count = max(NOISE, 4 * 3 * size * size)
+        self.noise = torch.randn(count, generator=torch.Generator().manual_seed(0)).to(device)
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Change normalised images (B, S, S 3) in place; return them."""
         batch, height, width = images.shape[0], images.shape[1], images.shape[2] // 3
         places, *sides = self.draw(draws, height, width)
-        start = draws.below(np.full((batch, 1), NOISE - images[0].numel() + 1))[places, 0]
+        start = draws.below(np.full((batch, 1), len(self.noise) - images[0].numel() + 1))[places, 0]
         numbers = torch.from_numpy(np.stack([places, *sides, start])).to(images.device, non_blocking=True)
         where, top, left, bottom, right, start = numbers.unsqueeze(2)
         rows = torch.arange(height, device=images.device)

@@ -7,9 +7,10 @@ Shapes: B images, H height, W width, S side of the result.
 import torch
 from torch import Tensor
 
-from pycls_std.datasets.memory.pixels import choose, select, transposed
+from pycls_std.datasets.memory.pixels import choose, padded, select, transposed
 
 BLACK = (0, 0, 0)
+SOURCE = 2**23  # pixels that are resized at once, so that large images do not fill the memory
 
 
 def pick(images: Tensor, rows: Tensor, columns: Tensor, which: Tensor | None = None) -> Tensor:
@@ -134,9 +135,15 @@ def resample(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: T
     """
     across = resize_matrix(left, width, images.shape[2], size)  # (B, S, W)
     down = resize_matrix(top, height, images.shape[1], size)  # (B, S, H)
-    planes = images.permute(0, 3, 1, 2).float()  # (B, 4, H, W)
-    narrow = _rounded(planes @ across.transpose(1, 2).unsqueeze(1))
-    return _rounded(down.unsqueeze(1) @ narrow).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    several = max(1, SOURCE // (images.shape[1] * images.shape[2]))
+    parts = []
+    for start in range(0, len(images), several):
+        # the same matrices for all, or those of these images
+        own = [m if len(m) == 1 else m[start : start + several] for m in (across, down)]
+        planes = images[start : start + several, ..., :3].permute(0, 3, 1, 2).float()
+        narrow = _rounded(planes @ own[0].transpose(1, 2).unsqueeze(1))
+        parts.append(_rounded(own[1].unsqueeze(1) @ narrow).to(torch.uint8).permute(0, 2, 3, 1))
+    return padded(torch.cat(parts))
 
 
 def resize_matrix(start: Tensor, length: Tensor, extent: int, size: int) -> Tensor:

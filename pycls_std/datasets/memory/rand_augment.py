@@ -27,11 +27,11 @@ def _enhance_increasing(m, sign):
 
 
 def _bits(m, sign):
-    return np.maximum(1, (m / 10 * 4).astype(np.int64))  # Pillow 13 refuses 0 bits
+    return (m / 10 * 4).astype(np.int64).clip(1, 8)  # Pillow 13 refuses 0 bits, and there are no more than 8
 
 
 def _bits_increasing(m, sign):
-    return np.maximum(1, 4 - (m / 10 * 4).astype(np.int64))
+    return (4 - (m / 10 * 4).astype(np.int64)).clip(1, 8)
 
 
 def _threshold(m, sign):

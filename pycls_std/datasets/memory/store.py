@@ -16,6 +16,8 @@ from pycls_std.datasets.memory.pixels import padded
 
 # Most bytes that the pixels of a split may take, four to a pixel.
 LIMIT = 2**31
+# Images that one process reads sooner than it starts workers.
+FEW = 5000
 
 
 def check_room(dataset: Dataset, size: tuple[int, int]) -> None:
@@ -59,7 +61,7 @@ def read(dataset: Dataset, prepare=as_they_are, *, classes: int, workers: int) -
     batches = DataLoader(
         Decoded(dataset, prepare, classes),
         batch_size=256,
-        num_workers=workers if len(dataset) > 5000 else 0,  # starting them takes longer than reading a few
+        num_workers=workers if len(dataset) > FEW else 0,
         collate_fn=_stack,
         worker_init_fn=start_worker,
     )
