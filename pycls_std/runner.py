@@ -66,7 +66,11 @@ def train(cfg) -> None:
     start = f"continues from {path}" if saved else "started"
     LOG.info("%s: %s, at epoch %d of %d", folder, start, start_epoch + 1, session.epochs)
     del saved  # the session has it now, and it may be large
-    loop.fit(session, start_epoch=start_epoch, record=record)
+    try:
+        loop.fit(session, start_epoch=start_epoch, record=record)
+    finally:
+        if session.cache:
+            session.cache.close()
     LOG.info("%s: finished, best top-1 %.2f at epoch %d", folder, session.best["top1"], session.best["epoch"])
 
 

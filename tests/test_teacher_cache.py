@@ -40,7 +40,9 @@ def test_the_largest_logits_and_the_probability_of_the_rest():
     assert all(len(row.unique()) == 2 for row in others)
     assert torch.equal(kept.argmax(1), logits.argmax(1))
     assert (kind.itemsize, form("fp16", 100, 5).itemsize) == (5 * 4 + 4 + 5 * 2, 5 * 2 + 2 + 5 * 2)
-    with pytest.raises(ValueError, match="DISTILLATION.CACHE_TOP is 10, there are 10 classes"):
+    with pytest.raises(
+        ValueError, match=r"DISTILLATION.CACHE_TOP is 10, expected 0 \(all\) to 9: there are 10 classes"
+    ):
         form("fp16", 10, 10)
 
 
@@ -194,6 +196,23 @@ def test_a_killed_run_leaves_no_half_epoch(train, teacher, tmp_path):
     assert asked == 0
 
 
+def test_a_stopped_run_leaves_no_part_of_an_epoch(teacher, tmp_path):
+    words = ["--mode", "train", "--cfg", "configs/debug/std_debug.yaml", f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]"]
+    words += [f"OUT_DIR={tmp_path / 'run'}", f"DISTILLATION.CACHE={tmp_path / 'kept'}"]
+    running = Running(tmp_path, words, hook="processes:pause", arguments=(str(tmp_path), 1, 5, 0.3))
+    wait_for((tmp_path / "paused").exists)
+    running.signal(15)
+    assert running.end()[0] == 143
+    assert [name.split("/")[1] for name in kept(tmp_path)] == ["epoch-0001.npy"]
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_run(train, tmp_path):
+    (tmp_path / "kept").write_text("a file")
+    with pytest.raises(OSError, match=r"kept/resnet8-\w+ could not be written: Not a directory"):
+        train("run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_processes_keep_their_own_shares(teacher, tmp_path):
     words = ["--mode", "train", "--cfg", "configs/debug/std_debug.yaml", f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]"]
     words += ["OPTIM.MAX_EPOCH=2"]
@@ -215,18 +234,17 @@ def test_sizes_are_told_before_anything_is_written(train, tmp_path, caplog):
         train("first", OPTIM__MAX_EPOCH=1)
         train("second")
     lines = [line for line in caplog.messages if line.startswith("DISTILLATION.CACHE")]
-    assert lines[0].endswith(
-        "0 of 1 epochs of teachers are there, 1 will be written, 0.1 MiB each (1408 views), 0.00 GiB"
-    )
-    assert "1 of 3 epochs of teachers are there, 2 will be written" in lines[1]
+    there = "files are there and will be read (one for each teacher and epoch)"
+    assert lines[0].endswith(f"kept: 0 of 1 {there}, 1 of 1408 views will be written, 0.1 MiB")
+    assert lines[1].endswith(f"kept: 1 of 3 {there}, 2 of 1408 views will be written, 0.1 MiB")
 
 
 def test_no_room(train, tmp_path, monkeypatch):
     usage = type("usage", (), {"free": 2 * 1408 * 40})
     monkeypatch.setattr("pycls_std.engine.teacher_cache.shutil.disk_usage", lambda path: usage)
-    with pytest.raises(ValueError, match="3 will be written, .* GiB are free"):
+    with pytest.raises(ValueError, match="kept has 0.1 MiB free, 0.2 are needed"):
         train("run")
-    assert not (tmp_path / "kept").exists()
+    assert kept(tmp_path) == []
     assert train("run", OPTIM__MAX_EPOCH=2)[1] == 22
 
 

@@ -65,13 +65,17 @@ class Growing:
             self.file.close()
             self.temporary.replace(self.path)
 
+    def abandon(self) -> None:
+        """Leave nothing of the file, unless it is finished."""
+        self.temporary.unlink(missing_ok=True)
+
     @contextmanager
     def _or_nothing(self):
         try:
             with naming(self.path):
                 yield
         except OSError:
-            self.temporary.unlink(missing_ok=True)
+            self.abandon()
             raise
 
 

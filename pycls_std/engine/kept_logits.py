@@ -21,7 +21,9 @@ def form(precision: str, classes: int, top: int = 0) -> np.dtype:
     if not top:
         return np.dtype([("values", number, (classes,))])
     if top >= classes:
-        raise ValueError(f"DISTILLATION.CACHE_TOP is {top}, there are {classes} classes")
+        raise ValueError(
+            f"DISTILLATION.CACHE_TOP is {top}, expected 0 (all) to {classes - 1}: there are {classes} classes"
+        )
     return np.dtype([("values", number, (top,)), ("rest", number), ("places", np.uint16, (top,))])
 
 

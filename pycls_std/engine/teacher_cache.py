@@ -59,15 +59,23 @@ class TeacherCache:
         entries = self.tapes[0].views * self.runtime.world.size
         size = entries * self.tapes[0].kind.itemsize
         folder = self.tapes[0].folder
-        free = shutil.disk_usage(next(path for path in folder.absolute().parents if path.is_dir())).free
+        with files.naming(folder):
+            folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is told now
+        free = shutil.disk_usage(folder).free
         total = len(self.tapes) * len(epochs)
-        text = (
-            f"{total - missing} of {total} epochs of teachers are there, {missing} will be written, "
-            f"{size / 2**20:.1f} MiB each ({entries} views), {missing * size / 2**30:.2f} GiB"
-        )
+        needed = missing * size / 2**20
         if missing * size > free:
-            raise ValueError(f"DISTILLATION.CACHE {folder.parent}: {text}, {free / 2**30:.2f} GiB are free")
-        return text
+            raise ValueError(
+                f"DISTILLATION.CACHE {folder.parent} has {free / 2**20:.1f} MiB free, {needed:.1f} are needed"
+            )
+        text = f"{total - missing} of {total} files are there and will be read (one for each teacher and epoch)"
+        return f"{text}, {missing} of {entries} views will be written, {needed:.1f} MiB" if missing else text
+
+    def close(self) -> None:
+        """Leave nothing of an epoch that does not come to its end."""
+        for tape in self.tapes:
+            if tape.file:
+                tape.file.abandon()
 
 
 class Tape:

@@ -144,7 +144,7 @@ def _show_memory(own, runtime, before) -> None:
     peak = runtime.peak_memory()
     LOG.info(
         "memory: %.3f GiB weights, gradients, optimizer and average, %.3f GiB kept for the backward pass, peak %.3f "
-        "GiB, %.3f of it before images and models were there; %.2f times the two",
+        "GiB, %.3f of it before images and models were there; the rest is %.2f times those",
         *(held, activations, peak, before, (peak - before) / (held + activations)),
     )
 
