@@ -94,6 +94,7 @@ def _recorder(cfg, folder, series, session, origin, saved, scores):
     journal = Journal(folder, lines)
 
     def write(done: int, values: dict[str, float], best: bool) -> None:
+        """Write down an epoch; done: epochs done, this one included."""
         journal.epoch(done, values)
         state = session.state_dict() | {"journal": journal.lines}
         if best:  # enough to test, to deploy and to teach

@@ -235,8 +235,8 @@ def test_sizes_are_told_before_anything_is_written(train, tmp_path, caplog):
         train("second")
     lines = [line for line in caplog.messages if line.startswith("DISTILLATION.CACHE")]
     there = "files are there and will be read (one for each teacher and epoch)"
-    assert lines[0].endswith(f"kept: 0 of 1 {there}, 1 of 1408 views will be written, 0.1 MiB")
-    assert lines[1].endswith(f"kept: 1 of 3 {there}, 2 of 1408 views will be written, 0.1 MiB")
+    assert lines[0].endswith(f"kept: 0 of 1 {there}, 1 will be written, of 1408 views each, 0.1 MiB in all")
+    assert lines[1].endswith(f"kept: 1 of 3 {there}, 2 will be written, of 1408 views each, 0.1 MiB in all")
 
 
 def test_no_room(train, tmp_path, monkeypatch):

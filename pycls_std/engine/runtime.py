@@ -112,6 +112,7 @@ class Runtime:
         compiled = torch.compile(trainer.losses, backend=self.compiler, **mode)
 
         def losses(batch, progress):
+            """Return what the trainer's own `losses` returns."""
             if graphs:
                 torch.compiler.cudagraph_mark_step_begin()
             with _compiler_errors():

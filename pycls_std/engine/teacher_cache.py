@@ -69,7 +69,9 @@ class TeacherCache:
                 f"DISTILLATION.CACHE {folder.parent} has {free / 2**20:.1f} MiB free, {needed:.1f} are needed"
             )
         text = f"{total - missing} of {total} files are there and will be read (one for each teacher and epoch)"
-        return f"{text}, {missing} of {entries} views will be written, {needed:.1f} MiB" if missing else text
+        return (
+            f"{text}, {missing} will be written, of {entries} views each, {needed:.1f} MiB in all" if missing else text
+        )
 
     def close(self) -> None:
         """Leave nothing of an epoch that does not come to its end."""
