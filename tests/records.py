@@ -1,4 +1,8 @@
-"""What a run left: its checkpoints, its options, its curves; and whether two runs left the same."""
+"""What a run left: its checkpoints, its options, its curves; whether two runs left the same; files that went bad."""
+
+import os
+import subprocess
+import zipfile
 
 import torch
 
@@ -38,3 +42,32 @@ def assert_same_run(first, second):
     assert same(load_state(first, "best")["student"], load_state(second, "best")["student"])
     assert curves(first) == curves(second)
     assert [read_run(folder).status for folder in (first, second)] == ["finished", "finished"]
+
+
+def damage(path, how):
+    """Damage a checkpoint file."""
+    content = bytearray(path.read_bytes())
+    if how == "flipped":
+        with zipfile.ZipFile(path) as archive:
+            data = max((i for i in archive.infolist() if "/data/" in i.filename), key=lambda info: info.file_size)
+        content[data.header_offset + 500] ^= 1
+    path.write_bytes(
+        {
+            "cut": content[:-1024],
+            "flipped": content,
+            "empty": b"",
+            "zeroed": bytes(len(content)),
+            "garbage": os.urandom(len(content)),
+            "pickle": b"\x80\x04cposix\nsystem\nX\x04\x00\x00\x00true\x85R.",
+        }[how]
+    )
+
+
+class Malice:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return subprocess.call, (["touch", str(self.path)],)

@@ -4,12 +4,11 @@ import os
 import shutil
 import signal
 import subprocess
-import zipfile
 
 import pytest
 import torch
 from processes import Running, wait_for
-from records import assert_same_run, load_config, load_state
+from records import Malice, assert_same_run, damage, load_config, load_state
 
 from pycls_std.engine import checkpoint
 from pycls_std.results.read import read_run
@@ -54,25 +53,6 @@ def broken(interrupted, tmp_path):
     """A copy of the interrupted run, to be damaged."""
     shutil.copytree(interrupted, tmp_path / "run")
     return tmp_path / "run" / "checkpoints"
-
-
-def damage(path, how):
-    """Damage a checkpoint file."""
-    content = bytearray(path.read_bytes())
-    if how == "flipped":
-        with zipfile.ZipFile(path) as archive:
-            data = max((i for i in archive.infolist() if "/data/" in i.filename), key=lambda info: info.file_size)
-        content[data.header_offset + 500] ^= 1
-    path.write_bytes(
-        {
-            "cut": content[:-1024],
-            "flipped": content,
-            "empty": b"",
-            "zeroed": bytes(len(content)),
-            "garbage": os.urandom(len(content)),
-            "pickle": b"\x80\x04cposix\nsystem\nX\x04\x00\x00\x00true\x85R.",
-        }[how]
-    )
 
 
 KINDS = [
@@ -195,16 +175,6 @@ def test_a_damaged_file_is_not_tested(broken, tmp_path, how):
     assert errors.startswith(f"run_net.py: checkpoint {broken}/best.pt is corrupt or no checkpoint: ")
     assert len(errors.splitlines()) == 1
     assert "weights_only" not in errors
-
-
-class Malice:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mknod, (str(self.path),)
 
 
 @pytest.mark.fault(8)

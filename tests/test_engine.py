@@ -4,11 +4,11 @@ import io
 import logging
 import math
 import pickle
-import zipfile
 
 import pytest
 import timm.scheduler
 import torch
+from records import Malice, damage
 from torch import nn
 
 from pycls_std.builders.training import build_schedule
@@ -261,22 +261,6 @@ def test_a_save_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
-def damage(path, how):
-    """Damage a checkpoint file."""
-    content = bytearray(path.read_bytes())
-    if how == "cut":
-        content = content[:-1024]
-    elif how == "empty":
-        content = b""
-    elif how == "garbage":
-        content = bytes(range(256)) * 20
-    elif how == "flipped":
-        with zipfile.ZipFile(path) as archive:
-            data = next(i for i in archive.infolist() if "/data/0" in i.filename)
-        content[data.header_offset + 500] ^= 1
-    path.write_bytes(content)
-
-
 @pytest.mark.parametrize("how", ["cut", "empty", "garbage", "flipped"])
 def test_a_damaged_checkpoint_is_noticed(tmp_path, how):
     path = tmp_path / "last.pt"
@@ -286,16 +270,6 @@ def test_a_damaged_checkpoint_is_noticed(tmp_path, how):
         checkpoint.read(path)
     assert str(path) in str(error.value)
     assert "weights_only" not in str(error.value)
-
-
-class Malice:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 @pytest.mark.defect(12)
