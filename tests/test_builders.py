@@ -19,9 +19,10 @@ from pycls_std.datasets.memory.views import MemoryLoader
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.transforms import Augmentation
 from pycls_std.losses.confidence import WEIGHTINGS
-from pycls_std.losses.logit import hard_distillation, soft_distillation
+from pycls_std.losses.logit import decoupled_distillation, hard_distillation, soft_distillation, standardized
 
 LOGITS = torch.randn(2, 3, 5, 10, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(5)
 
 
 @pytest.fixture
@@ -48,6 +49,11 @@ def step_of(parts, kind, split="train"):
 def first(module, kind):
     """First module of a kind."""
     return next(m for m in module.modules() if isinstance(m, kind))
+
+
+def each(parts):
+    """The distillation loss of each image."""
+    return parts.trainer.term.each(*LOGITS, nn.functional.one_hot(LABELS, 10) * 0.5 + 0.05)
 
 
 def decayed(parts):
@@ -86,9 +92,10 @@ WIRING = {
     "AUG.MIX_SWITCH": ("0.3", lambda p: p.session.mixing.mixup.switch_prob == 0.3),
     "AUG.LABEL_SMOOTHING": ("0.3", lambda p: p.session.mixing.smoothing == 0.3),
     "AUG.REPEATS": ("2", lambda p: p.data.train.sampler.repeats == p.trainer.mine.repeats == 2),
-    "DISTILLATION.TYPE": ("soft", lambda p: torch.equal(p.trainer.loss(*LOGITS), soft_distillation(*LOGITS))),
+    "DISTILLATION.TYPE": ("soft", lambda p: torch.equal(each(p), soft_distillation(*LOGITS))),
+    "DISTILLATION.EXTRA_WEIGHT": ("3.0", lambda p: p.trainer.term.extra_weight == 3.0),
     "DISTILLATION.ALPHA": ("0.3", lambda p: p.trainer.alpha == 0.3),
-    "DISTILLATION.WEIGHTING": ("entropy", lambda p: p.trainer.weighting is WEIGHTINGS["entropy"]),
+    "DISTILLATION.WEIGHTING": ("entropy", lambda p: p.trainer.term.weighting is WEIGHTINGS["entropy"]),
     "STD.TAPS": ("[1, 2]", lambda p: p.student.layout.taps == (1, 2)),
     "STD.PROPAGATE": ("true", lambda p: p.student.layout.propagate),
     "STD.UPDATE": ("shared", lambda p: p.student.layout.shared_update),
@@ -127,9 +134,26 @@ PAIRS = [
     ),
     (
         {"DISTILLATION__TYPE": "soft", "DISTILLATION__TEMPERATURE": 3.0},
-        lambda p: torch.equal(p.trainer.loss(*LOGITS), soft_distillation(*LOGITS, 3.0)),
+        lambda p: torch.equal(each(p), soft_distillation(*LOGITS, 3.0)),
     ),
-    ({"DISTILLATION__TYPE": "hard"}, lambda p: torch.equal(p.trainer.loss(*LOGITS), hard_distillation(*LOGITS))),
+    ({"DISTILLATION__TYPE": "hard"}, lambda p: torch.equal(each(p), hard_distillation(*LOGITS))),
+    (
+        {"DISTILLATION__TYPE": "soft", "DISTILLATION__LOGIT_STANDARD": "true", "DISTILLATION__EXTRA_WEIGHT": 3.0},
+        lambda p: torch.equal(each(p), 3 * soft_distillation(*map(standardized, LOGITS))),
+    ),
+    (
+        {"DISTILLATION__TYPE": "soft", "DISTILLATION__EXTRA_WEIGHT": 3.0},  # only with LOGIT_STANDARD
+        lambda p: torch.equal(each(p), soft_distillation(*LOGITS)),
+    ),
+    (
+        {
+            "DISTILLATION__TYPE": "decoupled",
+            "DISTILLATION__TEMPERATURE": 3.0,
+            "DISTILLATION__DKD_ALPHA": 2.0,
+            "DISTILLATION__DKD_BETA": 5.0,
+        },
+        lambda p: torch.equal(each(p), decoupled_distillation(*LOGITS, LABELS, 3.0, alpha=2.0, beta=5.0)),
+    ),
     ({"STD__TAPS": "[last]", "STD__ASSIGN": "one_each"}, lambda p: p.student.layout.teachers == ((0,),)),
     ({"STD__TOKENS": "spatial", "MINE__SAMPLES": 0}, lambda p: p.student.tokens[0].channel is None),
     (
@@ -189,6 +213,9 @@ ELSEWHERE = {
     *("DISTILLATION.TEACHERS", "DISTILLATION.TEACHER_WEIGHTS", "DISTILLATION.TEACHER_NORMS"),
     *("DISTILLATION.TEACHER_SIZES", "DISTILLATION.TEACHER_MIN_ACC"),
     *("DISTILLATION.TEACHER_PRECISION", "DISTILLATION.TEACHER_FOLD"),
+    # test_teachers.py, test_kd.py, test_deit.py
+    "DISTILLATION.TEACHER_BN",
+    *("DEIT.MODE", "KD.CE_WEIGHT", "KD.KD_WEIGHT", "KD.WARMUP_EPOCHS"),
     *("TIME.WARMUP", "TIME.STEPS", "PUBLISHED.TOP1", "PUBLISHED.TOP5", "PUBLISHED.SOURCE"),
 }
 

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from pycls_std.losses.classification import soft_target_cross_entropy
 from pycls_std.losses.confidence import confidence_weights, entropy_weights, negative_entropy, uniform_weights
-from pycls_std.losses.logit import hard_distillation, soft_distillation
+from pycls_std.losses.logit import decoupled_distillation, hard_distillation, soft_distillation, standardized
 
 STUDENT = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
 TEACHER = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
@@ -37,6 +37,7 @@ def test_soft_distillation_of_two_classes_in_closed_form():
     torch.testing.assert_close(value, torch.tensor([expected]))
 
 
+@pytest.mark.defect(20)
 def test_soft_distillation_averages_over_images_not_logits():
     expected = functional.kl_div(
         STUDENT.log_softmax(dim=1), TEACHER.log_softmax(dim=1), reduction="batchmean", log_target=True
@@ -52,11 +53,67 @@ def test_soft_distillation_at_a_high_temperature_compares_centred_logits():
     torch.testing.assert_close(student.grad.float(), difference / 5, rtol=5e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("loss", [hard_distillation, soft_distillation])
+def decoupled(student, teacher):
+    """Decoupled distillation with the target classes 0 to 4 and 0."""
+    return decoupled_distillation(student, teacher, torch.arange(6) % 5)
+
+
+@pytest.mark.parametrize("loss", [hard_distillation, soft_distillation, decoupled])
 def test_distillation_of_many_heads_is_that_of_each(loss):
     heads, teachers = torch.randn(3, 6, 5), torch.randn(3, 6, 5)
     each = torch.stack([loss(s, t) for s, t in zip(heads, teachers, strict=True)])
     torch.testing.assert_close(loss(heads, teachers), each)
+
+
+def test_standardized_logits_have_mean_0_and_deviation_1():
+    values = standardized(STUDENT * 7 + 3)
+    torch.testing.assert_close(values.mean(dim=1), torch.zeros(6), atol=1e-6, rtol=0)
+    torch.testing.assert_close(values.square().sum(dim=1), torch.full((6,), 4.0))  # K - 1
+    assert torch.equal(standardized(torch.full((1, 5), 3.0)), torch.zeros(1, 5))
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_standardization_is_invariant_to_scale_and_shift_of_either_side(side):
+    def loss(scale, shift):
+        student, teacher = (x * scale + shift if name == side else x for name, x in sides)
+        return soft_distillation(standardized(student), standardized(teacher), 2.0)
+
+    sides = (("student", STUDENT), ("teacher", TEACHER))
+    torch.testing.assert_close(loss(5.0, -3.0), loss(1.0, 0.0))
+    torch.testing.assert_close(loss(0.1, 40.0), loss(1.0, 0.0), rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(loss(-1.0, 0.0), loss(1.0, 0.0))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_decoupled_distillation_splits_soft_distillation_exactly(temperature):
+    """KD = TCKD + (1 - p_t) NCKD, p_t the teacher's probability of the target class."""
+    labels = torch.arange(6) % 5
+    parts = {"alpha": 1.0, "beta": 0.0}, {"alpha": 0.0, "beta": 1.0}
+    target, others = (decoupled_distillation(STUDENT, TEACHER, labels, temperature, **part) for part in parts)
+    p = (TEACHER / temperature).softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
+    torch.testing.assert_close(target + (1 - p) * others, soft_distillation(STUDENT, TEACHER, temperature))
+    both = decoupled_distillation(STUDENT, TEACHER, labels, temperature, alpha=2.0, beta=3.0)
+    torch.testing.assert_close(both, 2 * target + 3 * others)
+
+
+def test_parts_of_decoupled_distillation_in_closed_form():
+    """Teacher (1/2, 1/4, 1/4), student uniform, target the first: KL(1/2 || 1/3), and nothing among the others."""
+    teacher = torch.tensor([[0.5, 0.25, 0.25]]).log()
+    target = decoupled_distillation(torch.zeros(1, 3), teacher, torch.tensor([0]), alpha=1.0, beta=0.0)
+    torch.testing.assert_close(target, torch.tensor([0.5 * math.log(1.5) + 0.5 * math.log(0.75)]))
+    others = decoupled_distillation(torch.zeros(1, 3), teacher, torch.tensor([0]), alpha=0.0, beta=1.0)
+    torch.testing.assert_close(others, torch.zeros(1))
+    others = decoupled_distillation(torch.zeros(1, 3), teacher, torch.tensor([1]), alpha=0.0, beta=1.0)
+    expected = 2 / 3 * math.log(4 / 3) + 1 / 3 * math.log(2 / 3)  # (2/3, 1/3) against a coin
+    torch.testing.assert_close(others, torch.tensor([expected]))
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_decoupled_distillation_of_sure_logits_is_finite(classes):
+    student = (200 * torch.randn(8, classes)).requires_grad_()
+    value = decoupled_distillation(student, 200 * torch.randn(8, classes), torch.arange(8) % classes)
+    value.sum().backward()
+    assert value.isfinite().all() and student.grad.isfinite().all()
 
 
 def test_negative_entropy_of_a_fair_die():

@@ -19,12 +19,19 @@ from pycls_std.structures import Normalization, Progress
 
 HALF = Normalization((0.5,) * 3, (0.5,) * 3)
 START = Progress(0, 0, 1, 1)
+DEIT = "deit_tiny_distilled_patch16_224"
+STUDENTS = FAMILIES | {
+    DEIT: {"depth": 2, "embed_dim": 24, "patch_size": 8},
+    "pit_ti_224": {},
+    "pit_ti_distilled_224": {},
+    "convit_tiny": {},
+}
 
 
 def make(load, trainer, name="mixer_nano4", teachers=2, **overrides):
     """A trainer on a family of tiny backbones at 32 px with untrained teachers."""
     torch.manual_seed(0)
-    names = ["resnet8"] * teachers if trainer == "std" else []
+    names = ["resnet8"] * teachers if trainer != "baseline" else []
     options = {
         "TRAINER": trainer,
         "DATA__IMAGE_SIZE": 32,
@@ -35,7 +42,7 @@ def make(load, trainer, name="mixer_nano4", teachers=2, **overrides):
         "AUG__REPEATS": 1,
     }
     cfg = load("debug/std_debug", **(options | overrides))
-    backbone = create_backbone(name, num_classes=10, image_size=32, **FAMILIES[name])
+    backbone = create_backbone(name, num_classes=10, image_size=32, **STUDENTS[name])
     taught = []
     for label in names:
         teacher = create_backbone(label, num_classes=10, image_size=32)
@@ -52,12 +59,13 @@ def batch(size=4):
     return Mixing(10, mixup=0.8, smoothing=0.1)(images, labels, Progress(0, 0, 1, 1))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("trainer", ["baseline", "std"])
+@pytest.mark.defect(19)
+@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("trainer", ["baseline", "deit", "kd", "std"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_two_steps_of_every_method_on_every_family(load, trainer, name, precision):
-    assert {"baseline", "std"} == set(TRAINERS.entries), "a new method joins this test"
-    method = make(load, trainer, name)
+    assert {"baseline", "deit", "kd", "std"} == set(TRAINERS.entries), "a new method joins this test"
+    method = make(load, trainer, name, DEIT__MODE="both" if "distilled" in name else "soft")
     runtime = Runtime(device="cpu", precision=precision)
     optimizer = create_optimizer(method.student, name="adamw", lr=1e-3)
     before = {key: value.clone() for key, value in method.student.state_dict().items()}

@@ -8,7 +8,7 @@ from pycls_std.builders.weights import Weights, describe_weights, find_weights
 from pycls_std.engine import checkpoint
 from pycls_std.models.contract import TapShape, tap_shapes
 from pycls_std.models.create import create_backbone
-from pycls_std.models.teacher import Teacher
+from pycls_std.models.teacher import Teacher, use_batch_statistics
 from pycls_std.registry import TRAINERS
 from pycls_std.structures import Normalization, Trainer
 
@@ -71,6 +71,8 @@ def build_teachers(cfg, num_classes: int, normalization: Normalization, weights:
         backbone = create_backbone(name, num_classes=num_classes, image_size=size, **found.args)
         if found.state:
             checkpoint.load_weights(backbone, found.state, label)
+        if options.TEACHER_BN == "batch":
+            use_batch_statistics(backbone)
         own = named_normalization("DISTILLATION.TEACHER_NORMS", norms[index]) or found.normalization or normalization
         sees = f", mean {own.mean}, deviation {own.std}" if found.state else ""
         teachers.append(

@@ -50,7 +50,7 @@ def settle_teachers(
     for index, teacher in enumerate(teachers):
         plain = Way(teacher.backbone, 0, "fp32")
         ways = [plain]
-        if options.TEACHER_FOLD:
+        if options.TEACHER_FOLD and options.TEACHER_BN == "eval":
             own = teacher.own_input(*runtime.to_device((noise,)))
             backbone, folded = fold_batch_norms(plain.backbone, own)
             ways = [Way(runtime.place(backbone), folded, "fp32"), plain] if folded else ways

@@ -104,6 +104,9 @@ cfg.DISTILLATION.TEACHER_MIN_ACC = -1.0
 cfg.DISTILLATION.TEACHER_PRECISION = ("auto", "fp32", "bf16", "fp16")
 # Fold the teachers' batch norms into the convolutions before them: the same function but for rounding.
 cfg.DISTILLATION.TEACHER_FOLD = True
+# Statistics of the teachers' batch norms: those they were trained with; or those of each batch, as in references that
+# let the teacher wake up with the student. Nothing is folded then, and each process has its own.
+cfg.DISTILLATION.TEACHER_BN = ("eval", "batch")
 # Folder that keeps what the teachers say of every training view, for later runs that see the same views (DATA.SEED) of
 # images in memory; "" = off.
 cfg.DISTILLATION.CACHE = ""
@@ -111,12 +114,21 @@ cfg.DISTILLATION.CACHE = ""
 cfg.DISTILLATION.CACHE_PRECISION = ("fp32", "fp16")
 # Logits of each view that are kept, the largest ones, with the sum of the rest; 0 = all.
 cfg.DISTILLATION.CACHE_TOP = 0
-# Teacher's label (argmax) or its distribution.
-cfg.DISTILLATION.TYPE = ("hard", "soft")
-# Share of the distillation loss in the objective; the rest is the class loss. 0 = no distillation.
+# Teacher's label (argmax), its distribution, or that in two parts (DKD).
+cfg.DISTILLATION.TYPE = ("hard", "soft", "decoupled")
+# Share of the distillation loss in the objective of std and deit; the rest is the class loss. 0 = no distillation. The
+# trainer kd has a weight for each, in its own section.
 cfg.DISTILLATION.ALPHA = 0.5
-# Temperature of soft distillation.
+# Temperature of soft and decoupled distillation; the base temperature of standardized logits.
 cfg.DISTILLATION.TEMPERATURE = 1.0
+# Compare logits of mean 0 and deviation 1 over the classes, the student's and the teacher's (logit standardization).
+cfg.DISTILLATION.LOGIT_STANDARD = False
+# Factor of the distillation loss while LOGIT_STANDARD is on.
+cfg.DISTILLATION.EXTRA_WEIGHT = 1.0
+# Decoupled distillation: weight of the target class against all others.
+cfg.DISTILLATION.DKD_ALPHA = 1.0
+# Decoupled distillation: weight of the other classes among themselves.
+cfg.DISTILLATION.DKD_BETA = 8.0
 # Weight of each teacher for each image: surer teachers more, less sure teachers more (as printed), all alike.
 cfg.DISTILLATION.WEIGHTING = ("confidence", "entropy", "uniform")
 
@@ -241,6 +253,9 @@ RANGES = {
     "DISTILLATION.CACHE_TOP": (0, 65535),
     "DISTILLATION.ALPHA": (0, 1),
     "DISTILLATION.TEMPERATURE": (1e-6, INFINITY),
+    "DISTILLATION.EXTRA_WEIGHT": (0, INFINITY),
+    "DISTILLATION.DKD_ALPHA": (0, INFINITY),
+    "DISTILLATION.DKD_BETA": (0, INFINITY),
     "MINE.SAMPLES": (0, INFINITY),
     "MINE.CRITIC_LR": (0, INFINITY),
     "MINE.STUDENT_LR": (0, INFINITY),

@@ -16,6 +16,10 @@ class PlainStudent(nn.Module):
         """Names of the parameters that weight decay spares: the backbone's own choice."""
         return {f"backbone.{name}" for name in getattr(self.backbone, "no_weight_decay", set)()}
 
+    def unused_parameters(self, prediction: str) -> int:
+        """Return how many parameters a prediction does not need."""
+        return 0
+
     def forward(self, images: Tensor) -> StudentOutput:
         """images: (B, 3, H, W). Returns (B, K) logits."""
         return StudentOutput(logits=self.backbone(images))

@@ -72,7 +72,6 @@ def _row(runs: list[Run]) -> dict:
 def _facts(config: dict) -> dict:
     """Return the columns that the config alone decides."""
     distillation = config["DISTILLATION"]
-    plain, soft = config["TRAINER"] == "baseline", distillation["TYPE"] == "soft"
     std = config["STD"] if config["TRAINER"] == "std" else {}
     published = config["PUBLISHED"]
     return {
@@ -80,13 +79,25 @@ def _facts(config: dict) -> dict:
         "model": config["MODEL"]["NAME"],
         "intermediate": "yes" if std and set(std["TAPS"]) - {"last", "-1"} else "no",
         "propagate": "yes" if std and std["PROPAGATE"] else "no",
-        "distillation": "-" if plain else " ".join([config["TRAINER"], *(["soft"] if soft else [])]),
+        "distillation": _method(config),
         "teachers": " + ".join(distillation["TEACHERS"]) or "-",
         "data": _dataset(config["DATA"]),
         "epochs": config["OPTIM"]["MAX_EPOCH"],
         "published_top1": _known(published["TOP1"]),
         "published_top5": _known(published["TOP5"]),
     }
+
+
+def _method(config: dict) -> str:
+    """Return the method in words: its name, DeiT's mode, the form of the distillation if it is not the hard one."""
+    distillation = config["DISTILLATION"]
+    if config["TRAINER"] == "baseline":
+        return "-"
+    words = [config["TRAINER"], config.get("DEIT", {}).get("MODE", "")]
+    if distillation["TEACHERS"]:
+        words += [] if distillation["TYPE"] in ("hard", *words) else [distillation["TYPE"]]
+        words += ["standardized"] if distillation.get("LOGIT_STANDARD") else []
+    return " ".join(word for word in words if word)
 
 
 def _mean(column: str, values: list[float]) -> dict:

@@ -45,8 +45,15 @@ class BaseTrainer:
         return {}
 
     def predictions(self, output: StudentOutput) -> dict[str, Tensor]:
-        """Return (B, K) logits by the name of the prediction."""
-        return {"cls": output.logits}
+        """Return (B, K) logits by the name of the prediction.
+
+        Those of the class head, the mean of the distillation heads, and the average of the two; the first alone where
+        there are no distillation heads.
+        """
+        if output.distillation is None:
+            return {"cls": output.logits}
+        logits, distillation = output.logits.float(), output.distillation.float().mean(dim=0)
+        return {"avg": (logits + distillation) / 2, "cls": logits, "dist": distillation}
 
     def deployed_parameters(self) -> int:
         """Return how many parameters `prediction` needs; the others serve training only."""

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from pycls_std.losses.classification import soft_target_cross_entropy
-from pycls_std.losses.confidence import WEIGHTINGS
-from pycls_std.losses.logit import DISTILLATION_LOSSES
 from pycls_std.models.std_student import STDStudent, TokenLayout, tap_positions
 from pycls_std.registry import TRAINERS
-from pycls_std.structures import Batch, Progress, StudentOutput
+from pycls_std.structures import Batch, Progress
 from pycls_std.trainers.base import BaseTrainer
+from pycls_std.trainers.logit_term import LogitTerm
 from pycls_std.trainers.mine import Mine
 
 
@@ -21,7 +20,8 @@ class STD(BaseTrainer):
     """Class loss on the class head, and one distillation loss for each head from its teacher.
 
     L = (1 - alpha) CE(class head, labels) + alpha sum_m w_m mean_{heads j of m} D(head j, teacher m)
-    where the weights w_m of an image sum to 1 over the teachers (DISTILLATION.WEIGHTING).
+    where the weights w_m of an image sum to 1 over the teachers (DISTILLATION.WEIGHTING), and D is any form of section
+    DISTILLATION, of raw or standardized logits.
     Source: Li et al., ICML 2022.
     """
 
@@ -44,11 +44,9 @@ class STD(BaseTrainer):
     PREDICTIONS = ("avg", "cls", "dist")
     WEIGHED_BY = {"ce": "DISTILLATION.ALPHA", "distill": "DISTILLATION.ALPHA", "mine": "MINE.CRITIC_LR"}
 
-    def __init__(self, student: STDStudent, teachers, *, loss, weighting, alpha: float, mine: Mine | None = None):
-        """loss(student_logits, teacher_logits) gives one value an image; weighting(teacher_logits) gives (B, M)."""
+    def __init__(self, student: STDStudent, teachers, term: LogitTerm, *, alpha: float, mine: Mine | None = None):
         super().__init__(student, teachers)
-        self.loss = loss
-        self.weighting = weighting
+        self.term = term
         self.alpha = alpha
         self.mine = mine
         self.auxiliary_optimizers = mine.optimizers if mine else []
@@ -58,20 +56,17 @@ class STD(BaseTrainer):
     @classmethod
     def from_cfg(cls, cfg, *, backbone, teachers):
         """Build from sections STD, DISTILLATION and MINE. Raises ValueError for options that contradict each other."""
-        distillation = cfg.DISTILLATION
         student = STDStudent(
             backbone,
             _layout(cfg.STD, depth=len(backbone.feature_info), teachers=len(teachers)),
             image_size=cfg.DATA.IMAGE_SIZE,
             num_classes=backbone.num_classes,
         )
-        form = DISTILLATION_LOSSES[distillation.TYPE]
         return cls(
             student,
             teachers,
-            loss=lambda s, t: form(s, t, distillation.TEMPERATURE),
-            weighting=WEIGHTINGS[distillation.WEIGHTING],
-            alpha=distillation.ALPHA,
+            LogitTerm.from_cfg(cfg),
+            alpha=cfg.DISTILLATION.ALPHA,
             mine=Mine.from_cfg(cfg, student=student) if cfg.MINE.SAMPLES else None,
         )
 
@@ -83,8 +78,9 @@ class STD(BaseTrainer):
         """Return {"ce", "distill"}, weighted by 1 - alpha and alpha."""
         output = self.forward(batch.images)
         teacher_logits = torch.stack([teacher.logits for teacher in self.taught(batch)])
-        weights = self.weighting(teacher_logits)
-        each = self.loss(output.distillation, torch.stack([teacher_logits[m] for m in self.head_teachers]))  # (J, B)
+        weights = self.term.weighting(teacher_logits)
+        of_heads = torch.stack([teacher_logits[m] for m in self.head_teachers])
+        each = self.term.each(output.distillation, of_heads, batch.targets)  # (J, B)
         pairs = zip(self.head_teachers, self.head_shares, strict=True)
         shares = torch.stack([share * weights[:, m] for m, share in pairs])  # (J, B)
         self.monitors = {
@@ -100,11 +96,6 @@ class STD(BaseTrainer):
         """Return {"mine"} when a MINE step is due."""
         images = self.mine.collect(batch, progress, self.world) if self.mine else None
         return {} if images is None else {"mine": self.mine.estimate(self.student(images).tokens)}
-
-    def predictions(self, output: StudentOutput) -> dict[str, Tensor]:
-        """Return the class head, the mean of the distillation heads, and the average of the two, as (B, K) logits."""
-        logits, distillation = output.logits.float(), output.distillation.float().mean(dim=0)
-        return {"avg": (logits + distillation) / 2, "cls": logits, "dist": distillation}
 
     def deployed_parameters(self) -> int:
         """Return the backbone's parameters if the class head alone predicts, all of the student's otherwise."""

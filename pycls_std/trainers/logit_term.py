@@ -1,0 +1,61 @@
+"""What teachers' logits ask of a student's, as section DISTILLATION has it: one term for every method.
+
+Shapes: ... any leading dimensions, B batch, K classes, M teachers.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from pycls_std.losses.confidence import WEIGHTINGS
+from pycls_std.losses.logit import decoupled_distillation, hard_distillation, soft_distillation, standardized
+from pycls_std.structures import TeacherOutput
+
+
+class LogitTerm:
+    """A form of distillation, on raw or standardized logits, and the weights of several teachers.
+
+    form(student_logits, teacher_logits, labels) gives one value an image. weighting(teacher_logits) gives (B, M).
+    standardize: on both sides; the values are then times extra_weight.
+    """
+
+    def __init__(self, form, weighting, *, standardize: bool = False, extra_weight: float = 1.0):
+        self.form = form
+        self.weighting = weighting
+        self.standardize = standardize
+        self.extra_weight = extra_weight
+
+    @classmethod
+    def from_cfg(cls, cfg, *, form: str = ""):
+        """Build from section DISTILLATION. form: in the place of DISTILLATION.TYPE."""
+        options = cfg.DISTILLATION
+        temperature = options.TEMPERATURE
+        decoupled = partial(decoupled_distillation, alpha=options.DKD_ALPHA, beta=options.DKD_BETA)
+        forms = {
+            "hard": lambda student, teacher, labels: hard_distillation(student, teacher),
+            "soft": lambda student, teacher, labels: soft_distillation(student, teacher, temperature),
+            "decoupled": lambda student, teacher, labels: decoupled(student, teacher, labels, temperature),
+        }
+        return cls(
+            forms[form or options.TYPE],
+            WEIGHTINGS[options.WEIGHTING],
+            standardize=options.LOGIT_STANDARD,
+            extra_weight=options.EXTRA_WEIGHT,
+        )
+
+    def each(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
+        """Return one value in nats for each image of (..., B, K) logits.
+
+        targets: (B, K) probabilities; the target class of a mixed image is the one it has most of.
+        """
+        labels = targets.argmax(dim=-1)
+        if not self.standardize:
+            return self.form(student_logits, teacher_logits, labels)
+        return self.extra_weight * self.form(standardized(student_logits), standardized(teacher_logits), labels)
+
+    def __call__(self, student_logits: Tensor, taught: list[TeacherOutput], targets: Tensor) -> Tensor:
+        """Return the mean over the batch of the (B, K) logits' values, each the weighted sum over all teachers."""
+        teacher_logits = torch.stack([teacher.logits for teacher in taught])
+        each = self.each(student_logits.expand_as(teacher_logits), teacher_logits, targets)  # (M, B)
+        return (self.weighting(teacher_logits).T * each).sum(dim=0).mean()

@@ -1,0 +1,165 @@
+"""DeiT distillation: two heads as timm has them, and what each mode asks of them."""
+
+import pytest
+import timm
+import torch
+from records import assert_same_run
+from test_trainers import DEIT, START, batch, make
+
+from pycls_std import runner
+from pycls_std.losses.classification import soft_target_cross_entropy
+from pycls_std.losses.logit import hard_distillation, soft_distillation
+from pycls_std.models.create import create_backbone
+from pycls_std.models.distilled_student import DistilledStudent, create_student, has_distillation_head
+from pycls_std.models.plain_student import PlainStudent
+
+PLAIN = "deit_tiny_patch16_224"
+SMALL = {"depth": 2, "embed_dim": 24, "patch_size": 8}
+TWO_HEADS = {DEIT: SMALL, "pit_ti_distilled_224": {}, "levit_128s": {}}
+MODES = {  # mode -> the terms, and their share of the objective at ALPHA 0.3
+    "none": {"ce": 1.0},
+    "class": {"ce": 1.0},
+    "soft": {"ce": 0.7, "distill": 0.3},
+    "hard": {"ce": 0.7, "distill": 0.3},
+    "distill": {"distill": 1.0},
+    "both": {"ce": 0.7, "distill": 0.3},
+}
+
+
+def make_mode(load, mode, **overrides):
+    """A DeiT trainer with one teacher, if the mode has one."""
+    teachers = 0 if mode in ("none", "class") else 1
+    name = DEIT if mode == "both" else PLAIN
+    options = {"DEIT__MODE": mode, "DISTILLATION__ALPHA": 0.3, "DISTILLATION__TEMPERATURE": 2.0}
+    return make(load, "deit", name, teachers, **(options | overrides))
+
+
+@pytest.mark.parametrize("name", TWO_HEADS)
+def test_heads_are_timms(name):
+    """In eval the average is timm's own prediction; in training the two are timm's own two outputs."""
+    size = 224 if name == "levit_128s" else 32
+    backbone = create_backbone(name, num_classes=10, image_size=size, **TWO_HEADS[name])
+    torch.nn.init.normal_(backbone.head_dist.weight if hasattr(backbone.head_dist, "weight") else torch.zeros(1, 1))
+    student, images = create_student(backbone), torch.randn(4, 3, size, size)
+    assert isinstance(student, DistilledStudent)
+    student.eval()
+    output = student(images)
+    assert torch.equal((output.logits + output.distillation[0]) / 2, backbone(images))
+    assert not backbone.training
+    backbone.set_distilled_training(True)
+    student.train()
+    torch.manual_seed(0)
+    expected = backbone(images)
+    torch.manual_seed(0)
+    output = student(images)
+    torch.testing.assert_close((output.logits, output.distillation[0]), expected)
+
+
+def test_published_weights_of_timm_have_the_same_names():
+    """At timm's own size, so that its files load: the student adds nothing to the backbone."""
+    backbone = create_backbone(DEIT, num_classes=1000, image_size=224)
+    assert backbone.state_dict().keys() == timm.create_model(DEIT).state_dict().keys()
+    student = create_student(backbone)
+    assert {name.removeprefix("backbone.") for name in student.state_dict()} == backbone.state_dict().keys()
+    assert sum(p.numel() for p in student.parameters()) == 5_910_800  # as timm counts them
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "pit_ti_224", "mixer_nano4", "resnet8", "convit_tiny"])
+def test_students_with_one_head_are_plain(name):
+    backbone = create_backbone(name, num_classes=10, image_size=32)
+    assert not has_distillation_head(backbone)
+    assert type(create_student(backbone)) is PlainStudent
+
+
+def test_dropout_is_off_at_test():
+    backbone = create_backbone(DEIT, num_classes=10, image_size=32, **SMALL, drop_rate=0.9, pos_drop_rate=0.5)
+    student, images = create_student(backbone).eval(), torch.randn(2, 3, 32, 32)
+    first, second = student(images), student(images)
+    assert torch.equal(first.logits, second.logits) and torch.equal(first.distillation, second.distillation)
+
+
+@pytest.mark.defect(27)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("form", ["hard", "soft"])
+def test_objective_of_each_mode(load, mode, form):
+    method = make_mode(load, mode, DISTILLATION__TYPE=form)
+    data = batch()
+    losses = method.losses(data, START)
+    output = method.student(data.images)
+    expected = {}
+    if "ce" in MODES[mode]:
+        expected["ce"] = MODES[mode]["ce"] * soft_target_cross_entropy(output.logits, data.targets)
+    if "distill" in MODES[mode]:
+        learner = output.distillation[0] if mode == "both" else output.logits
+        teacher = method.teachers[0](data.images).logits
+        soft = (mode if mode in ("soft", "hard") else form) == "soft"
+        each = soft_distillation(learner, teacher, 2.0) if soft else hard_distillation(learner, teacher)
+        expected["distill"] = MODES[mode]["distill"] * each.mean()
+    assert losses.keys() == expected.keys()
+    for term, value in expected.items():
+        torch.testing.assert_close(losses[term], value)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_of_each_mode_reach_the_heads_they_should_and_no_others(load, mode):
+    method = make_mode(load, mode)
+    heads = method.student.backbone.get_classifier()
+    heads = dict(zip(("cls", "dist"), heads if mode == "both" else (heads, None), strict=True))
+    for term, loss in method.losses(batch(), START).items():
+        method.student.zero_grad(set_to_none=True)
+        loss.backward(retain_graph=True)
+        reached = {name for name, head in heads.items() if head is not None and head.weight.grad is not None}
+        assert reached == ({"dist"} if mode == "both" and term == "distill" else {"cls"})
+        assert all(teacher.weight.grad is None for teacher in (t.backbone.fc for t in method.teachers))
+
+
+def test_predictions_and_what_they_deploy(load):
+    method = make_mode(load, "both")
+    output = method.student.eval()(torch.randn(2, 3, 32, 32))
+    predictions = method.predictions(output)
+    assert predictions.keys() == {"avg", "cls", "dist"} == set(method.PREDICTIONS)
+    assert method.prediction == "avg"
+    torch.testing.assert_close(predictions["avg"], (output.logits + output.distillation[0]) / 2)
+    everything = sum(p.numel() for p in method.student.parameters())
+    assert method.deployed_parameters() == everything
+    for name in ("cls", "dist"):
+        assert make_mode(load, "both", TEST__PREDICTION=name).deployed_parameters() == everything - (24 + 1) * 10
+    assert make_mode(load, "soft").PREDICTIONS == ("cls",)
+
+
+def test_distillation_tokens_are_not_decayed(load):
+    assert {"backbone.dist_token", "backbone.cls_token"} <= make_mode(load, "both").student.no_weight_decay()
+
+
+@pytest.mark.parametrize(
+    ("mode", "overrides", "text"),
+    [
+        ("none", {"teachers": 1}, "DEIT.MODE none uses no teachers, DISTILLATION.TEACHERS has 1"),
+        ("both", {"teachers": 0}, "DEIT.MODE both needs at least one teacher, DISTILLATION.TEACHERS has 0"),
+        ("both", {"name": PLAIN}, f"DEIT.MODE both needs a model with a distillation head .* MODEL.NAME is .*{PLAIN}"),
+        ("soft", {"name": DEIT}, "DEIT.MODE soft needs a model with one head, MODEL.NAME is"),
+        ("class", {"name": "resnet8", "teachers": 0}, "DEIT.MODE class needs a model with a class token"),
+        ("both", {"MINE__SAMPLES": 4}, "TRAINER deit has no MINE, MINE.SAMPLES is 4"),
+    ],
+)
+def test_models_and_teachers_that_a_mode_cannot_use(load, mode, overrides, text):
+    options = {"name": DEIT if mode == "both" else PLAIN, "teachers": 1, "DEIT__MODE": mode} | overrides
+    with pytest.raises(ValueError, match=text):
+        make(load, "deit", MODEL__NAME=options["name"], **options)
+
+
+@pytest.mark.defect(21)
+def test_a_run_of_two_heads_is_recorded_and_continued(load, teacher, tmp_path):
+    """All heads' accuracies are logged; a run that stops after an epoch ends like one that does not."""
+
+    def options(folder, epochs):
+        taught = {"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}]", "OUT_DIR": tmp_path / folder}
+        schedule = {"OPTIM__SCHEDULE": "constant", "OPTIM__WARMUP_EPOCHS": 0, "OPTIM__MAX_EPOCH": epochs}
+        return load("debug/deit_debug", **taught, **schedule)
+
+    runner.train(options("whole", 2))
+    runner.train(options("parts", 1))
+    runner.train(options("parts", 2))
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    values = (tmp_path / "whole" / "metrics.jsonl").read_text()
+    assert all(f'"test/{name}_top1"' in values for name in ("avg", "cls", "dist"))
