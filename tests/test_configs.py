@@ -23,8 +23,10 @@ COUNTS = {
     "mixer-s4_c100_paper": 19_420_596,
     "mixer-s16_in1k_base": 18_528_264,
     "mixer-s16_in1k_paper": 22_163_112,
+    "r-18_c10": 11_181_642,
     "r-20_c10": 272_474,
     "r-56_c100": 861_620,
+    "regnetx-400mf_c10": 5_098_986,
 }
 REQUIRED = {
     "mixer": ["mixer-s4_c100_base", "mixer-s16_in1k_base"],
@@ -33,7 +35,8 @@ REQUIRED = {
         "mixer-s16_in1k_single",
         "mixer-s16_in1k_paper",
     ],
-    "resnet": [f"r-{depth}_{data}" for depth in (20, 32, 56) for data in ("c10", "c100")],
+    "resnet": ["r-18_c10", *(f"r-{depth}_{data}" for depth in (20, 32, 56) for data in ("c10", "c100"))],
+    "regnet": ["regnetx-400mf_c10"],
 }
 
 

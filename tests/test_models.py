@@ -8,7 +8,7 @@ import torch
 from test_std_student import FAMILIES
 from torch import nn
 
-from pycls_std.models.contract import tap_shapes
+from pycls_std.models.contract import classifier_names, tap_shapes
 from pycls_std.models.create import create_backbone
 from pycls_std.models.resnet_cifar import PUBLISHED
 from pycls_std.models.teacher import Teacher
@@ -35,6 +35,8 @@ def test_backbone_contract(name):
         _, some = backbone.forward_intermediates(images, indices=[0, len(maps) - 1], output_fmt="NCHW")
         assert torch.equal(backbone.forward_head(backbone.forward_features(images)), logits)
         assert torch.equal(backbone.forward_head(features), logits)
+    heads = [backbone.get_submodule(name) for name in classifier_names(backbone)]
+    assert heads and all(next(iter(head.parameters())).shape[0] == 10 for head in heads)
     assert len(maps) == len(backbone.feature_info)
     assert torch.equal(some[0], maps[0])
     assert torch.equal(some[1], maps[-1])

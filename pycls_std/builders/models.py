@@ -1,16 +1,28 @@
 """Build the models of a run from the options."""
 
+import logging
+from typing import NamedTuple
+
 from torch import nn
 
 import pycls_std.trainers  # noqa: F401  (registers the methods)
 from pycls_std.builders.data import named_normalization
 from pycls_std.builders.weights import Weights, describe_weights, find_weights
 from pycls_std.engine import checkpoint
-from pycls_std.models.contract import TapShape, tap_shapes
+from pycls_std.models.contract import TapShape, classifier_names, tap_shapes
 from pycls_std.models.create import create_backbone
 from pycls_std.models.teacher import Teacher, use_batch_statistics
 from pycls_std.registry import TRAINERS
 from pycls_std.structures import Normalization, Trainer
+
+LOG = logging.getLogger("pycls_std")
+
+
+class Given(NamedTuple):
+    """The weights that a run is given, read but not yet in a model; without a state a model is random."""
+
+    student: Weights
+    teachers: list[Weights]
 
 
 def build_backbone(cfg, num_classes: int) -> nn.Module:
@@ -35,21 +47,53 @@ def taps(cfg, backbone: nn.Module) -> list[TapShape]:
     return tap_shapes(backbone, cfg.DATA.IMAGE_SIZE)
 
 
-def find_teacher_weights(cfg, *, fetch: bool = True) -> list[Weights]:
-    """Return the weights of every teacher, read but not yet in a model.
+def find_given(cfg, *, fetch: bool = True) -> Given:
+    """Return the weights that the student starts from, and those of every teacher.
 
     fetch: without, nothing is downloaded, and what is not at hand is left to chance.
-    Raises ValueError if some cannot be had.
+    Raises ValueError that names the option if some cannot be had.
     """
+    name, origin = cfg.MODEL.NAME, cfg.MODEL.WEIGHTS
+    student = _find("MODEL.WEIGHTS", name, origin, fetch) if origin else Weights({}, "random weights")
+    return Given(student, find_teacher_weights(cfg, fetch=fetch))
+
+
+def find_teacher_weights(cfg, *, fetch: bool = True) -> list[Weights]:
+    """Return the weights of every teacher; for fetch and errors see `find_given`."""
     options = cfg.DISTILLATION
-    find = find_weights if fetch else describe_weights
-    found = []
-    for index, (name, origin) in enumerate(zip(options.TEACHERS, options.TEACHER_WEIGHTS, strict=True)):
-        try:
-            found.append(find(name, origin))
-        except ValueError as error:
-            raise ValueError(f"DISTILLATION.TEACHER_WEIGHTS of teacher {index} {name}: {error}") from error
-    return found
+    pairs = enumerate(zip(options.TEACHERS, options.TEACHER_WEIGHTS, strict=True))
+    label = "DISTILLATION.TEACHER_WEIGHTS of teacher"
+    return [_find(f"{label} {index} {name}", name, origin, fetch) for index, (name, origin) in pairs]
+
+
+def _find(label, name, origin, fetch) -> Weights:
+    try:
+        return (find_weights if fetch else describe_weights)(name, origin)
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from error
+
+
+def start_from(backbone: nn.Module, weights: Weights) -> None:
+    """Load the weights that a student's backbone starts from; without a state it stays as it is.
+
+    A classifier of another number of classes is left out, both heads where there are two, which the log says: the
+    backbone keeps its own. All else must fit.
+    Raises ValueError that names MODEL.WEIGHTS and the keys if it does not.
+    """
+    if not weights.state:
+        return
+    label = f"MODEL.WEIGHTS {weights.source}"
+    names = classifier_names(backbone)
+    within = tuple(f"{name}." for name in names)
+    head = {key: value for key, value in backbone.state_dict().items() if key.startswith(within)}
+    pairs = [(weights.state[key].shape, value.shape) for key, value in head.items() if key in weights.state]
+    classes = [(old[0], new[0]) for old, new in pairs if len(old) == len(new) > 0 and old[0] != new[0]]
+    if not classes:
+        checkpoint.load_weights(backbone, weights.state, label)
+        return
+    rest = {key: value for key, value in weights.state.items() if not key.startswith(within)}
+    checkpoint.load_weights(backbone, rest | head, label)
+    LOG.info("%s: the classifier %s is new, %d -> %d classes", label, " and ".join(names), *classes[-1])
 
 
 def build_teachers(cfg, num_classes: int, normalization: Normalization, weights: list[Weights]) -> list[Teacher]:

@@ -6,8 +6,7 @@ from functools import partial
 from torch.optim import Optimizer
 
 from pycls_std.builders.data import Data, build_data, build_mixing
-from pycls_std.builders.models import build_backbone, build_teachers, build_trainer, find_teacher_weights
-from pycls_std.builders.weights import Weights
+from pycls_std.builders.models import Given, build_backbone, build_teachers, build_trainer, find_given, start_from
 from pycls_std.engine.ema import create_ema
 from pycls_std.engine.loop import Session
 from pycls_std.engine.optim import create_optimizer
@@ -86,22 +85,24 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
 
 
 def build_all(cfg, runtime: Runtime, *, fetch: bool = True) -> tuple[Session, Data]:
-    """Return all that training needs. Teachers' weights are found first, so that one that is absent is told at once.
+    """Return all that training needs. Given weights are found first, so that what is absent is told at once.
 
-    fetch: without, no weights are downloaded, and teachers whose weights are not at hand are random.
+    fetch: without, no weights are downloaded, and models whose weights are not at hand are random.
     """
     world = runtime.world
-    weights = world.in_turn(lambda: find_teacher_weights(cfg, fetch=fetch))
+    given = world.in_turn(lambda: find_given(cfg, fetch=fetch))
     data = world.in_turn(lambda: build_data(cfg, device=runtime.device, world=world))
-    return assemble(cfg, data=data, runtime=runtime, weights=weights), data
+    return assemble(cfg, data=data, runtime=runtime, given=given), data
 
 
-def assemble(cfg, *, data: Data, runtime: Runtime, weights: list[Weights]) -> Session:
-    """Return all that training needs; the student's own weights follow from the seed. weights: of each teacher."""
+def assemble(cfg, *, data: Data, runtime: Runtime, given: Given) -> Session:
+    """Return all that training needs; what the student is not given of its weights follows from the seed."""
     classes = len(data.info.classes)
-    weights = [w if w.normalization else w._replace(normalization=data.info.normalization) for w in weights]
+    own = data.info.normalization
+    weights = [w if w.normalization else w._replace(normalization=own) for w in given.teachers]
     seed_all(cfg.SEED)
     backbone = build_backbone(cfg, classes)
+    start_from(backbone, given.student)
     teachers = build_teachers(cfg, classes, data.normalization, weights)
     trainer = build_trainer(cfg, backbone=backbone, teachers=teachers)
     return build_session(cfg, data=data, runtime=runtime, trainer=trainer)

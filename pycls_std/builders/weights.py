@@ -1,4 +1,4 @@
-"""Find a teacher's weights: a checkpoint of this runner, a URL, the published CIFAR weights, or timm's."""
+"""Find given weights: a checkpoint of this runner, a plain file, a URL, the published CIFAR weights, or timm's."""
 
 import hashlib
 import re
@@ -35,7 +35,7 @@ class Weights(NamedTuple):
 
 
 def find_weights(name: str, origin: str) -> Weights:
-    """Return the weights of the teacher `name`.
+    """Return weights of the model `name`.
 
     origin: a path; https://... with #sha256=<hex> or a file name that ends -<hex>.pt; published:<name>; timm.
     Raises ValueError that names the origin if they cannot be had or do not match their hash.
@@ -51,7 +51,7 @@ def find_weights(name: str, origin: str) -> Weights:
 
 
 def describe_weights(name: str, origin: str) -> Weights:
-    """Return what can be said of a teacher's weights without fetching any: those of a file that is there, or none."""
+    """Return what can be said of a model's weights without fetching any: those of a file that is there, or none."""
     if origin == "timm":
         return _described_by_timm(name)
     if "://" in origin or origin.startswith("published:") or not Path(origin).exists():
@@ -112,7 +112,7 @@ def _own(state: dict, name: str, origin: str) -> Weights:
     except (yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
         raise ValueError(f"{origin} is no checkpoint of this runner: its config cannot be read") from error
     if model["NAME"] != name:
-        raise ValueError(f"teacher {name}: {origin} holds a {model['NAME']}")
+        raise ValueError(f"{origin} holds a {model['NAME']} and no {name}")
     prefix = "backbone."
     return Weights(
         state={key.removeprefix(prefix): value for key, value in state["student"].items() if key.startswith(prefix)},
@@ -146,7 +146,7 @@ def _from_timm(name: str) -> Weights:
 
 def _described_by_timm(name: str) -> Weights:
     if not is_model(name):
-        raise ValueError(f"teacher {name}: timm has no such model")
+        raise ValueError(f"timm has no model {name}")
     given = get_pretrained_cfg(name, allow_unregistered=True)
     normalization = Normalization(tuple(given.mean), tuple(given.std))
     return Weights({}, f"timm {name}", given.num_classes, normalization, given.input_size[-1])

@@ -8,7 +8,7 @@ import torch
 from torch import multiprocessing
 
 from pycls_std.builders.data import Data
-from pycls_std.builders.models import find_teacher_weights
+from pycls_std.builders.models import find_given
 from pycls_std.builders.training import assemble, build_runtime
 from pycls_std.engine import distributed, loop
 from pycls_std.engine.optim import set_learning_rate
@@ -76,8 +76,7 @@ def _train_and_compare(cfg, data):
     runtime = build_runtime(cfg)
     own = runtime.world.positions(cfg.TRAIN.BATCH_SIZE)
     data = data._replace(train=[(images[own], labels[own]) for images, labels in data.train])
-    weights = find_teacher_weights(cfg, fetch=False)
-    session = assemble(cfg, data=data, runtime=runtime, weights=weights)
+    session = assemble(cfg, data=data, runtime=runtime, given=find_given(cfg, fetch=False))
     train(session, epoch=0)
     modules = torch.nn.ModuleDict({name: m for name, m in session.trainer.modules().items() if name != "teachers"})
     for name, value in modules.named_parameters():

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from pycls_std.builders.data import build_data, data_seed
-from pycls_std.builders.models import find_teacher_weights, teacher_floor
+from pycls_std.builders.models import find_given, teacher_floor
 from pycls_std.builders.teachers import settle_teachers
 from pycls_std.builders.training import assemble, build_runtime
 from pycls_std.check.processes import spread_over_two, steps, train
@@ -55,8 +55,8 @@ class Trial:
         return f"{data.info.name}, {len(data.info.classes)} classes, {images}"
 
     def models(self) -> str:
-        """The student can be built, and the teachers' weights are there and fit them and the classes of the data."""
-        self.weights = find_teacher_weights(self.cfg)
+        """The student can be built, and given weights are there and fit the models and the classes of the data."""
+        self.given = find_given(self.cfg)
         self.session = self._build()
         return "; ".join([self.cfg.MODEL.NAME, *(each.description for each in self.session.trainer.teachers)])
 
@@ -145,7 +145,7 @@ class Trial:
         return f"two agree after {STEPS} steps"
 
     def _build(self):
-        return assemble(self.small, data=self.found, runtime=self.runtime, weights=self.weights)
+        return assemble(self.small, data=self.found, runtime=self.runtime, given=self.given)
 
     def _settle(self, session) -> list[str]:
         return settle_teachers(self.small, session.trainer.teachers, self.test_batches, self.runtime)

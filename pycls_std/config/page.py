@@ -37,6 +37,9 @@ cfg.MODEL.NUM_CLASSES = 0
 cfg.MODEL.DROP_PATH = 0.0
 # Epsilon of every LayerNorm of the backbone; 0 = the model's own (timm's mixers 1e-6, the STD reference 1e-5).
 cfg.MODEL.NORM_EPS = 0.0
+# Weights that training starts from, in the forms of DISTILLATION.TEACHER_WEIGHTS; "" = random. A classifier of another
+# number of classes stays random, all else must fit. DATA.NORMALIZATION should be what they were trained with.
+cfg.MODEL.WEIGHTS = ""
 
 cfg.DATA = CfgNode()
 # Dataset, by its name in pycls_std/datasets/.
@@ -225,7 +228,7 @@ ENTRY_TYPES = {
     "OPTIM.STEPS": float,
 }
 # Options that hold paths; a leading ~ is the home folder.
-PATHS = ("OUT_DIR", "DATA.ROOT", "DISTILLATION.CACHE", "TEST.WEIGHTS", "DISTILLATION.TEACHER_WEIGHTS")
+PATHS = ("OUT_DIR", "MODEL.WEIGHTS", "DATA.ROOT", "DISTILLATION.CACHE", "TEST.WEIGHTS", "DISTILLATION.TEACHER_WEIGHTS")
 INFINITY = math.inf
 # Least and greatest allowed value.
 RANGES = {

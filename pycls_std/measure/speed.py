@@ -7,7 +7,7 @@ from itertools import count
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pycls_std.builders.models import find_teacher_weights
+from pycls_std.builders.models import find_given
 from pycls_std.builders.teachers import settle_teachers
 from pycls_std.builders.training import assemble, build_all, build_runtime
 from pycls_std.engine import loop
@@ -27,7 +27,7 @@ def time(cfg) -> None:
     """Print images/s of data, forward passes and training steps, the memory, the share of the peak, and the profile.
 
     The step as it is configured and the eager step in fp32, with teachers as they come, take turns.
-    Nothing is downloaded but the data: teachers whose weights are not at hand are timed with random ones.
+    Nothing is downloaded but the data: models whose weights are not at hand are timed with random ones.
     """
     runtime = build_runtime(cfg)
     before = runtime.peak_memory()
@@ -103,7 +103,7 @@ def _plain(cfg, data, runtime) -> loop.Session:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.PRECISION, cfg.TRAIN.COMPILE = "fp32", "off"
-    return assemble(cfg, data=data, runtime=build_runtime(cfg), weights=find_teacher_weights(cfg, fetch=False))
+    return assemble(cfg, data=data, runtime=build_runtime(cfg), given=find_given(cfg, fetch=False))
 
 
 def _endless(session):

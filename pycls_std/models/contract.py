@@ -1,12 +1,12 @@
 """What a backbone offers: timm's contract.
 
-Shapes: B batch, H height, W width, N channels, P patches.
+Shapes: B batch, H height, W width, N channels, P patches, K classes.
 """
 
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Backbone(Protocol):
@@ -19,6 +19,9 @@ class Backbone(Protocol):
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Return (B, K) logits."""
+
+    def get_classifier(self) -> nn.Module | tuple[nn.Module, ...]:
+        """Return the layer that makes the logits, or one for each head."""
 
     def forward_intermediates(self, images: Tensor, *, indices=None, output_fmt: str = "NCHW"):
         """Return `forward_features(images)` and the outputs (B, N, H, W) of the taps at `indices`, in their order.
@@ -55,6 +58,13 @@ def tap_shapes(backbone: Backbone, image_size: int) -> list[TapShape]:
         ) from error
     backbone.train(training)
     return [TapShape(channels=m.shape[1], patches=m.shape[2] * m.shape[3]) for m in maps]
+
+
+def classifier_names(backbone: Backbone) -> list[str]:
+    """Return the name within a backbone of the layer that makes its logits, or of one for each head."""
+    found = backbone.get_classifier()
+    heads = found if isinstance(found, tuple) else (found,)
+    return [name for name, module in backbone.named_modules() if any(module is head for head in heads)]
 
 
 def to_patches(feature_map: Tensor) -> Tensor:

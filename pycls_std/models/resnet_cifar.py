@@ -74,6 +74,10 @@ class CifarResNet(nn.Module):
         """features: (B, 64, H, W). Returns (B, K) logits."""
         return self.fc(features.mean(dim=(2, 3)))
 
+    def get_classifier(self) -> nn.Linear:
+        """Return the layer that makes the logits."""
+        return self.fc
+
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, 3, H, W). Returns (B, K) logits."""
         return self.forward_head(self.forward_features(images))
