@@ -1,5 +1,6 @@
 """What several tests share: one thread, a way to load shipped configs, and a trained teacher."""
 
+from functools import partial
 from pathlib import Path
 
 import processes
@@ -40,11 +41,18 @@ def teacher(tmp_path_factory):
 
 
 @pytest.fixture
-def std(load, teacher, tmp_path):
+def method(load, teacher, tmp_path):
+    """Return method(name, **overrides): a method's debug run with a trained teacher, recorded in tmp_path."""
+
+    def load_method(name, **overrides):
+        own = {"OUT_DIR": tmp_path / "run"}
+        own |= {} if name == "baseline" else {"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}]"}
+        return load("debug/base_debug" if name == "baseline" else f"debug/{name}_debug", **(own | overrides))
+
+    return load_method
+
+
+@pytest.fixture
+def std(method):
     """Return std(**overrides): options of the debug STD run with a trained teacher, recorded in tmp_path."""
-
-    def load_std(**overrides):
-        own = {"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}]", "OUT_DIR": tmp_path / "run"}
-        return load("debug/std_debug", **(own | overrides))
-
-    return load_std
+    return partial(method, "std")

@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from pycls_std import config
+from pycls_std.builders.data import build_mixing
 from pycls_std.builders.models import build_backbone, build_teachers, build_trainer
-from pycls_std.builders.training import build_schedule
+from pycls_std.builders.training import build_optimizer, build_runtime, build_schedule
 from pycls_std.builders.weights import Weights
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.engine.optim import create_optimizer
+from pycls_std.structures import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -24,14 +26,39 @@ COUNTS = {
     "mixer-s16_in1k_base": 18_528_264,
     "mixer-s16_in1k_paper": 22_163_112,
     "r-18_c10": 11_181_642,
+    "mixer-s4_c100_KD_ours": 17_156_196,
+    "mixer-s4_c100_ours": 18_288_396,
+    "deit-ti_c10_none": 5_525_962,
+    "deit-ti_c10_soft": 5_525_962,
+    "deit-ti_c10_hard": 5_525_962,
+    "deit-ti_c10_class": 5_526_346,
+    "deit-ti_c10_distill": 5_526_346,
+    "deit-ti_c10_both-soft": 5_528_660,
+    "deit-ti_c10_both-hard": 5_528_660,
+    "deit-ti_c100_base": 5_543_716,
+    "deit-ti_c100_KD_ours": 5_563_400,
+    "pit-ti_c100_base": 4_615_972,
+    "pit-ti_c100_KD_ours": 4_615_972,
+    "pvtv2-b0_c100_base": 3_435_460,
+    "pvtv2-b0_c100_KD_ours": 3_435_460,
+    "convit-ti_c100_base": 5_536_812,
+    "convit-ti_c100_KD_ours": 5_536_812,
     "r-20_c10": 272_474,
     "r-56_c100": 861_620,
     "regnetx-400mf_c10": 5_098_986,
 }
 REQUIRED = {
-    "mixer": ["mixer-s4_c100_base", "mixer-s16_in1k_base"],
+    "mixer": ["mixer-s4_c100_base", "mixer-s16_in1k_base", "mixer-s4_c100_KD_ours"],
+    "deit": [
+        *(f"deit-ti_c10_{mode}" for mode in ("none", "soft", "hard", "class", "distill", "both-soft", "both-hard")),
+        *("deit-ti_c100_base", "deit-ti_c100_KD_ours"),
+    ],
+    "pit": ["pit-ti_c100_base", "pit-ti_c100_KD_ours"],
+    "pvtv2": ["pvtv2-b0_c100_base", "pvtv2-b0_c100_KD_ours"],
+    "convit": ["convit-ti_c100_base", "convit-ti_c100_KD_ours"],
     "std": [
-        *(f"mixer-s4_c100_{v}" for v in ("single", "multi", "inter", "paper")),
+        *(f"mixer-s4_c100_{v}" for v in ("single", "multi", "inter", "paper", "ours")),
+        "deit-ti_c100_single",
         "mixer-s16_in1k_single",
         "mixer-s16_in1k_paper",
     ],
@@ -54,6 +81,38 @@ def test_config_merges_and_builds(path):
     assert build_schedule(cfg)(0.5) > 0
     if path.stem in COUNTS:
         assert sum(p.numel() for p in student.parameters()) == COUNTS[path.stem]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_takes_two_steps(path):
+    """At its own image size and precision, with two images a batch and teachers of random weights."""
+    cfg = config.load(str(path))
+    cfg.defrost()
+    cfg.TRAIN.BATCH_SIZE = 2
+    cfg.MINE.SAMPLES = min(cfg.MINE.SAMPLES, 2)
+    cfg.AUG.REPEATS = 1
+    classes, size = cfg.MODEL.NUM_CLASSES, cfg.DATA.IMAGE_SIZE
+    runtime = build_runtime(cfg)
+    backbone = build_backbone(cfg, classes)
+    described = [Weights({}, "none") for _ in cfg.DISTILLATION.TEACHERS]
+    teachers = build_teachers(cfg, classes, NORMALIZATIONS["half"], described)
+    trainer = build_trainer(cfg, backbone=backbone, teachers=teachers)
+    optimizer = build_optimizer(cfg, trainer)
+    mixing = build_mixing(cfg, classes)
+    trainer.student.train()
+    before = [p.detach().clone() for p in trainer.student.parameters()]
+    for iteration in range(2):
+        progress = Progress(0, iteration, 2, 1)
+        batch = mixing(torch.randn(2, 3, size, size), torch.tensor([0, 1]), progress)
+        with runtime.autocast():
+            losses = trainer.losses(batch, progress)
+        runtime.step(losses, [optimizer])
+        if extra := trainer.auxiliary_losses(batch, progress):
+            runtime.step(extra, trainer.auxiliary_optimizers)
+    assert bool(extra) == bool(cfg.MINE.SAMPLES)
+    after = list(trainer.student.parameters())
+    assert all(p.isfinite().all() for p in after)
+    assert sum(not torch.equal(*pair) for pair in zip(before, after, strict=True)) > len(after) / 2
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

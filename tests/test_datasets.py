@@ -335,6 +335,7 @@ def test_without_mixing_targets_are_smoothed_labels():
 
 
 @pytest.mark.defect(14)
+@pytest.mark.defect(22)
 @pytest.mark.parametrize("options", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}])
 def test_targets_follow_the_mixed_pixels(options):
     """White images of class 0 on black ones of class 1: the mean brightness is the share of class 0."""

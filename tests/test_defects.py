@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-# devrimcavusoglu/std, the reproduction of STD
+# 1 to 16: devrimcavusoglu/std, the reproduction of STD; 17 to 25: lkhl/tiny-transformers and its fork in
+# sunshangquan/logit-standardization-KD; 26 to 28: kimyunoo/4782_final, the reproduction of DeiT
 DEFECTS = {
     1: "teachers' entropies are summed over the batch, so that one teacher gets all the weight",
     2: "the sign of the confidence favours the less sure teacher",
@@ -21,6 +22,18 @@ DEFECTS = {
     14: "cutmix without mixup fails, and a teacher's name counts as a list of teachers",
     15: "Python's random is not seeded",
     16: "distillation tokens are weight-decayed",
+    17: "the teacher wakes up with the student, and its batch norms move",
+    18: "with two distillation losses on, that of the logits is dropped",
+    19: "logit distillation works for DeiT only, other students crash",
+    20: "the divergence is divided by images times classes",
+    21: "what trains beside the backbone is not saved",
+    22: "cutmix uses a name that numpy has dropped",
+    23: "weights that do not fit are loaded as far as they do",
+    24: "the flag of logit standardization does the opposite in one of the methods",
+    25: "best and last epoch are mixed in one table, and the config that ran is not kept",
+    26: "the teacher's head is random and was never trained",
+    27: "the mode does not reach the model, and two modes crash",
+    28: "the first epoch has learning rate 0, and training accuracy is shown as half of what it is",
 }
 
 

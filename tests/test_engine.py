@@ -281,6 +281,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, writer):
     assert not (tmp_path / "marker").exists()
 
 
+@pytest.mark.defect(23)
 @pytest.mark.fault(19)
 def test_weights_that_do_not_fit_are_listed():
     module = nn.Sequential(*(nn.Linear(2, 2) for _ in range(8)))

@@ -149,6 +149,7 @@ def test_backbone_without_taps_is_refused():
         tap_shapes(nn.Linear(1, 1), 32)
 
 
+@pytest.mark.defect(17)
 def test_teacher_is_not_moved_by_train():
     backbone = create_backbone("resnet8", num_classes=10, image_size=16)
     teacher = Teacher(backbone, name="t", normalization=HALF, student=HALF)
@@ -178,5 +179,13 @@ def test_teacher_sees_its_own_normalisation_and_size():
     teacher = Teacher(Camera(), name="t", normalization=own, student=student)
     torch.testing.assert_close(teacher(normalised(student)).logits, normalised(own))
     larger = Teacher(Camera(), name="t", normalization=own, student=student, image_size=16)
-    grown = nn.functional.interpolate(picture, (16, 16), mode="bilinear", align_corners=False, antialias=True)
+    grown = nn.functional.interpolate(picture, (16, 16), mode="bilinear", align_corners=False)
     torch.testing.assert_close(larger(normalised(student)).logits, normalised(own, grown))
+
+
+def test_a_small_teacher_sees_small_images_as_they_were_before_they_were_enlarged():
+    """Images of 8 px at 56 px for the student: the teacher at 8 px is given the same pixels as if they had stayed."""
+    picture = torch.rand(2, 3, 8, 8)
+    enlarged = nn.functional.interpolate(picture, (56, 56), mode="bilinear", align_corners=False)
+    teacher = Teacher(nn.Identity(), name="t", normalization=HALF, student=HALF, image_size=8)
+    torch.testing.assert_close(teacher(enlarged).logits, picture)

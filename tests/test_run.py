@@ -120,21 +120,18 @@ def test_checkpoints_say_what_they_are(finished):
     assert yaml.safe_load(best["config"])["TRAINER"] == "std"
 
 
-# what each trainer of the registry is tried with, so that all it has to lose is in use
-RESUMED = {
-    "baseline": {},
-    # momentum and a step each iteration, so that MINE's optimizers have a state to lose
-    "std": {"MINE__MOMENTUM": 0.9, "MINE__PERIOD": "step", "MINE__SAMPLES": 8, "MINE__STUDENT_LR": 0.0001},
-}
+# momentum and a step each iteration, so that MINE's optimizers have a state to lose
+STATEFUL_MINE = {"MINE__MOMENTUM": 0.9, "MINE__PERIOD": "step", "MINE__SAMPLES": 8, "MINE__STUDENT_LR": 0.0001}
 
 
 @pytest.mark.defect(8)
 @pytest.mark.defect(9)
+@pytest.mark.defect(21)
 @pytest.mark.fault(1)
 @pytest.mark.fault(35)
 @pytest.mark.parametrize(("workers", "precision"), [(0, "fp16"), (2, "fp32"), (0, "bf16")])
 @pytest.mark.parametrize("kind", sorted(TRAINERS.entries))
-def test_resume_is_exact(std, load, tmp_path, monkeypatch, kind, workers, precision):
+def test_resume_is_exact(method, tmp_path, monkeypatch, kind, workers, precision):
     """Interrupted within epoch 3 and started again, a run ends with the numbers of one that was not.
 
     Mixing, all augmentation and the average of the weights are on.
@@ -143,9 +140,7 @@ def test_resume_is_exact(std, load, tmp_path, monkeypatch, kind, workers, precis
     def options(folder):
         shared = {"OUT_DIR": tmp_path / folder, "DATA__NUM_WORKERS": workers, "PRECISION": precision}
         shared |= {"DATA__LOADER": "workers" if workers else "memory"}
-        return (
-            load("debug/base_debug", **shared) if kind == "baseline" else std(TRAINER=kind, **shared, **RESUMED[kind])
-        )
+        return method(kind, **shared, **(STATEFUL_MINE if kind == "std" else {}))
 
     runner.train(options("whole"))
     step = loop.train_step
@@ -271,6 +266,7 @@ def test_every_teacher_is_scored(std, tmp_path, teacher):
         runner.train(std(**weights))
 
 
+@pytest.mark.defect(26)
 def test_untrained_head_is_below_the_default_floor(std, tmp_path, teacher):
     """The teacher of a published reproduction had a random head: it is refused without a floor being set."""
     state = torch.load(teacher, weights_only=True)

@@ -48,6 +48,7 @@ def make_table(*words):
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.defect(25)
 def test_mean_and_sample_deviation_over_seeds(record, tmp_path):
     runs = {0: [10, 40, 30], 1: [10, 20, 36], 2: [50, 20, 33]}
     for seed, top1s in runs.items():
@@ -78,6 +79,25 @@ def test_columns_of_the_reproductions_table(record, tmp_path):
         "| paper | mixer_s4 | yes | no | std | resnet32 + resnet56 | cifar100 | 3 | 1 | 3.00 | 13.00 | 3.00 "
         "| - | - | finished |",
     ]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("deit/deit-ti_c10_none", "deit none"),
+        ("deit/deit-ti_c10_soft", "deit soft"),
+        ("deit/deit-ti_c10_distill", "deit distill"),
+        ("deit/deit-ti_c10_both-soft", "deit both soft"),
+        ("deit/deit-ti_c10_both-hard", "deit both"),
+        ("resnet/r-20_c100_KD", "kd soft"),
+        ("resnet/r-20_c100_DKD", "kd decoupled"),
+        ("mixer/mixer-s4_c100_KD_ours", "kd soft standardized"),
+        ("std/mixer-s4_c100_ours", "std soft standardized"),
+    ],
+)
+def test_methods_are_told_apart(record, tmp_path, config, words):
+    record("x", 0, [1, 2, 3], config=config)
+    assert aggregate(find_runs([str(tmp_path / "logs")])).iloc[0]["distillation"] == words
 
 
 def test_csv_and_latex(record, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from processes import ROOT
-from records import load_state
+from records import load_state, same
 
 from pycls_std import runner
 from pycls_std.builders.teachers import settle_teachers
@@ -143,6 +143,22 @@ def test_nothing_asked_for_is_nothing_done(settled):
     teacher, line, _ = settled(lambda t: seen.update(backbone=t.backbone), DISTILLATION__TEACHER_FOLD=False)
     assert teacher.backbone is seen["backbone"]
     assert line == "teacher 0 resnet8: 0 batch norms folded, fp32"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_batch_norms_may_take_the_statistics_of_each_batch(settled, precision):
+    """TEACHER_BN batch: as if the teacher were in train mode, but its weights and buffers stay as they are."""
+    teacher, line, session = settled(DISTILLATION__TEACHER_BN="batch", PRECISION=precision)
+    assert line.startswith(f"teacher 0 resnet8: 0 batch norms folded, {precision}")
+    awake, batch = settled(DISTILLATION__TEACHER_FOLD=False)[0].backbone, images()
+    awake.train()
+    expected = awake(teacher.own_input(batch))
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    session.trainer.teachers.train()
+    limit = {} if precision == "fp32" else {"rtol": 0.05, "atol": 0.3}
+    torch.testing.assert_close(teacher(batch).logits, expected, **limit)
+    assert same(before, dict(teacher.state_dict()))
+    assert not torch.allclose(expected, awake.eval()(teacher.own_input(batch)), atol=0.3)
 
 
 def test_random_weights_are_settled_without_falling_back(std):

@@ -93,11 +93,12 @@ def _method(config: dict) -> str:
     distillation = config["DISTILLATION"]
     if config["TRAINER"] == "baseline":
         return "-"
-    words = [config["TRAINER"], config.get("DEIT", {}).get("MODE", "")]
+    words = [config["TRAINER"]]
+    words += [config["DEIT"]["MODE"]] if words == ["deit"] else []
     if distillation["TEACHERS"]:
         words += [] if distillation["TYPE"] in ("hard", *words) else [distillation["TYPE"]]
         words += ["standardized"] if distillation.get("LOGIT_STANDARD") else []
-    return " ".join(word for word in words if word)
+    return " ".join(words)
 
 
 def _mean(column: str, values: list[float]) -> dict:
