@@ -18,7 +18,14 @@ from pycls_std.models.plain_student import PlainStudent
 
 PLAIN = "deit_tiny_patch16_224"
 SMALL = {"depth": 2, "embed_dim": 24, "patch_size": 8}
-TWO_HEADS = {DEIT: SMALL, "pit_ti_distilled_224": {}, "levit_128s": {}}
+TWO_HEADS = [  # at several image and patch sizes
+    (DEIT, 32, SMALL),
+    (DEIT, 48, {"depth": 2, "patch_size": 6}),
+    (DEIT, 224, {"depth": 2}),
+    ("pit_ti_distilled_224", 32, {"patch_size": 4, "stride": 2}),
+    ("pit_ti_distilled_224", 224, {}),
+    ("levit_128s", 96, {}),
+]
 MODES = {  # mode -> the terms, and their share of the objective at ALPHA 0.3
     "none": {"ce": 1.0},
     "class": {"ce": 1.0},
@@ -37,16 +44,17 @@ def make_mode(load, mode, **overrides):
     return make(load, "deit", name, teachers, **(options | overrides))
 
 
-@pytest.mark.parametrize("name", TWO_HEADS)
-def test_heads_are_timms(name):
+@pytest.mark.parametrize(("name", "size", "args"), TWO_HEADS)
+def test_heads_are_timms(name, size, args):
     """In eval the average is timm's own prediction; in training the two are timm's own two outputs."""
-    size = 224 if name == "levit_128s" else 32
-    backbone = create_backbone(name, num_classes=10, image_size=size, **TWO_HEADS[name])
-    torch.nn.init.normal_(backbone.head_dist.weight if hasattr(backbone.head_dist, "weight") else torch.zeros(1, 1))
+    backbone = create_backbone(name, num_classes=10, image_size=size, **args)
+    for parameter in backbone.parameters():  # a head may start at zero
+        torch.nn.init.normal_(parameter, std=0.05) if parameter.ndim > 1 else parameter.data.add_(0.01)
     student, images = create_student(backbone), torch.randn(4, 3, size, size)
     assert isinstance(student, DistilledStudent)
     student.eval()
     output = student(images)
+    assert not torch.allclose(output.logits, output.distillation[0])
     assert torch.equal((output.logits + output.distillation[0]) / 2, backbone(images))
     assert not backbone.training
     backbone.set_distilled_training(True)
