@@ -39,6 +39,9 @@ def test_several_teachers_are_weighted_image_by_image(load):
     each = torch.stack([soft_distillation(student, t, 3.0) for t in teachers])
     expected = (each * sure / sure.sum(0)).sum(0).mean()
     torch.testing.assert_close(method.losses(data, START)["distill"], 0.9 * expected)
+    seen = [float(weight) for weight in method.monitors.values()]
+    assert seen == pytest.approx((sure / sure.sum(0)).mean(1).tolist())
+    assert list(method.monitors) == ["teacher_weight/0_resnet8", "teacher_weight/1_resnet8"]
 
 
 def test_a_distillation_head_takes_the_distillation(load):

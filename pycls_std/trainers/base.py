@@ -36,6 +36,13 @@ class BaseTrainer:
             return [TeacherOutput(logits=logits) for logits in batch.taught]
         return [teacher(batch.images) for teacher in self.teachers]
 
+    def watch(self, weights: Tensor) -> None:
+        """Have the mean weight of each teacher logged. weights: (B, M), of each image."""
+        self.monitors = {
+            f"teacher_weight/{index}_{teacher.name}": weights[:, index].mean()
+            for index, teacher in enumerate(self.teachers)
+        }
+
     def losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return named, weighted scalars; their sum is the objective. Every method has its own; there is no default."""
         raise NotImplementedError

@@ -73,8 +73,9 @@ class KD(BaseTrainer):
             losses["ce"] = self.ce_weight * soft_target_cross_entropy(output.logits, batch.targets)
         if self.kd_weight:
             learner = output.logits if output.distillation is None else output.distillation[0]
-            weight = self.kd_weight * min(1.0, (progress.epoch + 1) / (self.warmup or 1))
-            losses["distill"] = weight * self.term(learner, self.taught(batch), batch.targets)
+            value, weights = self.term.over_teachers(learner, self.taught(batch), batch.targets)
+            self.watch(weights)
+            losses["distill"] = self.kd_weight * min(1.0, (progress.epoch + 1) / (self.warmup or 1)) * value
         return losses
 
     def deployed_parameters(self) -> int:

@@ -54,8 +54,14 @@ class LogitTerm:
             return self.form(student_logits, teacher_logits, labels)
         return self.extra_weight * self.form(standardized(student_logits), standardized(teacher_logits), labels)
 
-    def __call__(self, student_logits: Tensor, taught: list[TeacherOutput], targets: Tensor) -> Tensor:
-        """Return the mean over the batch of the (B, K) logits' values, each the weighted sum over all teachers."""
+    def over_teachers(
+        self, student_logits: Tensor, taught: list[TeacherOutput], targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the mean over the batch of the weighted sum over all teachers, and the weights (B, M).
+
+        student_logits: (B, K), compared with every teacher.
+        """
         teacher_logits = torch.stack([teacher.logits for teacher in taught])
+        weights = self.weighting(teacher_logits)
         each = self.each(student_logits.expand_as(teacher_logits), teacher_logits, targets)  # (M, B)
-        return (self.weighting(teacher_logits).T * each).sum(dim=0).mean()
+        return (weights.T * each).sum(dim=0).mean(), weights

@@ -83,10 +83,7 @@ class STD(BaseTrainer):
         each = self.term.each(output.distillation, of_heads, batch.targets)  # (J, B)
         pairs = zip(self.head_teachers, self.head_shares, strict=True)
         shares = torch.stack([share * weights[:, m] for m, share in pairs])  # (J, B)
-        self.monitors = {
-            f"teacher_weight/{index}_{teacher.name}": weights[:, index].mean()
-            for index, teacher in enumerate(self.teachers)
-        }
+        self.watch(weights)
         return {
             "ce": (1 - self.alpha) * soft_target_cross_entropy(output.logits, batch.targets),
             "distill": self.alpha * (shares * each).sum(dim=0).mean(),
