@@ -26,7 +26,6 @@ demo: venv
 	$(RUN) configs/digits/mixer-nano_digits_single.yaml
 	$(RUN) configs/digits/mixer-nano_digits_multi.yaml
 	$(RUN) configs/digits/mixer-nano_digits_KD_ours.yaml
-	$(RUN) configs/digits/deit-nano_digits_both.yaml
 	@echo
 	@$(BIN)/python tools/make_table.py runs/*_digits*
 	@echo

@@ -11,7 +11,7 @@ from pycls_std import config
 from pycls_std.builders.cache import build_cache
 from pycls_std.builders.data import build_data, named_normalization
 from pycls_std.builders.models import build_untaught_trainer, teacher_floor
-from pycls_std.builders.teachers import settle_teachers
+from pycls_std.builders.teachers import let_teach, settle_teachers
 from pycls_std.builders.training import build_all, build_optimizer, build_runtime
 from pycls_std.builders.weights import student_weights
 from pycls_std.engine import checkpoint, distributed, files, loop
@@ -48,11 +48,12 @@ def train(cfg) -> None:
         LOG.info("%s: already finished, %d epochs", folder, start_epoch)
         return
 
-    session, data = build_all(cfg, runtime)
+    session, data = build_all(cfg, runtime, start=not saved)
     origin = _origin(cfg, session, data)  # the teachers' fingerprints are of the weights as they were found
     if saved:
         _refuse_other_origin(saved, origin, path)
     scores = _score_teachers(cfg, session, len(data.info.classes))
+    let_teach(cfg, session.trainer.teachers)
     session.cache = build_cache(cfg, session=session, data=data)  # of the teachers as they teach now
     if session.cache:
         LOG.info(

@@ -47,18 +47,21 @@ OPTIONS = {
     "baseline": {},
     "std": {"MINE__PERIOD": "step", "MINE__SAMPLES": 8, "DISTILLATION__TYPE": "soft", "OPTIM__CLIP_NORM": 1.0},
     "convolutions": {},
+    "deit": {"MODEL__ARGS__pos_drop_rate": 0.0},
+    "kd": {"DISTILLATION__TYPE": "decoupled", "KD__WARMUP_EPOCHS": 2},
 }
 
 
 @pytest.fixture
-def options(std, load, teacher, tmp_path):
+def options(method, std, load, teacher, tmp_path):
     """Return options(kind, **overrides) of a run of a kind; std has two teachers."""
 
     def build(kind, **overrides):
         overrides = OPTIONS[kind] | overrides
+        if kind == "convolutions":
+            return load("debug/teacher_debug", **({"OUT_DIR": tmp_path / "run"} | overrides))
         if kind != "std":
-            name = "debug/base_debug" if kind == "baseline" else "debug/teacher_debug"
-            return load(name, **({"OUT_DIR": tmp_path / "run"} | overrides))
+            return method(kind, **overrides)
         two = {"DISTILLATION__TEACHERS": "[resnet8, resnet8]"}
         return std(**two, **({"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}, {teacher}]"} | overrides))
 
@@ -71,9 +74,9 @@ def test_compiled_steps_are_those_of_eager_ones(options, kind, precision):
     eager, compiled = (
         values_of_steps(options(kind, PRECISION=precision, TRAIN__COMPILE=choice), 4) for choice in ("off", "on")
     )
-    assert {"baseline": {"ce"}, "convolutions": {"ce"}}.get(
-        kind, {"ce", "distill", "mine", "teacher_weight/0_resnet8", "teacher_weight/1_resnet8"}
-    ) == set(eager[0])
+    one = {"ce", "distill", "teacher_weight/0_resnet8"}
+    named = {"deit": one, "kd": one, "std": one | {"mine", "teacher_weight/1_resnet8"}}
+    assert set(eager[0]) == named.get(kind, {"ce"})
     for before, after in zip(eager, compiled, strict=True):
         torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
     assert eager[0]["ce"] != eager[3]["ce"]

@@ -149,7 +149,7 @@ def test_distillation_tokens_are_not_decayed(load):
         ("both", {"teachers": 0}, "DEIT.MODE both needs at least one teacher, DISTILLATION.TEACHERS has 0"),
         ("both", {"name": PLAIN}, f"DEIT.MODE both needs a model with a distillation head .* MODEL.NAME is .*{PLAIN}"),
         ("soft", {"name": DEIT}, "DEIT.MODE soft needs a model with one head, MODEL.NAME is"),
-        ("class", {"name": "resnet8", "teachers": 0}, "DEIT.MODE class needs a model with a class token"),
+        ("class", {"name": "resnet8", "teachers": 0}, "DEIT.MODE class needs a model whose head reads a class token"),
         ("both", {"MINE__SAMPLES": 4}, "TRAINER deit has no MINE, MINE.SAMPLES is 4"),
     ],
 )

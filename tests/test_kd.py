@@ -1,12 +1,17 @@
 """Logit distillation of any student: what each term is, whom it trains, and several teachers."""
 
+import copy
+
 import pytest
 import torch
-from test_trainers import DEIT, START, batch, make
+from test_trainers import DEIT, START, STUDENTS, batch, make
 from torch.nn import functional
+from yacs.config import CfgNode
 
+from pycls_std.builders.models import build_backbone
 from pycls_std.losses.classification import soft_target_cross_entropy
 from pycls_std.losses.logit import soft_distillation
+from pycls_std.models.create import create_backbone, wake_zero_heads
 from pycls_std.structures import Progress
 
 SOFT = {"DISTILLATION__TYPE": "soft", "DISTILLATION__TEMPERATURE": 3.0}
@@ -95,6 +100,44 @@ def test_decoupled_distillation_of_a_mixed_image_has_the_class_it_has_most_of(lo
 def test_options_that_contradict_each_other(load, overrides, text):
     with pytest.raises(ValueError, match=text):
         make(load, "kd", **overrides)
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_standardized_logits_of_a_fresh_student_have_sane_gradients(load, name):
+    """A head that starts at zero, as timm's mixers have it, would have 1e7 times the gradient."""
+    cfg = load("debug/kd_debug", MODEL__NAME=name, DATA__IMAGE_SIZE=32)
+    cfg.defrost()
+    cfg.MODEL.ARGS = CfgNode(STUDENTS[name])
+    method = make(
+        load, "kd", name, teachers=1, **SOFT, DISTILLATION__LOGIT_STANDARD="true", backbone=build_backbone(cfg, 10)
+    )
+    method.losses(batch(), START)["distill"].backward()
+    norm = torch.cat([p.grad.flatten() for p in method.student.parameters() if p.grad is not None]).norm()
+    assert 0 < norm < 1e4
+
+
+def test_only_heads_that_are_all_zero_are_woken():
+    mixer, deit = (
+        create_backbone(name, num_classes=10, image_size=32, **STUDENTS[name]) for name in ("mixer_nano4", DEIT)
+    )
+    before = copy.deepcopy(deit.state_dict())
+    assert not mixer.head.weight.any()
+    for backbone in (mixer, deit):
+        wake_zero_heads(backbone)
+    assert 0.01 < mixer.head.weight.std() < 0.03
+    assert all(torch.equal(value, before[key]) for key, value in deit.state_dict().items())
+
+
+@pytest.mark.parametrize("trainer", ["kd", "deit"])
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_two_heads_both_need_a_loss(load, trainer, weight):
+    """Otherwise the average would be with a head of random weights, and DDP would stop at it."""
+    if trainer == "kd":
+        options, key = {"KD__CE_WEIGHT": weight, "KD__KD_WEIGHT": 1 - weight}, r"KD\.\w+_WEIGHT"
+    else:
+        options, key = {"DISTILLATION__ALPHA": weight, "DEIT__MODE": "both"}, r"DISTILLATION\.ALPHA"
+    with pytest.raises(ValueError, match=f"{key} gives (ce|distill) no weight, and one of two heads no loss"):
+        make(load, trainer, DEIT, **options)
 
 
 @pytest.mark.defect(24)

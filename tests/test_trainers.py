@@ -28,8 +28,8 @@ STUDENTS = FAMILIES | {
 }
 
 
-def make(load, trainer, name="mixer_nano4", teachers=2, **overrides):
-    """A trainer on a family of tiny backbones at 32 px with untrained teachers."""
+def make(load, trainer, name="mixer_nano4", teachers=2, backbone=None, **overrides):
+    """A trainer on a family of tiny backbones at 32 px, or on the given one, with untrained teachers."""
     torch.manual_seed(0)
     names = ["resnet8"] * teachers if trainer != "baseline" else []
     options = {
@@ -42,7 +42,7 @@ def make(load, trainer, name="mixer_nano4", teachers=2, **overrides):
         "AUG__REPEATS": 1,
     }
     cfg = load("debug/std_debug", **(options | overrides))
-    backbone = create_backbone(name, num_classes=10, image_size=32, **STUDENTS[name])
+    backbone = backbone or create_backbone(name, num_classes=10, image_size=32, **STUDENTS[name])
     taught = []
     for label in names:
         teacher = create_backbone(label, num_classes=10, image_size=32)

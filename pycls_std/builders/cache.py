@@ -46,7 +46,12 @@ def build_cache(cfg, *, session: Session, data: Data) -> TeacherCache | None:
     }
     folders = []
     for teacher in teachers:
-        own = {"weights": fingerprint(teacher), "size": teacher.image_size, "modules": repr(teacher)}
+        own = {
+            "weights": fingerprint(teacher),
+            "size": teacher.image_size,
+            "resize": "bilinear",
+            "modules": repr(teacher),
+        }
         key = hashlib.sha256(json.dumps([seen, own]).encode()).hexdigest()[:16]
         folders.append(Path(options.CACHE) / f"{teacher.name}-{key}")
     images = len(session.train_loader) * session.train_loader.batch_size

@@ -10,8 +10,8 @@ from pycls_std.builders.data import named_normalization
 from pycls_std.builders.weights import Weights, describe_weights, find_weights
 from pycls_std.engine import checkpoint
 from pycls_std.models.contract import TapShape, classifier_names, tap_shapes
-from pycls_std.models.create import create_backbone
-from pycls_std.models.teacher import Teacher, use_batch_statistics
+from pycls_std.models.create import create_backbone, wake_zero_heads
+from pycls_std.models.teacher import Teacher
 from pycls_std.registry import TRAINERS
 from pycls_std.structures import Normalization, Trainer
 
@@ -32,7 +32,7 @@ def build_backbone(cfg, num_classes: int) -> nn.Module:
     taken = (taken | {"pretrained", "checkpoint_path"}) & set(model.ARGS)
     if taken:
         raise ValueError(f"MODEL.ARGS has {', '.join(sorted(taken))}, which is not for it to set")
-    return create_backbone(
+    backbone = create_backbone(
         model.NAME,
         num_classes=num_classes,
         image_size=cfg.DATA.IMAGE_SIZE,
@@ -40,6 +40,9 @@ def build_backbone(cfg, num_classes: int) -> nn.Module:
         norm_eps=model.NORM_EPS,
         **model.ARGS,
     )
+    if cfg.DISTILLATION.LOGIT_STANDARD:
+        wake_zero_heads(backbone)
+    return backbone
 
 
 def taps(cfg, backbone: nn.Module) -> list[TapShape]:
@@ -47,13 +50,14 @@ def taps(cfg, backbone: nn.Module) -> list[TapShape]:
     return tap_shapes(backbone, cfg.DATA.IMAGE_SIZE)
 
 
-def find_given(cfg, *, fetch: bool = True) -> Given:
+def find_given(cfg, *, fetch: bool = True, start: bool = True) -> Given:
     """Return the weights that the student starts from, and those of every teacher.
 
-    fetch: without, nothing is downloaded, and what is not at hand is left to chance.
+    fetch: without, nothing is downloaded, and what is not at hand is left to chance. start: without, the student's are
+    not looked for, for a run that continues has its own.
     Raises ValueError that names the option if some cannot be had.
     """
-    name, origin = cfg.MODEL.NAME, cfg.MODEL.WEIGHTS
+    name, origin = cfg.MODEL.NAME, cfg.MODEL.WEIGHTS if start else ""
     student = _find("MODEL.WEIGHTS", name, origin, fetch) if origin else Weights({}, "random weights")
     return Given(student, find_teacher_weights(cfg, fetch=fetch))
 
@@ -115,8 +119,6 @@ def build_teachers(cfg, num_classes: int, normalization: Normalization, weights:
         backbone = create_backbone(name, num_classes=num_classes, image_size=size, **found.args)
         if found.state:
             checkpoint.load_weights(backbone, found.state, label)
-        if options.TEACHER_BN == "batch":
-            use_batch_statistics(backbone)
         own = named_normalization("DISTILLATION.TEACHER_NORMS", norms[index]) or found.normalization or normalization
         sees = f", mean {own.mean}, deviation {own.std}" if found.state else ""
         teachers.append(

@@ -64,6 +64,13 @@ def settle_teachers(
     return lines
 
 
+def let_teach(cfg, teachers: list[Teacher]) -> None:
+    """Let teachers, scored by the statistics they were trained with, teach by those that TEACHER_BN asks for."""
+    if cfg.DISTILLATION.TEACHER_BN == "batch":
+        for teacher in teachers:
+            teacher.use_batch_statistics()
+
+
 def _first_that_agrees(teacher, ways, plain, loader, runtime) -> tuple[Way, str]:
     """Return the first way that agrees with the plain one, or the last, and what was found of those tried."""
     rejected = ""

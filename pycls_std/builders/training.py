@@ -84,13 +84,13 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
     )
 
 
-def build_all(cfg, runtime: Runtime, *, fetch: bool = True) -> tuple[Session, Data]:
+def build_all(cfg, runtime: Runtime, *, fetch: bool = True, start: bool = True) -> tuple[Session, Data]:
     """Return all that training needs. Given weights are found first, so that what is absent is told at once.
 
-    fetch: without, no weights are downloaded, and models whose weights are not at hand are random.
+    fetch, start: which weights are looked for, see `find_given`.
     """
     world = runtime.world
-    given = world.in_turn(lambda: find_given(cfg, fetch=fetch))
+    given = world.in_turn(lambda: find_given(cfg, fetch=fetch, start=start))
     data = world.in_turn(lambda: build_data(cfg, device=runtime.device, world=world))
     return assemble(cfg, data=data, runtime=runtime, given=given), data
 

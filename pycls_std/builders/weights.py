@@ -54,7 +54,9 @@ def describe_weights(name: str, origin: str) -> Weights:
     """Return what can be said of a model's weights without fetching any: those of a file that is there, or none."""
     if origin == "timm":
         return _described_by_timm(name)
-    if "://" in origin or origin.startswith("published:") or not Path(origin).exists():
+    if origin.startswith("published:"):
+        return _described_as_published(origin)
+    if "://" in origin or not Path(origin).exists():
         return Weights({}, "random weights")
     return find_weights(name, origin)
 
@@ -125,13 +127,17 @@ def _own(state: dict, name: str, origin: str) -> Weights:
 
 
 def _published(origin: str) -> Weights:
+    described = _described_as_published(origin)
+    state = checkpoint.read(download(PUBLISHED_URL + PUBLISHED[origin.removeprefix("published:")][0]))
+    return described._replace(state=_plain(state, origin))
+
+
+def _described_as_published(origin: str) -> Weights:
     key = origin.removeprefix("published:")
     if key not in PUBLISHED:
         raise ValueError(f"{origin}: no published weights of that name; known: {', '.join(PUBLISHED)}")
     dataset = key.split("_")[0]
-    state = checkpoint.read(download(PUBLISHED_URL + PUBLISHED[key][0]))
-    classes = int(dataset.removeprefix("cifar"))
-    return Weights(_plain(state, origin), origin, classes, NORMALIZATIONS[dataset], image_size=32)
+    return Weights({}, origin, int(dataset.removeprefix("cifar")), NORMALIZATIONS[dataset], image_size=32)
 
 
 def _from_timm(name: str) -> Weights:

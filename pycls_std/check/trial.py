@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from pycls_std.builders.data import build_data, data_seed
 from pycls_std.builders.models import find_given, teacher_floor
-from pycls_std.builders.teachers import settle_teachers
+from pycls_std.builders.teachers import let_teach, settle_teachers
 from pycls_std.builders.training import assemble, build_runtime
 from pycls_std.check.processes import spread_over_two, steps, train
 from pycls_std.datasets.loader import train_loader
@@ -72,6 +72,7 @@ class Trial:
             if top1 < floor - 2 * error:
                 raise ValueError(f"{line}, below DISTILLATION.TEACHER_MIN_ACC {floor:.2f}")
             lines.append(line)
+        let_teach(self.cfg, self.session.trainer.teachers)
         return "; ".join(lines) or "none"
 
     def terms(self) -> str:
@@ -124,6 +125,7 @@ class Trial:
             size = path.stat().st_size
             loaded = self._build()
             self._settle(loaded)
+            let_teach(self.cfg, loaded.trainer.teachers)
             loaded.load_state_dict(checkpoint.read(path))
         for session in (self.session, loaded):
             train(session, epoch=1)

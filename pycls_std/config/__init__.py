@@ -120,6 +120,8 @@ def check(options: CfgNode, choices: dict[str, tuple], sources: dict[str, str]) 
         fail("DISTILLATION.CACHE", '"", for there are no DISTILLATION.TEACHERS')
     if options.DISTILLATION.CACHE and options.DATA.LOADER == "workers":
         fail("DISTILLATION.CACHE", '"", for DATA.LOADER is workers, and it needs images in memory')
+    if options.DISTILLATION.CACHE and options.DISTILLATION.TEACHER_BN == "batch":
+        fail("DISTILLATION.CACHE", '"" with TEACHER_BN batch, for what is said of an image depends on its batch')
     if options.DISTILLATION.CACHE_TOP and options.DISTILLATION.LOGIT_STANDARD:
         fail("DISTILLATION.CACHE_TOP", "0 with LOGIT_STANDARD, which needs the deviation of all logits")
     if options.TRAIN.COMPILE == "graphs" and options.DEVICE == "cpu":

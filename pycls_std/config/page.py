@@ -117,14 +117,15 @@ cfg.DISTILLATION.CACHE = ""
 cfg.DISTILLATION.CACHE_PRECISION = ("fp32", "fp16")
 # Logits of each view that are kept, the largest ones, with the sum of the rest; 0 = all.
 cfg.DISTILLATION.CACHE_TOP = 0
-# Teacher's label (argmax), its distribution, or that in two parts (DKD).
+# Teacher's label (argmax), its distribution, or that in two parts (DKD). DeiT's modes soft and hard say it themselves.
 cfg.DISTILLATION.TYPE = ("hard", "soft", "decoupled")
 # Share of the distillation loss in the objective of std and deit; the rest is the class loss. 0 = no distillation. The
 # trainer kd has a weight for each, in its own section.
 cfg.DISTILLATION.ALPHA = 0.5
 # Temperature of soft and decoupled distillation; the base temperature of standardized logits.
 cfg.DISTILLATION.TEMPERATURE = 1.0
-# Compare logits of mean 0 and deviation 1 over the classes, the student's and the teacher's (logit standardization).
+# Compare logits of mean 0 and deviation 1 over the classes, the student's and the teacher's (logit standardization). A
+# head that would start at zero, as a mixer's, starts small and random then.
 cfg.DISTILLATION.LOGIT_STANDARD = False
 # Factor of the distillation loss while LOGIT_STANDARD is on.
 cfg.DISTILLATION.EXTRA_WEIGHT = 1.0
@@ -212,7 +213,7 @@ cfg.TIME.WARMUP = 3
 cfg.TIME.STEPS = 10
 
 cfg.PUBLISHED = CfgNode()
-# Published top-1 accuracy that this config reproduces, percent; -1 = none is published.
+# Published top-1 accuracy that this config reproduces or stands in for, percent; -1 = none is published.
 cfg.PUBLISHED.TOP1 = -1.0
 # Published top-5 accuracy, percent; -1 = none is published.
 cfg.PUBLISHED.TOP5 = -1.0

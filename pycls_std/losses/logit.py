@@ -12,7 +12,8 @@ def standardized(logits: Tensor) -> Tensor:
     """Return logits (..., K) with mean 0 and deviation 1 over the classes of each image, fp32.
 
     A student is then asked for the teacher's ranking and relations, not for its range; neither a shift nor a positive
-    scale of the logits changes them. Logits that are all alike become 0.
+    scale of the logits changes them. Logits that are all alike become 0, with a gradient that is of no use: a student's
+    head must not start at zero (`models.create.wake_zero_heads`).
     Source: Sun et al., CVPR 2024 (logit standardization), the z-score of its code: K - 1 in the deviation, 1e-7 beside.
     """
     logits = logits.float()

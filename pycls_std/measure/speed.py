@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pycls_std.builders.models import find_given
-from pycls_std.builders.teachers import settle_teachers
+from pycls_std.builders.teachers import let_teach, settle_teachers
 from pycls_std.builders.training import assemble, build_all, build_runtime
 from pycls_std.engine import loop
 from pycls_std.engine.checkpoint import tensors
@@ -37,6 +37,7 @@ def time(cfg) -> None:
         LOG.info("%s", teacher.description)
     for line in settle_teachers(cfg, teachers, session.test_loader, runtime, fall_back=False):
         LOG.info("%s", line)
+    let_teach(cfg, teachers)
     LOG.info("%s, %s, batch %d", runtime.device_name(), cfg.PRECISION, cfg.TRAIN.BATCH_SIZE)
     batches = _endless(session)
     held = session.mixing(*runtime.to_device(next(batches)), START)

@@ -7,6 +7,7 @@ from timm.layers import PatchEmbed
 from timm.models import get_pretrained_cfg, is_model
 from torch import nn
 
+from pycls_std.models.contract import classifier_names
 from pycls_std.registry import BACKBONES
 
 
@@ -35,6 +36,19 @@ def create_backbone(
             if isinstance(module, nn.LayerNorm):
                 module.eps = norm_eps
     return backbone
+
+
+def wake_zero_heads(backbone: nn.Module) -> None:
+    """Give classifiers whose weights all start at zero small random ones, deviation 0.02, as timm's transformers have.
+
+    Logits that are all alike cannot be standardized: their deviation is 0, the gradient there 1e7 times what it should
+    be, and an optimizer that remembers squares of gradients holds the head almost still for thousands of steps.
+    timm's mixers start so.
+    """
+    for name in classifier_names(backbone):
+        for module in backbone.get_submodule(name).modules():
+            if isinstance(module, nn.Linear) and not module.weight.is_meta and not module.weight.any():
+                nn.init.trunc_normal_(module.weight, std=0.02)
 
 
 def _timm_model(name: str):

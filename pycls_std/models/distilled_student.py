@@ -24,11 +24,13 @@ class DistilledStudent(PlainStudent):
         """images: (B, 3, H, W). Returns (B, K) logits of the class head, and (1, B, K) of the distillation head."""
         features = self.backbone.forward_features(images)
         training = self.backbone.training
-        if not training:  # timm returns the heads apart in training only; its modules below, dropout too, stay in eval
-            self.backbone.training = True
-        logits, distillation = self.backbone.forward_head(features)
-        if not training:
-            self.backbone.training = False
+        try:
+            if not training:  # timm returns the heads apart in training only; what is below, dropout too, stays in eval
+                self.backbone.training = True
+            logits, distillation = self.backbone.forward_head(features)
+        finally:
+            if not training:
+                self.backbone.training = False
         return StudentOutput(logits=logits, distillation=distillation.unsqueeze(0))
 
     def unused_parameters(self, prediction: str) -> int:
@@ -39,8 +41,15 @@ class DistilledStudent(PlainStudent):
 
 
 def has_distillation_head(backbone: nn.Module) -> bool:
-    """Return whether a backbone has a head for the teacher beside the one for the labels."""
-    return getattr(backbone, "head_dist", None) is not None and hasattr(backbone, "set_distilled_training")
+    """Return whether a backbone has a head for the teacher beside the one for the labels.
+
+    Raises ValueError for one that has two and does not show them, so that they cannot be kept apart (RepViT).
+    """
+    if not hasattr(backbone, "set_distilled_training"):
+        return False
+    if not hasattr(backbone, "head_dist"):
+        raise ValueError(f"the two heads of {type(backbone).__name__} cannot be kept apart")
+    return backbone.head_dist is not None
 
 
 def create_student(backbone: nn.Module) -> PlainStudent:

@@ -57,6 +57,17 @@ class Teacher(nn.Module):
         self.dtype = dtype
         self.precision = precision
 
+    def use_batch_statistics(self) -> None:
+        """Let batch norms take mean and deviation of each batch from now on, and forget those they were trained with.
+
+        The references of locality guidance and logit standardization put the teacher in train mode together with the
+        student, so that it teaches by these.
+        """
+        for module in self.backbone.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.track_running_stats = False
+                module.running_mean = module.running_var = module.num_batches_tracked = None
+
     def own_input(self, images: Tensor) -> Tensor:
         """Return images (B, 3, H, W), in the student's normalisation and size, in this teacher's.
 
@@ -76,15 +87,3 @@ class Teacher(nn.Module):
         with torch.inference_mode(), self.precision():
             logits = self.backbone(self.own_input(images).to(self.dtype)).float()
         return TeacherOutput(logits=logits.clone())  # autograd may not keep what inference mode made
-
-
-def use_batch_statistics(backbone: nn.Module) -> None:
-    """Let the batch norms of a backbone take mean and deviation of each batch, in eval too, and keep none.
-
-    The references of locality guidance and logit standardization put the teacher in train mode together with the
-    student, so that it teaches by these.
-    """
-    for module in backbone.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.track_running_stats = False
-            module.running_mean = module.running_var = module.num_batches_tracked = None

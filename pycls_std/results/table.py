@@ -96,7 +96,7 @@ def _method(config: dict) -> str:
     words = [config["TRAINER"]]
     words += [config["DEIT"]["MODE"]] if words == ["deit"] else []
     if distillation["TEACHERS"]:
-        words += [] if distillation["TYPE"] in ("hard", *words) else [distillation["TYPE"]]
+        words += [] if distillation["TYPE"] == "hard" or words[-1] in ("soft", "hard") else [distillation["TYPE"]]
         words += ["standardized"] if distillation.get("LOGIT_STANDARD") else []
     return " ".join(words)
 

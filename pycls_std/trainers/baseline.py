@@ -7,6 +7,7 @@ from pycls_std.models.plain_student import PlainStudent
 from pycls_std.registry import TRAINERS
 from pycls_std.structures import Batch, Progress
 from pycls_std.trainers.base import BaseTrainer
+from pycls_std.trainers.mine import refuse_mine
 
 
 @TRAINERS.register("baseline")
@@ -18,8 +19,7 @@ class Baseline(BaseTrainer):
         """Build from options. Raises ValueError for options that would have no effect."""
         if teachers:
             raise ValueError(f"TRAINER baseline uses no teachers, DISTILLATION.TEACHERS has {len(teachers)}")
-        if cfg.MINE.SAMPLES:
-            raise ValueError(f"TRAINER baseline has no MINE, MINE.SAMPLES is {cfg.MINE.SAMPLES}")
+        refuse_mine("baseline", cfg.MINE.SAMPLES)
         return cls(PlainStudent(backbone))
 
     def losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:

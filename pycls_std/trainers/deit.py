@@ -4,6 +4,7 @@ from pycls_std.models.distilled_student import create_student, has_distillation_
 from pycls_std.registry import TRAINERS
 from pycls_std.trainers.kd import KD
 from pycls_std.trainers.logit_term import LogitTerm
+from pycls_std.trainers.mine import refuse_mine
 
 
 @TRAINERS.register("deit")
@@ -21,8 +22,9 @@ class DeiT(KD):
     """
 
     OPTIONS = {
-        # Heads and what they learn from: see above. none, soft, hard: any student; class, distill: one with a class
-        # token; both: one with a class and a distillation head, such as deit_tiny_distilled_patch16_224.
+        # Heads and what they learn from: see above. none, soft, hard: any student with one head; class, distill: one
+        # whose head reads a class token; both: one with a class and a distillation head, such as
+        # deit_tiny_distilled_patch16_224.
         "MODE": ("both", "none", "soft", "hard", "class", "distill"),
     }
     WEIGHED_BY = {"ce": "DISTILLATION.ALPHA", "distill": "DISTILLATION.ALPHA"}
@@ -38,10 +40,13 @@ class DeiT(KD):
         if has_distillation_head(backbone) != (mode == "both"):
             expected = "a distillation head beside the class head" if mode == "both" else "one head"
             raise ValueError(f"DEIT.MODE {mode} needs a model with {expected}, MODEL.NAME is {model}")
-        if mode in ("class", "distill") and getattr(backbone, "cls_token", None) is None:
-            raise ValueError(f"DEIT.MODE {mode} needs a model with a class token, MODEL.NAME is {model}")
-        if cfg.MINE.SAMPLES:
-            raise ValueError(f"TRAINER deit has no MINE, MINE.SAMPLES is {cfg.MINE.SAMPLES}")
+        if mode in ("class", "distill") and not _reads_a_class_token(backbone):
+            raise ValueError(f"DEIT.MODE {mode} needs a model whose head reads a class token, MODEL.NAME is {model}")
+        refuse_mine("deit", cfg.MINE.SAMPLES)
         distilled = {"none": 0.0, "class": 0.0, "distill": 1.0}.get(mode, alpha)
         term = LogitTerm.from_cfg(cfg, form=mode if mode in ("soft", "hard") else "")
         return cls(create_student(backbone), teachers, term, ce_weight=1 - distilled, kd_weight=distilled)
+
+
+def _reads_a_class_token(backbone) -> bool:
+    return getattr(backbone, "cls_token", None) is not None and getattr(backbone, "global_pool", "token") == "token"

@@ -9,6 +9,7 @@ from pycls_std.registry import TRAINERS
 from pycls_std.structures import Batch, Progress
 from pycls_std.trainers.base import BaseTrainer
 from pycls_std.trainers.logit_term import LogitTerm
+from pycls_std.trainers.mine import refuse_mine
 
 
 @TRAINERS.register("kd")
@@ -17,8 +18,8 @@ class KD(BaseTrainer):
 
     L = ce_weight CE(class head, labels) + kd_weight D(logits, teachers)
     D is that of section DISTILLATION: hard, soft or decoupled (DKD), of raw or standardized logits. Where the student
-    has a distillation head, D is that head's, and the class head learns from the labels alone. What weighs 0 is not
-    computed.
+    has a distillation head, D is that head's, and the class head learns from the labels alone; both need a weight then.
+    What weighs 0 is not computed.
     Source: Hinton et al., 2015; Zhao et al., CVPR 2022; Sun et al., CVPR 2024. Defaults are mdistiller's for soft
     distillation at temperature 4.
     """
@@ -36,9 +37,12 @@ class KD(BaseTrainer):
     def __init__(
         self, student: PlainStudent, teachers, term: LogitTerm, *, ce_weight: float, kd_weight: float, warmup: int = 0
     ):
-        super().__init__(student, teachers)
         if isinstance(student, DistilledStudent):
             self.PREDICTIONS = ("avg", "cls", "dist")
+            for name, weight in (("ce", ce_weight), ("distill", kd_weight)):
+                if not weight:
+                    raise ValueError(f"{self.WEIGHED_BY[name]} gives {name} no weight, and one of two heads no loss")
+        super().__init__(student, teachers)
         self.term = term
         self.ce_weight = ce_weight
         self.kd_weight = kd_weight
@@ -49,8 +53,7 @@ class KD(BaseTrainer):
         """Build from sections KD and DISTILLATION. Raises ValueError if there is no teacher or no term, or MINE."""
         if not teachers:
             raise ValueError("TRAINER kd needs at least one teacher, DISTILLATION.TEACHERS is empty")
-        if cfg.MINE.SAMPLES:
-            raise ValueError(f"TRAINER kd has no MINE, MINE.SAMPLES is {cfg.MINE.SAMPLES}")
+        refuse_mine("kd", cfg.MINE.SAMPLES)
         for name, value in cfg.KD.items():
             if value < 0:
                 raise ValueError(f"KD.{name} is {value}, expected at least 0")
@@ -75,7 +78,8 @@ class KD(BaseTrainer):
             learner = output.logits if output.distillation is None else output.distillation[0]
             value, weights = self.term.over_teachers(learner, self.taught(batch), batch.targets)
             self.watch(weights)
-            losses["distill"] = self.kd_weight * min(1.0, (progress.epoch + 1) / (self.warmup or 1)) * value
+            grown = min(1.0, (progress.epoch + 1) / self.warmup) if self.warmup else 1.0
+            losses["distill"] = grown * self.kd_weight * value
         return losses
 
     def deployed_parameters(self) -> int:

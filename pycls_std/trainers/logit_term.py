@@ -16,7 +16,7 @@ from pycls_std.structures import TeacherOutput
 class LogitTerm:
     """A form of distillation, on raw or standardized logits, and the weights of several teachers.
 
-    form(student_logits, teacher_logits, labels) gives one value an image. weighting(teacher_logits) gives (B, M).
+    form(student_logits, teacher_logits, targets) gives one value an image. weighting(teacher_logits) gives (B, M).
     standardize: on both sides; the values are then times extra_weight.
     """
 
@@ -33,9 +33,9 @@ class LogitTerm:
         temperature = options.TEMPERATURE
         decoupled = partial(decoupled_distillation, alpha=options.DKD_ALPHA, beta=options.DKD_BETA)
         forms = {
-            "hard": lambda student, teacher, labels: hard_distillation(student, teacher),
-            "soft": lambda student, teacher, labels: soft_distillation(student, teacher, temperature),
-            "decoupled": lambda student, teacher, labels: decoupled(student, teacher, labels, temperature),
+            "hard": lambda student, teacher, targets: hard_distillation(student, teacher),
+            "soft": lambda student, teacher, targets: soft_distillation(student, teacher, temperature),
+            "decoupled": lambda student, teacher, targets: decoupled(student, teacher, targets.argmax(-1), temperature),
         }
         return cls(
             forms[form or options.TYPE],
@@ -47,12 +47,12 @@ class LogitTerm:
     def each(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
         """Return one value in nats for each image of (..., B, K) logits.
 
-        targets: (B, K) probabilities; the target class of a mixed image is the one it has most of.
+        targets: (B, K) probabilities; the target class of a mixed image, for the decoupled form, is the one it has most
+        of.
         """
-        labels = targets.argmax(dim=-1)
         if not self.standardize:
-            return self.form(student_logits, teacher_logits, labels)
-        return self.extra_weight * self.form(standardized(student_logits), standardized(teacher_logits), labels)
+            return self.form(student_logits, teacher_logits, targets)
+        return self.extra_weight * self.form(standardized(student_logits), standardized(teacher_logits), targets)
 
     def over_teachers(
         self, student_logits: Tensor, taught: list[TeacherOutput], targets: Tensor

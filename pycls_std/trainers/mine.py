@@ -79,3 +79,9 @@ class Mine:
         if self.samples > len(places):
             raise ValueError(f"MINE.SAMPLES is {self.samples}, {what} has {len(places)} images")
         return places[np.random.permutation(len(places))[: self.samples]]  # numpy's, for all processes draw alike
+
+
+def refuse_mine(trainer: str, samples: int) -> None:
+    """Raise ValueError if samples are asked for, by a method that has no MINE."""
+    if samples:
+        raise ValueError(f"TRAINER {trainer} has no MINE, MINE.SAMPLES is {samples}")
