@@ -7,7 +7,7 @@ import torch
 
 from pycls_std import config
 from pycls_std.builders.data import build_mixing
-from pycls_std.builders.models import build_backbone, build_teachers, build_trainer
+from pycls_std.builders.models import build_backbone, build_teachers, build_trainer, find_given
 from pycls_std.builders.training import build_optimizer, build_runtime, build_schedule
 from pycls_std.builders.weights import Weights
 from pycls_std.datasets.normalizations import NORMALIZATIONS
@@ -94,7 +94,7 @@ def test_config_takes_two_steps(path):
     classes, size = cfg.MODEL.NUM_CLASSES, cfg.DATA.IMAGE_SIZE
     runtime = build_runtime(cfg)
     backbone = build_backbone(cfg, classes)
-    described = [Weights({}, "none") for _ in cfg.DISTILLATION.TEACHERS]
+    described = [each._replace(state={}) for each in find_given(cfg, fetch=False).teachers]
     teachers = build_teachers(cfg, classes, NORMALIZATIONS["half"], described)
     trainer = build_trainer(cfg, backbone=backbone, teachers=teachers)
     optimizer = build_optimizer(cfg, trainer)

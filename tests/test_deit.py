@@ -6,7 +6,7 @@ import math
 import pytest
 import timm
 import torch
-from test_trainers import DEIT, START, batch, make
+from test_trainers import DEIT, START, STUDENTS, batch, make
 
 from pycls_std import runner
 from pycls_std.builders.training import build_schedule
@@ -142,6 +142,13 @@ def test_distillation_tokens_are_not_decayed(load):
     assert {"backbone.dist_token", "backbone.cls_token"} <= make_mode(load, "both").student.no_weight_decay()
 
 
+def test_a_class_token_that_no_head_reads_is_none(load):
+    backbone = create_backbone(PLAIN, num_classes=10, image_size=32, **SMALL, global_pool="avg")
+    assert backbone.cls_token is not None
+    with pytest.raises(ValueError, match="DEIT.MODE class needs a model whose head reads a class token"):
+        make(load, "deit", PLAIN, 0, backbone=backbone, DEIT__MODE="class")
+
+
 @pytest.mark.parametrize(
     ("mode", "overrides", "text"),
     [
@@ -150,11 +157,14 @@ def test_distillation_tokens_are_not_decayed(load):
         ("both", {"name": PLAIN}, f"DEIT.MODE both needs a model with a distillation head .* MODEL.NAME is .*{PLAIN}"),
         ("soft", {"name": DEIT}, "DEIT.MODE soft needs a model with one head, MODEL.NAME is"),
         ("class", {"name": "resnet8", "teachers": 0}, "DEIT.MODE class needs a model whose head reads a class token"),
+        ("soft", {"name": "repvit_m0_9"}, "the two heads of RepVit cannot be kept apart"),
         ("both", {"MINE__SAMPLES": 4}, "TRAINER deit has no MINE, MINE.SAMPLES is 4"),
     ],
 )
 def test_models_and_teachers_that_a_mode_cannot_use(load, mode, overrides, text):
     options = {"name": DEIT if mode == "both" else PLAIN, "teachers": 1, "DEIT__MODE": mode} | overrides
+    if options["name"] not in STUDENTS:
+        options["backbone"] = create_backbone(options["name"], num_classes=10, image_size=32)
     with pytest.raises(ValueError, match=text):
         make(load, "deit", MODEL__NAME=options["name"], **options)
 

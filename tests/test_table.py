@@ -86,6 +86,7 @@ def test_columns_of_the_reproductions_table(record, tmp_path):
     [
         ("deit/deit-ti_c10_none", "deit none"),
         ("deit/deit-ti_c10_soft", "deit soft"),
+        ("deit/deit-ti_c10_hard", "deit hard"),
         ("deit/deit-ti_c10_distill", "deit distill"),
         ("deit/deit-ti_c10_both-soft", "deit both soft"),
         ("deit/deit-ti_c10_both-hard", "deit both"),

@@ -320,6 +320,8 @@ def test_what_cannot_be_kept_is_refused(train, load, tmp_path, monkeypatch):
         load("debug/base_debug", DISTILLATION__CACHE=tmp_path / "kept")
     with pytest.raises(ConfigError, match="DISTILLATION.CACHE_TOP is 3, expected 0 with LOGIT_STANDARD"):
         train("run", DISTILLATION__CACHE_TOP=3, DISTILLATION__LOGIT_STANDARD="true")
+    with pytest.raises(ConfigError, match="DISTILLATION.CACHE is .* with TEACHER_BN batch"):
+        train("run", DISTILLATION__TEACHER_BN="batch")
     monkeypatch.setattr("pycls_std.datasets.memory.store.LIMIT", 1000)
     with pytest.raises(ValueError, match="DISTILLATION.CACHE is .*, the images are not in memory"):
         train("run")

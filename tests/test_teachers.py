@@ -8,7 +8,7 @@ from records import load_state, same
 from pycls_std import runner
 from pycls_std.builders.teachers import settle_teachers
 from pycls_std.builders.training import build_all, build_runtime
-from pycls_std.engine import checkpoint
+from pycls_std.engine import checkpoint, loop
 from pycls_std.engine.runtime import Runtime
 from pycls_std.losses.logit import soft_distillation
 
@@ -148,17 +148,38 @@ def test_nothing_asked_for_is_nothing_done(settled):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_batch_norms_may_take_the_statistics_of_each_batch(settled, precision):
     """TEACHER_BN batch: as if the teacher were in train mode, but its weights and buffers stay as they are."""
-    teacher, line, session = settled(DISTILLATION__TEACHER_BN="batch", PRECISION=precision)
+    options = {"DISTILLATION__TEACHER_BN": "batch", "PRECISION": precision}
+    teacher, line, session = settled(**options)
     assert line.startswith(f"teacher 0 resnet8: 0 batch norms folded, {precision}")
     awake, batch = settled(DISTILLATION__TEACHER_FOLD=False)[0].backbone, images()
     awake.train()
     expected = awake(teacher.own_input(batch))
+    teacher.use_batch_statistics()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     session.trainer.teachers.train()
     limit = {} if precision == "fp32" else {"rtol": 0.05, "atol": 0.3}
     torch.testing.assert_close(teacher(batch).logits, expected, **limit)
     assert same(before, dict(teacher.state_dict()))
     assert not torch.allclose(expected, awake.eval()(teacher.own_input(batch)), atol=0.3)
+
+
+def test_a_teacher_is_scored_by_its_own_statistics_and_then_woken(method, monkeypatch, caplog):
+    """A test split in the order of its classes would not be known by the statistics of its batches."""
+    seen = []
+
+    def fit(session, **_):
+        (teacher,) = session.trainer.teachers
+        seen.append([m.running_mean for m in teacher.modules() if isinstance(m, torch.nn.BatchNorm2d)])
+
+    monkeypatch.setattr(loop, "fit", lambda session, **options: (fit(session), session.best.update(top1=0, epoch=0)))
+    with caplog.at_level("INFO"):
+        for choice in ("eval", "batch"):
+            options = {"DISTILLATION__TEACHER_BN": choice, "DISTILLATION__TEACHER_FOLD": "false"}
+            runner.train(method("kd", TEST__BATCH_SIZE=2, **options))
+    first, second = [line for line in caplog.messages if line.startswith("teacher 0 resnet8: top-1")]
+    assert first == second
+    assert len(seen[1]) == 9 and all(mean is None for mean in seen[1])
+    assert all(mean is not None for mean in seen[0])
 
 
 def test_random_weights_are_settled_without_falling_back(std):
