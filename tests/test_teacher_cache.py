@@ -48,7 +48,7 @@ def test_the_largest_logits_and_the_probability_of_the_rest():
 
 # ----------------------------------------------------------------------------------------------------------------- runs
 @pytest.fixture
-def train(std, tmp_path, monkeypatch):
+def train(method, tmp_path, monkeypatch):
     """Return train(name, **overrides): the folder of a run whose cache is in tmp_path/kept, and its teachers' calls."""
     calls = []
     forward = Teacher.forward
@@ -59,10 +59,10 @@ def train(std, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Teacher, "forward", counted)
 
-    def run(name, cache=True, **overrides):
+    def run(name, cache=True, kind="std", **overrides):
         calls.clear()
         own = {"OUT_DIR": tmp_path / name} | ({"DISTILLATION__CACHE": tmp_path / "kept"} if cache else {})
-        runner.train(std(**own | overrides))
+        runner.train(method(kind, **own | overrides))
         return tmp_path / name, sum(size == 128 for size in calls)  # the test split comes in batches of 360
 
     return run
@@ -75,16 +75,25 @@ def kept(tmp_path):
 @pytest.mark.parametrize("form", ["hard", "soft"])
 def test_a_cached_run_is_the_run(train, tmp_path, form):
     """Without, writing, reading: the same bits, with mixup, cutmix, repeats, MINE, average. Reading asks no teacher."""
-    kind = {"DISTILLATION__TYPE": form}
-    plain, asked = train("plain", cache=False, **kind)
+    options = {"DISTILLATION__TYPE": form}
+    plain, asked = train("plain", cache=False, **options)
     assert asked == 3 * 11
-    writing, asked = train("writing", **kind)
+    writing, asked = train("writing", **options)
     assert asked == 3 * 11
     assert [name.split("/")[1] for name in kept(tmp_path)] == [f"epoch-000{epoch}.npy" for epoch in (1, 2, 3)]
-    reading, asked = train("reading", **kind)
+    reading, asked = train("reading", **options)
     assert asked == 0
     assert_same_run(plain, writing)
     assert_same_run(plain, reading)
+
+
+@pytest.mark.parametrize("kind", ["deit", "kd"])
+def test_every_method_reads_it(train, kind):
+    writing, asked = train("writing", kind=kind, OPTIM__MAX_EPOCH=1)
+    assert asked == 11
+    reading, asked = train("reading", kind=kind, OPTIM__MAX_EPOCH=1)
+    assert asked == 0
+    assert_same_run(writing, reading)
 
 
 def test_what_is_kept_is_what_the_teacher_said_of_the_mixed_images(train, tmp_path, std):

@@ -134,8 +134,12 @@ def test_published_weights_by_name(hub, tmp_path, monkeypatch):
     assert asked == [PUBLISHED_URL + path.name]
     assert (found.num_classes, found.normalization, found.image_size) == (100, NORMALIZATIONS["cifar100"], 32)
     assert torch.equal(found.state["fc.weight"], state["fc.weight"])
-    with pytest.raises(ValueError, match="no published weights of that name; known: cifar10_resnet20"):
-        weights.find_weights("resnet20", "published:cifar1000_resnet20")
+    asked.clear()
+    assert weights.describe_weights("resnet20", "published:cifar100_resnet20") == found._replace(state={})
+    assert asked == []
+    for find in (weights.find_weights, weights.describe_weights):
+        with pytest.raises(ValueError, match="no published weights of that name; known: cifar10_resnet20"):
+            find("resnet20", "published:cifar1000_resnet20")
 
 
 def test_timm_pretrained_tag(tmp_path, monkeypatch):
