@@ -157,6 +157,7 @@ def test_a_class_token_that_no_head_reads_is_none(load):
         ("both", {"name": PLAIN}, f"DEIT.MODE both needs a model with a distillation head .* MODEL.NAME is .*{PLAIN}"),
         ("soft", {"name": DEIT}, "DEIT.MODE soft needs a model with one head, MODEL.NAME is"),
         ("class", {"name": "resnet8", "teachers": 0}, "DEIT.MODE class needs a model whose head reads a class token"),
+        ("soft", {"DISTILLATION__TYPE": "decoupled"}, "DEIT.MODE soft says the form itself, DISTILLATION.TYPE is dec"),
         ("soft", {"name": "repvit_m0_9"}, "the two heads of RepVit cannot be kept apart"),
         ("both", {"MINE__SAMPLES": 4}, "TRAINER deit has no MINE, MINE.SAMPLES is 4"),
     ],

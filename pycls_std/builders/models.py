@@ -94,6 +94,7 @@ def start_from(backbone: nn.Module, weights: Weights) -> None:
     classes = [(old[0], new[0]) for old, new in pairs if len(old) == len(new) > 0 and old[0] != new[0]]
     if not classes:
         checkpoint.load_weights(backbone, weights.state, label)
+        LOG.info("%s: all of the student starts from it", label)
         return
     rest = {key: value for key, value in weights.state.items() if not key.startswith(within)}
     checkpoint.load_weights(backbone, rest | head, label)

@@ -57,7 +57,7 @@ def describe_weights(name: str, origin: str) -> Weights:
     if origin.startswith("published:"):
         return _described_as_published(origin)
     if "://" in origin or not Path(origin).exists():
-        return Weights({}, "random weights")
+        return Weights({}, f"{origin}, not here, so random weights")
     return find_weights(name, origin)
 
 

@@ -119,8 +119,8 @@ cfg.DISTILLATION.CACHE_PRECISION = ("fp32", "fp16")
 cfg.DISTILLATION.CACHE_TOP = 0
 # Teacher's label (argmax), its distribution, or that in two parts (DKD). DeiT's modes soft and hard say it themselves.
 cfg.DISTILLATION.TYPE = ("hard", "soft", "decoupled")
-# Share of the distillation loss in the objective of std and deit; the rest is the class loss. 0 = no distillation. The
-# trainer kd has a weight for each, in its own section.
+# Share of the distillation loss in the objective of std, and of deit's modes soft, hard and both; the rest is the class
+# loss. 0 = no distillation. The trainer kd has a weight for each, in its own section.
 cfg.DISTILLATION.ALPHA = 0.5
 # Temperature of soft and decoupled distillation; the base temperature of standardized logits.
 cfg.DISTILLATION.TEMPERATURE = 1.0

@@ -33,7 +33,7 @@ def aggregate(runs: list[Run], expected: list[dict] = ()) -> pd.DataFrame:
         group = groups.setdefault(str(_identity(run)), [])
         for twin in group:
             if twin.seed == run.seed:
-                raise ValueError(f"{run.name} {run.seed} is there twice: {twin.folder} and {run.folder}")
+                raise ValueError(f"{run.name} {run.seed} is there twice: {twin.folder} and {run.folder}, leave one out")
         group.append(run)
     rows = [_row(members) for members in groups.values()]
     _tell_apart(rows, list(groups.values()))
@@ -89,14 +89,15 @@ def _facts(config: dict) -> dict:
 
 
 def _method(config: dict) -> str:
-    """Return the method in words: its name, DeiT's mode, the form of the distillation if it is not the hard one."""
+    """Return the method in words: its name, DeiT's mode, the form of the distillation if it is not STD's hard one."""
     distillation = config["DISTILLATION"]
     if config["TRAINER"] == "baseline":
         return "-"
     words = [config["TRAINER"]]
     words += [config["DEIT"]["MODE"]] if words == ["deit"] else []
     if distillation["TEACHERS"]:
-        words += [] if distillation["TYPE"] == "hard" or words[-1] in ("soft", "hard") else [distillation["TYPE"]]
+        silent = words == ["std"] and distillation["TYPE"] == "hard" or words[-1] in ("soft", "hard")
+        words += [] if silent else [distillation["TYPE"]]
         words += ["standardized"] if distillation.get("LOGIT_STANDARD") else []
     return " ".join(words)
 

@@ -42,6 +42,8 @@ class DeiT(KD):
             raise ValueError(f"DEIT.MODE {mode} needs a model with {expected}, MODEL.NAME is {model}")
         if mode in ("class", "distill") and not _reads_a_class_token(backbone):
             raise ValueError(f"DEIT.MODE {mode} needs a model whose head reads a class token, MODEL.NAME is {model}")
+        if mode in ("soft", "hard") and cfg.DISTILLATION.TYPE == "decoupled":
+            raise ValueError(f"DEIT.MODE {mode} says the form itself, DISTILLATION.TYPE is decoupled: see TRAINER kd")
         refuse_mine("deit", cfg.MINE.SAMPLES)
         distilled = {"none": 0.0, "class": 0.0, "distill": 1.0}.get(mode, alpha)
         term = LogitTerm.from_cfg(cfg, form=mode if mode in ("soft", "hard") else "")

@@ -41,7 +41,7 @@ class KD(BaseTrainer):
             self.PREDICTIONS = ("avg", "cls", "dist")
             for name, weight in (("ce", ce_weight), ("distill", kd_weight)):
                 if not weight:
-                    raise ValueError(f"{self.WEIGHED_BY[name]} gives {name} no weight, and one of two heads no loss")
+                    raise ValueError(f"{self.WEIGHED_BY[name]}: {name} weighs 0, and one of two heads would not learn")
         super().__init__(student, teachers)
         self.term = term
         self.ce_weight = ce_weight
