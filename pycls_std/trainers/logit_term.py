@@ -3,8 +3,6 @@
 Shapes: ... any leading dimensions, B batch, K classes, M teachers.
 """
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -30,12 +28,13 @@ class LogitTerm:
     def from_cfg(cls, cfg, *, form: str = ""):
         """Build from section DISTILLATION. form: in the place of DISTILLATION.TYPE."""
         options = cfg.DISTILLATION
-        temperature = options.TEMPERATURE
-        decoupled = partial(decoupled_distillation, alpha=options.DKD_ALPHA, beta=options.DKD_BETA)
+        temperature, parts = options.TEMPERATURE, {"alpha": options.DKD_ALPHA, "beta": options.DKD_BETA}
         forms = {
             "hard": lambda student, teacher, targets: hard_distillation(student, teacher),
             "soft": lambda student, teacher, targets: soft_distillation(student, teacher, temperature),
-            "decoupled": lambda student, teacher, targets: decoupled(student, teacher, targets.argmax(-1), temperature),
+            "decoupled": lambda student, teacher, targets: decoupled_distillation(
+                student, teacher, targets.argmax(dim=-1), temperature, **parts
+            ),
         }
         return cls(
             forms[form or options.TYPE],
