@@ -13,9 +13,9 @@ from pycls_std import config, runner
 from pycls_std.builders.data import build_data
 from pycls_std.check import processes
 from pycls_std.check import trial as trials
+from pycls_std.core.registry import TRAINERS
 from pycls_std.engine import distributed, files
 from pycls_std.losses.classification import soft_target_cross_entropy
-from pycls_std.registry import TRAINERS
 from pycls_std.trainers.baseline import Baseline
 from pycls_std.trainers.std import STD
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import run_net as run_net_module
-from pycls_std import config, runner, signals
+from pycls_std import config, runner
+from pycls_std.process import signals
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,9 +10,9 @@ from records import assert_same_run, load_state
 from pycls_std import runner
 from pycls_std.builders.teachers import settle_teachers
 from pycls_std.builders.training import build_all
+from pycls_std.core.structures import Progress
 from pycls_std.engine import loop
 from pycls_std.engine.runtime import COMPILING_PAYS, Runtime
-from pycls_std.structures import Progress
 from pycls_std.trainers.baseline import Baseline
 
 # Traces forward and backward as inductor does, and then runs torch's own kernels: in seconds, where inductor needs one

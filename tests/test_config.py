@@ -255,7 +255,7 @@ def test_every_range_and_entry_type_belongs_to_an_option():
 def test_declared_methods_are_those_that_register():
     import pycls_std.datasets
     import pycls_std.trainers  # noqa: F401
-    from pycls_std.registry import DATASETS, TRAINERS
+    from pycls_std.core.registry import DATASETS, TRAINERS
 
     assert config.declared("trainers").keys() == TRAINERS.entries.keys()
     assert config.declared("datasets").keys() == DATASETS.entries.keys()

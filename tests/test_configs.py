@@ -10,9 +10,9 @@ from pycls_std.builders.data import build_mixing
 from pycls_std.builders.models import build_backbone, build_teachers, build_trainer, find_given
 from pycls_std.builders.training import build_optimizer, build_runtime, build_schedule
 from pycls_std.builders.weights import Weights
+from pycls_std.core.structures import Progress
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.engine.optim import create_optimizer
-from pycls_std.structures import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

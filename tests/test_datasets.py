@@ -15,6 +15,8 @@ from torchvision.datasets.utils import calculate_md5
 from torchvision.transforms import RandomResizedCrop
 
 from pycls_std.builders.data import build_data
+from pycls_std.core.registry import DATASETS
+from pycls_std.core.structures import Progress
 from pycls_std.datasets import transforms
 from pycls_std.datasets.decoding import DecodedRandomResizedCrop, to_rgb
 from pycls_std.datasets.image_folder import open_image
@@ -22,8 +24,6 @@ from pycls_std.datasets.loader import EpochSampler, Views, train_loader
 from pycls_std.datasets.mixing import Mixing
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.transforms import Augmentation
-from pycls_std.registry import DATASETS
-from pycls_std.structures import Progress
 
 START = Progress(0, 0, 1, 1)
 FULL = Augmentation(rand_augment="rand-m9-mstd0.5-inc1", erasing=0.25, color_jitter=0.3)

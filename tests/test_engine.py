@@ -12,14 +12,14 @@ from records import Malice, damage
 from torch import nn
 
 from pycls_std.builders.training import build_schedule
+from pycls_std.core.meters import Meters, accuracies
+from pycls_std.core.structures import World
 from pycls_std.engine import checkpoint
 from pycls_std.engine.ema import create_ema
 from pycls_std.engine.journal import ProgressBar, duration
-from pycls_std.engine.meters import Meters, accuracies
 from pycls_std.engine.optim import create_optimizer, set_learning_rate
 from pycls_std.engine.runtime import Runtime
 from pycls_std.engine.schedule import cosine, learning_rate, step
-from pycls_std.structures import World
 
 
 @pytest.mark.defect(10)

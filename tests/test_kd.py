@@ -9,10 +9,10 @@ from torch.nn import functional
 from yacs.config import CfgNode
 
 from pycls_std.builders.models import build_backbone
+from pycls_std.core.structures import Progress
 from pycls_std.losses.classification import soft_target_cross_entropy
 from pycls_std.losses.logit import soft_distillation
 from pycls_std.models.create import create_backbone, wake_zero_heads
-from pycls_std.structures import Progress
 
 SOFT = {"DISTILLATION__TYPE": "soft", "DISTILLATION__TEMPERATURE": 3.0}
 

@@ -12,13 +12,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pycls_std import runner, signals
+from pycls_std import runner
 from pycls_std.builders.training import build_all, build_runtime
+from pycls_std.core.meters import Meters
+from pycls_std.core.structures import Progress
 from pycls_std.engine import loop
-from pycls_std.engine.meters import Meters
 from pycls_std.engine.optim import create_optimizer
 from pycls_std.engine.runtime import Runtime
-from pycls_std.structures import Progress
+from pycls_std.process import signals
 from pycls_std.trainers.baseline import Baseline
 from pycls_std.trainers.mine import Mine
 

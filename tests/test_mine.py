@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from pycls_std.core.structures import Batch, Progress, World
 from pycls_std.layers.statistics_net import StatisticsNet
 from pycls_std.losses.mine import mutual_information, shifted
-from pycls_std.structures import Batch, Progress, World
 from pycls_std.trainers.mine import Mine
 
 

@@ -8,11 +8,11 @@ import torch
 from test_std_student import FAMILIES
 from torch import nn
 
+from pycls_std.core.structures import Normalization
 from pycls_std.models.contract import classifier_names, tap_shapes
 from pycls_std.models.create import create_backbone
 from pycls_std.models.resnet_cifar import PUBLISHED
 from pycls_std.models.teacher import Teacher
-from pycls_std.structures import Normalization
 
 HALF = Normalization((0.5,) * 3, (0.5,) * 3)
 

@@ -5,9 +5,9 @@ import torch
 
 from pycls_std.builders.teachers import settle_teachers
 from pycls_std.builders.training import build_all, build_runtime
+from pycls_std.core.structures import Progress
 from pycls_std.engine import loop
 from pycls_std.engine.optim import set_learning_rate
-from pycls_std.structures import Progress
 
 
 def losses(cfg, steps, *, settle):

@@ -13,8 +13,8 @@ from pycls_std import config, runner
 from pycls_std.builders.data import build_data
 from pycls_std.builders.models import build_untaught_trainer
 from pycls_std.builders.training import build_schedule
+from pycls_std.core.registry import TRAINERS
 from pycls_std.engine import loop, record
-from pycls_std.registry import TRAINERS
 from pycls_std.results.read import read_run
 
 

@@ -99,7 +99,7 @@ def test_every_method_reads_it(train, kind):
 def test_what_is_kept_is_what_the_teacher_said_of_the_mixed_images(train, tmp_path, std):
     """Every entry against the teacher on the batches that the run's parts make anew."""
     from pycls_std.builders.training import build_all, build_runtime
-    from pycls_std.structures import Progress
+    from pycls_std.core.structures import Progress
 
     train("run")
     cfg = std()

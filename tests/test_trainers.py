@@ -6,6 +6,8 @@ import torch
 from test_std_student import FAMILIES
 
 from pycls_std.builders.models import build_trainer
+from pycls_std.core.registry import TRAINERS
+from pycls_std.core.structures import Normalization, Progress
 from pycls_std.datasets.mixing import Mixing
 from pycls_std.engine.optim import create_optimizer
 from pycls_std.engine.runtime import Runtime
@@ -14,8 +16,6 @@ from pycls_std.losses.confidence import confidence_weights
 from pycls_std.losses.logit import hard_distillation, soft_distillation
 from pycls_std.models.create import create_backbone
 from pycls_std.models.teacher import Teacher
-from pycls_std.registry import TRAINERS
-from pycls_std.structures import Normalization, Progress
 
 HALF = Normalization((0.5,) * 3, (0.5,) * 3)
 START = Progress(0, 0, 1, 1)

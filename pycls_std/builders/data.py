@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from pycls_std.core.registry import DATASETS
+from pycls_std.core.structures import DatasetInfo, Normalization, World
 from pycls_std.datasets import loader as loaders
 from pycls_std.datasets.faults import read_all
 from pycls_std.datasets.memory import NotInMemory, store
@@ -16,8 +18,6 @@ from pycls_std.datasets.memory.views import MemoryLoader, MemoryViews
 from pycls_std.datasets.mixing import Mixing
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.transforms import Augmentation, test_pixels, test_transform, train_transform, whole
-from pycls_std.registry import DATASETS
-from pycls_std.structures import DatasetInfo, Normalization, World
 
 LOG = logging.getLogger("pycls_std")
 CPU = torch.device("cpu")

@@ -8,12 +8,12 @@ from torch import nn
 import pycls_std.trainers  # noqa: F401  (registers the methods)
 from pycls_std.builders.data import named_normalization
 from pycls_std.builders.weights import Weights, describe_weights, find_weights
+from pycls_std.core.registry import TRAINERS
+from pycls_std.core.structures import Normalization, Trainer
 from pycls_std.engine import checkpoint
 from pycls_std.models.contract import TapShape, classifier_names, tap_shapes
 from pycls_std.models.create import create_backbone, wake_zero_heads
 from pycls_std.models.teacher import Teacher
-from pycls_std.registry import TRAINERS
-from pycls_std.structures import Normalization, Trainer
 
 LOG = logging.getLogger("pycls_std")
 

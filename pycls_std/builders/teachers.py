@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from pycls_std.engine.runtime import DTYPES, Runtime
-from pycls_std.errors import one_line
 from pycls_std.models.folding import fold_batch_norms
 from pycls_std.models.teacher import Teacher
+from pycls_std.process.errors import one_line
 
 IMAGES = 1000  # of the test split that a teacher is tried on, by all processes together
 LEAST = 99.0  # percent of them that it must name as it does in plain fp32

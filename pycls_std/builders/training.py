@@ -7,14 +7,14 @@ from torch.optim import Optimizer
 
 from pycls_std.builders.data import Data, build_data, build_mixing
 from pycls_std.builders.models import Given, build_backbone, build_teachers, build_trainer, find_given, start_from
+from pycls_std.core.registry import SCHEDULES
+from pycls_std.core.seeding import seed_all
+from pycls_std.core.structures import Trainer
 from pycls_std.engine.ema import create_ema
 from pycls_std.engine.loop import Session
 from pycls_std.engine.optim import create_optimizer
 from pycls_std.engine.runtime import Runtime
 from pycls_std.engine.schedule import learning_rate
-from pycls_std.registry import SCHEDULES
-from pycls_std.seeding import seed_all
-from pycls_std.structures import Trainer
 
 
 def peak_learning_rate(cfg) -> float:

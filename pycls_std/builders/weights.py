@@ -15,10 +15,10 @@ from timm.models import get_pretrained_cfg, is_model
 from torch import Tensor
 from torch.hub import download_url_to_file, get_dir
 
+from pycls_std.core.structures import Normalization
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.engine import checkpoint
 from pycls_std.models.resnet_cifar import PUBLISHED, PUBLISHED_URL
-from pycls_std.structures import Normalization
 
 OWN = {"student", "ema", "config", "data"}  # what tells a checkpoint of this runner
 

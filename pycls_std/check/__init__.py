@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from pycls_std.check.trial import Trial
-from pycls_std.errors import one_line
+from pycls_std.process.errors import one_line
 
 LOG = logging.getLogger("pycls_std")
 

@@ -10,9 +10,9 @@ from torch import multiprocessing
 from pycls_std.builders.data import Data
 from pycls_std.builders.models import find_given
 from pycls_std.builders.training import assemble, build_runtime
+from pycls_std.core.structures import Progress
 from pycls_std.engine import distributed, loop
 from pycls_std.engine.optim import set_learning_rate
-from pycls_std.structures import Progress
 
 PATIENCE = 300  # seconds
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10, CIFAR100
 
+from pycls_std.core.registry import DATASETS
+from pycls_std.core.structures import DatasetInfo
 from pycls_std.datasets.normalizations import NORMALIZATIONS
-from pycls_std.registry import DATASETS
-from pycls_std.structures import DatasetInfo
 
 
 @DATASETS.register("cifar10")

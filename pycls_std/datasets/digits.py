@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from pycls_std.core.registry import DATASETS
+from pycls_std.core.structures import DatasetInfo
 from pycls_std.datasets.normalizations import NORMALIZATIONS
-from pycls_std.registry import DATASETS
-from pycls_std.structures import DatasetInfo
 
 TEST_IMAGES = 360
 

@@ -11,10 +11,10 @@ from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
+from pycls_std.core.registry import DATASETS
+from pycls_std.core.structures import DatasetInfo
 from pycls_std.datasets.decoding import naming
 from pycls_std.datasets.normalizations import NORMALIZATIONS
-from pycls_std.registry import DATASETS
-from pycls_std.structures import DatasetInfo
 
 
 class VisibleFolders(ImageFolder):

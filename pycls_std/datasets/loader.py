@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pycls_std import signals
-from pycls_std.seeding import seeded
-from pycls_std.structures import World
+from pycls_std.core.seeding import seeded
+from pycls_std.core.structures import World
+from pycls_std.process import signals
 
 WORLD = World()  # this process alone
 

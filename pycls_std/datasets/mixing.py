@@ -6,8 +6,8 @@ Shapes: B batch, H height, W width, K classes.
 from timm.data.mixup import Mixup, mixup_target
 from torch import Tensor
 
-from pycls_std.seeding import seeded
-from pycls_std.structures import Batch, Progress
+from pycls_std.core.seeding import seeded
+from pycls_std.core.structures import Batch, Progress
 
 
 class Mixing:

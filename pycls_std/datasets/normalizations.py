@@ -1,6 +1,6 @@
 """Input normalisations by name."""
 
-from pycls_std.structures import Normalization
+from pycls_std.core.structures import Normalization
 
 NORMALIZATIONS = {
     "imagenet": Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),

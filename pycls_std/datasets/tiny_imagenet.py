@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
+from pycls_std.core.registry import DATASETS
+from pycls_std.core.structures import DatasetInfo
 from pycls_std.datasets.image_folder import open_image
 from pycls_std.datasets.normalizations import NORMALIZATIONS
-from pycls_std.registry import DATASETS
-from pycls_std.structures import DatasetInfo
 
 
 class TinyImageNet(Dataset):

@@ -17,8 +17,8 @@ from torchvision.transforms import (
     ToTensor,
 )
 
+from pycls_std.core.structures import Normalization
 from pycls_std.datasets.decoding import DecodedRandomResizedCrop, to_rgb
-from pycls_std.structures import Normalization
 
 BICUBIC = InterpolationMode.BICUBIC
 

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pycls_std.launch import launch
-from pycls_std.structures import World
+from pycls_std.core.structures import World
+from pycls_std.process.launch import launch
 
 T = TypeVar("T")
 

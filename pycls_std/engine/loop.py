@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from pycls_std import signals
+from pycls_std.core.meters import Meters, accuracies
+from pycls_std.core.structures import Batch, Progress, StudentOutput, Trainer
 from pycls_std.engine.checkpoint import tensors
 from pycls_std.engine.journal import ProgressBar, duration
-from pycls_std.engine.meters import Meters, accuracies
 from pycls_std.engine.optim import set_learning_rate
 from pycls_std.engine.runtime import Runtime
 from pycls_std.engine.teacher_cache import TeacherCache
-from pycls_std.structures import Batch, Progress, StudentOutput, Trainer
+from pycls_std.process import signals
 
 LOG = logging.getLogger("pycls_std")
 

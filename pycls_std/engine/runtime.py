@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pycls_std.core.seeding import seed_all, seed_torch
+from pycls_std.core.structures import Trainer
 from pycls_std.engine.allocator import keep_freed_memory
 from pycls_std.engine.distributed import Processes
 from pycls_std.engine.verdicts import Verdicts
-from pycls_std.seeding import seed_all, seed_torch
-from pycls_std.structures import Trainer
 
 LAG = 8  # steps after which a CUDA device is asked how one went: it is then done with it, and nothing waits
 LOG = logging.getLogger("pycls_std")

@@ -7,7 +7,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable
 
-from pycls_std.registry import SCHEDULES
+from pycls_std.core.registry import SCHEDULES
 
 
 @SCHEDULES.register("cosine")

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
+from pycls_std.core.structures import Batch, Progress
 from pycls_std.engine import files
 from pycls_std.engine.kept_logits import pack, unpack
 from pycls_std.engine.runtime import Runtime
-from pycls_std.structures import Batch, Progress
 
 STALE = 24 * 3600  # seconds after which a file that nobody finished is removed
 

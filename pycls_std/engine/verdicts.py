@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pycls_std import signals
 from pycls_std.engine.distributed import Processes
+from pycls_std.process import signals
 
 
 class Verdict(NamedTuple):

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pycls_std.builders.data import build_info
 from pycls_std.builders.models import build_teachers, build_untaught_trainer, find_teacher_weights, taps
-from pycls_std.structures import Normalization
+from pycls_std.core.structures import Normalization
 
 LOG = logging.getLogger("pycls_std")
 

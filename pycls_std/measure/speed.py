@@ -10,11 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from pycls_std.builders.models import find_given
 from pycls_std.builders.teachers import let_teach, settle_teachers
 from pycls_std.builders.training import assemble, build_all, build_runtime
+from pycls_std.core.structures import Progress
 from pycls_std.engine import loop
 from pycls_std.engine.checkpoint import tensors
 from pycls_std.engine.optim import set_learning_rate
-from pycls_std.interleaved import interleaved, report
-from pycls_std.structures import Progress
+from pycls_std.measure.interleaved import interleaved, report
 
 LOG = logging.getLogger("pycls_std")
 

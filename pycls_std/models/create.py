@@ -7,8 +7,8 @@ from timm.layers import PatchEmbed
 from timm.models import get_pretrained_cfg, is_model
 from torch import nn
 
+from pycls_std.core.registry import BACKBONES
 from pycls_std.models.contract import classifier_names
-from pycls_std.registry import BACKBONES
 
 
 def create_backbone(

@@ -5,8 +5,8 @@ Shapes: B batch, H height, W width, K classes.
 
 from torch import Tensor, nn
 
+from pycls_std.core.structures import StudentOutput
 from pycls_std.models.plain_student import PlainStudent
-from pycls_std.structures import StudentOutput
 
 
 class DistilledStudent(PlainStudent):

@@ -8,7 +8,7 @@ from functools import partial
 from timm.layers import Mlp
 from timm.models.mlp_mixer import Affine, MlpMixer, ResBlock
 
-from pycls_std.registry import BACKBONES
+from pycls_std.core.registry import BACKBONES
 
 # name: patch_size, num_blocks, embed_dim, mlp_ratio (hidden units over patches and over channels, both times embed_dim)
 # Sources: Tolstikhin et al., NeurIPS 2021, table 1; S/4 is S/16 on 32 px; nano/4 is the CIFAR mixer of omihub777.

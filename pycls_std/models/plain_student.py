@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from pycls_std.structures import StudentOutput
+from pycls_std.core.structures import StudentOutput
 
 
 class PlainStudent(nn.Module):

@@ -10,7 +10,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from pycls_std.registry import BACKBONES
+from pycls_std.core.registry import BACKBONES
 
 
 class BasicBlock(nn.Module):

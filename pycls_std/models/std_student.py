@@ -12,10 +12,10 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
+from pycls_std.core.structures import StudentOutput
 from pycls_std.layers.token_branch import TokenBranch
 from pycls_std.layers.token_set import TokenSet
 from pycls_std.models.contract import TapShape, tap_shapes, to_patches
-from pycls_std.structures import StudentOutput
 
 
 @dataclass(frozen=True)

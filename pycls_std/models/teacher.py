@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from pycls_std.structures import Normalization, TeacherOutput
+from pycls_std.core.structures import Normalization, TeacherOutput
 
 
 class Teacher(nn.Module):

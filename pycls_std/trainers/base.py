@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pycls_std.structures import Batch, Progress, StudentOutput, TeacherOutput, World
+from pycls_std.core.structures import Batch, Progress, StudentOutput, TeacherOutput, World
 
 
 class BaseTrainer:

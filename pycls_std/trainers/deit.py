@@ -1,7 +1,7 @@
 """DeiT: distillation through a token, and the forms it is compared with."""
 
+from pycls_std.core.registry import TRAINERS
 from pycls_std.models.distilled_student import create_student, has_distillation_head
-from pycls_std.registry import TRAINERS
 from pycls_std.trainers.kd import KD
 from pycls_std.trainers.logit_term import LogitTerm
 from pycls_std.trainers.mine import refuse_mine

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
+from pycls_std.core.registry import TRAINERS
+from pycls_std.core.structures import Batch, Progress
 from pycls_std.losses.classification import soft_target_cross_entropy
 from pycls_std.models.distilled_student import DistilledStudent, create_student
 from pycls_std.models.plain_student import PlainStudent
-from pycls_std.registry import TRAINERS
-from pycls_std.structures import Batch, Progress
 from pycls_std.trainers.base import BaseTrainer
 from pycls_std.trainers.logit_term import LogitTerm
 from pycls_std.trainers.mine import refuse_mine

@@ -6,9 +6,9 @@ Shapes: ... any leading dimensions, B batch, K classes, M teachers.
 import torch
 from torch import Tensor
 
+from pycls_std.core.structures import TeacherOutput
 from pycls_std.losses.confidence import WEIGHTINGS
 from pycls_std.losses.logit import decoupled_distillation, hard_distillation, soft_distillation, standardized
-from pycls_std.structures import TeacherOutput
 
 
 class LogitTerm:

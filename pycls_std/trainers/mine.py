@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pycls_std.core.structures import Batch, Progress, World
 from pycls_std.layers.statistics_net import StatisticsNet
 from pycls_std.losses.mine import mutual_information, shifted
-from pycls_std.structures import Batch, Progress, World
 
 
 class Mine:

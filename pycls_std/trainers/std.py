@@ -6,10 +6,10 @@ Shapes: B batch, K classes, M teachers, J distillation heads.
 import torch
 from torch import Tensor
 
+from pycls_std.core.registry import TRAINERS
+from pycls_std.core.structures import Batch, Progress
 from pycls_std.losses.classification import soft_target_cross_entropy
 from pycls_std.models.std_student import STDStudent, TokenLayout, tap_positions
-from pycls_std.registry import TRAINERS
-from pycls_std.structures import Batch, Progress
 from pycls_std.trainers.base import BaseTrainer
 from pycls_std.trainers.logit_term import LogitTerm
 from pycls_std.trainers.mine import Mine

@@ -20,7 +20,7 @@ from pycls_std.datasets.memory.views import MemoryViews  # noqa: E402
 from pycls_std.datasets.normalizations import NORMALIZATIONS  # noqa: E402
 from pycls_std.datasets.transforms import Augmentation, train_transform, whole  # noqa: E402
 from pycls_std.engine.allocator import keep_freed_memory  # noqa: E402
-from pycls_std.interleaved import interleaved, report  # noqa: E402
+from pycls_std.measure.interleaved import interleaved, report  # noqa: E402
 
 SIZE, GOAL = 32, 30000
 NORMALIZATION = NORMALIZATIONS["digits"]

@@ -20,7 +20,7 @@ from pycls_std.builders.cache import build_cache  # noqa: E402
 from pycls_std.builders.teachers import settle_teachers  # noqa: E402
 from pycls_std.builders.training import build_all, build_runtime  # noqa: E402
 from pycls_std.engine import loop  # noqa: E402
-from pycls_std.interleaved import interleaved, report  # noqa: E402
+from pycls_std.measure.interleaved import interleaved, report  # noqa: E402
 
 TEACHERS = {"cheap": ["resnet32", "resnet56"], "costly": ["resnet50"]}
 SIZES = {"cheap": [32, 32], "costly": [224]}

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pycls_std.datasets.normalizations import NORMALIZATIONS  # noqa: E402
 from pycls_std.engine.runtime import DTYPES, Runtime  # noqa: E402
-from pycls_std.interleaved import interleaved, report  # noqa: E402
+from pycls_std.measure.interleaved import interleaved, report  # noqa: E402
 from pycls_std.models.create import create_backbone  # noqa: E402
 from pycls_std.models.folding import fold_batch_norms  # noqa: E402
 from pycls_std.models.teacher import Teacher  # noqa: E402

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pycls_std.core.structures import Normalization
 from pycls_std.datasets.memory import color, geometry
 from pycls_std.datasets.memory.draws import Draws
 from pycls_std.datasets.memory.erasing import RandomErasing
 from pycls_std.datasets.memory.pixels import change
 from pycls_std.datasets.memory.rand_augment import RandAugment
 from pycls_std.datasets.transforms import Augmentation
-from pycls_std.structures import Normalization
 
 TRIES = 10
 RATIO = (math.log(3 / 4), math.log(4 / 3))

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pycls_std.core.structures import Normalization
 from pycls_std.datasets.memory import color, geometry
 from pycls_std.datasets.memory.draws import Draws
 from pycls_std.datasets.memory.pixels import change
 from pycls_std.datasets.transforms import rand_augment
-from pycls_std.structures import Normalization
 
 
 def _enhance(m, sign):

@@ -6,7 +6,7 @@ Shapes: B batch, K classes.
 import torch
 from torch import Tensor
 
-from pycls_std.structures import World
+from pycls_std.core.structures import World
 
 
 class Meters:

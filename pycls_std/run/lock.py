@@ -11,7 +11,7 @@ LOCK = ".lock"
 
 
 @contextmanager
-def owned(folder: Path):
+def locked(folder: Path):
     """Make a folder and own it within the block.
 
     The lock is the kernel's and belongs to this process alone: neither its children nor a kill leave it behind. It

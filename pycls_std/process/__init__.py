@@ -1,0 +1,1 @@
+"""The process itself: how it was started, how it is stopped, how it complains; imports no torch."""
