@@ -9,7 +9,7 @@ from pycls_std import config
 from pycls_std.process import signals
 from pycls_std.process.errors import one_line
 from pycls_std.process.launch import launch
-from pycls_std.run.lock import locked
+from pycls_std.run.folder import RunFolder
 
 # What gloo and NCCL say when another process has ended.
 LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
@@ -28,7 +28,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         prog="run_net.py",
         description="A runner for knowledge distillation of vision MLPs and tiny transformers.",
         epilog="modes:\n" + "\n".join(f"  {name:6s} {text}" for name, text in MODES.items()) + "\n\n"
-        "Options, their units, what turns them off: pycls_std/config/page.py and OPTIONS in pycls_std/trainers/*.py.",
+        "Options, their units, what turns them off: pycls_std/config/page.py, and OPTIONS in pycls_std/terms/*.py and "
+        "pycls_std/trainers/*.py.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = config.load(args.cfg, args.overrides)
         trains = args.mode == "train" and launch().rank == 0
-        with locked(config.out_dir(cfg)) if trains else nullcontext():
+        with RunFolder(config.out_dir(cfg)).lock() if trains else nullcontext():
             from pycls_std import runner  # here, since torch takes seconds to import
 
             runner.run(args.mode, cfg)

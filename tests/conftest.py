@@ -6,6 +6,7 @@ from pathlib import Path
 import processes
 import pytest
 import torch
+from records import words
 
 from pycls_std import config, runner
 
@@ -25,8 +26,7 @@ def load():
     """Return load(name, **overrides): options of configs/<name>.yaml; OPTIM__BASE_LR stands for OPTIM.BASE_LR."""
 
     def load_config(name, **overrides):
-        words = [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()]
-        return config.load(str(ROOT / "configs" / f"{name}.yaml"), words)
+        return config.load(str(ROOT / "configs" / f"{name}.yaml"), words(**overrides))
 
     return load_config
 

@@ -9,6 +9,14 @@ import torch
 from pycls_std import config
 from pycls_std.results.read import read_run
 
+# Options of a run whose epochs are short: 130 of the digits, 8 steps each.
+SMALL = {"DATA__PER_CLASS": 13, "TRAIN__BATCH_SIZE": 16}
+
+
+def words(**overrides):
+    """Options as on the command line; OPTIM__BASE_LR stands for OPTIM.BASE_LR."""
+    return [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()]
+
 
 def same(first, second):
     """Whether two nests of tensors, numbers and text are equal, bit for bit."""
@@ -34,12 +42,19 @@ def curves(folder):
     return {tag: curve for tag, curve in read_run(folder).curves.items() if "per_second" not in tag}
 
 
-def assert_same_run(first, second):
-    """Fail unless two folders hold the same run: weights, optimizers, average, critics, scaler, best, curves."""
-    states = load_state(first), load_state(second)
-    free = ("config", "seconds", "journal")  # the folder's name, the time it took, and the curves, which follow
+def assert_same_state(first, second):
+    """Fail unless two checkpoints, in (folder, name), hold the same: weights, optimizers, average, critics, scaler."""
+    states = load_state(*first), load_state(*second)
+    free = ("config", "seconds", "journal")  # the folder's name, and what has times in it
+    assert states[0].keys() == states[1].keys()
     assert [key for key in states[0] if key not in free and not same(states[0][key], states[1][key])] == []
-    assert same(load_state(first, "best")["student"], load_state(second, "best")["student"])
+
+
+def assert_same_run(first, second):
+    """Fail unless two folders hold the same run: the last checkpoint, the best weights, the curves."""
+    assert_same_state((first, "last"), (second, "last"))
+    for model in ("student", "ema"):
+        assert same(load_state(first, "best")[model], load_state(second, "best")[model])
     assert curves(first) == curves(second)
     assert [read_run(folder).status for folder in (first, second)] == ["finished", "finished"]
 

@@ -7,12 +7,12 @@ import sys
 
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 from processes import ROOT, Running
 from test_table import make_table, record  # noqa: F401  (a fixture)
 
 from pycls_std.datasets.loader import Views, train_loader
+from pycls_std.tasks.classification import Classification
 
 CONFIG = "configs/debug/base_debug.yaml"
 
@@ -43,7 +43,7 @@ def one_line(code, output, errors, expected):
         fault(13, ["SEED"], ["SEED", "has no value"]),
         fault(13, ["=x"], ["=x", "KEY=VALUE"]),
         fault(13, ["SEED=1", "OPTIM.BASE_LR"], ["OPTIM.BASE_LR", "has no value"]),
-        fault(36, ["TRAINER=../../x"], ["TRAINER", "../../x", "baseline, deit, kd, std"]),
+        fault(36, ["TRAINER=../../x"], ["TRAINER", "../../x", "baseline, deit, kd, locality, std"]),
         fault(36, ["DATA.NAME=../../x"], ["DATA.NAME", "../../x", "cifar100"]),
         fault(36, ["NAME=../../x"], ["NAME", "../../x", "letters, digits"]),
         fault(36, ["NAME=a b"], ["NAME", "a b", "letters, digits"]),
@@ -297,7 +297,8 @@ def test_a_label_out_of_range(tmp_path, loader):
     assert code == 1
     assert "image 5 of the dataset has the label 10, its classes are 0 to 9" in errors
     assert len(errors.splitlines()) == 1
-    views = Views([(None, -1)] * 4, lambda image: torch.zeros(1), seed=0, classes=10)
+    task = Classification(10, pipeline=None)
+    views = Views([(None, -1)] * 4, lambda image, label: image, seed=0, check=task.check, collate=task.collate)
     with pytest.raises(ValueError, match="has the label -1"):
         list(train_loader(views, batch_size=2, workers=0, seed=0))
 

@@ -8,12 +8,17 @@ from processes import two_ranks
 from records import assert_same_run, load_state
 
 from pycls_std import runner
-from pycls_std.builders.teachers import settle_teachers
+from pycls_std.builders.teachers import optimize_teachers
 from pycls_std.builders.training import build_all
-from pycls_std.core.structures import Progress
+from pycls_std.core.structures import Batch, Progress
 from pycls_std.engine import loop
 from pycls_std.engine.runtime import COMPILING_PAYS, Runtime
-from pycls_std.trainers.baseline import Baseline
+from pycls_std.models.student import Student
+from pycls_std.teachers.outputs import LiveTeachers
+from pycls_std.teachers.teacher import Request
+from pycls_std.terms.base import Term
+from pycls_std.terms.task import TaskLoss
+from pycls_std.trainers.base import Trainer
 
 # Traces forward and backward as inductor does, and then runs torch's own kernels: in seconds, where inductor needs one
 # or two minutes for the smallest of these models.
@@ -31,24 +36,33 @@ def fresh_compiler():
 def values_of_steps(cfg, count, compiler=TRACED):
     """The losses, auxiliary losses and monitors of some training steps."""
     runtime = Runtime(device="cpu", precision=cfg.PRECISION, seed=cfg.SEED, compiler=compiler)
-    session, _ = build_all(cfg, runtime, fetch=False)
-    settle_teachers(cfg, session.trainer.teachers, session.test_loader, runtime)
+    session, *_ = build_all(cfg, runtime, fetch=False)
+    optimize_teachers(cfg, session)
     runtime.start_epoch(0)
     session.trainer.student.train()
     found = []
-    for iteration, pair in zip(range(count), session.train_loader, strict=False):
-        batch = session.mixing(*runtime.to_device(pair), Progress(0, 0, 1, 1))
+    for iteration, loaded in zip(range(count), session.train_loader, strict=False):
+        batch = session.task.batch(runtime.to_device(loaded), Progress(0, 0, 1, 1))
         losses, extra = loop.train_step(session, batch, Progress(0, iteration, 11, 3))
         found.append({name: value.detach() for name, value in (losses | extra | session.trainer.monitors).items()})
     return found
 
 
+SMALL = {"MODEL__ARGS__num_blocks": 2}
+LOCALITY = {"LOCALITY__WEIGHT": 0.1, "LOCALITY__STUDENT_TAPS": "[0, last]", "LOCALITY__TEACHER_TAPS": "[0, 1]"}
 OPTIONS = {
-    "baseline": {},
-    "std": {"MINE__PERIOD": "step", "MINE__SAMPLES": 8, "DISTILLATION__TYPE": "soft", "OPTIM__CLIP_NORM": 1.0},
+    "baseline": SMALL,
+    "std": SMALL
+    | {"STD__TAPS": "[0, last]", "MINE__PERIOD": "step", "MINE__SAMPLES": 8}
+    | {"DISTILLATION__TYPE": "soft", "OPTIM__CLIP_NORM": 1.0},
     "convolutions": {},
     "deit": {"MODEL__ARGS__pos_drop_rate": 0.0},
-    "kd": {"DISTILLATION__TYPE": "decoupled", "KD__WARMUP_EPOCHS": 2},
+    "kd": SMALL | LOCALITY | {"DISTILLATION__TYPE": "decoupled", "KD__WARMUP_EPOCHS": 2},
+}
+TERMS = {
+    "std": {"std", "mine", "teacher_weight/0_resnet8", "teacher_weight/1_resnet8"},
+    "deit": {"kd", "teacher_weight/0_resnet8"},
+    "kd": {"kd", "locality", "teacher_weight/0_resnet8"},
 }
 
 
@@ -68,18 +82,19 @@ def options(method, std, load, teacher, tmp_path):
     return build
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [("std", "fp32"), ("std", "bf16"), ("convolutions", "bf16"), ("deit", "fp32"), ("kd", "bf16")],
+)
 def test_compiled_steps_are_those_of_eager_ones(options, kind, precision):
+    """Logits and features of teachers, who are compiled apart, two heads, batch norms, a weight that grows."""
     eager, compiled = (
-        values_of_steps(options(kind, PRECISION=precision, TRAIN__COMPILE=choice), 4) for choice in ("off", "on")
+        values_of_steps(options(kind, PRECISION=precision, TRAIN__COMPILE=choice), 3) for choice in ("off", "on")
     )
-    one = {"ce", "distill", "teacher_weight/0_resnet8"}
-    named = {"deit": one, "kd": one, "std": one | {"mine", "teacher_weight/1_resnet8"}}
-    assert set(eager[0]) == named.get(kind, {"ce"})
+    assert set(eager[0]) == {"ce"} | TERMS.get(kind, set())
     for before, after in zip(eager, compiled, strict=True):
         torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
-    assert eager[0]["ce"] != eager[3]["ce"]
+    assert eager[0]["ce"] != eager[2]["ce"]
 
 
 @pytest.mark.slow
@@ -98,32 +113,33 @@ def test_steps_of_inductor_are_those_of_eager_ones(options):
         torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
 
 
-def test_the_whole_forward_pass_is_one_graph(options):
-    """Teachers in inference mode and a precision of their own, monitors that the trainer keeps: nothing breaks it."""
-    seen = []
+def counted(seen):
+    """A compiler that only notes what it is given."""
 
-    def count(graph, inputs):
+    def compiler(graph, inputs):
         seen.append(graph)
         return graph.forward
 
-    values_of_steps(options("std", PRECISION="bf16", TRAIN__COMPILE="on"), 3, count)
-    assert len(seen) == 1
+    return compiler
+
+
+@pytest.mark.parametrize(("kind", "graphs"), [("std", 2), ("kd", 2), ("baseline", 1)])
+def test_the_whole_forward_pass_is_a_graph_of_teachers_and_one_of_losses(options, kind, graphs):
+    """Teachers in inference mode and a precision of their own, monitors that the terms keep: nothing breaks them."""
+    seen = []
+    values_of_steps(options(kind, PRECISION="bf16", TRAIN__COMPILE="on"), 3, counted(seen))
+    assert len(seen) == graphs
 
 
 def test_a_method_that_looks_at_the_progress_is_not_compiled_at_every_step(options, monkeypatch):
-    seen = []
+    seen, forward = [], TaskLoss.forward
 
-    def count(graph, inputs):
-        seen.append(graph)
-        return graph.forward
+    def fading(self, student, teachers, batch, progress):
+        own = forward(self, student, teachers, batch, progress)
+        return {name: value * (1 - progress.fraction) for name, value in own.items()}
 
-    losses = Baseline.losses
-
-    def fading(self, batch, progress):
-        return {name: value * (1 - progress.fraction) for name, value in losses(self, batch, progress).items()}
-
-    monkeypatch.setattr(Baseline, "losses", fading)
-    compiled = values_of_steps(options("baseline", TRAIN__COMPILE="on"), 8, count)
+    monkeypatch.setattr(TaskLoss, "forward", fading)
+    compiled = values_of_steps(options("baseline", TRAIN__COMPILE="on"), 8, counted(seen))
     assert len(seen) <= 3
     for before, after in zip(values_of_steps(options("baseline"), 8), compiled, strict=True):
         torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
@@ -141,11 +157,12 @@ def test_what_is_chosen_and_that_it_is_said(device, choice, iterations, compiled
     caplog.set_level("INFO")
     runtime = Runtime(device="cpu")
     runtime.device = torch.device(device)
-    trainer = SimpleNamespace(losses=lambda batch, progress: {}, monitors={})
-    losses = trainer.losses
-    runtime.compile(trainer, choice, iterations=iterations)
+    trainer = SimpleNamespace(losses=lambda batch, teachers, progress: {})
+    session = SimpleNamespace(trainer=trainer, teacher_outputs=LiveTeachers([], [Request()]))
+    losses, ask = trainer.losses, session.teacher_outputs.ask
+    runtime.compile(session, choice, iterations=iterations)
     assert runtime.compiled == compiled
-    assert (trainer.losses is losses) == (compiled == "off")
+    assert (trainer.losses is losses) == (session.teacher_outputs.ask == ask) == (compiled == "off")
     lines = [line for line in caplog.messages if "TRAIN.COMPILE" in line]
     assert [line.startswith(f"TRAIN.COMPILE {choice}: {compiled}") for line in lines] == [True] * (choice != "off")
 
@@ -159,21 +176,30 @@ def test_what_graphs_return_is_copied(monkeypatch):
     """A replay writes where the one before it did."""
     memory = {"ce": torch.zeros(()), "weight": torch.zeros(())}
 
-    def replay(batch, progress):
-        memory["ce"] += 1
-        memory["weight"] += 10
-        trainer.monitors = {"weight": memory["weight"]}
-        return {"ce": memory["ce"]}
+    class Replayed(Term):
+        def forward(self, student, teachers, batch, progress):
+            memory["ce"] += 1
+            memory["weight"] += 10
+            self.monitors = {"weight": memory["weight"]}
+            return {"ce": memory["ce"]}
 
-    asked = {}
+    asked, begun = {}, []
     monkeypatch.setattr(torch, "compile", lambda losses, **options: asked.update(options) or losses)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(True))
     runtime = Runtime(device="cpu")
     runtime.device = torch.device("cuda")
-    trainer = SimpleNamespace(losses=replay, monitors={})
-    runtime.compile(trainer, "graphs", iterations=1)
+    parts = {"prediction": "cls", "prediction_heads": {"cls": {"cls"}}}
+    trainer = Trainer(Student(torch.nn.Identity()), {"task": Replayed(1.0)}, {}, torch.nn.ModuleList(), **parts)
+    session = SimpleNamespace(trainer=trainer, teacher_outputs=LiveTeachers([], []))
+    runtime.compile(session, "graphs", iterations=1)
     assert asked == {"backend": "inductor", "mode": "reduce-overhead"}
-    kept = [(trainer.losses(None, None)["ce"], trainer.monitors["weight"]) for _ in range(2)]
+    kept = []
+    for _ in range(2):
+        runtime.start_step()
+        batch = Batch(torch.zeros(1, 10), torch.zeros(1), None)
+        kept.append((trainer.losses(batch, [], None)["ce"], trainer.monitors["weight"]))
     assert [(float(loss), float(weight)) for loss, weight in kept] == [(1, 10), (2, 20)]
+    assert len(begun) == 2
 
 
 def test_a_compiler_that_fails_is_told_in_a_line(options):
@@ -187,10 +213,10 @@ def test_a_compiler_that_fails_is_told_in_a_line(options):
 
 
 def test_errors_of_the_step_itself_stay_as_they_are(options, monkeypatch):
-    def broken(self, batch, progress):
+    def broken(self, student, teachers, batch, progress):
         raise ValueError("a method's own")
 
-    monkeypatch.setattr(Baseline, "losses", broken)
+    monkeypatch.setattr(TaskLoss, "forward", broken)
     with pytest.raises(ValueError, match="^a method's own$"):
         values_of_steps(options("baseline", TRAIN__COMPILE="on"), 1)
 
@@ -221,7 +247,7 @@ def test_a_compiled_run_is_saved_and_continued_as_any_other(options, tmp_path, m
     runner.train(broken)
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
     state = load_state(tmp_path / "whole")
-    eager, _ = build_all(options(kind, **words | {"TRAIN__COMPILE": "off"}), Runtime(device="cpu"))
+    eager, *_ = build_all(options(kind, **words | {"TRAIN__COMPILE": "off"}), Runtime(device="cpu"))
     assert state["student"].keys() == eager.trainer.student.state_dict().keys()
     assert state["ema"].keys() == eager.ema.module.state_dict().keys()
 

@@ -7,7 +7,11 @@ import pytest
 import yaml
 
 from pycls_std import config
-from pycls_std.config import ConfigError
+from pycls_std.config import ConfigError, declared
+from pycls_std.core.option import Option
+from pycls_std.results.read import Run
+from pycls_std.results.table import aggregate
+from pycls_std.run.identity import changed_options, changed_shape
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,7 +56,7 @@ def test_both_spellings_of_an_override(write):
     ],
 )
 def test_friendly_values(write, word, value):
-    cfg = config.load(write("SEED: 1\n"), [word])
+    cfg = config.load(write("TRAINER: std\n"), [word])
     for name in word.split("=")[0].split("."):
         cfg = cfg[name]
     assert cfg == value
@@ -88,12 +92,14 @@ def test_numbers_of_yaml_that_read_as_text(write):
         ("OPTIM=3", ["OPTIM", "a section"]),
         ("NAME=../x", ["NAME", "../x"]),
         ("AUG.RAND_AUGMENT=strong", ["AUG.RAND_AUGMENT", "strong", "rand-m9"]),
-        ("MINE.SAMPLES=1", ["MINE.SAMPLES", "1", "at least 2"]),
+        ("MINE.SAMPLES=-1", ["MINE.SAMPLES", "-1", "at least 0"]),
         ("OPTIM.STEPS=[3, 1]", ["OPTIM.STEPS", "ascending"]),
         ("OPTIM.STEPS=[0]", ["OPTIM.STEPS", "above 0"]),
         ("OPTIM.STEPS=[3]", ["OPTIM.STEPS", "[3.0]", "OPTIM.SCHEDULE is cosine"]),
         ("OPTIM.SCHEDULE=step", ["OPTIM.SCHEDULE", "step", "OPTIM.STEPS, which is []"]),
-        ("DISTILLATION.TEACHER_SIZES=[-8]", ["DISTILLATION.TEACHER_SIZES", "-8", "pixels"]),
+        ("TASK.WEIGHT=-1", ["TASK.WEIGHT", "-1", "at least 0"]),
+        ("AUG.FLIP=2", ["AUG.FLIP", "2", "0 to 1"]),
+        ("DISTILLATION.TYPE=warm", ["DISTILLATION.TYPE", "warm", "hard", "soft", "decoupled"]),
         ("AUG.RAND_AUGMENT=rand-q9", ["AUG.RAND_AUGMENT", "rand-q9"]),
         ("AUG.RAND_AUGMENT=rand-n2.5", ["AUG.RAND_AUGMENT", "rand-n2.5"]),
         ("=x", ["=x", "KEY=VALUE"]),
@@ -101,7 +107,7 @@ def test_numbers_of_yaml_that_read_as_text(write):
     ],
 )
 def test_a_mistake_names_the_key_and_what_is_expected(write, word, parts):
-    text = complaint(write("SEED: 1\n"), word)
+    text = complaint(write("TRAINER: kd\n"), word)
     for part in ["command line", *parts]:
         assert part in text
 
@@ -114,10 +120,12 @@ def test_one_teacher_is_no_list_of_eight_letters(write):
 
 
 def test_parallel_lists_of_teachers(write):
-    path = write("DISTILLATION:\n  TEACHERS: [resnet32, resnet56]\n  TEACHER_WEIGHTS: [a.pt]\n")
+    path = write("TRAINER: kd\nDISTILLATION:\n  TEACHERS: [resnet32, resnet56]\n  TEACHER_WEIGHTS: [a.pt]\n")
     assert "DISTILLATION.TEACHERS has 2 entries, TEACHER_WEIGHTS has 1" in complaint(path)
     text = complaint(path, "DISTILLATION.TEACHER_WEIGHTS=[a,b]", "DISTILLATION.TEACHER_NORMS=[half]")
     assert "DISTILLATION.TEACHERS has 2 entries, TEACHER_NORMS has 1" in text
+    text = complaint(path, "DISTILLATION.TEACHER_WEIGHTS=[a,b]", "DISTILLATION.TEACHER_SIZES=[8,-8]")
+    assert "DISTILLATION.TEACHER_SIZES is [8, -8], expected pixels, or 0" in text
 
 
 def test_odd_batches_cannot_be_mixed(write):
@@ -139,7 +147,7 @@ def test_odd_batches_cannot_be_mixed(write):
         ("OPTIM:\n  BASE_LRR: 1\n", ":2: no option OPTIM.BASE_LRR, did you mean OPTIM.BASE_LR?"),
         ("OPTIM:\n", ":1: OPTIM is a section"),
         ("OPTIM: &a\n  STEPS: *a\n", "holds itself by an alias"),
-        ("OPTIM:\n  STEPS: " + "[" * 5000, "nested too deeply"),
+        ("OPTIM:\n  STEPS: " + "[" * 1000, "nested too deeply"),
     ],
 )
 def test_a_bad_file_is_told_with_its_line(write, text, part, tmp_path):
@@ -183,20 +191,33 @@ def test_a_leading_tilde_is_the_home_folder(write, monkeypatch):
     assert (cfg.OUT_DIR, cfg.TEST.WEIGHTS) == ("/home/of/somebody/x", "a~b")
 
 
-def test_a_slip_in_a_method_names_its_file(tmp_path, monkeypatch):
-    (tmp_path / "trainers").mkdir()
-    monkeypatch.setattr(config, "PACKAGE", tmp_path)
-    path = tmp_path / "trainers" / "new.py"
+@pytest.mark.parametrize("registry", declared.REGISTRIES)
+def test_a_slip_in_a_file_names_it(tmp_path, monkeypatch, registry):
+    monkeypatch.setattr(declared, "PACKAGE", tmp_path)
+    folder = tmp_path / declared.REGISTRIES[registry]
+    folder.mkdir()
     for text, part in {
         "x = (1\n": "new.py:1: '(' was never closed",
-        '@T.register("new")\nclass N:\n    OPTIONS = {"A": 3 * x}\n': "new.py: a registered name and OPTIONS must be",
-        '@T.register("optim")\nclass N:\n    pass\n': "no method can be called 'optim', OPTIM is a section",
+        '@R.register("new")\nclass N:\n    OPTIONS = {"A": 3 * x}\n': "new.py: a registered name and its attributes",
+        '@R.register("new")\nclass N:\n    OPTIONS = {"A": Option(0, lest=1)}\n': "unexpected keyword argument 'lest'",
     }.items():
-        path.write_text(text)
+        (folder / "new.py").write_text(text.replace("R.", f"{registry}."))
         with pytest.raises(ConfigError, match=re.escape(part)):
-            config.defaults()
-    path.write_text('@T.register("new")\nclass N:\n    OPTIONS: dict = {"ANY": []}\n')
-    assert config.defaults()[0].NEW == {"ANY": []}
+            declared.declared(registry)
+
+
+def test_private_options_have_a_section_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(declared, "PACKAGE", tmp_path)
+    (tmp_path / "trainers").mkdir()
+    (tmp_path / "terms").mkdir()
+    path = tmp_path / "terms" / "new.py"
+    path.write_text('@TERMS.register("new")\nclass N:\n    OPTIONS: dict = {"WEIGHT": 0.0, "ANY": []}\n')
+    (tmp_path / "trainers" / "baseline.py").write_text('@TRAINERS.register("baseline")\nclass B:\n    pass\n')
+    assert config.defaults().NEW == {"WEIGHT": 0.0, "ANY": []}
+    declared._declared.cache_clear()
+    path.write_text('@TERMS.register("optim")\nclass N:\n    OPTIONS = {"WEIGHT": 0.0}\n')
+    with pytest.raises(ConfigError, match="pycls_std/terms: none can be called 'optim', OPTIM is a section"):
+        config.defaults()
 
 
 def test_base_must_exist_and_not_go_round(write):
@@ -208,12 +229,173 @@ def test_base_must_exist_and_not_go_round(write):
     assert text.count("b.yaml") == 2
 
 
-def test_the_dump_is_a_config_that_gives_the_same_options(write, load, tmp_path):
-    cfg = load("debug/std_debug", SEED=3)
-    (tmp_path / "config.yaml").write_text(cfg.dump())
-    again = config.load(str(tmp_path / "config.yaml"))
-    assert again == cfg
-    assert config.out_dir(again) == Path("runs/std_debug/seed3")
+# ---------------------------------------------------------------------------------------------- what a method is about
+KD = ["TRAINER=kd", "DISTILLATION.TYPE=soft"]
+STD = ["TRAINER=std", "STD.TAPS=[1, last]", "MINE.SAMPLES=4"]
+LOCALITY = ["TRAINER=locality", "KD.WEIGHT=0.5", "LOCALITY.TRANSFORM=attention"]
+DEIT = ["TRAINER=deit", "DEIT.MODE=soft", "MODEL.ARGS.depth=2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "unread", "readers"),
+    [
+        (["TRAINER=std"], "KD.WARMUP_EPOCHS=5", ["TRAINER std", "KD.WEIGHT above 0"]),
+        ([], "STD.TAPS=[1]", ["TRAINER baseline", "STD.WEIGHT above 0"]),
+        (STD[:1], "MINE.CRITIC_LR=0.5", ["TRAINER std", "MINE.SAMPLES above 0"]),
+        (["TRAINER=kd"], "DEIT.MODE=soft", ["TRAINER kd", "TRAINER deit"]),
+        ([], "DISTILLATION.TYPE=soft", ["TRAINER baseline", "KD.WEIGHT above 0, STD.WEIGHT above 0"]),
+        ([], "DISTILLATION.CACHE=x", ["KD.WEIGHT above 0, LOCALITY.WEIGHT above 0"]),
+        (["TRAINER=locality"], "DISTILLATION.TEMPERATURE=2", ["KD.WEIGHT above 0, STD.WEIGHT above 0"]),
+        (["TRAINER=kd", "KD.WEIGHT=0"], "KD.WARMUP_EPOCHS=5", ["TRAINER kd", "KD.WEIGHT above 0"]),
+    ],
+)
+def test_an_option_that_nobody_reads_is_refused_with_its_readers(write, words, unread, readers):
+    path = write("SEED: 1\n")
+    key, _, value = unread.partition("=")
+    text = complaint(path, *words, unread)
+    for part in (f"command line: {key} is ", "does not read; it is read with ", *readers):
+        assert part in text
+    section, name = key.split(".")
+    assert ":2: " + key in complaint(write(f"{section}:\n  {name}: {value}\n", "y.yaml"), *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        (["KD.WEIGHT=0.5"], "KD.WARMUP_EPOCHS=5"),
+        (["TRAINER=std"], "STD.TAPS=[1]"),
+        (["MINE.SAMPLES=2"], "MINE.CRITIC_LR=0.5"),
+        (["STD.WEIGHT=0.5"], "DISTILLATION.TYPE=soft"),
+        (["TRAINER=locality"], "DISTILLATION.TEACHER_BN=batch"),
+        ([], "KD.WARMUP_EPOCHS=0"),  # what it would be anyway
+        ([], "STD.TAPS=[last]"),
+        ([], "DISTILLATION.TEACHERS=[]"),
+        (["TRAINER=kd"], "MINE.CRITIC_LR=0.01"),
+        ([], "STD.WEIGHT=0"),
+    ],
+)
+def test_an_option_that_somebody_reads_or_that_says_nothing_new_is_accepted(write, words, read):
+    config.load(write("SEED: 1\n"), [*words, read])
+
+
+def test_a_run_learns_from_something(write):
+    text = complaint(write("SEED: 1\n"), "TASK.WEIGHT=0")
+    assert "TASK.WEIGHT is 0.0, expected a weight above 0" in text
+    assert config.load(write("SEED: 1\n"), ["TASK.WEIGHT=0", "KD.WEIGHT=1"]).TASK.WEIGHT == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "task", "kd", "std", "form"),
+    [
+        ([], 1.0, 0.0, 0.0, "hard"),
+        (["TRAINER=kd"], 0.1, 0.9, 0.0, "hard"),
+        (["TRAINER=std"], 0.5, 0.0, 0.5, "hard"),
+        (["TRAINER=deit"], 0.5, 0.5, 0.0, "hard"),
+        (["TRAINER=deit", "DEIT.MODE=none"], 1.0, 0.0, 0.0, "hard"),
+        (["TRAINER=deit", "DEIT.MODE=soft"], 0.5, 0.5, 0.0, "soft"),
+        (["TRAINER=deit", "DEIT.MODE=distill"], 0.0, 1.0, 0.0, "hard"),
+        # what is set wins
+        (["TRAINER=kd", "TASK.WEIGHT=0.4"], 0.4, 0.9, 0.0, "hard"),
+        (["TASK.WEIGHT=0.4", "KD.WEIGHT=0.2", "TRAINER=kd"], 0.4, 0.2, 0.0, "hard"),
+        (["TRAINER=kd", "TASK.WEIGHT=1"], 1.0, 0.9, 0.0, "hard"),  # the page's own default, too
+        (["TRAINER=deit", "DEIT.MODE=distill", "TASK.WEIGHT=0.1"], 0.1, 1.0, 0.0, "hard"),
+        (["TRAINER=deit", "DEIT.MODE=soft", "DISTILLATION.TYPE=decoupled"], 0.5, 0.5, 0.0, "decoupled"),
+        (["TRAINER=std", "KD.WEIGHT=0.3"], 0.5, 0.3, 0.5, "hard"),
+    ],
+)
+def test_a_method_is_a_preset_of_other_defaults(write, words, task, kd, std, form):
+    cfg = config.load(write("SEED: 1\n"), words)
+    found = (cfg.TASK.WEIGHT, cfg.KD.WEIGHT, cfg.STD.WEIGHT, cfg.DISTILLATION.TYPE)
+    assert found == (task, kd, std, form)
+
+
+def test_a_preset_gives_way_to_a_file_and_that_to_the_command_line(write):
+    write("TRAINER: kd\nTASK:\n  WEIGHT: 0.4\n", "base.yaml")
+    path = write("_BASE_: base.yaml\nKD:\n  WEIGHT: 0.7\n")
+    assert (config.load(path).TASK.WEIGHT, config.load(path).KD.WEIGHT) == (0.4, 0.7)
+    assert config.load(path, ["KD.WEIGHT=0.1"]).KD.WEIGHT == 0.1
+    assert config.load(write("_BASE_: base.yaml\nTRAINER: std\nTASK: null\n", "z.yaml")).TASK.WEIGHT == 0.5
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["TRAINER=kd", "KD.CE_WEIGHT=0.3", "KD.KD_WEIGHT=0.6"], ["TRAINER=kd", "TASK.WEIGHT=0.3", "KD.WEIGHT=0.6"]),
+        (["TRAINER=std", "DISTILLATION.ALPHA=0.25"], ["TRAINER=std", "TASK.WEIGHT=0.75", "STD.WEIGHT=0.25"]),
+        (["TRAINER=deit", "DISTILLATION.ALPHA=0.25"], ["TRAINER=deit", "TASK.WEIGHT=0.75", "KD.WEIGHT=0.25"]),
+        (  # such a mode said the form itself, and a record held what DISTILLATION.TYPE was beside it
+            ["TRAINER=deit", "DEIT.MODE=soft", "DISTILLATION.ALPHA=0.25", "DISTILLATION.TYPE=hard"],
+            ["TRAINER=deit", "DEIT.MODE=soft", "TASK.WEIGHT=0.75", "KD.WEIGHT=0.25", "DISTILLATION.TYPE=soft"],
+        ),
+        (  # no part of these
+            ["TRAINER=deit", "DEIT.MODE=distill", "DISTILLATION.ALPHA=0.25"],
+            ["TRAINER=deit", "DEIT.MODE=distill"],
+        ),
+        (["TRAINER=baseline", "DISTILLATION.ALPHA=0.5"], ["TRAINER=baseline"]),
+    ],
+)
+def test_old_names_are_todays(write, old, new):
+    """On the command line, in YAML, in a record."""
+    path = write("SEED: 1\n", "same.yaml")
+    expected = config.load(path, new)
+    assert config.load(path, old) == expected
+    sections = {}
+    for word in old[1:]:
+        key, _, value = word.partition("=")
+        section, name = key.split(".")
+        sections.setdefault(section, {})[name] = yaml.safe_load(value)
+    record = {"TRAINER": old[0].partition("=")[2], "NAME": "same", "SEED": 1, **sections}
+    assert config.load(write(yaml.safe_dump(record), "same.yaml")) == expected
+    assert config.complete(yaml.safe_dump(record)) == config.complete(expected.dump())
+
+
+def test_of_an_old_name_and_todays_the_later_one_counts(write):
+    write("TRAINER: kd\nTASK:\n  WEIGHT: 0.4\n", "base.yaml")
+    path = write("_BASE_: base.yaml\nKD:\n  CE_WEIGHT: 0.7\n")
+    assert config.load(path).TASK.WEIGHT == 0.7
+    assert config.load(path, ["TASK.WEIGHT=0.2"]).TASK.WEIGHT == 0.2
+    assert config.load(write("TRAINER: std\nTASK:\n  WEIGHT: 0.4\n"), ["DISTILLATION.ALPHA=0.9"]).STD.WEIGHT == 0.9
+    text = complaint(write("TRAINER: std\n"), "DISTILLATION.ALPHA=abc")
+    assert text == "command line: DISTILLATION.ALPHA expects a number, got 'abc'"
+
+
+def test_the_records_that_are_kept_are_read_by_todays_names():
+    """Of each method as an earlier version wrote it, the weights that it had; all options, and no other."""
+    known, seen = config.Catalogue(), set()
+    weights = {"_base": (1, 0, 0), "_KD": (0.1, 0.9, 0), "_KD_ours": (0.1, 1, 0), "_single": (0.5, 0, 0.5)}
+    weights |= {"_none": (1, 0, 0), "_distill": (0, 1, 0), "_soft": (0.5, 0.5, 0), "_both-hard": (0.5, 0.5, 0)}
+    for path in (ROOT / "logs").rglob("seed0/config.yaml"):
+        options = config.complete(path.read_text())
+        kind = options["NAME"].partition("_c10jpeg")[2]
+        found = tuple(options[key] for key in ("TASK.WEIGHT", "KD.WEIGHT", "STD.WEIGHT"))
+        assert found == weights.get(kind, found), path
+        assert [key for key in options if known.of(key) is None] == []
+        assert options.keys() >= known.options.keys()
+        seen.add(kind)
+    assert seen >= weights.keys()
+
+
+# ------------------------------------------------------------------------------------------------------------- records
+@pytest.mark.parametrize("words", [["SEED=3"], KD, STD, LOCALITY, DEIT], ids=lambda words: words[0])
+def test_the_dump_is_a_config_that_gives_the_same_options(load, tmp_path, words):
+    """Without the options that nobody reads: a method that goes takes none of another's records with it."""
+    cfg = config.load(str(ROOT / "configs" / "debug" / "base_debug.yaml"), words)
+    text = config.dump(cfg)
+    (tmp_path / "config.yaml").write_text(text)
+    assert config.load(str(tmp_path / "config.yaml")) == cfg
+    assert config.complete(text) == config.complete(cfg.dump())
+    kept, known = config.flatten(yaml.safe_load(text)), config.Catalogue()
+    flat = config.flatten(cfg)
+    off = {term.switch for term in known.terms.values() if not flat[term.switch]}
+    assert kept.keys() == flat.keys() - known.unread(flat).keys() - off
+    sections = set(yaml.safe_load(text))
+    assert {"MINE.WIDTH" in kept, "STD.TAPS" in kept} == {words is STD}
+    assert ("KD.WARMUP_EPOCHS" in kept, "DEIT" in sections) == (words in (KD, LOCALITY, DEIT), words is DEIT)
+    assert ("DISTILLATION" in sections, "LOCALITY.TEACHER" in kept) == (words != ["SEED=3"], words is LOCALITY)
+
+
+def test_the_folder_of_a_run(load):
+    assert config.out_dir(load("debug/std_debug", SEED=3)) == Path("runs/std_debug/seed3")
 
 
 def test_options_are_frozen(write):
@@ -221,55 +403,145 @@ def test_options_are_frozen(write):
         config.load(write("SEED: 1\n")).SEED = 2
 
 
+# What may differ when a run is continued, for it changes no number of it; and between the seeds of a row of a table.
+FREE = {
+    *("NAME", "OUT_DIR", "DEVICE", "LOG_PERIOD", "DATA.ROOT", "DATA.NUM_WORKERS", "DISTILLATION.TEACHER_MIN_ACC"),
+    *("DISTILLATION.CACHE", "TRAIN.KEEP", "TEST.BATCH_SIZE", "TEST.EMA", "TEST.WEIGHTS", "TIME.WARMUP", "TIME.STEPS"),
+    *("PUBLISHED.SOURCE", "PUBLISHED.TOP1", "PUBLISHED.TOP5"),
+}
+PER_RUN = FREE - {"NAME"} | {"SEED"}
+# What a test of a checkpoint is warned of.
+SHAPING = ("TRAINER", "TASK.NAME", "MODEL.", "STD.", "DEIT.", "DATA.NAME", "DATA.IMAGE_SIZE", "DATA.NORMALIZATION")
+SHAPING += ("DATA.CROP_RATIO",)
+
+
+def other(value):
+    """Another value of the type."""
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, (int, float)) else type(value)("other")
+
+
+def matters(option):
+    """Whether an option may not change when a run is continued."""
+    return option.on_resume != "free"
+
+
+@pytest.fixture(scope="module")
+def records():
+    """All options at their defaults; and for each option, by its key, the same with another value of it."""
+    options = config.complete(config.defaults().dump()) | {"NAME": "x", "MODEL.ARGS.depth": 1}
+    del options["MODEL.ARGS"]
+    changed = {key: options | {key: other(value)} for key, value in options.items()}
+    changed["TRAINER"]["TRAINER"] = "kd"
+    return options, changed
+
+
+def test_a_run_is_continued_with_options_that_change_no_number_alone(records):
+    options, changed = records
+    refused = {key for key in changed if changed_options(options, changed[key], matters)}
+    assert changed.keys() - refused == FREE | {"OPTIM.MAX_EPOCH"}, "a run may be continued for longer"
+    shorter = changed_options(changed["OPTIM.MAX_EPOCH"], options, matters)
+    assert shorter == ["OPTIM.MAX_EPOCH was 301, is 300"]
+    assert changed_options(options, changed["SEED"], lambda option: True) == ["SEED was 0, is 1"]
+    folders = [options | {"DATA.NAME": "image_folder", "DATA.ROOT": root} for root in ("/a/cats", "/b/cats", "/b/dogs")]
+    assert changed_options(*folders[:2], matters) == []
+    told = changed_options(*folders[1:], matters)
+    assert told == ["DATA.ROOT was 'cats', is 'dogs'"]
+
+
+def test_a_test_is_warned_of_options_that_shape_the_student(records):
+    options, changed = records
+    warned = {key for key in changed if changed_shape(options, changed[key])}
+    assert warned == {key for key in changed if key.startswith(SHAPING)}
+
+
+def test_runs_that_differ_in_what_matters_are_rows_of_their_own(records):
+    options, changed = records
+    runs = [Run(Path("a"), options | {"SEED": -1}, status="finished")]
+    for seed, (key, other_options) in enumerate(changed.items(), start=2):
+        runs.append(Run(Path(key), other_options | ({} if key == "SEED" else {"SEED": seed}), status="finished"))
+    table = aggregate(runs)
+    assert sorted(table["n"]) == [1] * (len(changed) - len(PER_RUN)) + [1 + len(PER_RUN)]
+    for key in changed.keys() - PER_RUN - {"NAME", "DATA.NAME"}:
+        assert table["run"].str.contains(f"{key} ", regex=False).any(), key
+
+
+# ----------------------------------------------------------------------------------------------------- what is declared
 def test_every_option_says_what_it_is():
-    """Each key of the page, and of a method's own options, follows a comment."""
+    """Each key of the page, and of the private options of a term, a trainer or a task, follows a comment."""
     page = (ROOT / "pycls_std/config/page.py").read_text().splitlines()
-    files = [page] + [path.read_text().splitlines() for path in (ROOT / "pycls_std/trainers").glob("*.py")]
-    for lines in files:
+    folders = ("trainers", "terms", "tasks")
+    private = [path for folder in folders for path in (ROOT / "pycls_std" / folder).glob("*.py")]
+    found = 0
+    for lines, indent in [(page, 4), *((path.read_text().splitlines(), 8) for path in private)]:
         for above, line in zip(lines, lines[1:], strict=False):
-            is_key = line.startswith("cfg.") and "CfgNode()" not in line
-            is_private = line.startswith('        "') and line.split('"')[1].isupper()
-            if is_key or is_private:
+            if re.match(rf'^ {{{indent}}}"[A-Z][A-Z_.0-9]*": ', line):
+                found += 1
                 assert above.strip().startswith("#"), line
+    assert found == len(config.Catalogue().options) - 2, "the scores of PUBLISHED follow from the metrics"
 
 
 def test_golden_options():
     """All options with their defaults, on one page; a change is made on purpose, in both places."""
-    options, _ = config.defaults()
     golden = ROOT / "tests" / "golden_options.yaml"
-    assert yaml.safe_load(golden.read_text()) == yaml.safe_load(options.dump()), (
+    assert yaml.safe_load(golden.read_text()) == yaml.safe_load(config.defaults().dump()), (
         "tests/golden_options.yaml differs from the options; write it anew with: python -c "
-        "\"from pycls_std import config; print(config.defaults()[0].dump(), end='')\" > tests/golden_options.yaml"
+        "\"from pycls_std import config; print(config.defaults().dump(), end='')\" > tests/golden_options.yaml"
     )
 
 
-def test_every_range_and_entry_type_belongs_to_an_option():
-    keys = set(config.flatten(config.defaults()[0]))
-    from pycls_std.config.page import ENTRY_TYPES, RANGES
+def test_what_options_say_of_themselves_fits_them():
+    known = config.Catalogue()
+    for key, option in known.options.items():
+        assert (option.value == []) == (option.of is not None), key
+        limits = [limit for limit in (option.least, option.greatest) if limit is not None]
+        assert not limits or type(option.value) in (int, float), key
+        assert option.refusal(option.value) == ""
+        assert not option.registry or option.value in known.choices(key), key
+        assert option.on_resume in ("same", "free", "longer"), key
+        assert not option.path or isinstance(option.value, (str, list)), key
+        assert option.presets.keys() <= set(option.choices), key
+        for preset in option.presets.values():
+            assert preset.keys() <= known.options.keys(), key
+    for trainer in known.trainers.values():
+        assert trainer.defaults.keys() <= known.options.keys()
+    for term in known.terms.values():
+        assert known.options[term.switch].value == (1.0 if term.name == "task" else 0)
 
-    assert set(RANGES) <= keys
-    assert set(ENTRY_TYPES) <= keys
-    assert {key for key, value in config.flatten(config.defaults()[0]).items() if value == []} == set(ENTRY_TYPES)
 
-
-def test_declared_methods_are_those_that_register():
+def test_what_is_declared_is_what_registers():
+    """By name, with the attributes in capitals of each class; so it is the same whether torch is there or not."""
     import pycls_std.datasets
+    import pycls_std.losses
+    import pycls_std.metrics
+    import pycls_std.tasks
+    import pycls_std.terms
     import pycls_std.trainers  # noqa: F401
-    from pycls_std.core.registry import DATASETS, TRAINERS
+    from pycls_std.core import registry
 
-    assert config.declared("trainers").keys() == TRAINERS.entries.keys()
-    assert config.declared("datasets").keys() == DATASETS.entries.keys()
-    for name, options in config.declared("trainers").items():
-        assert options == getattr(TRAINERS.get(name), "OPTIONS", {})
+    for name in declared.REGISTRIES:
+        entries = getattr(registry, name).entries
+        assert declared.declared(name).keys() == entries.keys() != set()
+        for key, declaration in declared.declared(name).items():
+            own = {attribute: value for attribute, value in vars(entries[key]).items() if attribute.isupper()}
+            assert declaration.attributes == own
 
 
 def test_declared_reads_without_running(tmp_path, monkeypatch):
-    (tmp_path / "methods").mkdir()
-    (tmp_path / "methods" / "mine.py").write_text(
-        'raise SystemExit\n@R.register("new")\nclass New:\n    OPTIONS = {"WEIGHT": 0.5, "FORM": ("a", "b")}\n'
+    (tmp_path / "terms").mkdir()
+    (tmp_path / "terms" / "mine.py").write_text(
+        'raise SystemExit\n@R.register("other")\n@TERMS.register("new")\nclass New:\n'
+        '    OPTIONS = {"WEIGHT": 0.5, "FORM": ("a", "b"), "LIST": Option([], of=int), "FREE": neutral(1)}\n'
     )
-    monkeypatch.setattr(config, "PACKAGE", tmp_path)
-    assert config.declared("methods") == {"new": {"WEIGHT": 0.5, "FORM": ("a", "b")}}
+    monkeypatch.setattr(declared, "PACKAGE", tmp_path)
+    (found,) = declared.declared("TERMS").values()
+    assert found.options == {
+        "NEW.WEIGHT": Option(0.5),
+        "NEW.FORM": Option(("a", "b")),
+        "NEW.LIST": Option([], of=int),
+        "NEW.FREE": Option(1, on_resume="free", rows=False),
+    }
 
 
 @pytest.mark.parametrize("root", [".", "..", "/"])

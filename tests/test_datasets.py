@@ -16,14 +16,15 @@ from torchvision.transforms import RandomResizedCrop
 
 from pycls_std.builders.data import build_data
 from pycls_std.core.registry import DATASETS
-from pycls_std.core.structures import Progress
+from pycls_std.core.structures import Loaded, Progress
 from pycls_std.datasets import transforms
 from pycls_std.datasets.decoding import DecodedRandomResizedCrop, to_rgb
 from pycls_std.datasets.image_folder import open_image
 from pycls_std.datasets.loader import EpochSampler, Views, train_loader
-from pycls_std.datasets.mixing import Mixing
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.transforms import Augmentation
+from pycls_std.tasks.classification import Classification
+from pycls_std.tasks.mixing import Mixing
 
 START = Progress(0, 0, 1, 1)
 FULL = Augmentation(rand_augment="rand-m9-mstd0.5-inc1", erasing=0.25, color_jitter=0.3)
@@ -32,6 +33,27 @@ FULL = Augmentation(rand_augment="rand-m9-mstd0.5-inc1", erasing=0.25, color_jit
 def picture(seed=0, size=32):
     """A colourful PIL image."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
+
+
+def view_of(transform, image):
+    """What a transform makes of an image, whose target it leaves alone."""
+    view, target = transform(image, "target")
+    assert target == "target"
+    return view
+
+
+def test_view(norm, *options):
+    """The test view of the picture."""
+    return view_of(transforms.test_transform(32, norm, *options), picture())
+
+
+test_view.__test__ = False
+TASK = Classification(24, pipeline=None)
+
+
+def views_of(dataset, transform, seed=0, **options):
+    """Its views, by samples of 24 classes."""
+    return Views(dataset, transform, seed=seed, check=TASK.check, collate=TASK.collate, **options)
 
 
 # ------------------------------------------------------------------------------------------------------------- datasets
@@ -205,7 +227,7 @@ def test_number_of_classes_is_checked(load):
 # ----------------------------------------------------------------------------------------------------------- transforms
 def test_test_transform_is_the_picture_normalised():
     norm = NORMALIZATIONS["imagenet"]
-    tensor = transforms.test_transform(32, norm)(picture())
+    tensor = test_view(norm)
     expected = torch.from_numpy(np.asarray(picture()) / 255).permute(2, 0, 1) - torch.tensor(norm.mean).view(3, 1, 1)
     torch.testing.assert_close(tensor.double(), expected / torch.tensor(norm.std).view(3, 1, 1), rtol=1e-5, atol=1e-5)
 
@@ -213,7 +235,7 @@ def test_test_transform_is_the_picture_normalised():
 def test_test_transform_of_imagenet_resizes_the_short_side_and_crops_the_centre():
     norm = NORMALIZATIONS["half"]
     wide = picture(size=400).resize((400, 300))
-    tensor = transforms.test_transform(224, norm, 0.875)(wide)
+    tensor = view_of(transforms.test_transform(224, norm, 0.875), wide)
     resized = wide.resize((341, 256), Image.BICUBIC)
     left, top = round((341 - 224) / 2), 16
     expected = np.asarray(resized.crop((left, top, left + 224, top + 224))) / 127.5 - 1
@@ -223,26 +245,26 @@ def test_test_transform_of_imagenet_resizes_the_short_side_and_crops_the_centre(
 def test_everything_off_is_the_test_transform():
     norm = NORMALIZATIONS["half"]
     plain = transforms.train_transform(32, norm, Augmentation(crop="none", flip=0.0))
-    assert torch.equal(plain(picture()), transforms.test_transform(32, norm)(picture()))
+    assert torch.equal(view_of(plain, picture()), test_view(norm))
 
 
 def test_padded_crop_shifts_by_at_most_the_padding():
     norm = NORMALIZATIONS["half"]
     crop = transforms.train_transform(32, norm, Augmentation(flip=0.0))
-    base = transforms.test_transform(32, norm)(picture())
+    base = test_view(norm)
     padded = torch.nn.functional.pad(base, (4, 4, 4, 4), value=-1.0)
     windows = {(y, x): padded[:, y : y + 32, x : x + 32] for y in range(9) for x in range(9)}
     torch.manual_seed(0)
     found = set()
     for _ in range(60):
-        view = crop(picture())
+        view = view_of(crop, picture())
         found.add(next(at for at, window in windows.items() if torch.equal(window, view)))
     assert len(found) > 30
 
 
 def test_large_images_are_cropped_at_random_and_resized():
     crop = transforms.train_transform(64, NORMALIZATIONS["half"], Augmentation(crop="resized"))
-    views = [crop(picture(size=100)) for _ in range(3)]
+    views = [view_of(crop, picture(size=100)) for _ in range(3)]
     assert all(view.shape == (3, 64, 64) for view in views)
     assert not torch.equal(views[0], views[1])
 
@@ -290,7 +312,7 @@ def test_erasing_fills_a_rectangle_with_noise():
     norm = NORMALIZATIONS["half"]
     random.seed(0)
     erase = transforms.train_transform(32, norm, Augmentation(crop="none", flip=0.0, erasing=1.0))
-    changed = (erase(picture()) != transforms.test_transform(32, norm)(picture())).all(dim=0)
+    changed = (view_of(erase, picture()) != test_view(norm)).all(dim=0)
     rows, columns = changed.any(dim=1).sum(), changed.any(dim=0).sum()
     assert 0.015 <= float(changed.float().mean()) <= 0.4
     assert changed.sum() == rows * columns
@@ -327,10 +349,11 @@ def test_randaugment_is_timms_but_for_a_posterize_of_no_bits(monkeypatch):
 
 # --------------------------------------------------------------------------------------------------------------- mixing
 def test_without_mixing_targets_are_smoothed_labels():
-    batch = Mixing(5, smoothing=0.1)(torch.randn(3, 3, 4, 4), torch.tensor([0, 4, 2]), START)
-    assert batch.images is batch.unmixed
+    loaded = Loaded(torch.randn(3, 3, 4, 4), torch.tensor([0, 4, 2]), torch.arange(3))
+    batch = Mixing(5, smoothing=0.1)(loaded, START)
+    assert batch.images is batch.loaded.images and batch.loaded is loaded
     torch.testing.assert_close(batch.targets[1], torch.tensor([0.02, 0.02, 0.02, 0.02, 0.92]))
-    hard = Mixing(5)(torch.randn(3, 3, 4, 4), torch.tensor([0, 4, 2]), START).targets
+    hard = Mixing(5)(loaded, START).targets
     assert torch.equal(hard, torch.nn.functional.one_hot(torch.tensor([0, 4, 2]), 5).float())
 
 
@@ -342,23 +365,24 @@ def test_targets_follow_the_mixed_pixels(options):
     mixing = Mixing(2, **options)
     images = torch.cat([torch.ones(2, 3, 16, 16), torch.zeros(2, 3, 16, 16)])
     for iteration in range(20):
-        batch = mixing(images, torch.tensor([0, 0, 1, 1]), Progress(0, iteration, 20, 1))
+        loaded = Loaded(images, torch.tensor([0, 0, 1, 1]), torch.arange(4))
+        batch = mixing(loaded, Progress(0, iteration, 20, 1))
         torch.testing.assert_close(batch.images.mean(dim=(1, 2, 3)), batch.targets[:, 0], rtol=0, atol=1e-5)
-        assert torch.equal(batch.unmixed, images)
+        assert torch.equal(batch.loaded.images, images)
 
 
 def test_mixing_depends_on_seed_epoch_and_iteration_only():
-    images, labels = torch.rand(4, 3, 16, 16), torch.arange(4)
+    loaded = Loaded(torch.rand(4, 3, 16, 16), torch.arange(4), torch.arange(4))
 
     def mixed(seed, epoch, iteration):
         np.random.seed(seed + 7 * epoch), np.random.rand()  # what others drew
-        return Mixing(4, seed=seed, mixup=0.8, cutmix=1.0)(images, labels, Progress(epoch, iteration, 9, 9))
+        return Mixing(4, seed=seed, mixup=0.8, cutmix=1.0)(loaded, Progress(epoch, iteration, 9, 9))
 
     first = mixed(0, 1, 2)
     np.random.seed(3)
-    Mixing(4, mixup=0.8)(images, labels, START)
+    Mixing(4, mixup=0.8)(loaded, START)
     assert np.random.rand() == np.random.RandomState(3).rand()  # others draw as if nothing had been mixed
-    for value, again in zip(first[:4], mixed(0, 1, 2)[:4], strict=True):
+    for value, again in zip(first[:2], mixed(0, 1, 2)[:2], strict=True):
         assert torch.equal(value, again)
     for other in (mixed(1, 1, 2), mixed(0, 2, 2), mixed(0, 1, 3)):
         assert not torch.equal(first.targets, other.targets)
@@ -366,9 +390,10 @@ def test_mixing_depends_on_seed_epoch_and_iteration_only():
 
 def test_a_batch_is_mixed_as_often_as_asked():
     images = torch.rand(2, 3, 8, 8)
+    loaded = Loaded(images, torch.tensor([0, 1]), torch.arange(2))
     mixing = Mixing(2, mixup=0.8, probability=0.25)
     steps = [Progress(3, iteration, 400, 9) for iteration in range(400)]
-    mixed = sum(not torch.equal(mixing(images, torch.tensor([0, 1]), step).images, images) for step in steps)
+    mixed = sum(not torch.equal(mixing(loaded, step).images, images) for step in steps)
     assert 70 <= mixed <= 130
 
 
@@ -390,11 +415,12 @@ def test_views_depend_on_seed_epoch_and_index_only(repeats):
     transform = transforms.train_transform(32, NORMALIZATIONS["imagenet"], FULL)
 
     def epoch(number, workers, batch_size, seed=5):
-        views = Views(Pictures(), transform, seed=seed, classes=24)
+        views = views_of(Pictures(), transform, seed)
         loader = train_loader(views, batch_size=batch_size, workers=workers, seed=seed, repeats=repeats)
         loader.sampler.epoch = number
         batches = list(loader)
-        return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+        assert all(torch.equal(loaded.index, loaded.targets) for loaded in batches), "labels are positions here"
+        return torch.cat([loaded.images for loaded in batches]), torch.cat([loaded.targets for loaded in batches])
 
     images, labels = epoch(1, 0, 8)
     for other in (epoch(1, 2, 8), epoch(1, 0, 12)):
@@ -409,7 +435,7 @@ def test_views_depend_on_seed_epoch_and_index_only(repeats):
 
 
 def test_a_pass_leaves_the_global_generators_alone():
-    views = Views(Pictures(), transforms.train_transform(32, NORMALIZATIONS["imagenet"], FULL), seed=0, classes=24)
+    views = views_of(Pictures(), transforms.train_transform(32, NORMALIZATIONS["imagenet"], FULL))
     for workers in (0, 1):
         torch.manual_seed(3), np.random.seed(3), random.seed(3)
         list(train_loader(views, batch_size=8, workers=workers, seed=0))
@@ -432,4 +458,72 @@ def test_every_image_once_an_epoch_or_a_third_of_them_thrice():
 
 def test_fewer_images_than_a_batch():
     with pytest.raises(ValueError, match="TRAIN.BATCH_SIZE is 32, the training split has 24 images"):
-        train_loader(Views(Pictures(), None, seed=0, classes=24), batch_size=32, workers=0, seed=0)
+        train_loader(views_of(Pictures(), None), batch_size=32, workers=0, seed=0)
+
+
+# ---------------------------------------------------------------------------------------------------------------- crops
+def reconstructed(picture, crop, size):
+    """A view of a picture (3, H, W) without its padding, by its recorded crop alone, in closed form."""
+    top, left, height, width, mirrored = (float(value) for value in crop)
+    rows, columns = picture.shape[1:]
+    y = torch.round(torch.tensor([top, top + height]) * rows).int().tolist()
+    x = torch.round(torch.tensor([left, left + width]) * columns).int().tolist()
+    padded = torch.nn.functional.pad(picture, (columns,) * 4)
+    cut = padded[:, rows + y[0] : rows + y[1], columns + x[0] : columns + x[1]]
+    cut = torch.nn.functional.interpolate(cut[None], (size, size), mode="bicubic", antialias=True)[0]
+    return cut.flip(2) if mirrored else cut
+
+
+@pytest.mark.parametrize("loader", ["memory", "workers"])
+@pytest.mark.parametrize("crop", ["pad", "resized", "none"])
+def test_the_recorded_crop_is_what_a_view_shows(load, tmp_path, loader, crop):
+    """Smooth pictures, so that a view that is made again from the whole image and its crop is nearly the same."""
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(4):
+                jpeg(tmp_path / split / name / f"{number}.jpg", 40 + 2 * number if crop == "none" else 40, 40)
+    words = {"DATA__NAME": "image_folder", "DATA__ROOT": tmp_path, "MODEL__NUM_CLASSES": 2, "TRAIN__BATCH_SIZE": 8}
+    words |= {"DATA__IMAGE_SIZE": 20 if crop == "resized" else 40, "DATA__NORMALIZATION": "half", "AUG__REPEATS": 1}
+    words |= {"AUG__CROP": crop, "AUG__CROP_PADDING": 9, "AUG__FLIP": 0.5, "AUG__CROP_SCALE": 0.3}
+    cfg = load("debug/base_debug", **words, AUG__RAND_AUGMENT="", AUG__ERASING=0, DATA__LOADER=loader)
+    size = cfg.DATA.IMAGE_SIZE
+    dataset, _ = DATASETS.get("image_folder")(root=str(tmp_path), split="train")
+    mirrored, seen = 0, build_data(cfg, crops=True).train
+    for epoch in range(4):
+        seen.sampler.epoch = epoch
+        for loaded in seen:
+            for view, index, own in zip(loaded.images, loaded.index, loaded.crop, strict=True):
+                whole = np.array(to_rgb(dataset[int(index)][0]).resize((40, 40), Image.BICUBIC), dtype=np.float32)
+                expected = reconstructed(torch.from_numpy(whole).permute(2, 0, 1), own, size)
+                apart = (view * 0.5 + 0.5) * 255 - expected
+                assert float(apart.abs().mean()) < 2
+                mirrored += int(own[4])
+            if crop == "none":
+                assert (loaded.crop[:, :4] == torch.tensor([0.0, 0, 1, 1])).all()
+            else:
+                assert len(loaded.crop[:, :4].unique(dim=0)) > 4
+    assert 8 <= mirrored <= 24
+    assert next(iter(build_data(cfg).train)).crop is None
+
+
+# ----------------------------------------------------------------------------------------------------- images per class
+def test_some_images_of_each_class(load):
+    few = build_data(load("debug/base_debug", DATA__PER_CLASS=20, TRAIN__BATCH_SIZE=64))
+    labels = DATASETS.get("digits")(root="", split="train")[0].labels
+    assert few.images == 200 and len(few.test.dataset) == 360
+    assert Counter(few.train.dataset.targets.tolist()) == dict.fromkeys(range(10), 20)
+    first = [index for index, label in enumerate(labels) if labels[:index].count(label) < 20]
+    assert few.train.dataset.targets.tolist() == [labels[index] for index in first]
+    with pytest.raises(ValueError, match="DATA.PER_CLASS is 500, class . has 1.. training images"):
+        build_data(load("debug/base_debug", DATA__PER_CLASS=500))
+
+
+def test_the_first_images_of_a_folder_are_those_by_name(load, tmp_path):
+    write_folders(tmp_path, "train", ["cat", "dog"], images=3)
+    write_folders(tmp_path, "val", ["cat", "dog"])
+    words = {"DATA__NAME": "image_folder", "DATA__ROOT": tmp_path, "MODEL__NUM_CLASSES": 2, "TRAIN__BATCH_SIZE": 2}
+    data = build_data(load("debug/base_debug", **words, DATA__PER_CLASS=2, DATA__LOADER="workers"))
+    subset = data.train.dataset.dataset
+    names = [subset.dataset.samples[index][0].split("/train/")[1] for index in subset.indices]
+    assert names == ["cat/0.JPEG", "cat/1.JPEG", "dog/0.JPEG", "dog/1.JPEG"]

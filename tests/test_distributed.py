@@ -1,11 +1,11 @@
 """Two processes that share every batch: the numbers of one, one set of logs, and what happens when one dies."""
 
 import json
+import logging
 import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,14 +13,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from processes import PATIENCE, ROOT, Running, free_port, two_ranks, wait_for
-from records import assert_same_run, curves, load_state
+from processes import Running, free_port, two_ranks, wait_for
+from records import SMALL, assert_same_run, curves, load_state, words
 
+from pycls_std import runner
+from pycls_std.builders.data import build_data
+from pycls_std.core.structures import World
 from pycls_std.engine.distributed import Processes
 from pycls_std.engine.runtime import Runtime
 
 # Plain SGD, for AdamW divides gradients near 0 by their size and makes much of the last digit.
-SGD = ["OPTIM.NAME=momentum", "OPTIM.BASE_LR=0.1", "OPTIM.CLIP_NORM=1", "OPTIM.MAX_EPOCH=2"]
+SGD = {"OPTIM__NAME": "momentum", "OPTIM__BASE_LR": 0.1, "OPTIM__CLIP_NORM": 1, "OPTIM__MAX_EPOCH": 2}
+BASE = ["--cfg", "configs/debug/base_debug.yaml", *words(**SMALL)]
+EPOCHS = 12  # of a run that is still under way when a test has found its processes
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Folder of the run of two processes that nothing happened to; what they printed is beside it."""
+    folder = tmp_path_factory.mktemp("whole")
+    own = [*BASE, f"OPTIM.MAX_EPOCH={EPOCHS}", f"OUT_DIR={folder / 'run'}"]
+    for one in two_ranks(folder, ["--mode", "train", *own]):
+        assert one.end()[0] == 0
+    return folder / "run"
 
 
 @pytest.fixture
@@ -28,8 +43,8 @@ def train(tmp_path):
     """Return train(processes, name, *words): the folder of a run by one process or two."""
 
     def run(processes, name, *words):
-        words = ["--mode", "train", *words, f"OUT_DIR={tmp_path / name}"]
-        running = [Running(tmp_path, words)] if processes == 1 else two_ranks(tmp_path, words)
+        own = ["--mode", "train", *words, f"OUT_DIR={tmp_path / name}"]
+        running = [Running(tmp_path, own)] if processes == 1 else two_ranks(tmp_path, own)
         for one in running:
             code, _, errors = one.end()
             assert (code, errors) == (0, "")
@@ -40,25 +55,31 @@ def train(tmp_path):
 
 def apart(first, second):
     """Greatest difference of the weights, the average and the trainer's own modules of two runs."""
-    states = [load_state(folder) for folder in (first, second)]
-    parts = [{**s["student"], **{f"ema.{k}": v for k, v in s["ema"].items()}} for s in states]
-    parts = [part | state["trainer"].get("critics", {}) for part, state in zip(parts, states, strict=True)]
+    parts = []
+    for folder in (first, second):
+        state = load_state(folder)
+        nests = [state["student"], state["ema"], state["trainer"]["terms"], state["trainer"]["auxiliary"]]
+        parts.append({(number, key): value for number, nest in enumerate(nests) for key, value in nest.items()})
+    assert parts[0].keys() == parts[1].keys()
     return max(float((parts[0][key] - parts[1][key]).abs().max()) for key in parts[0])
 
 
 @pytest.mark.fault(29)
-@pytest.mark.parametrize("method", ["baseline", "std multi", "std mine epoch", "std mine step"])
+@pytest.mark.parametrize("method", ["std mine epoch", "std mine step", "locality"])
 def test_two_processes_train_what_one_trains(train, teacher, method):
-    """With mixup, cutmix, repeated and random augmentation on: pairs that are mixed are not parted."""
-    words = ["--cfg", "configs/debug/base_debug.yaml", *SGD]
-    if method != "baseline":
-        two = [f"DISTILLATION.TEACHERS=[{', '.join(['resnet8'] * 2)}]"]
-        two += [f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}, {teacher}]", "DISTILLATION.TYPE=soft"]
-        words = ["--cfg", "configs/debug/std_debug.yaml", *SGD, *two, "MINE.SAMPLES=0"]
-    if "mine" in method:
-        samples = ["MINE.SAMPLES=32", f"MINE.PERIOD={method.split()[-1]}", "MINE.MOMENTUM=0.5"]
-        words += [*samples, "MINE.STUDENT_LR=0.01", "MINE.CRITIC_LR=0.1"]
-    one, two = train(1, "one", *words), train(2, "two", *words)
+    """With mixup, cutmix, repeated and random augmentation on: pairs that are mixed are not parted.
+
+    Both methods have modules beside the student: critics, stepped on their own, and projections, stepped with it.
+    """
+    name, _, period = method.partition(" mine ")
+    own = SMALL | SGD | {"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}]"}
+    if period:
+        own |= {"DISTILLATION__TEACHERS": "[resnet8, resnet8]", "DISTILLATION__TYPE": "soft"}
+        own |= {"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}, {teacher}]"}
+        own |= {"MINE__SAMPLES": 4, "MINE__PERIOD": period, "MINE__MOMENTUM": 0.5}
+        own |= {"MINE__STUDENT_LR": 0.01, "MINE__CRITIC_LR": 0.1}
+    own = ["--cfg", f"configs/debug/{name}_debug.yaml", *words(**own)]
+    one, two = train(1, "one", *own), train(2, "two", *own)
     assert apart(one, two) < 1e-5
     assert json.loads((two / "run.json").read_text())["processes"] == 2
     first, second = curves(one), curves(two)
@@ -70,15 +91,33 @@ def test_two_processes_train_what_one_trains(train, teacher, method):
 
 
 @pytest.mark.fault(29)
-def test_one_set_of_logs(train):
-    folder = train(2, "run", "--cfg", "configs/debug/base_debug.yaml", "TEST.BATCH_SIZE=7")
-    assert sorted(re.sub(r"\d{9,}", "N", path.name) for path in folder.iterdir()) == [
+def test_one_set_of_logs(whole):
+    assert sorted(re.sub(r"\d{9,}", "N", path.name) for path in whole.iterdir()) == [
         *("checkpoints", "config.yaml", "events.out.tfevents.N", "metrics.jsonl", "run.json"),
     ]
-    assert [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").open()] == [1, 2, 3]
-    outputs = [(folder.parent / f"rank{rank}" / "process0.out").read_text() for rank in range(2)]
-    assert len(outputs[0].splitlines()) == 7
+    epochs = [json.loads(line)["epoch"] for line in (whole / "metrics.jsonl").open()]
+    assert epochs == list(range(1, EPOCHS + 1))
+    outputs = [(whole.parent / f"rank{rank}" / "process0.out").read_text() for rank in range(2)]
+    assert len(outputs[0].splitlines()) == 5 + EPOCHS
     assert outputs[1] == ""
+
+
+def test_values_of_all_processes_are_gathered(tmp_path):
+    """Anything that pickles, of another size in each process; in the order of the ranks in both."""
+    both = two_ranks(tmp_path, [], hook="test_distributed:gather", arguments=(str(tmp_path),))
+    assert [one.end()[0] for one in both] == [0, 0]
+    for rank in range(2):
+        gathered = torch.load(tmp_path / f"gathered{rank}.pt", weights_only=True)
+        assert [value["rank"] for value in gathered] == [0, 1]
+        assert [value["scores"].tolist() for value in gathered] == [[0, 1], [0, 1, 2]]
+
+
+def gather(folder):
+    """Hook: be one of two processes, note what all of them have, and end."""
+    world = Processes("cpu")
+    own = {"rank": world.rank, "scores": torch.arange(world.rank + 2)}
+    torch.save(world.gather(own), f"{folder}/gathered{world.rank}.pt")
+    sys.exit(0)
 
 
 def scores(text):
@@ -87,11 +126,11 @@ def scores(text):
 
 
 @pytest.mark.fault(29)
-@pytest.mark.parametrize("images", [3, 7])
-def test_evaluation_is_exact_for_an_odd_number_of_images(train, tmp_path, images):
+def test_evaluation_is_exact_for_an_odd_number_of_images(train, load, tmp_path, caplog):
+    """Of five images, one process has two batches and the other one."""
     from PIL import Image
 
-    numbers = random.Random(0)
+    numbers, images = random.Random(0), 5
     for split, count in (("train", 8), ("val", images)):
         for label in ("cat", "dog"):
             (tmp_path / "data" / split / label).mkdir(parents=True)
@@ -99,97 +138,73 @@ def test_evaluation_is_exact_for_an_odd_number_of_images(train, tmp_path, images
             colour = tuple(numbers.randrange(256) for _ in range(3))
             name = f"{split}/{('cat', 'dog')[index % 2]}/{index}.png"
             Image.new("RGB", (8, 8), colour).save(tmp_path / "data" / name)
-    words = ["--cfg", "configs/debug/base_debug.yaml", "DATA.NAME=image_folder", f"DATA.ROOT={tmp_path}/data"]
-    words += ["MODEL.NUM_CLASSES=2", "TRAIN.BATCH_SIZE=4", "OPTIM.MAX_EPOCH=1", "TEST.BATCH_SIZE=2"]
-    folder = train(2, "run", *words)
+    own = {"DATA__NAME": "image_folder", "DATA__ROOT": tmp_path / "data", "MODEL__NUM_CLASSES": 2}
+    own |= {"TRAIN__BATCH_SIZE": 4, "OPTIM__MAX_EPOCH": 1, "TEST__BATCH_SIZE": 2}
+    base = ["--cfg", "configs/debug/base_debug.yaml", *words(**own)]
+    folder = train(2, "run", *base)
     recorded = json.loads((folder / "metrics.jsonl").read_text())
-    test = ["--mode", "test", *words, f"TEST.WEIGHTS={folder}/checkpoints/last.pt"]
-    alone = Running(tmp_path, test).end()
-    together = [one.end() for one in two_ranks(tmp_path, test)]
-    assert [code for code, *_ in (alone, *together)] == [0, 0, 0]
-    assert scores(alone[1]) == scores(together[0][1])
+    own |= {"TEST__WEIGHTS": folder / "checkpoints" / "last.pt"}
+    with caplog.at_level(logging.INFO):
+        runner.test(load("debug/base_debug", **own))
+    together = [one.end() for one in two_ranks(tmp_path, ["--mode", "test", *base, *words(**own)])]
+    assert [code for code, *_ in together] == [0, 0]
+    assert scores("\n".join(caplog.messages)) == scores(together[0][1]) != []
     assert recorded["test/top1"] == pytest.approx(100 * round(recorded["test/top1"] * images / 100) / images, abs=1e-9)
-    assert f"top-1 {recorded['test/top1']:6.2f}  top-5 {100:6.2f}  loss {recorded['test/loss']:.4f}" in alone[1]
+    wanted = f"top-1 {recorded['test/top1']:6.2f}  top-5 {100:6.2f}  loss {recorded['test/loss']:.4f}"
+    assert wanted in together[0][1]
 
 
-def test_batch_norm_is_the_first_process_s_wherever_it_is_tested(train, tmp_path):
+def test_batch_norm_is_the_first_process_s_wherever_it_is_tested(train, load, caplog):
     """Each process has its own statistics in training; scores and checkpoint agree all the same."""
-    folder = train(2, "run", "--cfg", "configs/debug/teacher_debug.yaml", "TRAIN.EMA_DECAY=0.9")
+    own = SMALL | {"TRAIN__EMA_DECAY": 0.9, "OPTIM__MAX_EPOCH": 1}
+    folder = train(2, "run", "--cfg", "configs/debug/teacher_debug.yaml", *words(**own))
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     for ema, tag in (("false", "test"), ("true", "ema")):
-        words = ["--cfg", "configs/debug/teacher_debug.yaml", f"TEST.WEIGHTS={folder}/checkpoints/last.pt"]
-        code, output, _ = Running(tmp_path, ["--mode", "test", *words, f"TEST.EMA={ema}"]).end()
-        assert code == 0
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            runner.test(load("debug/teacher_debug", TEST__WEIGHTS=folder / "checkpoints" / "last.pt", TEST__EMA=ema))
         wanted = f"top-1 {last[f'{tag}/top1']:6.2f}  top-5 {last[f'{tag}/top5']:6.2f}  loss {last[f'{tag}/loss']:.4f}"
-        assert wanted in output
-
-
-@pytest.mark.fault(30)
-def test_a_signal_to_one_process_stops_both_at_the_same_step(tmp_path):
-    words = ["--mode", "train", "--cfg", "configs/debug/base_debug.yaml", f"OUT_DIR={tmp_path / 'run'}"]
-    both = two_ranks(tmp_path, words, hook="test_distributed:pause_rank", arguments=(str(tmp_path),))
-    wait_for(lambda: all((tmp_path / f"steps{rank}" / "paused").exists() for rank in range(2)))
-    both[1].signal(signal.SIGTERM)
-    ends = [one.end() for one in both]
-    assert [code for code, *_ in ends] == [143, 143]
-    places = [re.search(r"stopped by SIGTERM at (epoch 3 iteration \d+)", errors)[1] for _, _, errors in ends]
-    assert places[0] == places[1]
-    assert ends[1][2].startswith("run_net.py [process 1]: ")
-    steps = [(tmp_path / f"steps{rank}" / "steps").read_text() for rank in range(2)]
-    assert steps[0] == steps[1]
-    assert load_state(tmp_path / "run")["epoch"] == 2
-
-
-def pause_rank(folder):
-    """Hook: each process notes its steps in a folder of its own, and takes a while for each."""
-    from processes import pause
-
-    place = f"{folder}/steps{os.environ['RANK']}"
-    os.mkdir(place)
-    pause(place, 2, 3, seconds=0.2)
+        assert wanted in caplog.text
 
 
 @pytest.mark.fault(17)
 def test_a_loss_that_is_not_finite_in_one_process_stops_both(tmp_path):
-    words = ["--mode", "train", "--cfg", "configs/debug/base_debug.yaml", f"OUT_DIR={tmp_path / 'run'}"]
-    ends = [one.end() for one in two_ranks(tmp_path, words, hook="test_distributed:break_second_rank")]
+    own = ["--mode", "train", *BASE, f"OUT_DIR={tmp_path / 'run'}"]
+    ends = [one.end() for one in two_ranks(tmp_path, own, hook="test_distributed:break_second_rank")]
     assert [code for code, *_ in ends] == [1, 1]
     assert all("loss not finite at epoch 2 iteration 4, " in errors for _, _, errors in ends)
+    assert ends[1][2].startswith("run_net.py [process 1]: ")
     assert load_state(tmp_path / "run")["epoch"] == 1
 
 
 def break_second_rank():
     """Hook: the second process has an infinite loss in the fourth step of the second epoch."""
-    from pycls_std.trainers.baseline import Baseline
+    from pycls_std.terms.task import TaskLoss
 
-    losses = Baseline.losses
+    forward = TaskLoss.forward
 
-    def broken(self, batch, progress):
-        factor = float("inf") if (self.world.rank, progress.epoch, progress.iteration) == (1, 1, 3) else 1.0
-        return {name: factor * value for name, value in losses(self, batch, progress).items()}
+    def broken(self, student, teachers, batch, progress):
+        place = (int(os.environ["RANK"]), progress.epoch, progress.iteration)
+        factor = float("inf") if place == (1, 1, 3) else 1.0
+        return {name: factor * value for name, value in forward(self, student, teachers, batch, progress).items()}
 
-    Baseline.losses = broken
+    TaskLoss.forward = broken
 
 
-def test_a_batch_that_cannot_be_shared(tmp_path):
-    words = ["--mode", "train", "--cfg", "configs/debug/base_debug.yaml", f"OUT_DIR={tmp_path / 'run'}"]
+def test_a_batch_that_cannot_be_shared(load):
+    world = World()
+    world.size = 2
     mixing = "TRAIN.BATCH_SIZE is 126, 63 for each of 2 processes: AUG.MIXUP and AUG.CUTMIX"
-    uneven = "TRAIN.BATCH_SIZE is 125, 2 processes cannot share it evenly"
-    off = ["AUG.MIXUP=0", "AUG.CUTMIX=0"]
-    for text, options in ((mixing, ["TRAIN.BATCH_SIZE=126"]), (uneven, ["TRAIN.BATCH_SIZE=125", *off])):
-        code, _, errors = two_ranks(tmp_path / text[:23], [*words, *options])[0].end()
-        assert code == 1
-        assert text in errors
-    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match=mixing):
+        build_data(load("debug/base_debug", TRAIN__BATCH_SIZE=126), world=world)
+    with pytest.raises(ValueError, match="TRAIN.BATCH_SIZE is 125, 2 processes cannot share it evenly"):
+        build_data(load("debug/base_debug", TRAIN__BATCH_SIZE=125, AUG__MIXUP=0, AUG__CUTMIX=0), world=world)
 
 
 @pytest.mark.fault(20)
-def test_a_run_is_not_continued_by_another_number_of_processes(train, tmp_path):
-    words = ["--cfg", "configs/debug/base_debug.yaml", "OPTIM.MAX_EPOCH=1"]
-    folder = train(2, "run", *words)
-    code, _, errors = Running(tmp_path, ["--mode", "train", *words, f"OUT_DIR={folder}", "OPTIM.MAX_EPOCH=2"]).end()
-    assert code == 1
-    assert "the number of processes was 2, is 1" in errors
+def test_a_run_is_not_continued_by_another_number_of_processes(whole, load):
+    with pytest.raises(ValueError, match="the number of processes was 2, is 1"):
+        runner.train(load("debug/base_debug", **SMALL, OUT_DIR=whole, OPTIM__MAX_EPOCH=EPOCHS + 1))
 
 
 @pytest.mark.parametrize(("batch_size", "processes"), [(8, 2), (24, 4), (10, 5), (6, 1), (9, 3)])
@@ -220,22 +235,35 @@ def test_processes_mix_alike_and_drop_out_differently():
 
 
 # ------------------------------------------------------------------------------------------------------------- torchrun
-class Torchrun:
-    """torchrun with two processes on a run of 5 epochs."""
+TRAIN = ["run_net.py", "--mode", "train", *BASE, f"OPTIM.MAX_EPOCH={EPOCHS}"]
 
-    def __init__(self, folder, *options):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
-        words = ["--mode", "train", "--cfg", "configs/debug/base_debug.yaml", "OPTIM.MAX_EPOCH=5"]
+
+def torchrun(*arguments):
+    """Hook: be torchrun."""
+    from torch.distributed.run import main
+
+    main(list(arguments))
+    sys.exit(0)
+
+
+class Torchrun:
+    """Agents of torchrun, one on each machine, and the two processes that they start; all machines are this one."""
+
+    def __init__(self, folder, *options, machines=1, env=()):
         self.folder = folder
-        self.log = folder / "log"
-        self.process = subprocess.Popen(
-            [*command, *options, "run_net.py", *words, f"OUT_DIR={folder / 'run'}"],
-            stdout=self.log.open("w"),
-            stderr=subprocess.STDOUT,
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        )
-        wait_for(lambda: (folder / "run" / "checkpoints" / "last-1.pt").exists())
+        own = [f"--nnodes={machines}", f"--nproc_per_node={2 // machines}", *options, *TRAIN, f"OUT_DIR={folder}/run"]
+        hook = {"hook": "test_distributed:torchrun", "arguments": own}
+        self.agents = [Running(folder / f"agent{number}", [], env=env, **hook) for number in range(machines)]
+        try:
+            wait_for((folder / "run" / "checkpoints" / "last-1.pt").exists)
+        except AssertionError:
+            self.kill()
+            raise
+
+    def kill(self):
+        """Leave no process."""
+        for pid in running_in(self.folder):
+            os.kill(pid, signal.SIGKILL)
 
     def ranks(self):
         """Process numbers of the two."""
@@ -244,14 +272,13 @@ class Torchrun:
         return [pid for _, pid in sorted((found[1], pid) for pid, found in ranks.items() if found)]
 
     def end(self):
-        """Return exit code and log; fail if it takes too long or leaves a process."""
+        """Return exit codes and log; fail if it takes too long or leaves a process."""
         try:
-            code = self.process.wait(PATIENCE)
+            ends = [agent.end() for agent in self.agents]
             wait_for(lambda: not running_in(self.folder), patience=10)
         finally:
-            for pid in running_in(self.folder):
-                os.kill(pid, signal.SIGKILL)
-        return code, self.log.read_text()
+            self.kill()
+        return [code for code, *_ in ends], "".join(output + errors for _, output, errors in ends)
 
 
 def running_in(folder):
@@ -266,79 +293,42 @@ def running_in(folder):
     return found
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """Folder of the run of two processes that nothing happened to."""
-    folder = tmp_path_factory.mktemp("whole")
-    words = ["--cfg", "configs/debug/base_debug.yaml", "OPTIM.MAX_EPOCH=5", f"OUT_DIR={folder / 'run'}"]
-    for one in two_ranks(folder, ["--mode", "train", *words]):
-        assert one.end()[0] == 0
-    return folder / "run"
-
-
 @pytest.mark.slow
 @pytest.mark.fault(28)
-def test_a_rank_dies(whole, tmp_path):
-    run = Torchrun(tmp_path)
-    os.kill(run.ranks()[1], signal.SIGKILL)
-    code, log = run.end()
-    assert code != 0
+def test_torchrun_restarts_a_run_whose_rank_died(whole, tmp_path):
+    run = Torchrun(tmp_path, f"--master_port={free_port()}", "--max-restarts=1")
+    os.kill(run.ranks()[0], signal.SIGKILL)
+    codes, log = run.end()
+    assert codes == [0], log
     assert "the connection to another process of this run was lost" in log or "stopped by SIGTERM" in log
-    words = ["--cfg", "configs/debug/base_debug.yaml", "OPTIM.MAX_EPOCH=5", f"OUT_DIR={tmp_path / 'run'}"]
-    ends = [one.end() for one in two_ranks(tmp_path, ["--mode", "train", *words])]
-    assert [code for code, *_ in ends] == [0, 0]
-    assert "continues from" in ends[0][1]
-    assert_same_run(whole, tmp_path / "run")
-
-
-@pytest.mark.slow
-@pytest.mark.fault(28)
-@pytest.mark.parametrize("rank", [0, 1])
-def test_torchrun_restarts_a_run_whose_rank_died(whole, tmp_path, rank):
-    run = Torchrun(tmp_path, "--max-restarts=1")
-    os.kill(run.ranks()[rank], signal.SIGKILL)
-    code, log = run.end()
-    assert code == 0, log
     assert "continues from" in log
     assert_same_run(whole, tmp_path / "run")
 
 
 @pytest.mark.slow
-@pytest.mark.fault(28)
 @pytest.mark.fault(29)
-@pytest.mark.parametrize("dies", [False, True])
-def test_two_machines(whole, tmp_path, dies):
-    """Two agents of torchrun with a process each, as tools/slurm.sh starts them; here both machines are this one."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--max-restarts=2"]
-    command += ["--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{free_port()}", "--rdzv_id=7", "run_net.py"]
-    command += ["--mode", "train", "--cfg", "configs/debug/base_debug.yaml", "OPTIM.MAX_EPOCH=5"]
-    environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    agents = [
-        subprocess.Popen([*command, f"OUT_DIR={tmp_path / 'run'}"], cwd=ROOT, env=os.environ | environment)
-        for _ in range(2)
-    ]
-    try:
-        if dies:
-            wait_for((tmp_path / "run" / "checkpoints" / "last-1.pt").exists)
-            os.kill(next(pid for pid in running_in(tmp_path) if pid not in [a.pid for a in agents]), signal.SIGKILL)
-        assert [agent.wait(PATIENCE) for agent in agents] == [0, 0]
-    finally:
-        for pid in running_in(tmp_path):
-            os.kill(pid, signal.SIGKILL)
+def test_two_machines(whole, tmp_path):
+    """Two agents with a process each, as tools/slurm.sh starts them; the second process dies, and both start again."""
+    options = ["--max-restarts=2", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{free_port()}", "--rdzv_id=7"]
+    run = Torchrun(tmp_path, *options, machines=2, env={"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"})
+    os.kill(run.ranks()[1], signal.SIGKILL)
+    codes, log = run.end()
+    assert codes == [0, 0], log
+    assert "continues from" in log
     assert_same_run(whole, tmp_path / "run")
 
 
 @pytest.mark.slow
 @pytest.mark.fault(30)
 def test_torchrun_is_asked_to_stop(whole, tmp_path):
-    run = Torchrun(tmp_path)
+    run = Torchrun(tmp_path, f"--master_port={free_port()}")
     time.sleep(0.1)
-    run.process.send_signal(signal.SIGTERM)
-    code, log = run.end()
-    assert code != 0
+    run.agents[0].signal(signal.SIGTERM)
+    codes, log = run.end()
+    assert codes != [0]
     places = re.findall(r"stopped by SIGTERM (.*)", log)
     assert places and len(set(places)) == 1, log
     assert load_state(tmp_path / "run")["epoch"] >= 2
-    words = ["--cfg", "configs/debug/base_debug.yaml", "OPTIM.MAX_EPOCH=5", f"OUT_DIR={tmp_path / 'run'}"]
-    assert [one.end()[0] for one in two_ranks(tmp_path, ["--mode", "train", *words])] == [0, 0]
+    own = ["--mode", "train", *BASE, f"OPTIM.MAX_EPOCH={EPOCHS}", f"OUT_DIR={tmp_path / 'run'}"]
+    assert [one.end()[0] for one in two_ranks(tmp_path, own)] == [0, 0]
     assert_same_run(whole, tmp_path / "run")

@@ -13,9 +13,9 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 from torch.utils.tensorboard import SummaryWriter
 
-from pycls_std.engine.journal import Journal
 from pycls_std.results import events
 from pycls_std.results.records import LONGEST, checksums, records
+from pycls_std.run.journal import Journal
 
 
 def by_tensorboard(folder):

@@ -7,7 +7,9 @@ from timm.layers import StdConv2d
 from torch import nn
 
 from pycls_std.models.create import create_backbone
-from pycls_std.models.folding import fold_batch_norms
+from pycls_std.models.taps import POOLED, tap_names
+from pycls_std.teachers.folding import fold_batch_norms
+from pycls_std.teachers.teacher import Request, compute
 
 
 def used(model):
@@ -35,32 +37,71 @@ def norms(model):
     ("name", "size"),
     [("resnet8", 32), ("resnet20", 32), ("resnet18", 64), ("regnety_002", 64), ("tf_efficientnet_lite0", 64)],
 )
-def test_all_batch_norms_are_folded_and_the_logits_stay(name, size):
-    """Those of the CIFAR ResNets, plain ones of timm, those that act, and those behind convolutions that pad."""
+def test_all_batch_norms_are_folded_and_logits_and_features_stay(name, size):
+    """Those of the CIFAR ResNets, plain ones of timm, those that act, and those behind convolutions that pad.
+
+    With all taps read, which are behind the batch norms.
+    """
     torch.manual_seed(0)
     own = name in ("resnet8", "resnet20")
     model = create_backbone(name, num_classes=10, image_size=32) if own else timm.create_model(name, num_classes=10)
     used(model)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    folded, count = fold_batch_norms(model, images(size))
+    request = Request(taps=(*tap_names(model), POOLED))
+    folded, count = fold_batch_norms(model, images(size), request.taps)
     assert count == norms(model) > 0
     assert norms(folded) == 0
     assert {p.dtype for p in folded.parameters()} == {torch.float32}
-    other = images(size, count=3)
     with torch.no_grad():
-        expected = model(other)
-        torch.testing.assert_close(folded(other), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+        expected, found = (compute(each, images(size, count=3), request) for each in (model, folded))
+        torch.testing.assert_close(folded(images(size, count=3)), found.heads["cls"])
+    assert [list(part) for part in found] == [["cls"], list(request.taps)]
+    for after, now in zip(*((*o.heads.values(), *o.features.values()) for o in (expected, found)), strict=True):
+        torch.testing.assert_close(now, after, rtol=1e-4, atol=1e-4 * float(after.abs().max()))
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
 def test_in_double_precision_they_are_equal():
     torch.manual_seed(0)
     model = used(timm.create_model("resnet18", num_classes=10)).double()
-    folded, count = fold_batch_norms(model, images(64))
-    other = images(64, count=3).double()
+    request = Request(taps=tuple(tap_names(model)))
+    folded, count = fold_batch_norms(model, images(64), request.taps)
     assert count == 20
     with torch.no_grad():
-        torch.testing.assert_close(folded(other), model(other), rtol=1e-10, atol=1e-10)
+        expected, found = (compute(each, images(64, count=3).double(), request) for each in (model, folded))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+class Tapped(nn.Module):
+    """A convolution, its batch norm and a head; what is read at each of the first two is a tap."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 2)
+        self.feature_info = [{"module": "conv"}, {"module": "norm"}]
+
+    def forward_intermediates(self, x, indices, output_fmt="NCHW", **_):
+        maps = [self.conv(x)]
+        maps.append(self.norm(maps[0]))
+        return maps[1], [maps[index] for index in indices]
+
+    def forward_head(self, x):
+        return self.head(x.mean(dim=(2, 3)))
+
+    def forward(self, x):
+        return self.forward_head(self.forward_intermediates(x, [])[0])
+
+
+@pytest.mark.parametrize(
+    ("taps", "count"), [((), 1), (("norm",), 1), (("conv",), 0), (("conv", "norm"), 0)], ids=lambda value: str(value)
+)
+def test_a_tap_that_reads_a_convolution_itself_keeps_its_batch_norm(taps, count):
+    model = used(Tapped())
+    folded, found = fold_batch_norms(model, images(), taps)
+    assert (found, folded is model) == (count, count == 0)
+    with torch.no_grad():
+        expected, got = (compute(each, images(), Request(taps=taps)) for each in (model, folded))
+    torch.testing.assert_close(got, expected)
 
 
 class Branches(nn.Module):
@@ -121,7 +162,7 @@ def test_a_batch_norm_without_statistics_stays():
 def test_models_without_batch_norm_stay(name):
     own = name == "mixer_nano4"
     model = create_backbone(name, num_classes=10, image_size=32) if own else timm.create_model(name, img_size=32)
-    assert fold_batch_norms(model.eval(), images()) == (model, 0)
+    assert fold_batch_norms(model.eval(), images(), tuple(tap_names(model)[:1])) == (model, 0)
 
 
 class Twice(nn.Module):

@@ -1,13 +1,14 @@
 """Steps that are not waited for: what went wrong is told late, of the right step, and before anything is saved."""
 
 import math
+import os
 import signal
 from collections import Counter
 
 import pytest
 import torch
 from processes import two_ranks, wait_for
-from records import load_state, same
+from records import SMALL, load_state, same, words
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -20,8 +21,8 @@ from pycls_std.engine import loop
 from pycls_std.engine.optim import create_optimizer
 from pycls_std.engine.runtime import Runtime
 from pycls_std.process import signals
-from pycls_std.trainers.baseline import Baseline
-from pycls_std.trainers.mine import Mine
+from pycls_std.terms.mine import Mine
+from pycls_std.terms.task import TaskLoss
 
 LAG = 3
 
@@ -96,89 +97,72 @@ def test_no_graph_is_kept_for_a_message(take):
     runtime = Runtime(device="cpu", lag=LAG)
     for number in range(LAG):
         take(runtime, number)
-    assert len(runtime.verdicts.unread) == LAG
-    assert not any(value.requires_grad for verdict in runtime.verdicts.unread for value in tree_leaves(verdict.terms))
+    assert len(runtime.step_monitor.unread) == LAG
+    terms = [value for outcome in runtime.step_monitor.unread for value in tree_leaves(outcome.terms)]
+    assert terms and not any(value.requires_grad for value in terms)
 
 
 def test_a_cpu_has_no_lag():
-    assert Runtime(device="cpu").verdicts.lag == 0
+    assert Runtime(device="cpu").step_monitor.lag == 0
 
 
 def test_a_run_that_breaks_in_its_last_steps_saves_nothing(load, tmp_path, monkeypatch):
-    """Iteration 10 of 11, so that only the end of the epoch can tell."""
-    losses = Baseline.losses
+    """Iteration 7 of 8, so that only the end of the epoch can tell."""
+    forward = TaskLoss.forward
 
-    def broken(self, batch, progress):
-        factor = math.inf if (progress.epoch, progress.iteration) == (1, 9) else 1.0
-        return {name: factor * value for name, value in losses(self, batch, progress).items()}
+    def broken(self, student, teachers, batch, progress):
+        factor = math.inf if (progress.epoch, progress.iteration) == (1, 6) else 1.0
+        return {name: factor * value for name, value in forward(self, student, teachers, batch, progress).items()}
 
-    monkeypatch.setattr(Baseline, "losses", broken)
+    monkeypatch.setattr(TaskLoss, "forward", broken)
     monkeypatch.setattr(runner, "build_runtime", lambda cfg: Runtime(device="cpu", seed=cfg.SEED, lag=LAG))
     saved = []
     monkeypatch.setattr(loop, "_refuse_broken_state", lambda session, when: saved.append(when))
-    with pytest.raises(FloatingPointError, match="loss not finite at epoch 2 iteration 10, lr .*: ce inf"):
-        runner.train(load("debug/base_debug", OUT_DIR=tmp_path))
+    with pytest.raises(FloatingPointError, match="loss not finite at epoch 2 iteration 7, lr .*: ce inf"):
+        runner.train(load("debug/base_debug", OUT_DIR=tmp_path, **SMALL))
     assert saved == ["after epoch 1"]
-    assert torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["epoch"] == 1
+    assert load_state(tmp_path)["epoch"] == 1
 
 
-@pytest.mark.parametrize("period", ["epoch", "step"])
-def test_the_numbers_are_those_without_a_lag(std, period):
+def test_the_numbers_are_those_without_a_lag(std):
+    """With a second objective after each step."""
     states = []
     for lag in (0, LAG):
-        cfg = std(MINE__PERIOD=period, MINE__SAMPLES=8, OPTIM__CLIP_NORM=1.0)
-        session, _ = build_all(cfg, Runtime(device="cpu", seed=0, lag=lag))
+        cfg = std(MINE__PERIOD="step", MINE__SAMPLES=4, OPTIM__CLIP_NORM=1.0, **SMALL)
+        session, *_ = build_all(cfg, Runtime(device="cpu", seed=0, lag=lag))
         session.runtime.start_epoch(0)
         loop.train_epoch(session, 0)
         states.append(session.state_dict() | {"seconds": None})
     assert same(*states)
 
 
-def lag():
-    """Hook: a CPU lags, as a GPU does."""
-    Runtime.__init__.__kwdefaults__["lag"] = LAG
-
-
-def lag_and_break():
-    """Hook: the same, and the second process has an infinite loss."""
-    from test_distributed import break_second_rank
-
-    lag()
-    break_second_rank()
-
-
 def lag_and_pause(folder):
-    """Hook: the same, each process notes its steps and takes a while for each."""
-    from test_distributed import pause_rank
+    """Hook: a CPU lags, as a GPU does; each process notes its steps in a folder of its own, and takes time for each."""
+    from processes import pause
 
-    lag()
-    pause_rank(folder)
-
-
-BASE = ["--mode", "train", "--cfg", "configs/debug/base_debug.yaml"]
-
-
-def test_a_loss_that_is_not_finite_in_one_process_is_told_by_both(tmp_path):
-    words = [*BASE, f"OUT_DIR={tmp_path / 'run'}"]
-    ends = [one.end() for one in two_ranks(tmp_path, words, hook="test_lag:lag_and_break")]
-    assert [code for code, *_ in ends] == [1, 1]
-    assert all("loss not finite at epoch 2 iteration 4, " in errors for _, _, errors in ends)
-    assert load_state(tmp_path / "run")["epoch"] == 1
+    Runtime.__init__.__kwdefaults__["lag"] = LAG
+    place = f"{folder}/steps{os.environ['RANK']}"
+    os.mkdir(place)
+    pause(place, 2, 1, seconds=0.2)
 
 
+@pytest.mark.fault(30)
 def test_a_signal_to_one_process_stops_both_after_as_many_steps(tmp_path):
-    words = [*BASE, f"OUT_DIR={tmp_path / 'run'}"]
-    both = two_ranks(tmp_path, words, hook="test_lag:lag_and_pause", arguments=(str(tmp_path),))
+    own = words(OUT_DIR=tmp_path / "run", **SMALL)
+    own = ["--mode", "train", "--cfg", "configs/debug/base_debug.yaml", *own]
+    both = two_ranks(tmp_path, own, hook="test_lag:lag_and_pause", arguments=(str(tmp_path),))
     wait_for(lambda: all((tmp_path / f"steps{rank}" / "paused").exists() for rank in range(2)))
     both[1].signal(signal.SIGTERM)
     ends = [one.end() for one in both]
     assert [code for code, *_ in ends] == [143, 143]
     places = [errors.partition("stopped by SIGTERM at ")[2].splitlines()[0] for _, _, errors in ends]
     assert places[0] == places[1]
+    assert ends[1][2].startswith("run_net.py [process 1]: ")
     steps = [(tmp_path / f"steps{rank}" / "steps").read_text() for rank in range(2)]
     assert steps[0] == steps[1]
     asked = int(places[0].split()[3].rstrip(","))  # iteration, counted from 1
     assert steps[0].splitlines()[-1] == f"2 {asked - 1 + LAG}"
+    assert load_state(tmp_path / "run")["epoch"] == 2
 
 
 # ------------------------------------------------------------------------------------------------ nothing waits
@@ -203,20 +187,21 @@ class NoReads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
-@pytest.mark.parametrize("samples", [0, 8])
-def test_a_training_step_reads_nothing_from_the_device(std, teacher, monkeypatch, clip_norm, samples):
+@pytest.mark.parametrize(
+    ("clip_norm", "mine"), [(0.0, {"MINE__SAMPLES": 0}), (1.0, {"MINE__SAMPLES": 4, "MINE__PERIOD": "step"})]
+)
+def test_a_training_step_reads_nothing_from_the_device(std, teacher, monkeypatch, clip_norm, mine):
     """Two teachers, mixup, the average of the weights, with and without MINE; only its places lie on the CPU anyway."""
     cfg = std(
         DISTILLATION__TEACHERS="[resnet8, resnet8]",
         DISTILLATION__TEACHER_WEIGHTS=f"[{teacher}, {teacher}]",
         DISTILLATION__TYPE="soft",
-        MINE__SAMPLES=samples,
-        MINE__PERIOD="step",
         OPTIM__CLIP_NORM=clip_norm,
+        **mine,
+        **SMALL,
     )
-    session, _ = build_all(cfg, Runtime(device="cpu", lag=100))
-    assert session.ema and session.mixing.mixup
+    session, *_ = build_all(cfg, Runtime(device="cpu", lag=100))
+    assert session.ema and session.task.mixing.mixup
     chosen = Mine.collect
 
     def with_places_on_the_cpu(self, *args):
@@ -228,13 +213,13 @@ def test_a_training_step_reads_nothing_from_the_device(std, teacher, monkeypatch
     meters = Meters()
     batches = iter(session.train_loader)
     for iteration in range(3):
-        images, labels = next(batches)
+        loaded, progress = next(batches), Progress(0, iteration, 8, 3)
         with NoReads() as seen:
-            batch = session.mixing(*session.runtime.to_device((images, labels)), Progress(0, iteration, 11, 3))
-            losses, extra = loop.train_step(session, batch, Progress(0, iteration, 11, 3))
-            meters.add(losses | session.trainer.monitors, len(images))
+            batch = session.task.batch(session.runtime.to_device(loaded), progress)
+            losses, extra = loop.train_step(session, batch, progress)
+            meters.add(losses | session.trainer.monitors, len(loaded.index))
             meters.add(extra)
-    assert bool(extra) == bool(samples)
+    assert bool(extra) == bool(mine["MINE__SAMPLES"])
     assert seen.operations["fused_adamw_"] == len(session.optimizer.param_groups)
 
 
@@ -248,7 +233,7 @@ def test_a_read_is_found():
 
 def test_the_average_moves_in_a_few_operations(std):
     """Not one for each of its parameters."""
-    session, _ = build_all(std(), build_runtime(std()))
+    session, *_ = build_all(std(**SMALL), build_runtime(std()))
     with NoReads() as seen:
         session.ema.update(session.trainer.student, step=1)
     count = len(list(session.trainer.student.parameters()))
@@ -264,12 +249,13 @@ def test_optimizers_of_torch_are_fused(name):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_training_step_on_cuda_waits_for_nothing(std, precision):
     cfg = std(PRECISION=precision, DEVICE="cuda", MINE__SAMPLES=8, MINE__PERIOD="step", OPTIM__CLIP_NORM=1.0)
-    session, _ = build_all(cfg, build_runtime(cfg))
-    batches = [session.runtime.to_device(pair) for pair in session.train_loader]
+    session, *_ = build_all(cfg, build_runtime(cfg))
+    batches = [session.runtime.to_device(loaded) for loaded in session.train_loader]
     session.trainer.student.train()
     with session.runtime.watched():
-        for iteration, pair in enumerate(batches):
-            torch.cuda.set_sync_debug_mode("error" if 2 <= iteration < session.runtime.verdicts.lag // 2 else "default")
+        for iteration, loaded in enumerate(batches):
+            strict = 2 <= iteration < session.runtime.step_monitor.lag // 2
+            torch.cuda.set_sync_debug_mode("error" if strict else "default")
             progress = Progress(0, iteration, 11, 3)
-            loop.train_step(session, session.mixing(*pair, progress), progress)
+            loop.train_step(session, session.task.batch(loaded, progress), progress)
         torch.cuda.set_sync_debug_mode("default")

@@ -1,6 +1,7 @@
 """The floors: who may import whom, kept by reading the source."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -12,23 +13,31 @@ GROUND = {"core", "process"}
 FLOORS = {
     "core": set(),
     "process": set(),
-    "run": set(),
-    "losses": set(),
-    "layers": set(),
-    "config": set(),
-    "results": set(),
+    "losses": {"core"},
+    "layers": {"core"},
+    "config": {"core"},
+    "results": {"config"},
+    "metrics": {"core"},
     "models": {"layers", "core"},
     "datasets": GROUND,
     "engine": GROUND,
-    "trainers": {"models", "losses", "layers", "core"},
-    "builders": {"models", "datasets", "engine", "trainers", "losses", "layers", *GROUND},
-    "measure": {"builders", "engine", *GROUND},
+    "tasks": {"datasets", "metrics", "losses", "core"},
+    "teachers": {"models", "engine", *GROUND},
+    "terms": {"models", "losses", "layers", "core"},
+    "trainers": {"terms", "models", "core"},
+    "run": {"engine", "config", *GROUND},
+    "builders": {"models", "datasets", "engine", "tasks", "teachers", "terms", "trainers", *GROUND},
+    "measure": {"builders", "models", "engine", *GROUND},
     "check": {"builders", "datasets", "engine", *GROUND},
-    "runner": {"measure", "check", "builders", "engine", "results", "config", *GROUND},
+    "runner": {"measure", "check", "builders", "run", "engine", "config", *GROUND},
 }
+# Parts that import nothing of torch, so that a mistake in the options and a table take no seconds.
+LIGHT = [*(PACKAGE / folder for folder in ("config", "results", "process")), PACKAGE / "core" / "option.py"]
+LIGHT += [PACKAGE / "run" / "lock.py"]
 TOP = {
     "run_net.py": {"config", "process", "run", "runner"},
-    "tools": {"measure", "builders", "datasets", "models", "engine", "results", "config", "core"},
+    "tools": {"measure", "builders", "datasets", "models", "tasks", "teachers", "engine", "run", "results"}
+    | {"config", "core"},
 }
 FILES = sorted([*PACKAGE.rglob("*.py"), ROOT / "run_net.py", *(ROOT / "tools").rglob("*.py")])
 
@@ -66,6 +75,10 @@ def test_imports_stay_on_lower_floors(path):
     assert set(imported_parts(ast.parse(path.read_text()))) <= allowed | {name}
 
 
+# What builds a method or a task from options.
+HOOKS = ("from_cfg", "branch", "prepare", "check")
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_options_are_read_at_the_edge(path):
     tree = ast.parse(path.read_text())
@@ -81,7 +94,8 @@ def test_options_are_read_at_the_edge(path):
             "run_net.py",
         ):
             arguments = {a.arg for a in [*node.args.args, *node.args.kwonlyargs]}
-            assert "cfg" not in arguments or node.name == "from_cfg", f"{node.name} takes cfg"
+            allowed = HOOKS if part(path) in ("terms", "trainers", "tasks") else ()
+            assert "cfg" not in arguments or node.name in allowed, f"{node.name} takes cfg"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -101,8 +115,38 @@ def test_the_device_is_the_runtimes_business(path):
         assert not any(isinstance(call, ast.Name) and call.id == "print" for call in calls)
 
 
-def test_config_and_results_import_no_torch():
-    for folder in ("config", "results"):
-        for path in (PACKAGE / folder).rglob("*.py"):
-            modules = {module.split(".")[0] for module, _ in imported_names(ast.parse(path.read_text()))}
-            assert not modules & {"torch", "torchvision", "timm"}, path
+@pytest.mark.parametrize("place", LIGHT, ids=lambda path: path.name)
+def test_light_parts_import_no_torch(place):
+    for path in [place] if place.is_file() else place.rglob("*.py"):
+        modules = {module.split(".")[0] for module, _ in imported_names(ast.parse(path.read_text()))}
+        assert not modules & {"torch", "torchvision", "timm"}, path
+
+
+# What belongs to one method, task or dataset, and the only places that may name it.
+OWN_WORDS = {
+    r"cfg\.MINE|[\"']MINE[.\"']": ("terms/mine.py", "config/older.py"),
+    r"cfg\.STD|[\"']STD[.\"']": ("terms/std.py", "terms/mine.py", "trainers/std.py", "config/older.py"),
+    r"cfg\.KD\b|[\"']KD[.\"']": ("terms/kd.py", "trainers/kd.py", "trainers/deit.py", "config/older.py"),
+    r"cfg\.LOCALITY|[\"']LOCALITY[.\"']": ("terms/locality.py", "trainers/locality.py"),
+    r"cfg\.DEIT|[\"']DEIT[.\"']": ("trainers/deit.py", "config/older.py"),
+    r"top1|top5|top-1|cross_entropy": ("metrics/", "losses/", "tasks/", "models/resnet_cifar.py", "trainers/"),
+}
+
+
+@pytest.mark.parametrize("words", OWN_WORDS)
+def test_nothing_of_a_method_or_a_task_stands_outside_its_file(words):
+    for path in PACKAGE.rglob("*.py"):
+        place = str(path.relative_to(PACKAGE))
+        if not place.startswith(OWN_WORDS[words]):
+            code = [node for node in ast.walk(ast.parse(path.read_text())) if not isinstance(node, ast.Expr)]
+            lines = {node.lineno: ast.unparse(node) for node in code if isinstance(node, (ast.Constant, ast.Attribute))}
+            found = {line: text for line, text in lines.items() if re.search(words, text)}
+            documented = docstring_lines(path)
+            assert not {line: text for line, text in found.items() if line not in documented}, place
+
+
+def docstring_lines(path):
+    """Lines on which docstrings begin."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
+    return {node.body[0].lineno for node in nodes if ast.get_docstring(node)}

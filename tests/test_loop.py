@@ -4,11 +4,13 @@ import logging
 
 import pytest
 import torch
+from records import SMALL
 
 from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.engine import loop
 
-PLAIN = {"AUG__REPEATS": 1, "AUG__RAND_AUGMENT": "", "AUG__ERASING": 0, "AUG__CROP": "none"}
+PLAIN = {"AUG__REPEATS": 1, "AUG__RAND_AUGMENT": "", "AUG__ERASING": 0, "AUG__CROP": "none"} | SMALL
+STEPS = 8  # of an epoch
 
 
 @pytest.fixture
@@ -17,13 +19,13 @@ def session(load):
 
     def build(**overrides):
         cfg = load("debug/base_debug", **(PLAIN | overrides))
-        made, _ = build_all(cfg, build_runtime(cfg))
+        made, *_ = build_all(cfg, build_runtime(cfg))
         made.seen = []
         losses = made.trainer.losses
 
-        def watched(batch, progress):
+        def watched(batch, teachers, progress):
             made.seen.append((batch, progress, made.optimizer.param_groups[0]["lr"]))
-            return losses(batch, progress)
+            return losses(batch, teachers, progress)
 
         made.trainer.losses = watched
         return made
@@ -38,15 +40,17 @@ def test_every_step_has_the_rate_of_its_progress(session):
         loop.train_epoch(made, epoch)
     rates = [rate for _, _, rate in made.seen]
     assert rates == [made.schedule(progress.fraction) for _, progress, _ in made.seen]
-    assert len(set(rates)) == len(rates) == 2 * 11
-    assert [progress.step for _, progress, _ in made.seen] == [*range(11), *range(22, 33)]
+    assert len(set(rates)) == len(rates) == 2 * STEPS
+    assert [progress.step for _, progress, _ in made.seen] == [*range(STEPS), *range(2 * STEPS, 3 * STEPS)]
 
 
 def test_every_epoch_has_its_own_order(session):
     made = session(AUG__MIXUP=0, AUG__CUTMIX=0)
     for epoch in (0, 1, 1):
         loop.train_epoch(made, epoch)
-    first, second, again = (torch.cat([b.images for b, _, _ in made.seen[i : i + 11]]) for i in (0, 11, 22))
+    first, second, again = (
+        torch.cat([b.images for b, _, _ in made.seen[i : i + STEPS]]) for i in (0, STEPS, 2 * STEPS)
+    )
     assert torch.equal(second, again)
     assert not torch.equal(first, second)
 
@@ -54,18 +58,19 @@ def test_every_epoch_has_its_own_order(session):
 def test_what_is_trained_on_is_what_was_mixed(session):
     made = session()
     mixed = []
-    mixing = made.mixing
-    made.mixing = lambda *words: mixed.append(mixing(*words)) or mixed[-1]
+    mixing = made.task.mixing
+    made.task.mixing = lambda *words: mixed.append(mixing(*words)) or mixed[-1]
     loop.train_epoch(made, 0)
-    assert [batch for batch, _, _ in made.seen] == mixed
-    assert all(float(batch.targets.max()) < 1 and not torch.equal(batch.images, batch.unmixed) for batch in mixed)
+    assert [batch for batch, _, _ in made.seen] == mixed and len(mixed) == STEPS
+    assert all(float(batch.targets.max()) < 1 for batch in mixed)
+    assert not any(torch.equal(batch.images, batch.loaded.images) for batch in mixed)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_forward_passes_run_in_the_precision_asked_for(session, precision):
     made = session(PRECISION=precision)
     kinds = set()
-    made.trainer.student.register_forward_hook(lambda module, inputs, output: kinds.add(output.logits.dtype))
+    made.trainer.student.register_forward_hook(lambda module, inputs, output: kinds.add(output.heads["cls"].dtype))
     loop.train_epoch(made, 0)
     loop.evaluate_all(made, "")
     assert kinds == {{"fp32": torch.float32, "bf16": torch.bfloat16}[precision]}
@@ -85,19 +90,35 @@ def test_steps_are_clipped_to_the_norm_asked_for(session):
     assert steps == pytest.approx([0.001 * rate for rate in rates], rel=0.05)  # of differences of fp32 weights
 
 
+def by_hand(made, decays, epochs):
+    """The average of a session's weights after some epochs, by decays(n) in step n, counted from 0; and the steps."""
+    average, places = parameters(made.trainer.student), []
+    made.optimizer.register_step_post_hook(lambda *_: places.append(parameters(made.trainer.student)))
+    for epoch in range(epochs):
+        loop.train_epoch(made, epoch)
+    for number, place in enumerate(places):
+        decay = decays(number)
+        average = decay * average + (1 - decay) * place
+    return average, places
+
+
 @pytest.mark.defect(9)
 def test_average_in_closed_form(session):
     made = session(TRAIN__EMA_DECAY=0.9, TRAIN__EMA_WARMUP="false")
-    expected = parameters(made.trainer.student)
-    places = []
-    made.optimizer.register_step_post_hook(lambda *_: places.append(parameters(made.trainer.student)))
-    loop.train_epoch(made, 1)
-    for place in places:
-        expected = 0.9 * expected + 0.1 * place
+    expected, _ = by_hand(made, lambda number: 0.9, epochs=1)
     torch.testing.assert_close(parameters(made.ema.module), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("period", "lines"), [(0, 0), (5, 2), (11, 1)])
+def test_average_that_starts_short_in_closed_form(session):
+    """timm's warm-up: the decay in step n, counted from 0 over the run, is 1 - (1 + n)^(-2/3), at most EMA_DECAY."""
+    made = session(TRAIN__EMA_DECAY=0.8, TRAIN__EMA_WARMUP="true", OPTIM__MAX_EPOCH=2, OPTIM__WARMUP_EPOCHS=0)
+    expected, places = by_hand(made, lambda number: min(0.8, 1 - (1 + number) ** (-2 / 3)), epochs=2)
+    assert len(places) == 2 * STEPS > (1 - 0.8) ** -1.5 > STEPS, "both parts are seen, in both epochs"
+    torch.testing.assert_close(parameters(made.ema.module), expected, rtol=1e-5, atol=1e-6)
+    assert float((expected - places[-1]).abs().max()) > 1e-3, "the average is not the weights"
+
+
+@pytest.mark.parametrize(("period", "lines"), [(0, 0), (3, 2), (STEPS, 1)])
 def test_progress_lines(session, caplog, period, lines):
     made = session(LOG_PERIOD=period)
     with caplog.at_level(logging.INFO):

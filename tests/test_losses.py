@@ -88,22 +88,22 @@ def test_standardization_is_invariant_to_scale_and_shift_of_either_side(side):
 def test_decoupled_distillation_splits_soft_distillation_exactly(temperature):
     """KD = TCKD + (1 - p_t) NCKD, p_t the teacher's probability of the target class."""
     labels = torch.arange(6) % 5
-    parts = {"alpha": 1.0, "beta": 0.0}, {"alpha": 0.0, "beta": 1.0}
+    parts = {"dkd_alpha": 1.0, "dkd_beta": 0.0}, {"dkd_alpha": 0.0, "dkd_beta": 1.0}
     target, others = (decoupled_distillation(STUDENT, TEACHER, labels, temperature, **part) for part in parts)
     p = (TEACHER / temperature).softmax(dim=1).gather(1, labels[:, None]).squeeze(1)
     torch.testing.assert_close(target + (1 - p) * others, soft_distillation(STUDENT, TEACHER, temperature))
-    both = decoupled_distillation(STUDENT, TEACHER, labels, temperature, alpha=2.0, beta=3.0)
+    both = decoupled_distillation(STUDENT, TEACHER, labels, temperature, dkd_alpha=2.0, dkd_beta=3.0)
     torch.testing.assert_close(both, 2 * target + 3 * others)
 
 
 def test_parts_of_decoupled_distillation_in_closed_form():
     """Teacher (1/2, 1/4, 1/4), student uniform, target the first: KL(1/2 || 1/3), and nothing among the others."""
     teacher = torch.tensor([[0.5, 0.25, 0.25]]).log()
-    target = decoupled_distillation(torch.zeros(1, 3), teacher, torch.tensor([0]), alpha=1.0, beta=0.0)
+    target = decoupled_distillation(torch.zeros(1, 3), teacher, torch.tensor([0]), dkd_alpha=1.0, dkd_beta=0.0)
     torch.testing.assert_close(target, torch.tensor([0.5 * math.log(1.5) + 0.5 * math.log(0.75)]))
-    others = decoupled_distillation(torch.zeros(1, 3), teacher, torch.tensor([0]), alpha=0.0, beta=1.0)
+    others = decoupled_distillation(torch.zeros(1, 3), teacher, torch.tensor([0]), dkd_alpha=0.0, dkd_beta=1.0)
     torch.testing.assert_close(others, torch.zeros(1))
-    others = decoupled_distillation(torch.zeros(1, 3), teacher, torch.tensor([1]), alpha=0.0, beta=1.0)
+    others = decoupled_distillation(torch.zeros(1, 3), teacher, torch.tensor([1]), dkd_alpha=0.0, dkd_beta=1.0)
     expected = 2 / 3 * math.log(4 / 3) + 1 / 3 * math.log(2 / 3)  # (2/3, 1/3) against a coin
     torch.testing.assert_close(others, torch.tensor([expected]))
 

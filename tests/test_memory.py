@@ -17,13 +17,14 @@ from pycls_std.datasets import transforms
 from pycls_std.datasets.loader import Views, train_loader
 from pycls_std.datasets.memory import NotInMemory, color, geometry, store
 from pycls_std.datasets.memory.augment import BatchAugmentation, Plain, draw_rectangles, jitter
-from pycls_std.datasets.memory.draws import Draws
+from pycls_std.datasets.memory.counter_rng import CounterRNG
 from pycls_std.datasets.memory.erasing import RandomErasing
 from pycls_std.datasets.memory.pixels import padded
 from pycls_std.datasets.memory.rand_augment import OPERATIONS, RandAugment
 from pycls_std.datasets.memory.views import MemoryViews
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.transforms import Augmentation
+from pycls_std.tasks.classification import Classification
 
 NORMALIZATION = NORMALIZATIONS["cifar100"]
 FILL = (129, 124, 112)
@@ -58,8 +59,8 @@ def differences(ours, theirs):
 
 
 def draws(count, seed=0):
-    """Draws of `count` images."""
-    return Draws(seed, np.zeros(count, dtype=np.int64), np.arange(count))
+    """CounterRNG of `count` images."""
+    return CounterRNG(seed, np.zeros(count, dtype=np.int64), np.arange(count))
 
 
 # ----------------------------------------------------------------------------------------------------------- operations
@@ -184,11 +185,11 @@ def test_draws_are_even_and_independent():
 
 def test_draws_depend_on_seed_view_and_index():
     def first(seed, view, index):
-        return float(Draws(seed, np.array([view]), np.array([index])).uniform(1)[0, 0])
+        return float(CounterRNG(seed, np.array([view]), np.array([index])).uniform(1)[0, 0])
 
     addresses = [(s, v, i) for s in range(6) for v in range(6) for i in range(30)]
     assert len({first(*address) for address in addresses}) == len(addresses)
-    assert np.array_equal(draws(10).uniform(5)[3:5], Draws(0, np.zeros(2, int), np.array([3, 4])).uniform(5))
+    assert np.array_equal(draws(10).uniform(5)[3:5], CounterRNG(0, np.zeros(2, int), np.array([3, 4])).uniform(5))
 
 
 def test_operations_are_drawn_as_often_as_timm_does():
@@ -290,7 +291,7 @@ def test_a_resized_view_is_pillows_crop_of_its_rectangle():
         options = Augmentation(crop="resized", crop_scale=0.3)
         augment = BatchAugmentation(32, NORMALIZATIONS["half"], options, seed=3, device=CPU)
         ours = augment(pixels(pictures), np.ones(40, int), np.arange(40))
-        numbers = Draws(3, np.ones(40, int), np.arange(40))
+        numbers = CounterRNG(3, np.ones(40, int), np.arange(40))
         corner, sides = draw_rectangles(numbers, height, width, 0.3)
         flip = numbers.uniform(1)[:, 0] < 0.5
         assert 10 < flip.sum() < 30
@@ -304,7 +305,7 @@ def test_a_resized_view_is_pillows_crop_of_its_rectangle():
 def test_views_of_large_images():
     """More noise than the usual table has; more pixels than are resized at once."""
     augment = BatchAugmentation(640, NORMALIZATION, Augmentation(erasing=1.0), seed=0, device=CPU)
-    assert augment(pixels(PICTURES[:2]), np.zeros(2, int), np.arange(2)).shape == (2, 3, 640, 640)
+    assert augment(pixels(PICTURES[:2]), np.zeros(2, int), np.arange(2))[0].shape == (2, 3, 640, 640)
 
 
 def test_resizing_in_parts_is_resizing(monkeypatch):
@@ -321,6 +322,9 @@ def test_strong_posterizing_leaves_an_image_as_timm_does():
     bits = OPERATIONS["Posterize"][1](np.array([0.0, 9.0, 20.0, 30.0]), np.ones(4))
     assert bits.tolist() == [1, 3, 8, 8]
     assert torch.equal(color.posterize(pixels(PICTURES[:1]), torch.tensor([8])), pixels(PICTURES[:1]))
+
+
+TASK = Classification(48, pipeline=None)
 
 
 # ---------------------------------------------------------------------------------------------------------------- views
@@ -340,8 +344,9 @@ def test_views_depend_on_seed_epoch_and_index_only(repeats, monkeypatch):
         loader.sampler.epoch = number
         batches = list(loader)
         assert len(batches) == len(loader) == 48 // batch_size
-        assert {images.shape for images, _ in batches} == {(batch_size, 3, 32, 32)}
-        return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+        assert {loaded.images.shape for loaded in batches} == {(batch_size, 3, 32, 32)}
+        assert all(torch.equal(loaded.index, loaded.targets) for loaded in batches), "labels are positions here"
+        return torch.cat([loaded.images for loaded in batches]), torch.cat([loaded.targets for loaded in batches])
 
     images, labels = epoch(1)
     for other in (epoch(1), epoch(1, batch_size=12), epoch(1, block=1), epoch(1, block=3 * 8)):
@@ -350,7 +355,9 @@ def test_views_depend_on_seed_epoch_and_index_only(repeats, monkeypatch):
     for other in (epoch(0), epoch(1, seed=6)):
         assert not torch.equal(labels, other[1])
     view = memory_views()[(1 * repeats, int(labels[0]))]
-    assert torch.equal(view[0], images[0])
+    assert torch.equal(view.images[0], images[0])
+    both = MemoryViews.collate([view, memory_views()[(1 * repeats + 1 % repeats, int(labels[1]))]])
+    assert torch.equal(both.images, images[:2]) and torch.equal(both.index, labels[:2])
     if repeats > 1:
         first = images[labels == labels[0]]
         assert len(first) == 3
@@ -389,8 +396,8 @@ def test_images_in_memory_stay_as_they_were():
 def test_a_view_is_what_pillow_makes_of_its_draws():
     """The whole chain, crop to normalisation, with the numbers drawn for each image given to Pillow's operations."""
     options = Augmentation(rand_augment="rand-m9-mstd0.5-inc1", color_jitter=0.3)
-    ours, _ = memory_views(5, options).batch([(2, index) for index in range(48)])
-    numbers = Draws(5, np.full(48, 2), np.arange(48))
+    ours = memory_views(5, options).batch([(2, index) for index in range(48)]).images
+    numbers = CounterRNG(5, np.full(48, 2), np.arange(48))
     corners, flips = numbers.below(np.full((48, 2), 9)) - 4, numbers.uniform(1)[:, 0] < 0.5
     chain = [p.crop((x, y, x + 32, y + 32)) for p, (y, x) in zip(PICTURES, corners, strict=True)]
     chain = [p.transpose(Image.FLIP_LEFT_RIGHT) if flip else p for p, flip in zip(chain, flips, strict=True)]
@@ -417,9 +424,9 @@ def test_a_view_is_what_pillow_makes_of_its_draws():
 def test_the_distribution_is_that_of_the_workers():
     """One picture, 3,000 views each way: the mean and the deviation of every pixel, at six deviations of the mean."""
     options = Augmentation(rand_augment="rand-m9-mstd0.5-inc1", erasing=0.25)
-    ours, _ = memory_views(0, options).batch([(view, 0) for view in range(3000)])
+    ours = memory_views(0, options).batch([(view, 0) for view in range(3000)]).images
     transform = transforms.train_transform(32, NORMALIZATION, options)
-    views = Views([(PICTURES[0], 0)], transform, seed=1, classes=1)
+    views = Views([(PICTURES[0], 0)], transform, seed=1, check=TASK.check, collate=TASK.collate)
     theirs = torch.stack([views[(view, 0)][0] for view in range(3000)])
     for a, b in ((ours, theirs), (ours**2, theirs**2)):
         error = ((a.var(dim=0) + b.var(dim=0)) / 3000).sqrt()
@@ -430,14 +437,14 @@ def test_test_images_are_the_same_in_memory(load):
     both = [
         build_data(load("debug/base_debug", DATA__LOADER=way, DATA__CROP_RATIO=0.6)) for way in ("memory", "workers")
     ]
-    for (ours, labels), (theirs, other) in zip(*(data.test for data in both), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
-        assert torch.equal(labels, other)
-        assert ours.is_contiguous(memory_format=torch.channels_last)
+    for ours, theirs in zip(*(data.test for data in both), strict=True):
+        torch.testing.assert_close(ours.images, theirs.images, rtol=0, atol=1e-6)
+        assert torch.equal(ours.targets, theirs.targets) and torch.equal(ours.index, theirs.index)
+        assert ours.images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_plain_views_follow_the_indices():
-    plain = Plain(NORMALIZATIONS["half"], CPU)(pixels(PICTURES), np.zeros(2), np.array([7, 3]))
+    plain, _ = Plain(NORMALIZATIONS["half"], CPU)(pixels(PICTURES), np.zeros(2), np.array([7, 3]))
     expected = pixels([PICTURES[7], PICTURES[3]])[..., :3].permute(0, 3, 1, 2) / 127.5 - 1
     torch.testing.assert_close(plain, expected)
 
@@ -469,7 +476,7 @@ def test_small_images_are_kept_at_the_size_they_are_cropped_from(load, caplog, t
     assert line.endswith(" s), augmented in batches on cpu (DATA.LOADER)")
     expected = pixels([photograph(1, 30, 40).resize((8, 8), Image.BICUBIC)])
     assert torch.equal(views.pixels[1], expected[0])
-    assert views.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert views.targets.tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_images_too_large_to_keep_resized_are_resized_in_each_view(load, caplog, tmp_path, monkeypatch):
@@ -520,16 +527,16 @@ def test_what_cannot_be_kept_is_left_to_workers(load, caplog, tmp_path, monkeypa
 def test_workers_read_what_one_process_reads(monkeypatch):
     """In their order, with their labels."""
     dataset = [(picture, number % 7) for number, picture in enumerate(PICTURES * 12)]
-    alone = store.read(dataset, classes=7, workers=0)
+    alone = store.read(dataset, check=TASK.check, workers=0)
     monkeypatch.setattr(store, "FEW", 100)
-    shared = store.read(dataset, classes=7, workers=2)
-    assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
-    assert torch.equal(alone[0], pixels(PICTURES * 12))
+    shared = store.read(dataset, check=TASK.check, workers=2)
+    assert torch.equal(alone[0], shared[0]) and torch.equal(alone[0], pixels(PICTURES * 12))
+    assert alone[1] == shared[1] == [label for _, label in dataset]
 
 
 def test_labels_that_are_no_class():
     with pytest.raises(ValueError, match="image 1 of the dataset has the label 5, its classes are 0 to 3"):
-        store.read([(PICTURES[0], 0), (PICTURES[1], 5)], classes=4, workers=0)
+        store.read([(PICTURES[0], 0), (PICTURES[1], 5)], check=Classification(4, pipeline=None).check, workers=0)
 
 
 def test_room_is_counted_before_anything_is_read():
@@ -541,6 +548,6 @@ def test_room_is_counted_before_anything_is_read():
 def test_counts_of_a_pass():
     """Every image once, whatever the blocks; the test split with its incomplete last batch."""
     loader = memory_views().loader([(0, index) for index in range(48)], batch_size=20, workers=0)
-    batches = [labels for _, labels in loader]
-    assert [len(labels) for labels in batches] == [20, 20, 8] and len(loader) == 3
+    batches = [loaded.index for loaded in loader]
+    assert [len(index) for index in batches] == [20, 20, 8] and len(loader) == 3
     assert Counter(torch.cat(batches).tolist()) == Counter(range(48))

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from pycls_std.core.structures import Batch, Progress, World
+from pycls_std.core.structures import Loaded, Progress, World
 from pycls_std.layers.statistics_net import StatisticsNet
 from pycls_std.losses.mine import mutual_information, shifted
-from pycls_std.trainers.mine import Mine
+from pycls_std.terms.mine import Mine
 
 
 def correlated(rho, count, generator):
@@ -67,7 +67,7 @@ def epoch_batches(iterations, size):
     for iteration in range(iterations):
         numbers = torch.arange(iteration * size, (iteration + 1) * size, dtype=torch.float)
         images = numbers.view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
-        yield Batch(-images, numbers, numbers, images), Progress(0, iteration, iterations, 1)
+        yield Loaded(images, numbers, numbers), Progress(0, iteration, iterations, 1)
 
 
 @pytest.mark.defect(8)
@@ -83,10 +83,10 @@ def test_samples_of_an_epoch_are_as_many_as_asked_distinct_and_unmixed(samples):
 
 def test_samples_of_a_step():
     mine = Mine(nn.ModuleList(), [], samples=6, period="step")
-    for batch, progress in epoch_batches(3, 8):
-        numbers = mine.collect(batch, progress, World())[:, 0, 0, 0].tolist()
+    for loaded, progress in epoch_batches(3, 8):
+        numbers = mine.collect(loaded, progress, World())[:, 0, 0, 0].tolist()
         assert len(set(numbers)) == 6
-        assert set(numbers) <= set(batch.unmixed[:, 0, 0, 0].tolist())
+        assert set(numbers) <= set(loaded.images[:, 0, 0, 0].tolist())
 
 
 @pytest.mark.parametrize("period", ["epoch", "step"])
@@ -94,8 +94,8 @@ def test_samples_are_distinct_images_under_repeated_augmentation(period):
     """Each image stands in three views side by side: views 0, 1, 2 are one image."""
     mine = Mine(nn.ModuleList(), [], samples=3, period=period, repeats=3)
     for _ in range(20):
-        for batch, progress in epoch_batches(5, 12):
-            images = mine.collect(batch, progress, World())
+        for loaded, progress in epoch_batches(5, 12):
+            images = mine.collect(loaded, progress, World())
             if images is not None:
                 assert len({int(number) // 3 for number in images[:, 0, 0, 0]}) == 3
 

@@ -5,14 +5,15 @@ import copy
 import pytest
 import timm
 import torch
-from test_std_student import FAMILIES
+from methods import FAMILIES
 from torch import nn
 
 from pycls_std.core.structures import Normalization
-from pycls_std.models.contract import classifier_names, tap_shapes
+from pycls_std.models.contract import classifier_names
 from pycls_std.models.create import create_backbone
+from pycls_std.models.describe import Description
 from pycls_std.models.resnet_cifar import PUBLISHED
-from pycls_std.models.teacher import Teacher
+from pycls_std.teachers.teacher import Request, Teacher
 
 HALF = Normalization((0.5,) * 3, (0.5,) * 3)
 
@@ -41,7 +42,8 @@ def test_backbone_contract(name):
     assert torch.equal(some[0], maps[0])
     assert torch.equal(some[1], maps[-1])
     assert [m.shape[1] for m in maps] == [entry["num_chs"] for entry in backbone.feature_info]
-    assert [s.patches for s in tap_shapes(backbone, 32)] == [m.shape[2] * m.shape[3] for m in maps]
+    described = Description(name, num_classes=10, image_size=32, **FAMILIES[name])
+    assert [shape.patches for shape in described.taps.values()] == [m.shape[2] * m.shape[3] for m in maps]
 
 
 SIZES = [
@@ -123,8 +125,9 @@ def test_layer_norm_epsilon_is_an_option():
 
 
 def test_any_size_patch_and_resolution():
-    backbone = create_backbone("mixer_nano4", num_classes=7, image_size=24, patch_size=3, embed_dim=20, num_blocks=2)
-    assert tap_shapes(backbone, 24) == [(20, 64)] * 2
+    args = {"num_classes": 7, "image_size": 24, "patch_size": 3, "embed_dim": 20, "num_blocks": 2}
+    backbone = create_backbone("mixer_nano4", **args)
+    assert list(Description("mixer_nano4", **args).taps.values()) == [(20, 8, 8)] * 2
     assert backbone(torch.zeros(1, 3, 24, 24)).shape == (1, 7)
 
 
@@ -144,11 +147,6 @@ def test_models_that_cannot_be_built(name, args, text):
         create_backbone(name, num_classes=10, image_size=32, **args)
 
 
-def test_backbone_without_taps_is_refused():
-    with pytest.raises(ValueError, match="Linear offers no forward_intermediates"):
-        tap_shapes(nn.Linear(1, 1), 32)
-
-
 @pytest.mark.defect(17)
 def test_teacher_is_not_moved_by_train():
     backbone = create_backbone("resnet8", num_classes=10, image_size=16)
@@ -157,7 +155,7 @@ def test_teacher_is_not_moved_by_train():
     nn.ModuleList([teacher]).train()
     teacher.train()
     assert not any(module.training for module in teacher.modules())
-    logits = teacher(torch.randn(4, 3, 16, 16)).logits
+    logits = teacher(torch.randn(4, 3, 16, 16)).heads["cls"]
     assert not logits.requires_grad
     assert not any(p.requires_grad for p in teacher.parameters())
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
@@ -177,10 +175,10 @@ def test_teacher_sees_its_own_normalisation_and_size():
             return images
 
     teacher = Teacher(Camera(), name="t", normalization=own, student=student)
-    torch.testing.assert_close(teacher(normalised(student)).logits, normalised(own))
+    torch.testing.assert_close(teacher(normalised(student)).heads["cls"], normalised(own))
     larger = Teacher(Camera(), name="t", normalization=own, student=student, image_size=16)
     grown = nn.functional.interpolate(picture, (16, 16), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(larger(normalised(student)).logits, normalised(own, grown))
+    torch.testing.assert_close(larger(normalised(student)).heads["cls"], normalised(own, grown))
 
 
 def test_a_small_teacher_sees_small_images_as_they_were_before_they_were_enlarged():
@@ -188,4 +186,39 @@ def test_a_small_teacher_sees_small_images_as_they_were_before_they_were_enlarge
     picture = torch.rand(2, 3, 8, 8)
     enlarged = nn.functional.interpolate(picture, (56, 56), mode="bilinear", align_corners=False)
     teacher = Teacher(nn.Identity(), name="t", normalization=HALF, student=HALF, image_size=8)
-    torch.testing.assert_close(teacher(enlarged).logits, picture)
+    torch.testing.assert_close(teacher(enlarged).heads["cls"], picture)
+
+
+def teacher_of(name, size, **options):
+    torch.manual_seed(0)
+    backbone = create_backbone(name, num_classes=10, image_size=size, **FAMILIES.get(name, {}))
+    return Teacher(backbone, name=name, normalization=HALF, student=HALF, image_size=size, **options)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "mixer_nano4"])
+def test_a_teacher_says_what_it_is_asked_for(name):
+    """Head, features, both, as the backbone itself computes them; of small images at the teacher's own size."""
+    teacher, images = teacher_of(name, 32), torch.randn(2, 3, 64, 64)
+    own = teacher.own_input(images)
+    taps = tuple(info["module"] for info in teacher.backbone.feature_info[-2:])
+    with torch.no_grad():
+        _, maps = teacher.backbone.forward_intermediates(own, output_fmt="NCHW")
+        logits = teacher.backbone(own)
+    asked = {request: teacher(images, request) for request in (Request(), Request(True, taps), Request(False, taps))}
+    for request, output in asked.items():
+        assert list(output.heads) == ["cls"] * request.head and tuple(output.features) == request.taps
+        for name, expected in zip(request.taps, maps[-2:], strict=False):
+            assert torch.equal(output.features[name], expected)
+            assert not output.features[name].is_inference()
+        if request.head:
+            torch.testing.assert_close(output.heads["cls"], logits)
+
+
+def test_a_teacher_computes_no_more_than_it_is_asked_for():
+    teacher, seen = teacher_of("resnet8", 32), []
+    for name in ("layer1", "layer2", "layer3", "fc"):
+        teacher.backbone.get_submodule(name).register_forward_hook(lambda *_, name=name: seen.append(name))
+    teacher(torch.randn(2, 3, 32, 32), Request(False, ("layer1",)))
+    assert seen == ["layer1"]
+    teacher(torch.randn(2, 3, 32, 32), Request(True, ("layer1",)))
+    assert seen == ["layer1", "layer1", "layer2", "layer3", "fc"]

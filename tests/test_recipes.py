@@ -28,7 +28,7 @@ TINY = {
 def ours(extra):
     """Standardized logits as for transformers."""
     soft = {"TYPE": "soft", "TEMPERATURE": 2, "LOGIT_STANDARD": True, "EXTRA_WEIGHT": extra}
-    return {"TRAINER": "kd", "DISTILLATION": soft, "KD": {"CE_WEIGHT": 0.5, "KD_WEIGHT": 1, "WARMUP_EPOCHS": 0}}
+    return {"TRAINER": "kd", "DISTILLATION": soft, "TASK": {"WEIGHT": 0.5}, "KD": {"WEIGHT": 1, "WARMUP_EPOCHS": 0}}
 
 
 MDISTILLER = {
@@ -47,7 +47,8 @@ KIM = {
     "AUG": {"CROP": "none", "FLIP": 0.5, "RAND_AUGMENT": "rand-m9-n2", "ERASING": 0.25, "LABEL_SMOOTHING": 0.1},
     "DATA": {"IMAGE_SIZE": 224, "NORMALIZATION": "imagenet"},
 }
-TAUGHT = {"DISTILLATION": {"TEACHERS": ["regnetx_004_tv"], "ALPHA": 0.5, "TEMPERATURE": 2, "LOGIT_STANDARD": False}}
+TEACHER = {"DISTILLATION": {"TEACHERS": ["regnetx_004_tv"], "TEMPERATURE": 2, "LOGIT_STANDARD": False}}
+TAUGHT = TEACHER | {"TASK": {"WEIGHT": 0.5}, "KD": {"WEIGHT": 0.5, "WARMUP_EPOCHS": 0}}
 RECIPES = {
     **{f"{name}_c100_base": [TINY] for name in ("deit-ti", "pit-ti", "pvtv2-b0", "convit-ti")},
     **{f"{name}_c100_KD_ours": [TINY, ours(9)] for name in ("pit-ti", "pvtv2-b0", "convit-ti")},
@@ -55,24 +56,27 @@ RECIPES = {
     "r-20_c100_KD": [
         MDISTILLER,
         {"DISTILLATION": {"TYPE": "soft", "TEMPERATURE": 4, "LOGIT_STANDARD": False}},
-        {"KD": {"CE_WEIGHT": 0.1, "KD_WEIGHT": 0.9, "WARMUP_EPOCHS": 0}},
+        {"TASK": {"WEIGHT": 0.1}, "KD": {"WEIGHT": 0.9, "WARMUP_EPOCHS": 0}},
     ],
-    "r-20_c100_KD_ours": [MDISTILLER, ours(9), {"KD": {"CE_WEIGHT": 0.1}}],
+    "r-20_c100_KD_ours": [MDISTILLER, ours(9), {"TASK": {"WEIGHT": 0.1}}],
     "r-20_c100_DKD": [
         MDISTILLER,
         {"DISTILLATION": {"TYPE": "decoupled", "TEMPERATURE": 4, "DKD_ALPHA": 1, "DKD_BETA": 2}},
-        {"KD": {"CE_WEIGHT": 1, "KD_WEIGHT": 1, "WARMUP_EPOCHS": 20}},
+        {"TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 1, "WARMUP_EPOCHS": 20}},
     ],
     "r-20_c100_DKD_ours": [
         MDISTILLER,
         {"DISTILLATION": {"TYPE": "decoupled", "TEMPERATURE": 4, "DKD_ALPHA": 9, "DKD_BETA": 81}},
         {"DISTILLATION": {"LOGIT_STANDARD": True, "EXTRA_WEIGHT": 1}, "KD": {"WARMUP_EPOCHS": 20}},
     ],
-    "deit-ti_c10_none": [KIM, {"DEIT": {"MODE": "none"}}],
-    "deit-ti_c10_class": [KIM, {"DEIT": {"MODE": "class"}}],
-    "deit-ti_c10_soft": [KIM, TAUGHT, {"DEIT": {"MODE": "soft"}}],
-    "deit-ti_c10_hard": [KIM, TAUGHT, {"DEIT": {"MODE": "hard"}}],
-    "deit-ti_c10_distill": [KIM, TAUGHT, {"DEIT": {"MODE": "distill"}, "DISTILLATION": {"TYPE": "hard"}}],
+    "deit-ti_c10_none": [KIM, {"DEIT": {"MODE": "none"}, "TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 0}}],
+    "deit-ti_c10_class": [KIM, {"DEIT": {"MODE": "class"}, "TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 0}}],
+    "deit-ti_c10_soft": [KIM, TAUGHT, {"DEIT": {"MODE": "soft"}, "DISTILLATION": {"TYPE": "soft"}}],
+    "deit-ti_c10_hard": [KIM, TAUGHT, {"DEIT": {"MODE": "hard"}, "DISTILLATION": {"TYPE": "hard"}}],
+    "deit-ti_c10_distill": [
+        *(KIM, TEACHER, {"DEIT": {"MODE": "distill"}, "DISTILLATION": {"TYPE": "hard"}}),
+        {"TASK": {"WEIGHT": 0}, "KD": {"WEIGHT": 1}},
+    ],
     "deit-ti_c10_both-soft": [KIM, TAUGHT, {"DEIT": {"MODE": "both"}, "DISTILLATION": {"TYPE": "soft"}}],
     "deit-ti_c10_both-hard": [KIM, TAUGHT, {"DEIT": {"MODE": "both"}, "DISTILLATION": {"TYPE": "hard"}}],
     "r-18_c10": [{"OPTIM": {"NAME": "adam", "BASE_LR": 1e-3, "MAX_EPOCH": 20}, "TRAIN": {"BATCH_SIZE": 64}}],

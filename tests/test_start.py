@@ -10,7 +10,7 @@ from records import load_state
 
 from pycls_std import check, runner
 from pycls_std.builders import weights as sources
-from pycls_std.builders.models import build_backbone, find_given, start_from
+from pycls_std.builders.models import build_backbone, find_pretrained, start_from
 from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.builders.weights import Weights
 from pycls_std.models.contract import classifier_names
@@ -84,7 +84,7 @@ def test_timm(hub, load, caplog):
     backbone = build_backbone(cfg, 10)
     own = {key: value.clone() for key, value in backbone.head.fc.state_dict().items()}
     with caplog.at_level(logging.INFO):
-        start_from(backbone, find_given(cfg).student)
+        start_from(backbone, find_pretrained(cfg).student)
     told = "MODEL.WEIGHTS timm regnetx_004_tv: the classifier head.fc is new, 1000 -> 10 classes"
     assert [record.getMessage() for record in caplog.records if record.name == "pycls_std"] == [told]
     assert same(backbone.head.fc.state_dict(), own) == own.keys()

@@ -5,29 +5,32 @@ import json
 import statistics
 import subprocess
 import sys
-from pathlib import Path
+from contextlib import redirect_stderr, redirect_stdout
 
 import pandas as pd
 import pytest
+from processes import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pycls_std.engine.journal import Journal
+from pycls_std import config
 from pycls_std.results.read import find_runs, read_run
 from pycls_std.results.table import aggregate
+from pycls_std.run.journal import Journal
 
-ROOT = Path(__file__).resolve().parents[1]
-TOOL = [sys.executable, str(ROOT / "tools" / "make_table.py")]
+sys.path.append(str(ROOT / "tools"))
+import keep_run  # noqa: E402
+import make_table as table_tool  # noqa: E402
 
 
 @pytest.fixture
 def record(load, tmp_path):
     """Return record(name, seed, top1s, **overrides): write a run whose epochs end with these accuracies."""
 
-    def write(name, seed, top1s, config="std/mixer-s4_c100_multi", finished=True, **overrides):
+    def write(name, seed, top1s, of="std/mixer-s4_c100_multi", finished=True, **overrides):
         folder = tmp_path / "logs" / name / f"seed{seed}"
         folder.mkdir(parents=True)
         options = {"NAME": name, "SEED": seed, "OPTIM__MAX_EPOCH": 3} | overrides
-        (folder / "config.yaml").write_text(load(config, **options).dump())
+        (folder / "config.yaml").write_text(config.dump(load(of, **options)))
         journal = Journal(folder)
         for epoch, top1 in enumerate(top1s, start=1):
             journal.epoch(epoch, {"train/loss": 1.0, "test/top1": top1, "test/top5": top1 + 10})
@@ -42,10 +45,20 @@ def events(folder):
     return next(folder.glob("*tfevents*"))
 
 
+def command(tool, *words):
+    """What a tool does with these words: exit code, output, errors."""
+    output, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(errors):
+        try:
+            code = tool.main([str(word) for word in words])
+        except SystemExit as usage:
+            code = usage.code
+    return code, output.getvalue(), errors.getvalue()
+
+
 def make_table(*words):
-    """Run the tool; returns exit code, output, errors."""
-    done = subprocess.run([*TOOL, *map(str, words)], capture_output=True, text=True, cwd=ROOT)
-    return done.returncode, done.stdout, done.stderr
+    """Call the tool; returns exit code, output, errors."""
+    return command(table_tool, *words)
 
 
 @pytest.mark.defect(25)
@@ -64,9 +77,9 @@ def test_mean_and_sample_deviation_over_seeds(record, tmp_path):
 
 
 def test_columns_of_the_reproductions_table(record, tmp_path):
-    record("base", 0, [1, 2, 3], config="mixer/mixer-s4_c100_base")
-    record("inter", 0, [1, 2, 3], config="std/mixer-s4_c100_inter")
-    record("paper", 0, [1, 2, 3], config="std/mixer-s4_c100_paper")
+    record("base", 0, [1, 2, 3], of="mixer/mixer-s4_c100_base")
+    record("inter", 0, [1, 2, 3], of="std/mixer-s4_c100_inter")
+    record("paper", 0, [1, 2, 3], of="std/mixer-s4_c100_paper")
     code, text, _ = make_table(tmp_path / "logs")
     assert code == 0
     assert text.splitlines() == [
@@ -97,7 +110,7 @@ def test_columns_of_the_reproductions_table(record, tmp_path):
     ],
 )
 def test_methods_are_told_apart(record, tmp_path, config, words):
-    record("x", 0, [1, 2, 3], config=config)
+    record("x", 0, [1, 2, 3], of=config)
     assert aggregate(find_runs([str(tmp_path / "logs")])).iloc[0]["distillation"] == words
 
 
@@ -255,8 +268,10 @@ def test_a_broken_config_is_a_row_that_says_so(record, tmp_path, content):
 
 def test_the_tool_imports_no_torch(record, tmp_path):
     record("multi", 0, [1, 2, 30])
-    command = [sys.executable, "-X", "importtime", *TOOL[1:], str(tmp_path / "logs")]
-    errors = subprocess.run(command, capture_output=True, text=True).stderr
+    script = [sys.executable, "-X", "importtime", str(ROOT / "tools" / "make_table.py"), "logs"]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == make_table(tmp_path / "logs")[:2]
+    errors = done.stderr
     modules = {line.rsplit("|", 1)[1].strip() for line in errors.splitlines() if line.startswith("import time:")}
     assert "pandas" in modules
     assert not modules & {"torch", "torchvision", "timm"}
@@ -297,9 +312,7 @@ def test_evaluation_every_other_epoch(record):
 def test_kept_records_are_small_and_tell_no_host(record, tmp_path):
     run = record("multi", 0, [1, 2, 30])
     (run / "checkpoints").mkdir()
-    keep = [sys.executable, str(ROOT / "tools" / "keep_run.py"), str(tmp_path / "kept")]
-    done = subprocess.run([*keep, str(run)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert command(keep_run, tmp_path / "kept", run) == (0, "", "")
     kept = tmp_path / "kept" / "multi" / "seed0"
     assert {path.name for path in kept.iterdir()} == {
         "config.yaml",
@@ -308,10 +321,10 @@ def test_kept_records_are_small_and_tell_no_host(record, tmp_path):
         "events.out.tfevents.0000",
     }
     assert read_run(kept).curves == read_run(run).curves
-    again = subprocess.run([*keep, str(run)], capture_output=True, text=True)
-    assert (again.returncode, "is taken" in again.stderr) == (2, True)
-    twice = subprocess.run([*keep[:-1], str(tmp_path / "new"), str(run), str(kept)], capture_output=True, text=True)
-    assert (twice.returncode, "is taken" in twice.stderr, (tmp_path / "new").exists()) == (2, True, False)
+    code, _, errors = command(keep_run, tmp_path / "kept", run)
+    assert (code, "is taken" in errors) == (2, True)
+    code, _, errors = command(keep_run, tmp_path / "new", run, kept)
+    assert (code, "is taken" in errors, (tmp_path / "new").exists()) == (2, True, False)
     unfinished = record("other", 0, [1], finished=False)
-    done = subprocess.run([*keep, str(unfinished)], capture_output=True, text=True)
-    assert (done.returncode, "unfinished, epoch 1 of 3" in done.stderr) == (2, True)
+    code, _, errors = command(keep_run, tmp_path / "kept", unfinished)
+    assert (code, "unfinished, epoch 1 of 3" in errors) == (2, True)

@@ -2,36 +2,69 @@
 
 import errno
 import logging
+import math
+import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from processes import Running, two_ranks, wait_for
-from records import assert_same_run, load_state, same
+from records import assert_same_run, same
 
-from pycls_std import runner
+from pycls_std import config, runner
+from pycls_std.builders.cache import build_cache
+from pycls_std.builders.teachers import optimize_teachers
+from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.config import ConfigError
+from pycls_std.core.structures import Output, Progress, World
+from pycls_std.datasets import digits
 from pycls_std.engine import files
-from pycls_std.engine.kept_logits import form, pack, unpack
-from pycls_std.models.teacher import Teacher
+from pycls_std.run.identity import refuse_other_options
+from pycls_std.teachers.cache import Tape
+from pycls_std.teachers.packing import entry_type, pack, unpack
+from pycls_std.teachers.teacher import Request, Teacher
 
 CPU = torch.device("cpu")
+EPOCHS = 2  # of a run: one more than the first
+ASKED = 11  # batches of an epoch
+TAPS = ("layer1", "layer3", "pooled")  # of a ResNet-8
 
 
-# --------------------------------------------------------------------------------------------------------------- logits
-def test_all_logits_are_kept_exactly_or_in_half_the_bytes():
-    logits = 5 * torch.randn(7, 10, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(unpack(pack(logits, form("fp32", 10)), 10, CPU), logits)
-    half = unpack(pack(logits, form("fp16", 10)), 10, CPU)
-    assert torch.equal(half, logits.half().float())
-    assert [form(precision, 100).itemsize for precision in ("fp32", "fp16")] == [400, 200]
+# ------------------------------------------------------------------------------------------------------------- entries
+SHAPES = {"head:cls": (100,), "tap:layer2": (3, 4, 2), "tap:pooled": (6,)}
+
+
+def said(count=7):
+    """What a teacher says of some images, in the memory formats that it may have."""
+    generator = torch.Generator().manual_seed(0)
+    logits, maps, pooled = (5 * torch.randn(count, *shape, generator=generator) for shape in SHAPES.values())
+    return Output({"cls": logits}, {"layer2": maps.to(memory_format=torch.channels_last), "pooled": pooled})
+
+
+@pytest.mark.parametrize(("precision", "kept", "size"), [("fp32", torch.float32, 4), ("fp16", torch.float16, 2)])
+def test_all_is_kept_exactly_or_in_half_the_bytes(precision, kept, size):
+    """Heads and features, or one of them; parts of a batch are told alike."""
+    kind, output = entry_type(SHAPES, precision), said()
+    assert kind.itemsize == size * (100 + 3 * 4 * 2 + 6)
+    entries = pack(output, kind)
+    assert (entries.shape, entries.dtype) == ((7,), kind)
+    assert same(unpack(entries, SHAPES, CPU), as_kept(output, kept))
+    part = Output(*({name: value[2:5] for name, value in part.items()} for part in output))
+    assert same(unpack(entries[2:5], SHAPES, CPU), as_kept(part, kept))
+    for name, shape in SHAPES.items():
+        kind, own = entry_type({name: shape}, precision), name.partition(":")[2]
+        alone = Output(*({n: value for n, value in part.items() if n == own} for part in output))
+        assert same(unpack(pack(alone, kind), {name: shape}, CPU), as_kept(alone, kept))
+        assert kind.itemsize == size * math.prod(shape)
 
 
 def test_the_largest_logits_and_the_probability_of_the_rest():
-    """The kept classes have their probabilities, the others share what is left; the argmax stays."""
-    logits = 5 * torch.randn(64, 100, generator=torch.Generator().manual_seed(0))
-    kind = form("fp32", 100, 5)
-    kept = unpack(pack(logits, kind), 100, CPU)
+    """The kept classes have their probabilities, the others share what is left; the argmax stays. So do features."""
+    kind, output = entry_type(SHAPES, "fp32", 5), said(64)
+    told = unpack(pack(output, kind), SHAPES, CPU)
+    logits, kept = output.heads["cls"], told.heads["cls"]
     values, places = logits.topk(5, dim=1)
     torch.testing.assert_close(kept.gather(1, places), values, rtol=0, atol=0)
     torch.testing.assert_close(kept.logsumexp(1), logits.logsumexp(1))
@@ -39,140 +72,150 @@ def test_the_largest_logits_and_the_probability_of_the_rest():
     others = kept.scatter(1, places, 0.0)
     assert all(len(row.unique()) == 2 for row in others)
     assert torch.equal(kept.argmax(1), logits.argmax(1))
-    assert (kind.itemsize, form("fp16", 100, 5).itemsize) == (5 * 4 + 4 + 5 * 2, 5 * 2 + 2 + 5 * 2)
+    assert same(told.features, output.features)
+    half = entry_type(SHAPES, "fp16", 5)
+    assert (kind.itemsize, half.itemsize) == (5 * 4 + 4 + 5 * 2 + 30 * 4, 5 * 2 + 2 + 5 * 2 + 30 * 2)
     with pytest.raises(
         ValueError, match=r"DISTILLATION.CACHE_TOP is 10, expected 0 \(all\) to 9: there are 10 classes"
     ):
-        form("fp16", 10, 10)
+        entry_type({"head:cls": (10,)}, "fp16", 10)
 
 
-# ----------------------------------------------------------------------------------------------------------------- runs
+# --------------------------------------------------------------------------------------------------------------- caches
 @pytest.fixture
-def train(method, tmp_path, monkeypatch):
-    """Return train(name, **overrides): the folder of a run whose cache is in tmp_path/kept, and its teachers' calls."""
-    calls = []
-    forward = Teacher.forward
+def build(method, tmp_path):
+    """Return build(..., **overrides): a session whose cache is in tmp_path/kept, and its cache.
 
-    def counted(self, images):
-        calls.append(len(images))
-        return forward(self, images)
+    kind: of method. taps, head: what it asks of its teachers. epochs: of the run.
+    """
 
-    monkeypatch.setattr(Teacher, "forward", counted)
+    def one(kind="std", taps=(), head=True, epochs=3, **overrides):
+        cfg = method(kind, **({"DISTILLATION__CACHE": tmp_path / "kept"} | overrides))
+        session, data, weights = build_all(cfg, build_runtime(cfg))
+        live = session.teacher_outputs
+        live.requests = [request._replace(head=head, taps=taps) for request in live.requests]
+        optimize_teachers(cfg, session)
+        return session, build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(epochs))
 
-    def run(name, cache=True, kind="std", **overrides):
-        calls.clear()
-        own = {"OUT_DIR": tmp_path / name} | ({"DISTILLATION__CACHE": tmp_path / "kept"} if cache else {})
-        runner.train(method(kind, **own | overrides))
-        return tmp_path / name, sum(size == 128 for size in calls)  # the test split comes in batches of 360
-
-    return run
+    return one
 
 
-def kept(tmp_path):
+@pytest.fixture
+def folder(build):
+    """Return folder(**options): where a run keeps what its teacher says, which stands for all that it depends on."""
+    return lambda **options: build(DATA__PER_CLASS=30, **options)[1].shelves[0].folder
+
+
+def tell(session, teachers, epoch=0):
+    """What teachers say in an epoch, batch by batch."""
+    loader, told = session.train_loader, []
+    loader.sampler.epoch = epoch
+    for iteration, loaded in enumerate(loader):
+        progress = Progress(epoch, iteration, len(loader), 3)
+        told.append(teachers(session.task.batch(loaded, progress), progress))
+    return told
+
+
+def as_kept(output, number):
+    """An output as numbers of this type keep it."""
+    return Output(*({name: value.to(number).float() for name, value in part.items()} for part in output))
+
+
+def kept_files(tmp_path):
     return sorted(str(path.relative_to(tmp_path / "kept")) for path in (tmp_path / "kept").rglob("*.*"))
 
 
-@pytest.mark.parametrize("form", ["hard", "soft"])
-def test_a_cached_run_is_the_run(train, tmp_path, form):
-    """Without, writing, reading: the same bits, with mixup, cutmix, repeats, MINE, average. Reading asks no teacher."""
-    options = {"DISTILLATION__TYPE": form}
-    plain, asked = train("plain", cache=False, **options)
-    assert asked == 3 * 11
-    writing, asked = train("writing", **options)
-    assert asked == 3 * 11
-    assert [name.split("/")[1] for name in kept(tmp_path)] == [f"epoch-000{epoch}.npy" for epoch in (1, 2, 3)]
-    reading, asked = train("reading", **options)
-    assert asked == 0
-    assert_same_run(plain, writing)
-    assert_same_run(plain, reading)
-
-
-@pytest.mark.parametrize("kind", ["deit", "kd"])
-def test_every_method_reads_it(train, kind):
-    writing, asked = train("writing", kind=kind, OPTIM__MAX_EPOCH=1)
-    assert asked == 11
-    reading, asked = train("reading", kind=kind, OPTIM__MAX_EPOCH=1)
-    assert asked == 0
-    assert_same_run(writing, reading)
-
-
-def test_what_is_kept_is_what_the_teacher_said_of_the_mixed_images(train, tmp_path, std):
-    """Every entry against the teacher on the batches that the run's parts make anew."""
-    from pycls_std.builders.training import build_all, build_runtime
-    from pycls_std.core.structures import Progress
-
-    train("run")
-    cfg = std()
-    session, _ = build_all(cfg, build_runtime(cfg))
-    session.train_loader.sampler.epoch = 1
-    entries = np.load(next((tmp_path / "kept").rglob("epoch-0002.npy")))["values"]
-    assert entries.shape == (11 * 128, 10)
-    for iteration, (images, labels) in enumerate(session.train_loader):
-        batch = session.mixing(images, labels, Progress(1, iteration, 11, 3))
-        said = session.trainer.teachers[0](batch.images).logits
-        torch.testing.assert_close(torch.from_numpy(entries[128 * iteration :][:128]), said, rtol=1e-4, atol=1e-4)
-
-
-def test_other_seeds_students_and_lengths_share_it(train, tmp_path):
-    train("first", DATA__SEED=0)
-    before = kept(tmp_path)
-    others = [{"SEED": 1}, {"MODEL__ARGS__embed_dim": 16}, {"DISTILLATION__ALPHA": 0.9}, {"AUG__LABEL_SMOOTHING": 0.2}]
-    for number, other in enumerate(
-        [*others, {"MINE__SAMPLES": 0}, {"OPTIM__BASE_LR": 0.01}, {"TEST__BATCH_SIZE": 100}]
-    ):
-        assert train(f"other{number}", DATA__SEED=0, OPTIM__MAX_EPOCH=1, **other)[1] == 0, other
-    assert kept(tmp_path) == before
-    _, asked = train("longer", DATA__SEED=0, OPTIM__MAX_EPOCH=4)
-    assert asked == 11
-    assert len(kept(tmp_path)) == len(before) + 1
-    first, other = (load_state(tmp_path / name)["student"] for name in ("first", "longer"))
-    assert not same(first, other)
-
-
 @pytest.mark.parametrize(
-    "other",
+    "options",
     [
-        {"SEED": 1},
-        {"DATA__SEED": 1},
-        {"AUG__MIXUP": 0.7},
-        {"AUG__CUTMIX": 0.5},
-        {"AUG__MIX_PROB": 0.5},
-        {"AUG__MIX_SWITCH": 0.1},
-        {"AUG__FLIP": 0.5},
-        {"AUG__CROP": "none"},
-        {"AUG__CROP_PADDING": 2},
-        {"AUG__RAND_AUGMENT": ""},
-        {"AUG__ERASING": 0.1},
-        {"DATA__IMAGE_SIZE": 16},
-        {"DISTILLATION__TEACHER_SIZES": "[16]"},
-        {"DISTILLATION__TEACHER_FOLD": "false"},
-        {"AUG__REPEATS": 1},
-        {"TRAIN__BATCH_SIZE": 64},
-        {"DATA__NORMALIZATION": "half"},
-        {"DISTILLATION__TEACHER_PRECISION": "bf16"},
-        {"DISTILLATION__TEACHER_NORMS": "[half]"},
-        {"DISTILLATION__CACHE_PRECISION": "fp16"},
-        {"DISTILLATION__CACHE_TOP": 3},
+        {},
+        {"taps": TAPS},
+        {"taps": TAPS[:1], "head": False},
+        {"taps": TAPS, "DISTILLATION__CACHE_PRECISION": "fp16"},
+        {"taps": TAPS, "DISTILLATION__CACHE_TOP": 3},
     ],
-    ids=lambda other: " ".join(other),
+    ids=str,
 )
-def test_what_changes_the_logits_changes_the_folder(train, tmp_path, other):
-    options = {"OPTIM__MAX_EPOCH": 1, "DISTILLATION__TEACHER_MIN_ACC": 0}
-    train("first", **options)
-    _, asked = train("other", **options | other)
-    assert asked or "TRAIN__BATCH_SIZE" in other
-    assert len(list((tmp_path / "kept").iterdir())) == 2
+def test_what_is_kept_is_what_the_teacher_said_of_the_mixed_images(build, tmp_path, options):
+    """Exactly, or as it is kept: then the epoch that writes it is taught that as well, and no later one differs."""
+    session, kept = build(**options)
+    live, asked = tell(session, session.teacher_outputs, epoch=1), []
+    session.trainer.teachers[0].register_forward_hook(lambda *_: asked.append(1))
+    writing = tell(session, kept, epoch=1)
+    assert len(asked) == ASKED
+    reading = tell(session, kept, epoch=1)
+    assert len(asked) == ASKED
+    assert same(writing, reading)
+    if options.get("DISTILLATION__CACHE_TOP"):
+        assert same([output.features for (output,) in writing], [output.features for (output,) in live])
+        logits = [torch.cat([output.heads["cls"] for (output,) in told]) for told in (writing, live)]
+        assert torch.equal(*(each.topk(3).values for each in logits))
+        assert not torch.equal(*logits)
+    else:
+        number = torch.float16 if "DISTILLATION__CACHE_PRECISION" in options else torch.float32
+        assert same(writing, [[as_kept(output, number)] for (output,) in live])
+    wanted = (["cls"] if options.get("head", True) else [], list(options.get("taps", ())))
+    assert all(tuple(map(list, output)) == wanted for (output,) in reading)
+    (name,) = kept_files(tmp_path)
+    assert name.endswith("/epoch-0002.npy")
+    entries = np.load(tmp_path / "kept" / name)
+    assert (entries.shape, entries.dtype) == ((ASKED * 128,), kept.shelves[0].kind)
 
 
-def test_other_weights_and_other_images_are_another_cache(train, tmp_path, teacher, monkeypatch):
-    train("first", OPTIM__MAX_EPOCH=1)
+def test_two_teachers_that_are_one(build, teacher, tmp_path):
+    """Both write the same file, as two runs in one folder may."""
+    both = {"DISTILLATION__TEACHERS": "[resnet8, resnet8]", "DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}, {teacher}]"}
+    session, kept = build(STD__TAPS="[last]", **both)
+    live = tell(session, session.teacher_outputs)
+    assert same(tell(session, kept), live)
+    assert len(kept_files(tmp_path)) == 1
+    assert same(tell(session, kept), live)
+
+
+def test_other_methods_seeds_students_and_lengths_share_it(folder):
+    first = folder(DATA__SEED=0)
+    others = [{"SEED": 1}, {"MODEL__ARGS__embed_dim": 16}, {"TASK__WEIGHT": 0.1, "STD__WEIGHT": 0.9}]
+    others += [{"AUG__LABEL_SMOOTHING": 0.2}, {"MINE__SAMPLES": 0}, {"OPTIM__BASE_LR": 0.01}, {"OPTIM__MAX_EPOCH": 4}]
+    others += [{"TEST__BATCH_SIZE": 100}, {"kind": "kd"}, {"kind": "deit"}]
+    found = {str(other): folder(DATA__SEED=0, **other) for other in others}
+    assert {other: path for other, path in found.items() if path != first} == {}
+
+
+OTHERS = [
+    {"SEED": 1},
+    {"DATA__SEED": 1},
+    {"AUG__MIXUP": 0.7},
+    {"AUG__CUTMIX": 0.5},
+    {"AUG__MIX_PROB": 0.5},
+    {"AUG__MIX_SWITCH": 0.1},
+    {"AUG__FLIP": 0.5},
+    {"AUG__CROP": "none"},
+    {"AUG__CROP_PADDING": 2},
+    {"AUG__RAND_AUGMENT": ""},
+    {"AUG__ERASING": 0.1},
+    {"DATA__IMAGE_SIZE": 16},
+    {"DISTILLATION__TEACHER_SIZES": "[16]"},
+    {"DISTILLATION__TEACHER_FOLD": "false"},
+    {"AUG__REPEATS": 1},
+    {"TRAIN__BATCH_SIZE": 64},
+    {"DATA__NORMALIZATION": "half"},
+    {"DISTILLATION__TEACHER_PRECISION": "bf16"},
+    {"DISTILLATION__TEACHER_NORMS": "[half]"},
+    {"DISTILLATION__CACHE_PRECISION": "fp16"},
+    {"DISTILLATION__CACHE_TOP": 3},
+    {"taps": ("layer1",)},
+    {"taps": ("layer2",)},
+    {"taps": ("layer1",), "head": False},
+]
+
+
+def test_what_changes_what_is_said_changes_the_folder(folder, teacher, tmp_path, monkeypatch):
+    """Options, other weights, other images; SEED and DATA.SEED 1 are the same views."""
+    found = {"as it is": folder()} | {str(other): folder(**other) for other in OTHERS}
     weights = torch.load(teacher, weights_only=True)
     weights["student"]["backbone.fc.bias"][0] += 1e-3
     torch.save(weights, tmp_path / "moved.pt")
-    train("weights", OPTIM__MAX_EPOCH=1, DISTILLATION__TEACHER_WEIGHTS=f"[{tmp_path / 'moved.pt'}]")
-    assert len(list((tmp_path / "kept").iterdir())) == 2
-    from pycls_std.datasets import digits
-
+    found["weights"] = folder(DISTILLATION__TEACHER_WEIGHTS=f"[{tmp_path / 'moved.pt'}]")
     before = digits.Digits.__init__
 
     def changed(self, split):
@@ -180,41 +223,141 @@ def test_other_weights_and_other_images_are_another_cache(train, tmp_path, teach
         self.images[5, 0, 0] ^= 1
 
     monkeypatch.setattr(digits.Digits, "__init__", changed)
-    train("images", OPTIM__MAX_EPOCH=1)
-    assert len(list((tmp_path / "kept").iterdir())) == 3
+    found["images"] = folder()
+    names = {}
+    for what, path in found.items():
+        names.setdefault(path, []).append(what)
+    assert [alike for alike in names.values() if len(alike) > 1] == [["{'SEED': 1}", "{'DATA__SEED': 1}"]]
 
 
-@pytest.mark.parametrize("options", [{"DISTILLATION__CACHE_PRECISION": "fp16"}, {"DISTILLATION__CACHE_TOP": 3}])
-def test_a_run_that_writes_less_than_everything_is_taught_what_it_writes(train, options):
-    """So that the first run and those that read what it kept are one."""
-    options = {"DISTILLATION__TYPE": "soft", **options}
-    assert_same_run(train("writing", **options)[0], train("reading", **options)[0])
+# ----------------------------------------------------------------------------------------------------------------- runs
+@pytest.fixture(scope="module")
+def written(teacher, tmp_path_factory):
+    """A run that kept what its teacher said: its folder, and beside it the cache, `kept`."""
+    place = tmp_path_factory.mktemp("written")
+    words = [f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]", f"DISTILLATION.CACHE={place / 'kept'}"]
+    words += [f"OPTIM.MAX_EPOCH={EPOCHS}", f"OUT_DIR={place / 'run'}"]
+    runner.train(config.load(str(ROOT / "configs" / "debug" / "std_debug.yaml"), words))
+    return place / "run"
 
 
-def test_a_killed_run_leaves_no_half_epoch(train, teacher, tmp_path):
+@pytest.fixture
+def copied(written, tmp_path):
+    """The same, with a copy of the cache in tmp_path/kept."""
+    shutil.copytree(written.parent / "kept", tmp_path / "kept")
+    return written
+
+
+@pytest.fixture
+def train(method, tmp_path, monkeypatch):
+    """Return train(name, **overrides): the folder of a run whose cache is in tmp_path/kept, and its teachers' calls."""
+    calls = []
+    forward = Teacher.forward
+
+    def counted(self, images, request=Request()):  # noqa: B008  (immutable)
+        calls.append(len(images))
+        return forward(self, images, request)
+
+    monkeypatch.setattr(Teacher, "forward", counted)
+
+    def run(name, cache=True, kind="std", **overrides):
+        calls.clear()
+        own = {"OUT_DIR": tmp_path / name, "OPTIM__MAX_EPOCH": EPOCHS}
+        own |= {"DISTILLATION__CACHE": tmp_path / "kept"} if cache else {}
+        runner.train(method(kind, **own | overrides))
+        return tmp_path / name, sum(size == 128 for size in calls)  # the test split comes in batches of 360
+
+    return run
+
+
+def words_of(teacher, tmp_path, cache=True, **overrides):
+    """The command of such a run in a process of its own."""
     words = ["--mode", "train", "--cfg", "configs/debug/std_debug.yaml", f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]"]
-    words += [f"OUT_DIR={tmp_path / 'run'}", f"DISTILLATION.CACHE={tmp_path / 'kept'}"]
-    running = Running(tmp_path, words, hook="processes:pause", arguments=(str(tmp_path), 1, 5, 3600.0))
-    wait_for((tmp_path / "paused").exists)
-    running.signal(9)
-    running.end()
-    assert [name.split("/")[1] for name in kept(tmp_path) if ".tmp" not in name] == ["epoch-0001.npy"]
-    assert Running(tmp_path, words).end()[0] == 0
-    assert_same_run(tmp_path / "run", train("plain", cache=False)[0])
-    _, asked = train("reading")
+    words += [f"DISTILLATION.CACHE={tmp_path / 'kept'}"] if cache else []
+    return words + [f"{key.replace('__', '.')}={value}" for key, value in overrides.items()]
+
+
+def test_a_cached_run_is_the_run(train, copied, caplog):
+    """Without, writing, reading: the same bits, with mixup, cutmix, repeats, MINE, average. Reading asks no teacher."""
+    caplog.set_level(logging.INFO, logger="pycls_std")
+    plain, asked = train("plain", cache=False)
+    assert asked == EPOCHS * ASKED
+    assert_same_run(plain, copied)
+    assert [path.name for path in (copied.parent / "kept").rglob("*.*")] == ["epoch-0001.npy", "epoch-0002.npy"]
+    reading, asked = train("reading")
     assert asked == 0
+    assert_same_run(plain, reading)
+    (line,) = [line for line in caplog.messages if line.startswith("DISTILLATION.CACHE")]
+    assert line.endswith("kept: 2 of 2 files are there and will be read (one for each teacher and epoch)")
 
 
-def test_a_stopped_run_leaves_no_part_of_an_epoch(teacher, tmp_path):
-    words = ["--mode", "train", "--cfg", "configs/debug/std_debug.yaml", f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]"]
-    words += [f"OUT_DIR={tmp_path / 'run'}", f"DISTILLATION.CACHE={tmp_path / 'kept'}"]
-    running = Running(tmp_path, words, hook="processes:pause", arguments=(str(tmp_path), 1, 5, 0.3))
-    wait_for((tmp_path / "paused").exists)
-    running.signal(15)
-    assert running.end()[0] == 143
-    assert [name.split("/")[1] for name in kept(tmp_path)] == ["epoch-0001.npy"]
+@pytest.mark.parametrize("kind", ["deit", "kd"])
+def test_every_method_reads_it(train, copied, kind):
+    """What the run of another method kept."""
+    plain, _ = train("plain", cache=False, kind=kind, OPTIM__MAX_EPOCH=1)
+    reading, asked = train("reading", kind=kind, OPTIM__MAX_EPOCH=1)
+    assert asked == 0
+    assert_same_run(plain, reading)
 
 
+def test_a_run_that_reads_features(train):
+    options = {"OPTIM__MAX_EPOCH": 1, "LOCALITY__WEIGHT": 1.0, "LOCALITY__STUDENT_TAPS": "[1, last]"}
+    options |= {"LOCALITY__TEACHER_TAPS": "[0, 1]", "MINE__SAMPLES": 0}
+    plain, _ = train("plain", cache=False, **options)
+    for name, calls in (("writing", ASKED), ("reading", 0)):
+        run, asked = train(name, **options)
+        assert asked == calls
+        assert_same_run(plain, run)
+
+
+def test_a_stopped_or_killed_run_leaves_no_half_epoch(teacher, written, tmp_path, train):
+    """Stopped, then killed in its second epoch, then finished; what it kept is then whole."""
+    words = words_of(teacher, tmp_path, OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=EPOCHS)
+    for number, code, pause in ((15, 143, 0.3), (9, -9, 3600.0)):
+        (tmp_path / "paused").unlink(missing_ok=True)
+        running = Running(tmp_path, words, hook="processes:pause", arguments=(str(tmp_path), 1, 5, pause))
+        wait_for((tmp_path / "paused").exists)
+        running.signal(number)
+        assert running.end()[0] == code
+        names = [name.split("/")[1] for name in kept_files(tmp_path)]
+        assert [name for name in names if ".tmp" not in name] == ["epoch-0001.npy"]
+        assert len(names) == (1 if number == 15 else 2), "only who is killed leaves a part"
+    assert Running(tmp_path, words).end()[0] == 0
+    assert_same_run(tmp_path / "run", written)
+    reading, asked = train("reading")
+    assert asked == 0
+    assert_same_run(reading, written)
+
+
+def test_two_processes_keep_their_own_shares(teacher, tmp_path):
+    for name in ("plain", "writing", "reading"):
+        words = words_of(teacher, tmp_path, name != "plain", OPTIM__MAX_EPOCH=1, OUT_DIR=tmp_path / name)
+        for one in two_ranks(tmp_path / f"of {name}", words):
+            assert one.end()[0] == 0
+        if name == "writing":
+            names = [f"epoch-0001-{rank}of2.npy" for rank in (0, 1)]
+            assert [name.split("/")[1] for name in kept_files(tmp_path)] == names
+    assert_same_run(tmp_path / "plain", tmp_path / "writing")
+    assert_same_run(tmp_path / "plain", tmp_path / "reading")
+
+
+def test_the_cache_can_be_moved_and_left_between_two_starts(train, method, written, tmp_path):
+    """Where it changes nothing."""
+    shutil.copytree(written, tmp_path / "run")
+    _, asked = train("run", OPTIM__MAX_EPOCH=3, DISTILLATION__CACHE=tmp_path / "elsewhere")
+    assert asked == ASKED
+    assert [path.name for path in (tmp_path / "elsewhere").rglob("*.*")] == ["epoch-0003.npy"]
+    _, asked = train("run", OPTIM__MAX_EPOCH=4, cache=False)
+    assert asked == ASKED
+    half = {"DISTILLATION__CACHE_PRECISION": "fp16"}
+    options = [config.dump(method("std", DISTILLATION__CACHE=tmp_path / "kept", **half)), config.dump(method("std"))]
+    with pytest.raises(ValueError, match="DISTILLATION.CACHE_PRECISION was 'fp16', is 'fp32'"):
+        refuse_other_options({"config": options[0], "processes": 1}, options[1], 1, written)
+    with pytest.raises(ConfigError, match="CACHE_PRECISION is 'fp16', expected fp32, for nothing is kept"):
+        method("std", **half)
+
+
+# --------------------------------------------------------------------------------------------------------------- faults
 def test_a_folder_that_cannot_be_written_is_told_before_the_run(train, tmp_path):
     (tmp_path / "kept").write_text("a file")
     with pytest.raises(OSError, match=r"kept/resnet8-\w+ could not be written: Not a directory"):
@@ -222,39 +365,25 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_run(train, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
-def test_two_processes_keep_their_own_shares(teacher, tmp_path):
-    words = ["--mode", "train", "--cfg", "configs/debug/std_debug.yaml", f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]"]
-    words += ["OPTIM.MAX_EPOCH=2"]
-    for name, own in (
-        ("plain", []),
-        *[(n, [f"DISTILLATION.CACHE={tmp_path / 'kept'}"]) for n in ("writing", "reading")],
-    ):
-        for one in two_ranks(tmp_path / f"of {name}", [*words, *own, f"OUT_DIR={tmp_path / name}"]):
-            assert one.end()[0] == 0
-    names = [f"epoch-000{epoch}-{rank}of2.npy" for epoch in (1, 2) for rank in (0, 1)]
-    assert [name.split("/")[1] for name in kept(tmp_path)] == names
-    assert_same_run(tmp_path / "plain", tmp_path / "writing")
-    assert_same_run(tmp_path / "plain", tmp_path / "reading")
-
-
-# --------------------------------------------------------------------------------------------------------------- faults
-def test_sizes_are_told_before_anything_is_written(train, tmp_path, caplog):
-    with caplog.at_level(logging.INFO, logger="pycls_std"):
-        train("first", OPTIM__MAX_EPOCH=1)
-        train("second")
+def test_sizes_are_told_before_anything_is_written(build, copied, caplog):
+    """An entry has 10 logits of 4 bytes, and of features as many numbers as they have."""
+    caplog.set_level(logging.INFO, logger="pycls_std")
+    build()
+    _, kept = build(taps=TAPS)
+    assert kept.shelves[0].kind.itemsize == 4 * (10 + 16 * 8 * 8 + 64 * 2 * 2 + 64)
     lines = [line for line in caplog.messages if line.startswith("DISTILLATION.CACHE")]
     there = "files are there and will be read (one for each teacher and epoch)"
-    assert lines[0].endswith(f"kept: 0 of 1 {there}, 1 will be written, of 1408 views each, 0.1 MiB in all")
-    assert lines[1].endswith(f"kept: 1 of 3 {there}, 2 will be written, of 1408 views each, 0.1 MiB in all")
+    assert lines[0].endswith(f"kept: 2 of 3 {there}, 1 will be written, of 1408 views each, 0.1 MiB in all")
+    assert lines[1].endswith(f"kept: 0 of 3 {there}, 3 will be written, of 1408 views each, 21.8 MiB in all")
 
 
-def test_no_room(train, tmp_path, monkeypatch):
+def test_no_room(build, tmp_path, monkeypatch):
     usage = type("usage", (), {"free": 2 * 1408 * 40})
-    monkeypatch.setattr("pycls_std.engine.teacher_cache.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("pycls_std.teachers.cache.shutil.disk_usage", lambda path: usage)
     with pytest.raises(ValueError, match="kept has 0.1 MiB free, 0.2 are needed"):
-        train("run")
-    assert kept(tmp_path) == []
-    assert train("run", OPTIM__MAX_EPOCH=2)[1] == 22
+        build(epochs=3)
+    assert kept_files(tmp_path) == []
+    build(epochs=2)
 
 
 def test_a_disk_that_fills_up_names_the_file_and_leaves_nothing(train, tmp_path, monkeypatch):
@@ -274,77 +403,75 @@ def test_a_disk_that_fills_up_names_the_file_and_leaves_nothing(train, tmp_path,
     monkeypatch.setattr(files.Growing, "__init__", filled)
     with pytest.raises(OSError, match=r"epoch-0001.npy could not be written: No space left on device"):
         train("run")
-    assert kept(tmp_path) == []
+    assert kept_files(tmp_path) == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "garbage", "empty", "short", "a byte"])
-def test_a_damaged_file_is_named(train, tmp_path, damage):
-    train("first", OPTIM__MAX_EPOCH=1)
-    path = next((tmp_path / "kept").rglob("*.npy"))
-    content = path.read_bytes()
-    if damage == "short":
-        np.save(path, np.load(path)[:-1])
-    else:
-        turned = content[:-500] + bytes([content[-500] ^ 1]) + content[-499:]
-        path.write_bytes({"cut": content[:-1], "garbage": b"x" * 500, "empty": b"", "a byte": turned}[damage])
-    with pytest.raises(ValueError, match=r"epoch-0001.npy is damaged, delete it"):
-        train("second", OPTIM__MAX_EPOCH=1)
+ENTRIES = np.arange(60, dtype=np.float32).view([("head:cls", np.float32, (3,))])  # of an epoch of 20 views
 
 
-def test_a_disk_that_is_full_at_last_leaves_nothing(train, tmp_path, monkeypatch):
+@pytest.fixture
+def tape(tmp_path):
+    """What keeps such epochs."""
+    return Tape(tmp_path / "kept", 20, ENTRIES.dtype, World())
+
+
+def write(tape):
+    """Write the first epoch, in two batches."""
+    tape.open(0)
+    for start in (0, 10):
+        tape.write(ENTRIES[start : start + 10])
+
+
+def test_a_disk_that_is_full_at_last_leaves_nothing(tape, tmp_path, monkeypatch):
     def full(number):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(files.os, "fsync", full)
-        with pytest.raises(OSError, match=r"could not be written: No space left on device"):
-            train("run")
-    assert kept(tmp_path) == []
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match=r"epoch-0001.npy could not be written: No space left on device"):
+        write(tape)
+    assert kept_files(tmp_path) == []
 
 
-def test_two_teachers_that_are_one(train, teacher, tmp_path):
-    """Both write the same file, as two runs in one folder may."""
-    both = {"DISTILLATION__TEACHERS": "[resnet8, resnet8]", "DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}, {teacher}]"}
-    both |= {"OPTIM__MAX_EPOCH": 1, "STD__TAPS": "[last]"}
-    assert train("writing", **both)[1] == 22
-    assert train("reading", **both)[1] == 0
-    assert_same_run(tmp_path / "writing", tmp_path / "reading")
-
-
-def test_the_cache_can_be_moved_and_left_between_two_starts(train, tmp_path):
-    """Where it changes nothing."""
-    train("run", OPTIM__MAX_EPOCH=1)
-    train("run", OPTIM__MAX_EPOCH=2, DISTILLATION__CACHE=tmp_path / "elsewhere")
-    train("run", OPTIM__MAX_EPOCH=3, cache=False)
-    half = {"DISTILLATION__CACHE_PRECISION": "fp16"}
-    train("half", OPTIM__MAX_EPOCH=1, **half)
-    with pytest.raises(ValueError, match="DISTILLATION.CACHE was"):
-        train("half", cache=False, **half)
-
-
-def test_what_cannot_be_kept_is_refused(train, load, tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="DISTILLATION.CACHE is .* for DATA.LOADER is workers"):
-        train("run", DATA__LOADER="workers")
-    with pytest.raises(ConfigError, match="DISTILLATION.CACHE is .* for there are no DISTILLATION.TEACHERS"):
-        load("debug/base_debug", DISTILLATION__CACHE=tmp_path / "kept")
-    with pytest.raises(ConfigError, match="DISTILLATION.CACHE_TOP is 3, expected 0 with LOGIT_STANDARD"):
-        train("run", DISTILLATION__CACHE_TOP=3, DISTILLATION__LOGIT_STANDARD="true")
-    with pytest.raises(ConfigError, match="DISTILLATION.CACHE is .* with TEACHER_BN batch"):
-        train("run", DISTILLATION__TEACHER_BN="batch")
-    monkeypatch.setattr("pycls_std.datasets.memory.store.LIMIT", 1000)
-    with pytest.raises(ValueError, match="DISTILLATION.CACHE is .*, the images are not in memory"):
+def test_a_damaged_file_is_named(tape, train, copied, tmp_path):
+    write(tape)
+    tape.open(0)
+    assert np.array_equal(tape.read(10, 10), ENTRIES[10:])
+    path = tape.path(0)
+    content = path.read_bytes()
+    np.save(tmp_path / "short.npy", ENTRIES[:-1])
+    turned = content[:-50] + bytes([content[-50] ^ 1]) + content[-49:]
+    for damaged in (content[:-1], b"x" * 500, b"", turned, (tmp_path / "short.npy").read_bytes()):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"epoch-0001.npy is damaged, delete it"):
+            tape.open(0)
+    own = next((tmp_path / "kept").rglob("resnet8-*/epoch-0001.npy"))
+    own.write_bytes(own.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"epoch-0001.npy is damaged, delete it"):
         train("run")
 
 
-def test_what_nobody_finished_is_removed_after_a_day(train, tmp_path):
-    import os
-
-    train("first", OPTIM__MAX_EPOCH=1)
-    folder = next((tmp_path / "kept").iterdir())
+def test_what_nobody_finished_is_removed_after_a_day(tape):
+    write(tape)
     for name, age in (("old", 90000), ("new", 10)):
-        path = folder / f".epoch-0002.npy.{name}.tmp"
+        path = tape.folder / f".epoch-0002.npy.{name}.tmp"
         path.write_bytes(b"half")
         stamp = path.stat().st_mtime - age
         os.utime(path, (stamp, stamp))
-    train("second", OPTIM__MAX_EPOCH=1)
-    assert [path.name for path in folder.glob(".*")] == [".epoch-0002.npy.new.tmp"]
+    Tape(tape.folder, 20, ENTRIES.dtype, World())
+    assert [path.name for path in tape.folder.glob(".*")] == [".epoch-0002.npy.new.tmp"]
+
+
+def test_what_cannot_be_kept_is_refused(build, load, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="DISTILLATION.CACHE is .* for DATA.LOADER is workers"):
+        build(DATA__LOADER="workers")
+    with pytest.raises(ConfigError, match="DISTILLATION.CACHE is .* for there are no DISTILLATION.TEACHERS"):
+        build(DISTILLATION__TEACHERS="[]", DISTILLATION__TEACHER_WEIGHTS="[]")
+    with pytest.raises(ConfigError, match="DISTILLATION.CACHE is .* which TRAINER baseline does not read"):
+        load("debug/base_debug", DISTILLATION__CACHE=tmp_path / "kept")
+    with pytest.raises(ConfigError, match="DISTILLATION.CACHE_TOP is 3, expected 0 with LOGIT_STANDARD"):
+        build(DISTILLATION__CACHE_TOP=3, DISTILLATION__LOGIT_STANDARD="true")
+    with pytest.raises(ConfigError, match="DISTILLATION.CACHE is .* with TEACHER_BN batch"):
+        build(DISTILLATION__TEACHER_BN="batch")
+    monkeypatch.setattr("pycls_std.datasets.memory.store.LIMIT", 1000)
+    with pytest.raises(ValueError, match="DISTILLATION.CACHE is .*, the images are not in memory"):
+        build()

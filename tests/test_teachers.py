@@ -1,4 +1,4 @@
-"""Teachers made fast: what is folded and converted, that they name the same classes, and what follows if not."""
+"""Teachers made fast: what is folded and converted, that they say the same, and what follows if not."""
 
 import pytest
 import torch
@@ -6,30 +6,44 @@ from processes import ROOT
 from records import load_state, same
 
 from pycls_std import runner
-from pycls_std.builders.teachers import settle_teachers
+from pycls_std.builders.teachers import optimize_teachers
 from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.engine import checkpoint, loop
 from pycls_std.engine.runtime import Runtime
 from pycls_std.losses.logit import soft_distillation
+from pycls_std.teachers import variants
+from pycls_std.teachers.teacher import Request
+
+TAPS = ("layer1", "layer3", "pooled")  # of a ResNet-8
 
 
 @pytest.fixture
-def settled(std):
-    """Return settled(change=.., **overrides): a trained teacher, changed and settled; the line on it; the session."""
+def optimized(std):
+    """Return optimized(change=.., taps=.., **overrides): a trained teacher, changed and made fast.
 
-    def settle(change=lambda teacher: None, **overrides):
+    change(teacher): what is done to it before. taps: that are asked of it beside its prediction.
+    Returns it, the line on it, and the session.
+    """
+
+    def optimize(change=lambda teacher: None, taps=(), fall_back=True, **overrides):
         cfg = std(**overrides)
-        session, _ = build_all(cfg, build_runtime(cfg))
+        session, *_ = build_all(cfg, build_runtime(cfg))
         (teacher,) = session.trainer.teachers
         change(teacher)
-        (line,) = settle_teachers(cfg, [teacher], session.test_loader, session.runtime)
+        session.teacher_outputs.requests = [Request(taps=taps)]
+        (line,) = optimize_teachers(cfg, session, fall_back=fall_back)
         return teacher, line, session
 
-    return settle
+    return optimize
 
 
 def images():
     return torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def logits(teacher):
+    """What a teacher says of these images."""
+    return teacher(images()).heads["cls"]
 
 
 def kinds(teacher):
@@ -45,40 +59,39 @@ FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
         ("fp32", "auto", True, {FP32}),
         ("bf16", "auto", True, {BF16}),
         ("bf16", "fp32", True, {FP32}),
-        ("fp32", "bf16", True, {BF16}),
         ("fp32", "fp16", True, {FP16}),
         ("bf16", "auto", False, {BF16, FP32}),  # batch norms stay in fp32
     ],
 )
-def test_precision_and_folding_are_those_asked_for(settled, precision, teachers, fold, found):
+def test_precision_and_folding_are_those_asked_for(optimized, precision, teachers, fold, found):
+    """Logits and features are those of the plain teacher but for rounding, whatever the precision around it is."""
     options = {"PRECISION": precision, "DISTILLATION__TEACHER_PRECISION": teachers, "DISTILLATION__TEACHER_FOLD": fold}
-    plain = {}
-    teacher, line, _ = settled(lambda teacher: plain.update(logits=teacher(images()).logits), **options)
+    plain, asked = [], Request(taps=TAPS)
+    teacher, line, _ = optimized(lambda teacher: plain.append(teacher(images(), asked)), TAPS, **options)
     assert kinds(teacher) == found
     used = precision if teachers == "auto" else teachers
     assert line.startswith(f"teacher 0 resnet8: {9 if fold else 0} batch norms folded, {used}; same class as in fp32 ")
-    assert line.endswith("% of 360 test images")
-    logits = teacher(images()).logits
-    assert logits.dtype == FP32
-    error = 1e-4 if used == "fp32" else 0.05
-    torch.testing.assert_close(logits, plain["logits"], rtol=error, atol=error * float(logits.abs().max()))
-
-
-@pytest.mark.parametrize("own", ["fp32", "bf16"])
-def test_a_settled_teacher_does_not_mind_the_precision_around_it(settled, own):
-    teacher, _, session = settled(DISTILLATION__TEACHER_PRECISION=own)
-    expected = teacher(images()).logits
+    assert "% of 360 test images, features within " in line
+    output = teacher(images(), asked)
+    assert [list(part) for part in output] == [["cls"], list(TAPS)]
+    for before, after in zip(*((*o.heads.values(), *o.features.values()) for o in (plain[0], output)), strict=True):
+        assert after.dtype == FP32
+        error = 1e-4 if used == "fp32" else 0.05
+        torch.testing.assert_close(after, before, rtol=error, atol=error * float(after.abs().max()))
     for enabled in (True, False):
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            assert torch.equal(teacher(images()).logits, expected)
+        with torch.autocast("cpu", BF16, enabled=enabled):
+            assert same(teacher(images(), asked), output)
+    assert same(teacher(images(), Request(False, TAPS[:1])).features, {TAPS[0]: output.features[TAPS[0]]})
 
 
-def test_a_student_may_keep_a_teachers_logits_for_its_gradient(settled):
-    teacher, _, session = settled()
-    logits = teacher(images()).logits
-    assert not logits.requires_grad and not logits.is_inference()
+def test_a_student_may_keep_what_a_teacher_says_for_its_gradient(optimized):
+    teacher, *_ = optimized()
+    output = teacher(images(), Request(taps=TAPS))
+    said = (*output.heads.values(), *output.features.values())
+    assert not any(value.requires_grad or value.is_inference() for value in said)
     scale = torch.ones(1, requires_grad=True)
-    (soft_distillation(scale * images().flatten(1)[:, :10], logits, 2.0).mean() + (scale * logits).sum()).backward()
+    of_logits = soft_distillation(scale * images().flatten(1)[:, :10], said[0], 2.0).mean()
+    (of_logits + sum((scale * value).sum() for value in said)).backward()
     assert scale.grad.isfinite()
 
 
@@ -87,42 +100,73 @@ def near(teacher):
     torch.nn.init.constant_(teacher.backbone.fc.bias, 3000.0)
 
 
-def test_a_teacher_that_bf16_would_confuse_stays_in_fp32(settled):
-    teacher, line, _ = settled(near, PRECISION="bf16")
+def test_a_teacher_that_bf16_would_confuse_stays_in_fp32(optimized):
+    teacher, line, _ = optimized(near, PRECISION="bf16")
     assert kinds(teacher) == {FP32}
     assert line.startswith("teacher 0 resnet8: 9 batch norms folded, fp32; same class as in fp32 for 100.00 % of 360 ")
     assert "; not with 9 batch norms folded, bf16: same class as in fp32 for" in line
-    logits = teacher(images()).logits
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(teacher(images()).logits, logits)
+    found = logits(teacher)
+    with torch.autocast("cpu", BF16):
+        assert torch.equal(logits(teacher), found)
 
 
-@pytest.mark.parametrize(("same", "stays"), [(98.9, False), (99.0, True)])
-def test_a_teacher_may_name_one_image_of_a_hundred_otherwise(settled, monkeypatch, same, stays):
-    monkeypatch.setattr("pycls_std.builders.teachers._agreement", lambda *_: (same, "so many"))
-    teacher, *_ = settled(PRECISION="bf16")
-    assert (teacher.dtype == torch.bfloat16) == stays
+def test_a_precision_that_is_asked_for_by_name_is_kept_and_the_difference_told(optimized):
+    """So it is of random weights, whose classes are near each other."""
+    for own in ({"DISTILLATION__TEACHER_PRECISION": "bf16"}, {"fall_back": False}):
+        teacher, line, _ = optimized(near, PRECISION="bf16", **own)
+        assert kinds(teacher) == {BF16}
+        assert float(line.split("as in fp32 for ")[1].split()[0]) < 99
+
+
+@pytest.mark.parametrize(
+    ("same", "error", "stays"), [(98.9, 0.0, False), (99.0, 0.0, True), (100.0, 5.0, True), (100.0, 5.1, False)]
+)
+def test_a_teacher_may_say_one_image_of_a_hundred_and_a_twentieth_of_its_features_otherwise(same, error, stays):
+    assert variants.Comparison(same, error, "").good == stays
+
+
+def test_a_variant_whose_features_are_off_is_rejected(optimized, monkeypatch):
+    """Though it names the same classes. What is off is not asked for, or by less than GREATEST_ERROR: it stays."""
+    convert = Runtime.convert
+
+    def spoil(features, logits):
+        def spoiled(runtime, module, precision):
+            module = convert(runtime, module, precision)
+            module.layer3.register_forward_hook(lambda layer, inputs, output: features(output))
+            module.fc.register_forward_pre_hook(lambda layer, inputs: logits(inputs[0]))
+            return module
+
+        monkeypatch.setattr(Runtime, "convert", spoiled)
+
+    def line_of(taps):
+        teacher, line, _ = optimized(taps=taps, PRECISION="bf16")
+        assert kinds(teacher) == ({FP32} if "not with" in line else {BF16})
+        return line
+
+    spoil(lambda x: x * 1.1, lambda x: x / 1.1)
+    _, _, rejected = line_of(TAPS).partition("; not with 9 batch norms folded, bf16: same class as in fp32 for ")
+    assert float(rejected.split()[0]) >= variants.LEAST_AGREEMENT
+    assert rejected.endswith(" test images, features within 10 %")
+    assert "not with" not in line_of(TAPS[:1])
+    spoil(lambda x: x * 1.04, lambda x: x / 1.04)
+    assert "not with" not in line_of(TAPS)
+    spoil(lambda x: x.index_fill(0, torch.tensor([5]), torch.nan), lambda x: x.nan_to_num(0))
+    assert line_of(TAPS[:2]).endswith(" test images, features within nan %")
 
 
 def test_a_teacher_of_another_size_is_folded_at_its_own(std):
     """A mixer takes only its own size; without batch norms nothing is folded, and nothing fails."""
     cfg = std(DISTILLATION__TEACHER_SIZES="[16]", DISTILLATION__TEACHER_MIN_ACC=0)
-    session, _ = build_all(cfg, build_runtime(cfg))
+    session, *_ = build_all(cfg, build_runtime(cfg))
     seen = []
     session.trainer.teachers[0].backbone.conv1.register_forward_hook(
         lambda module, inputs, _: seen.append(inputs[0].shape)
     )
-    settle_teachers(cfg, session.trainer.teachers, session.test_loader, session.runtime)
+    optimize_teachers(cfg, session)
     assert {shape[2:] for shape in seen} == {(16, 16)}
 
 
-def test_a_precision_that_is_asked_for_by_name_is_kept_and_the_difference_told(settled):
-    teacher, line, _ = settled(near, PRECISION="bf16", DISTILLATION__TEACHER_PRECISION="bf16")
-    assert kinds(teacher) == {BF16}
-    assert float(line.split("as in fp32 for ")[1].split()[0]) < 99
-
-
-def test_a_teacher_that_can_only_be_computed_in_fp32(settled):
+def test_a_teacher_that_can_only_be_computed_in_fp32(optimized):
     def insist(teacher):
         def check(module, inputs):
             if inputs[0].dtype != torch.float32:
@@ -130,7 +174,7 @@ def test_a_teacher_that_can_only_be_computed_in_fp32(settled):
 
         teacher.backbone.register_forward_pre_hook(check)
 
-    teacher, line, _ = settled(insist, PRECISION="bf16")
+    teacher, line, _ = optimized(insist, PRECISION="bf16")
     assert line == (
         "teacher 0 resnet8: 0 batch norms folded, fp32; not with 0 batch norms folded, bf16: same class as in fp32 for "
         "0.00 % of 360 test images (expected float and more)"
@@ -138,27 +182,27 @@ def test_a_teacher_that_can_only_be_computed_in_fp32(settled):
     assert kinds(teacher) == {FP32}
 
 
-def test_nothing_asked_for_is_nothing_done(settled):
+def test_nothing_asked_for_is_nothing_done(optimized):
     seen = {}
-    teacher, line, _ = settled(lambda t: seen.update(backbone=t.backbone), DISTILLATION__TEACHER_FOLD=False)
+    teacher, line, _ = optimized(lambda t: seen.update(backbone=t.backbone), DISTILLATION__TEACHER_FOLD=False)
     assert teacher.backbone is seen["backbone"]
     assert line == "teacher 0 resnet8: 0 batch norms folded, fp32"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_batch_norms_may_take_the_statistics_of_each_batch(settled, precision):
+def test_batch_norms_may_take_the_statistics_of_each_batch(optimized, precision):
     """TEACHER_BN batch: as if the teacher were in train mode, but its weights and buffers stay as they are."""
     options = {"DISTILLATION__TEACHER_BN": "batch", "PRECISION": precision}
-    teacher, line, session = settled(**options)
+    teacher, line, session = optimized(**options)
     assert line.startswith(f"teacher 0 resnet8: 0 batch norms folded, {precision}")
-    awake, batch = settled(DISTILLATION__TEACHER_FOLD=False)[0].backbone, images()
+    awake, batch = optimized(DISTILLATION__TEACHER_FOLD=False)[0].backbone, images()
     awake.train()
     expected = awake(teacher.own_input(batch))
     teacher.use_batch_statistics()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     session.trainer.teachers.train()
     limit = {} if precision == "fp32" else {"rtol": 0.05, "atol": 0.3}
-    torch.testing.assert_close(teacher(batch).logits, expected, **limit)
+    torch.testing.assert_close(logits(teacher), expected, **limit)
     assert same(before, dict(teacher.state_dict()))
     assert not torch.allclose(expected, awake.eval()(teacher.own_input(batch)), atol=0.3)
 
@@ -182,44 +226,34 @@ def test_a_teacher_is_scored_by_its_own_statistics_and_then_woken(method, monkey
     assert all(mean is not None for mean in seen[0])
 
 
-def test_random_weights_are_settled_without_falling_back(std):
-    cfg = std(PRECISION="bf16")
-    session, _ = build_all(cfg, build_runtime(cfg))
-    near(session.trainer.teachers[0])
-    settle_teachers(cfg, session.trainer.teachers, session.test_loader, session.runtime, fall_back=False)
-    assert kinds(session.trainer.teachers[0]) == {BF16}
-
-
 def test_all_processes_together_try_1000_images_and_decide_alike(std, monkeypatch):
     """This process tries 250 images, three others as many."""
     cfg = std(PRECISION="bf16", TEST__BATCH_SIZE=100)
-    session, _ = build_all(cfg, build_runtime(cfg))
+    session, *_ = build_all(cfg, build_runtime(cfg))
     world = session.runtime.world
+    session.teacher_outputs.requests = [Request(taps=TAPS[:1])]
     own = []
 
     def add(counts):
         own.append(counts.clone())
-        return counts + torch.tensor([750.0, 750.0])
+        return counts + torch.tensor([750.0, 750.0, *counts[2:].tolist()], dtype=counts.dtype)
 
     world.size, world.sum = 4, add
-    (line,) = settle_teachers(cfg, session.trainer.teachers, session.test_loader, session.runtime)
+    (line,) = optimize_teachers(cfg, session)
     assert float(own[0][1]) == 250
-    assert line.endswith("of 1000 test images")
+    assert "% of 1000 test images, features within " in line
 
 
-def test_checkpoints_know_teachers_by_the_weights_that_were_found(std, tmp_path):
-    cfg = std(OPTIM__MAX_EPOCH=1)
-    session, _ = build_all(cfg, build_runtime(cfg))
+def test_checkpoints_know_teachers_by_the_weights_that_were_found(std, tmp_path, caplog):
+    """And the log says how they are computed."""
+    cfg = std(OPTIM__MAX_EPOCH=1, PRECISION="bf16")
+    session, *_ = build_all(cfg, build_runtime(cfg))
     found = [checkpoint.fingerprint(teacher) for teacher in session.trainer.teachers]
-    settle_teachers(cfg, session.trainer.teachers, session.test_loader, session.runtime)
+    optimize_teachers(cfg, session)
     assert [checkpoint.fingerprint(teacher) for teacher in session.trainer.teachers] != found
+    caplog.set_level("INFO")
     runner.train(cfg)
     assert load_state(tmp_path / "run")["teachers"] == found
-
-
-def test_a_run_says_how_its_teachers_are_computed(std, caplog):
-    caplog.set_level("INFO")
-    runner.train(std(OPTIM__MAX_EPOCH=1, PRECISION="bf16"))
     (line,) = [text for text in caplog.messages if "batch norms folded" in text]
     assert line.startswith("teacher 0 resnet8: 9 batch norms folded, bf16; same class as in fp32 for ")
 

@@ -19,11 +19,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     try:
         cfg = config.load(args.cfg, args.overrides)
-        from pycls_std.builders.data import faults_of  # here, since torch takes seconds to import
+        from pycls_std.builders.data import scan  # here, since torch takes seconds to import
 
         bad = 0
         for split in ("train", "test"):
-            faults, images = faults_of(cfg, split)
+            faults, images = scan(cfg, split)
             for fault in tqdm(faults, desc=split, total=images, leave=False, disable=not sys.stderr.isatty()):
                 if fault:
                     bad += 1

@@ -4,8 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import yaml
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
 from pycls_std import config  # noqa: E402
@@ -26,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("name a folder with run records, or configs with --expect")
     try:
         runs = find_runs(args.folders)
-        expected = [yaml.safe_load(config.load(path).dump()) for path in args.expect]
+        expected = [config.flatten(config.load(path)) for path in args.expect]
         table = aggregate(runs, expected)
     except ValueError as error:
         print(f"make_table.py: {error}", file=sys.stderr)

@@ -1,58 +1,126 @@
-"""Build the teacher cache from the options: what its files depend on decides where they lie."""
+"""Build what keeps the teachers' outputs from the options: what its files depend on decides where they lie."""
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 
 import timm
 import torch
 
-from pycls_std.builders.data import Data, data_seed
+from pycls_std.builders.data import Data, data_seed, plain_batches
+from pycls_std.builders.models import describe_teachers
+from pycls_std.builders.weights import Weights
 from pycls_std.datasets.memory.views import VERSION, MemoryViews
 from pycls_std.engine.checkpoint import fingerprint
-from pycls_std.engine.kept_logits import form
 from pycls_std.engine.loop import Session
-from pycls_std.engine.teacher_cache import TeacherCache
+from pycls_std.models.describe import Description
+from pycls_std.models.taps import POOLED
+from pycls_std.teachers.cache import CachedTeachers, Shelf, free_space
+from pycls_std.teachers.offline import OfflineTeachers, keep_plain_outputs, shelf_file
+from pycls_std.teachers.packing import entry_type
+from pycls_std.teachers.teacher import Request
 
+LOG = logging.getLogger("pycls_std")
 # Options that do not change the images that teachers see.
 UNSEEN = ("LABEL_SMOOTHING",)
 
 
-def build_cache(cfg, *, session: Session, data: Data) -> TeacherCache | None:
-    """Return the cache of a session whose teachers are as they will teach; None if DISTILLATION.CACHE is off.
+def build_cache(
+    cfg, *, session: Session, data: Data, weights: list[Weights], epochs: range
+) -> CachedTeachers | OfflineTeachers | None:
+    """Return what keeps the outputs of teachers that are as they will teach; None if DISTILLATION.CACHE is off.
 
-    Raises ValueError if the images are not in memory: only then is every pixel of them known, and so whether they are
-    the same as those of another run.
+    epochs: those to come, counted from 0. The log says what is there and what will be written.
+    Raises ValueError if there is not enough room, and for views of images that are not in memory: only of these every
+    pixel is known, and so whether they are the same as those of another run.
     """
     options = cfg.DISTILLATION
     if not options.CACHE:
         return None
-    views, teachers = session.train_loader.dataset, session.trainer.teachers
+    if options.OFFLINE:
+        return _offline(cfg, session, data, weights)
+    views = session.train_loader.dataset
     if not isinstance(views, MemoryViews):
         raise ValueError(f"DISTILLATION.CACHE is {options.CACHE}, the images are not in memory (DATA.LOADER)")
-    classes = len(data.info.classes)
-    kind = form(options.CACHE_PRECISION, classes, options.CACHE_TOP)
     seen = {
-        "version": VERSION,
         "images": views.fingerprint(),
         "normalization": data.normalization,
         "size": cfg.DATA.IMAGE_SIZE,
-        "versions": [torch.__version__, timm.__version__],
-        "device": session.runtime.device.type,
         "augmentation": {key: value for key, value in sorted(cfg.AUG.items()) if key not in UNSEEN},
         "seed": data_seed(cfg),
         "batch_size": cfg.TRAIN.BATCH_SIZE,
-        "entries": str(kind),
     }
-    folders = []
-    for teacher in teachers:
+    shelves = _shelves(cfg, seen, session, data, weights)
+    images = len(session.train_loader) * session.train_loader.batch_size
+    cached = CachedTeachers(session.teacher_outputs, shelves, views=images, world=session.runtime.world)
+    LOG.info("DISTILLATION.CACHE %s: %s", options.CACHE, cached.check_room(epochs))
+    return cached
+
+
+def _offline(cfg, session, data, weights) -> OfflineTeachers:
+    """Return what says of each view what the teachers say of its image.
+
+    What is not there is computed and written first, by the first process. Without images in memory, their number and
+    the names of their classes stand for them.
+    """
+    folder, live, runtime = cfg.DISTILLATION.CACHE, session.teacher_outputs, session.runtime
+    views = session.train_loader.dataset
+    seen = {
+        "images": views.fingerprint() if isinstance(views, MemoryViews) else [data.info.name, *data.info.classes],
+        "number": [data.images, cfg.DATA.PER_CLASS],
+        "normalization": data.normalization,
+    }
+    shelves = _shelves(cfg, seen, session, data, weights)
+
+    def keep():
+        missing = [shelf for shelf in shelves if not shelf_file(shelf.folder).exists()]
+        needed = sum(data.images * shelf.kind.itemsize for shelf in missing) / 2**20
+        free = free_space(shelves[0].folder) / 2**20
+        if needed > free:
+            raise ValueError(f"DISTILLATION.CACHE {folder} has {free:.1f} MiB free, {needed:.1f} are needed")
+        there = (
+            f"{len(shelves) - len(missing)} of {len(shelves)} files are there and will be read (one for each teacher)"
+        )
+        written = f", {len(missing)} will be written, of {data.images} images each, {needed:.1f} MiB in all"
+        LOG.info("DISTILLATION.CACHE %s: %s%s", folder, there, written if missing else "")
+        for shelf, teacher, request in zip(shelves, live.teachers, live.requests, strict=True):
+            plain = plain_batches(cfg, data, teacher.image_size)
+            images = (runtime.to_device(loaded.images) for loaded in plain)
+            keep_plain_outputs(shelf, teacher, request, images, data.images, runtime.autocast)
+
+    runtime.world.rank_zero_first(keep)
+    return OfflineTeachers(shelves, images=data.images)
+
+
+def _shelves(cfg, seen: dict, session, data, weights) -> list[Shelf]:
+    """Return where what each teacher says is kept; the folders' names stand for all that it depends on."""
+    options, live = cfg.DISTILLATION, session.teacher_outputs
+    described = describe_teachers(cfg, data.task.classes, weights)
+    seen |= {
+        "version": VERSION,
+        "versions": [torch.__version__, timm.__version__],
+        "device": session.runtime.device.type,
+    }
+    shelves = []
+    for teacher, request, description in zip(live.teachers, live.requests, described, strict=True):
+        shapes = output_shapes(description, request)
+        kind = entry_type(shapes, options.CACHE_PRECISION, options.CACHE_TOP)
         own = {
             "weights": fingerprint(teacher),
             "size": teacher.image_size,
             "resize": "bilinear",
             "modules": repr(teacher),
+            "entries": str(kind),
         }
         key = hashlib.sha256(json.dumps([seen, own]).encode()).hexdigest()[:16]
-        folders.append(Path(options.CACHE) / f"{teacher.name}-{key}")
-    images = len(session.train_loader) * session.train_loader.batch_size
-    return TeacherCache(teachers, folders, views=images, kind=kind, runtime=session.runtime)
+        shelves.append(Shelf(Path(options.CACHE) / f"{teacher.name}-{key}", shapes, kind))
+    return shelves
+
+
+def output_shapes(description: Description, request: Request) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor that a teacher is asked for, without the batch, see `packing.entry_type`."""
+    shapes = {"head:cls": (description.num_classes,)} if request.head else {}
+    for tap in request.taps:
+        shapes[f"tap:{tap}"] = (description.pooled,) if tap == POOLED else tuple(description.taps[tap])
+    return shapes

@@ -1,4 +1,4 @@
-"""Build datasets, loaders and mixing from the options."""
+"""Build datasets, loaders and the task from the options."""
 
 import logging
 import time
@@ -6,30 +6,33 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
-from pycls_std.core.registry import DATASETS
+import pycls_std.datasets  # noqa: F401  (registers the datasets)
+import pycls_std.tasks  # noqa: F401  (registers the tasks)
+from pycls_std.core.registry import DATASETS, TASKS
 from pycls_std.core.structures import DatasetInfo, Normalization, World
 from pycls_std.datasets import loader as loaders
-from pycls_std.datasets.faults import read_all
 from pycls_std.datasets.memory import NotInMemory, store
-from pycls_std.datasets.memory.augment import BatchAugmentation, Plain
 from pycls_std.datasets.memory.views import MemoryLoader, MemoryViews
-from pycls_std.datasets.mixing import Mixing
 from pycls_std.datasets.normalizations import NORMALIZATIONS
-from pycls_std.datasets.transforms import Augmentation, test_pixels, test_transform, train_transform, whole
+from pycls_std.datasets.scan import read_all
+from pycls_std.datasets.transforms import test_transform
 
 LOG = logging.getLogger("pycls_std")
 CPU = torch.device("cpu")
+PLAIN_BATCH = 200  # images that a teacher sees at once, where its outputs are computed beforehand
 
 
 class Data(NamedTuple):
     """The images of a run. The training loader is None where only the test split was asked for."""
 
     info: DatasetInfo
+    task: object  # see `tasks/`
     normalization: Normalization  # of the student's input
     test: DataLoader | MemoryLoader
     train: DataLoader | MemoryLoader | None = None
+    images: int = 0  # of the training split
 
     @property
     def in_memory(self) -> bool:
@@ -42,21 +45,31 @@ def build_info(cfg) -> DatasetInfo:
     return _split(cfg, "test")[1]
 
 
-def build_data(cfg, *, device: torch.device = CPU, train: bool = True, world: World = loaders.WORLD) -> Data:
+def build_task(cfg, classes: int):
+    """Return what knows what a label is, for so many classes."""
+    return TASKS.get(cfg.TASK.NAME).from_cfg(cfg, classes=classes, seed=data_seed(cfg))
+
+
+def build_data(
+    cfg, *, device: torch.device = CPU, train: bool = True, world: World = loaders.WORLD, crops: bool = False
+) -> Data:
     """Return the loaders of a run, with this process's share of the images.
 
-    device: where images that are held in memory shall lie.
+    device: where images that are held in memory shall lie. crops: whether to record what part of an image a training
+    view shows.
     Raises ValueError if the splits do not have the same classes, or if MODEL.NUM_CLASSES is another number.
     """
     test_set, info = _split(cfg, "test")
+    task = build_task(cfg, len(info.classes))
     normalization = named_normalization("DATA.NORMALIZATION", cfg.DATA.NORMALIZATION) or info.normalization
     workers = cfg.DATA.NUM_WORKERS
     if train:  # first, for what is wrong with it is told before anything is read
         train_set, train_info = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")
         _refuse_other_classes(cfg, train_info, info)
-        _refuse_odd_batch(cfg, world)
+        task.check_share(cfg.TRAIN.BATCH_SIZE // world.size, cfg.TRAIN.BATCH_SIZE, world.size)
+        train_set = first_of_each_class(train_set, cfg.DATA.PER_CLASS) if cfg.DATA.PER_CLASS else train_set
         loaders.check_batch_size(len(train_set), cfg.TRAIN.BATCH_SIZE, world)
-        views = _train_views(cfg, train_set, info, normalization, device)
+        views = _train_views(cfg, train_set, task, normalization, device, crops)
         train_batches = loaders.train_loader(
             views,
             batch_size=cfg.TRAIN.BATCH_SIZE,
@@ -65,9 +78,31 @@ def build_data(cfg, *, device: torch.device = CPU, train: bool = True, world: Wo
             repeats=cfg.AUG.REPEATS,
             world=world,
         )
-    views = _test_views(cfg, test_set, info, normalization, device)
+    views = _test_views(cfg, test_set, task, normalization, device)
     test = loaders.test_loader(views, batch_size=cfg.TEST.BATCH_SIZE, workers=workers, world=world)
-    return Data(info, normalization, test, train_batches if train else None)
+    return Data(info, task, normalization, test, *((train_batches, len(train_set)) if train else ()))
+
+
+def first_of_each_class(dataset: Dataset, count: int) -> Subset:
+    """Return the first images of each class, in the dataset's order.
+
+    Raises ValueError if a class has fewer.
+    """
+    labels = [label for _, label in dataset.samples] if hasattr(dataset, "samples") else _labels(dataset)
+    taken, chosen = dict.fromkeys(labels, 0), []
+    for index, label in enumerate(labels):
+        if taken[label] < count:
+            taken[label] += 1
+            chosen.append(index)
+    short = [label for label, number in taken.items() if number < count]
+    if short:
+        raise ValueError(f"DATA.PER_CLASS is {count}, class {short[0]} has {taken[short[0]]} training images")
+    return Subset(dataset, chosen)
+
+
+def _labels(dataset: Dataset) -> list:
+    known = getattr(dataset, "targets", None) or getattr(dataset, "labels", None)
+    return list(known) if known else [dataset[index][1] for index in range(len(dataset))]
 
 
 def _split(cfg, split: str) -> tuple[Dataset, DatasetInfo]:
@@ -85,22 +120,13 @@ def _refuse_other_classes(cfg, train: DatasetInfo, test: DatasetInfo) -> None:
         raise ValueError(f"DATA.ROOT {cfg.DATA.ROOT}: the splits differ in {len(odd)} classes: {', '.join(names)}")
 
 
-def _refuse_odd_batch(cfg, world: World) -> None:
-    batch_size = cfg.TRAIN.BATCH_SIZE
-    if (cfg.AUG.MIXUP or cfg.AUG.CUTMIX) and batch_size // world.size % 2:
-        raise ValueError(
-            f"TRAIN.BATCH_SIZE is {batch_size}, {batch_size // world.size} for each of {world.size} processes: "
-            "AUG.MIXUP and AUG.CUTMIX, which mix images in pairs, need an even number"
-        )
-
-
-def _train_views(cfg, dataset, info, normalization, device) -> loaders.Views | MemoryViews:
+def _train_views(cfg, dataset, task, normalization, device, crops) -> loaders.Views | MemoryViews:
     """Return the augmented images, in memory if DATA.LOADER asks for it, or if it leaves the choice and they can be."""
-    size, augmentation, classes = cfg.DATA.IMAGE_SIZE, _augmentation(cfg.AUG), len(info.classes)
+    pipeline = task.pipeline(normalization=normalization)
     reason, start = "", time.perf_counter()
     if cfg.DATA.LOADER != "workers":
         try:
-            pixels, labels = _pixels(cfg, dataset, classes, crop=augmentation.crop)
+            pixels, targets = _pixels(cfg, dataset, task, pipeline)
         except NotInMemory as error:
             if cfg.DATA.LOADER == "memory":
                 raise ValueError(f"DATA.LOADER is memory: {error}") from error
@@ -109,64 +135,69 @@ def _train_views(cfg, dataset, info, normalization, device) -> loaders.Views | M
             taken, seconds = pixels.numel() / 2**20, time.perf_counter() - start
             LOG.info(
                 "training images: %d in memory (%.0f MiB, read in %.1f s), augmented in batches on %s (DATA.LOADER)",
-                *(len(labels), taken, seconds, device.type),
+                *(len(targets), taken, seconds, device.type),
             )
-            augment = BatchAugmentation(size, normalization, augmentation, seed=data_seed(cfg), device=device)
-            return MemoryViews(pixels.to(device), labels.to(device), augment, size=size)
+            augment = pipeline.batch_augmentation(device, crops=crops)
+            return MemoryViews(pixels.to(device), targets.to(device), augment, size=cfg.DATA.IMAGE_SIZE)
     LOG.info("training images: one by one, by %d workers (DATA.LOADER)%s", cfg.DATA.NUM_WORKERS, reason)
     return loaders.Views(
-        dataset, train_transform(size, normalization, augmentation), seed=data_seed(cfg), classes=classes
+        dataset,
+        pipeline.train_transform(),
+        seed=data_seed(cfg),
+        check=task.check,
+        collate=task.collate,
+        crops=crops,
     )
 
 
-def _pixels(cfg, dataset, classes, *, crop):
+def _pixels(cfg, dataset, task, pipeline):
     """Return the training images at the size that the crop needs, at their own where that is too large to keep."""
-    size = (cfg.DATA.IMAGE_SIZE, cfg.DATA.IMAGE_SIZE)
-    options = {"classes": classes, "workers": cfg.DATA.NUM_WORKERS}
-    if crop != "resized":
+    if not pipeline.batched:
+        raise NotInMemory(f"TASK.NAME {cfg.TASK.NAME} has no augmentation in batches")
+    prepare = pipeline.resized()
+    if prepare:
         try:
-            store.check_room(dataset, size)
+            store.check_room(dataset, (cfg.DATA.IMAGE_SIZE, cfg.DATA.IMAGE_SIZE))
         except NotInMemory:
-            pass
-        else:
-            return store.read(dataset, whole(cfg.DATA.IMAGE_SIZE), **options)
-    store.check_room(dataset, dataset[0][0].size)
-    return store.read(dataset, **options)
+            prepare = None
+    if not prepare:
+        store.check_room(dataset, dataset[0][0].size)
+    prepare = prepare or store.as_they_are
+    pixels, targets = store.read(dataset, prepare, check=task.check, workers=cfg.DATA.NUM_WORKERS)
+    return pixels, task.stack(targets)
 
 
-def _test_views(cfg, dataset, info, normalization, device) -> loaders.Views | MemoryViews:
+def _test_views(cfg, dataset, task, normalization, device) -> loaders.Views | MemoryViews:
     """Return the test images, which are the same in memory as not."""
-    size, classes = cfg.DATA.IMAGE_SIZE, len(info.classes)
-    if cfg.DATA.LOADER != "workers":
+    pipeline, size, workers = task.pipeline(normalization=normalization), cfg.DATA.IMAGE_SIZE, cfg.DATA.NUM_WORKERS
+    if cfg.DATA.LOADER != "workers" and pipeline.batched:
         try:
             store.check_room(dataset, (size, size))
         except NotInMemory:
             pass
         else:
-            prepare = test_pixels(size, cfg.DATA.CROP_RATIO)
-            pixels, labels = store.read(dataset, prepare, classes=classes, workers=cfg.DATA.NUM_WORKERS)
-            return MemoryViews(pixels.to(device), labels.to(device), Plain(normalization, device), size=size)
-    transform = test_transform(size, normalization, cfg.DATA.CROP_RATIO)
-    return loaders.Views(dataset, transform, seed=data_seed(cfg), classes=classes)
+            pixels, targets = store.read(dataset, pipeline.test_pixels(), check=task.check, workers=workers)
+            targets = task.stack(targets).to(device)
+            return MemoryViews(pixels.to(device), targets, pipeline.plain(device), size=size)
+    transform = pipeline.test_transform()
+    return loaders.Views(dataset, transform, seed=data_seed(cfg), check=task.check, collate=task.collate)
 
 
-def faults_of(cfg, split: str) -> tuple[Iterator[str], int]:
+def plain_batches(cfg, data: Data, image_size: int) -> DataLoader:
+    """Return the training images in their order, whole at image_size, in the student's normalisation."""
+    dataset, _ = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")
+    dataset = first_of_each_class(dataset, cfg.DATA.PER_CLASS) if cfg.DATA.PER_CLASS else dataset
+    task, order = data.task, [(0, index) for index in range(len(dataset))]
+    transform = test_transform(image_size, data.normalization)
+    views = loaders.Views(dataset, transform, seed=0, check=task.check, collate=task.collate)
+    return views.loader(order, batch_size=PLAIN_BATCH, workers=cfg.DATA.NUM_WORKERS)
+
+
+def scan(cfg, split: str) -> tuple[Iterator[str], int]:
     """Return what is wrong with each image of a split, "" if nothing is, and the number of images."""
     dataset, info = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split=split)
-    return read_all(dataset, classes=len(info.classes), workers=cfg.DATA.NUM_WORKERS), len(dataset)
-
-
-def build_mixing(cfg, num_classes: int) -> Mixing:
-    """Return what turns images and labels into a batch."""
-    return Mixing(
-        num_classes,
-        seed=data_seed(cfg),
-        mixup=cfg.AUG.MIXUP,
-        cutmix=cfg.AUG.CUTMIX,
-        probability=cfg.AUG.MIX_PROB,
-        switch=cfg.AUG.MIX_SWITCH,
-        smoothing=cfg.AUG.LABEL_SMOOTHING,
-    )
+    task = build_task(cfg, len(info.classes))
+    return read_all(dataset, check=task.check, workers=cfg.DATA.NUM_WORKERS), len(dataset)
 
 
 def data_seed(cfg) -> int:
@@ -179,15 +210,3 @@ def named_normalization(key: str, name: str) -> Normalization | None:
     if name and name not in NORMALIZATIONS:
         raise ValueError(f"{key} is {name!r}, expected one of {', '.join(NORMALIZATIONS)}")
     return NORMALIZATIONS.get(name)
-
-
-def _augmentation(aug) -> Augmentation:
-    return Augmentation(
-        crop=aug.CROP,
-        crop_padding=aug.CROP_PADDING,
-        crop_scale=aug.CROP_SCALE,
-        flip=aug.FLIP,
-        rand_augment=aug.RAND_AUGMENT,
-        color_jitter=aug.COLOR_JITTER,
-        erasing=aug.ERASING,
-    )

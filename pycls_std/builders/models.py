@@ -1,69 +1,53 @@
-"""Build the models of a run from the options."""
+"""Build the models of a run, and its method, from the options."""
 
 import logging
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import NamedTuple
 
 from torch import nn
 
-import pycls_std.trainers  # noqa: F401  (registers the methods)
+import pycls_std.models
+import pycls_std.terms
+import pycls_std.trainers  # noqa: F401  (registers models, terms and methods)
 from pycls_std.builders.data import named_normalization
-from pycls_std.builders.weights import Weights, describe_weights, find_weights
-from pycls_std.core.registry import TRAINERS
-from pycls_std.core.structures import Normalization, Trainer
+from pycls_std.builders.weights import Weights, WeightsError, describe_weights, find_weights
+from pycls_std.core.registry import TERMS, TRAINERS
+from pycls_std.core.structures import Normalization
 from pycls_std.engine import checkpoint
-from pycls_std.models.contract import TapShape, classifier_names, tap_shapes
-from pycls_std.models.create import create_backbone, wake_zero_heads
-from pycls_std.models.teacher import Teacher
+from pycls_std.models.contract import classifier_names
+from pycls_std.models.create import create_backbone
+from pycls_std.models.describe import Description
+from pycls_std.models.student import Student, has_distillation_head
+from pycls_std.teachers.teacher import Request, Teacher
+from pycls_std.terms.base import AuxiliaryTerm, Surroundings, Term
+from pycls_std.trainers.base import Trainer
 
 LOG = logging.getLogger("pycls_std")
 
 
-class Given(NamedTuple):
+class PretrainedWeights(NamedTuple):
     """The weights that a run is given, read but not yet in a model; without a state a model is random."""
 
     student: Weights
     teachers: list[Weights]
 
 
-def build_backbone(cfg, num_classes: int) -> nn.Module:
-    """Return the student's backbone with random weights. Raises ValueError for MODEL.ARGS that other options set."""
-    model = cfg.MODEL
-    taken = {"name", "num_classes", "image_size", "img_size", "drop_path", "drop_path_rate", "norm_eps"}
-    taken = (taken | {"pretrained", "checkpoint_path"}) & set(model.ARGS)
-    if taken:
-        raise ValueError(f"MODEL.ARGS has {', '.join(sorted(taken))}, which is not for it to set")
-    backbone = create_backbone(
-        model.NAME,
-        num_classes=num_classes,
-        image_size=cfg.DATA.IMAGE_SIZE,
-        drop_path=model.DROP_PATH,
-        norm_eps=model.NORM_EPS,
-        **model.ARGS,
-    )
-    if cfg.DISTILLATION.LOGIT_STANDARD:
-        wake_zero_heads(backbone)
-    return backbone
-
-
-def taps(cfg, backbone: nn.Module) -> list[TapShape]:
-    """Return the size of every tap of the student's backbone."""
-    return tap_shapes(backbone, cfg.DATA.IMAGE_SIZE)
-
-
-def find_given(cfg, *, fetch: bool = True, start: bool = True) -> Given:
+# ------------------------------------------------------------------------------------------------------------- weights
+def find_pretrained(cfg, *, fetch: bool = True, start: bool = True) -> PretrainedWeights:
     """Return the weights that the student starts from, and those of every teacher.
 
     fetch: without, nothing is downloaded, and what is not at hand is left to chance. start: without, the student's are
     not looked for, for a run that continues has its own.
-    Raises ValueError that names the option if some cannot be had.
+    Raises WeightsError that names the option if some cannot be had.
     """
     name, origin = cfg.MODEL.NAME, cfg.MODEL.WEIGHTS if start else ""
     student = _find("MODEL.WEIGHTS", name, origin, fetch) if origin else Weights({}, "random weights")
-    return Given(student, find_teacher_weights(cfg, fetch=fetch))
+    return PretrainedWeights(student, find_teacher_weights(cfg, fetch=fetch))
 
 
 def find_teacher_weights(cfg, *, fetch: bool = True) -> list[Weights]:
-    """Return the weights of every teacher; for fetch and errors see `find_given`."""
+    """Return the weights of every teacher; for fetch and errors see `find_pretrained`."""
     options = cfg.DISTILLATION
     pairs = enumerate(zip(options.TEACHERS, options.TEACHER_WEIGHTS, strict=True))
     label = "DISTILLATION.TEACHER_WEIGHTS of teacher"
@@ -74,7 +58,7 @@ def _find(label, name, origin, fetch) -> Weights:
     try:
         return (find_weights if fetch else describe_weights)(name, origin)
     except ValueError as error:
-        raise ValueError(f"{label}: {error}") from error
+        raise WeightsError(f"{label}: {error}") from error
 
 
 def start_from(backbone: nn.Module, weights: Weights) -> None:
@@ -101,6 +85,79 @@ def start_from(backbone: nn.Module, weights: Weights) -> None:
     LOG.info("%s: the classifier %s is new, %d -> %d classes", label, " and ".join(names), *classes[-1])
 
 
+# ------------------------------------------------------------------------------------------------------------- student
+def student_arguments(cfg) -> dict:
+    """Return the arguments of the student's constructor. Raises ValueError for MODEL.ARGS that other options set."""
+    model = cfg.MODEL
+    taken = {"name", "num_classes", "image_size", "img_size", "drop_path", "drop_path_rate", "norm_eps"}
+    taken = (taken | {"pretrained", "checkpoint_path"}) & set(model.ARGS)
+    if taken:
+        raise ValueError(f"MODEL.ARGS has {', '.join(sorted(taken))}, which is not for it to set")
+    sizes = {"image_size": cfg.DATA.IMAGE_SIZE, "drop_path": model.DROP_PATH, "norm_eps": model.NORM_EPS}
+    return sizes | dict(model.ARGS)
+
+
+def build_backbone(cfg, num_classes: int) -> nn.Module:
+    """Return the student's backbone with random weights. Raises ValueError for MODEL.ARGS that other options set."""
+    backbone = create_backbone(cfg.MODEL.NAME, num_classes=num_classes, **student_arguments(cfg))
+    for kind in active_terms(cfg).values():
+        kind.prepare(cfg, backbone)
+    return backbone
+
+
+def describe_student(cfg, num_classes: int) -> Description:
+    """Return what can be said of the student's backbone before it is built."""
+    return Description(cfg.MODEL.NAME, num_classes=num_classes, **student_arguments(cfg))
+
+
+# ------------------------------------------------------------------------------------------------------------ teachers
+class DescribedTeacher(Description):
+    """A teacher without its weights; what is known of them is found when it is first asked for.
+
+    find: returns it. size: side of its input, pixels; 0 = that of its weights, or `student`, the student's.
+    """
+
+    def __init__(self, name: str, *, num_classes: int, size: int, student: int, find: Callable[[], Weights]):
+        self.name = name
+        self.num_classes = num_classes
+        self._given = size, student
+        self._find = find
+
+    @cached_property
+    def weights(self) -> Weights:
+        """What is known of the weights. Raises WeightsError if they cannot be read."""
+        return self._find()
+
+    @cached_property
+    def image_size(self) -> int:
+        """Side of its input, pixels."""
+        size, student = self._given
+        return size or self.weights.image_size or student
+
+    @cached_property
+    def args(self) -> dict:
+        """Keyword arguments of its constructor."""
+        return dict(self.weights.args)
+
+
+def describe_teachers(cfg, num_classes: int, weights: list[Weights] | None = None) -> list[DescribedTeacher]:
+    """Return what can be said of the teachers without their weights.
+
+    weights: what is known of each; by default what is at hand, looked up when it is asked for.
+    """
+    options, student = cfg.DISTILLATION, cfg.DATA.IMAGE_SIZE
+    sizes = options.TEACHER_SIZES or [0] * len(options.TEACHERS)
+    described = []
+    for index, (name, size) in enumerate(zip(options.TEACHERS, sizes, strict=True)):
+        find = partial(_known_weights, cfg, index) if weights is None else partial(weights.__getitem__, index)
+        described.append(DescribedTeacher(name, num_classes=num_classes, size=size, student=student, find=find))
+    return described
+
+
+def _known_weights(cfg, index: int) -> Weights:
+    return find_teacher_weights(cfg, fetch=False)[index]
+
+
 def build_teachers(cfg, num_classes: int, normalization: Normalization, weights: list[Weights]) -> list[Teacher]:
     """Return the teachers, frozen.
 
@@ -108,51 +165,105 @@ def build_teachers(cfg, num_classes: int, normalization: Normalization, weights:
     and timed.
     Raises ValueError that names the teacher if its weights do not fit or know another number of classes.
     """
-    options = cfg.DISTILLATION
-    count = len(options.TEACHERS)
-    norms, sizes = options.TEACHER_NORMS or [""] * count, options.TEACHER_SIZES or [0] * count
+    norms = cfg.DISTILLATION.TEACHER_NORMS or [""] * len(weights)
     teachers = []
-    for index, (name, found) in enumerate(zip(options.TEACHERS, weights, strict=True)):
-        label = f"teacher {index} {name} ({found.source})"
+    described = describe_teachers(cfg, num_classes, weights)
+    for index, (each, found, norm) in enumerate(zip(described, weights, norms, strict=True)):
+        label = f"teacher {index} {each.name} ({found.source})"
         if found.num_classes not in (None, num_classes):
             raise ValueError(f"{label} has {found.num_classes} classes, the data has {num_classes}")
-        size = sizes[index] or found.image_size or cfg.DATA.IMAGE_SIZE
-        backbone = create_backbone(name, num_classes=num_classes, image_size=size, **found.args)
+        backbone = each.build()
         if found.state:
             checkpoint.load_weights(backbone, found.state, label)
-        own = named_normalization("DISTILLATION.TEACHER_NORMS", norms[index]) or found.normalization or normalization
+        own = named_normalization("DISTILLATION.TEACHER_NORMS", norm) or found.normalization or normalization
         sees = f", mean {own.mean}, deviation {own.std}" if found.state else ""
         teachers.append(
             Teacher(
                 backbone,
-                name=name,
+                name=each.name,
                 normalization=own,
                 student=normalization,
-                image_size=size,
-                description=f"{label}, {size} px{sees}",
+                image_size=each.image_size,
+                description=f"{label}, {each.image_size} px{sees}",
             )
         )
     return teachers
 
 
-def teacher_floor(cfg, num_classes: int) -> float:
-    """Return the least top-1 accuracy of a teacher, percent."""
-    floor, chance = cfg.DISTILLATION.TEACHER_MIN_ACC, 100 / num_classes
-    return chance + (100 - chance) / 4 if floor < 0 else floor
+# -------------------------------------------------------------------------------------------------------------- method
+def active_terms(cfg) -> dict[str, type[Term] | type[AuxiliaryTerm]]:
+    """Return the terms that weigh more than 0, the task's own first."""
+    kinds = {name: kind for name, kind in TERMS.entries.items() if cfg[name.upper()][kind.SWITCH]}
+    return dict(sorted(kinds.items(), key=lambda item: (item[0] != "task", item[0])))
 
 
-def build_trainer(cfg, *, backbone: nn.Module, teachers: list[Teacher]) -> Trainer:
-    """Return the method. Raises ValueError if TEST.PREDICTION is none of its predictions."""
-    trainer = TRAINERS.get(cfg.TRAINER).from_cfg(cfg, backbone=backbone, teachers=teachers)
-    wanted = cfg.TEST.PREDICTION
-    if wanted and wanted not in trainer.PREDICTIONS:
-        known = ", ".join(trainer.PREDICTIONS)
-        raise ValueError(f"TEST.PREDICTION is {wanted!r}, TRAINER {cfg.TRAINER} offers {known}")
-    trainer.prediction = wanted or trainer.PREDICTIONS[0]
-    return trainer
+def build_student(cfg, backbone: nn.Module, surroundings: Surroundings) -> Student:
+    """Return the backbone with what the terms add to it. Raises ValueError for one that the method cannot use."""
+    TRAINERS.get(cfg.TRAINER).check(cfg, backbone)
+    kinds = active_terms(cfg)
+    split = any(kind.SPLITS_HEADS for kind in kinds.values()) and has_distillation_head(backbone)
+    branches = {name: kind.branch(cfg, surroundings) for name, kind in kinds.items()}
+    return Student(backbone, {name: each for name, each in branches.items() if each is not None}, split_heads=split)
 
 
-def build_untaught_trainer(cfg, num_classes: int) -> Trainer:
-    """Return the method with stand-ins for its teachers, for a student that is counted or tested and not taught."""
-    absent = [nn.Identity() for _ in cfg.DISTILLATION.TEACHERS]
-    return build_trainer(cfg, backbone=build_backbone(cfg, num_classes), teachers=absent)
+def build_trainer(cfg, student: Student, surroundings: Surroundings, teachers: list[Teacher]) -> Trainer:
+    """Return the method.
+
+    Raises ValueError if TEST.PREDICTION is none of the student's, and if a head or a teacher is in no term.
+    """
+    built = {name: kind.from_cfg(cfg, surroundings, student) for name, kind in active_terms(cfg).items()}
+    auxiliary = {name: term for name, term in built.items() if isinstance(term, AuxiliaryTerm)}
+    terms = {name: term for name, term in built.items() if name not in auxiliary}
+    for name in student.heads:
+        if not any(name in term.heads for term in terms.values()):
+            known = ", ".join(f"{term.upper()}.{kind.SWITCH}" for term, kind in TERMS.entries.items())
+            raise ValueError(f"head {name} of the student would not learn, no term above 0 does it: {known}")
+    for index, request in enumerate(teacher_requests(terms, len(surroundings.teachers))):
+        if not request.head and not request.taps:
+            raise ValueError(f"teacher {index} {surroundings.teachers[index].name} is read by no term")
+    for term in terms.values():
+        term.attach(teachers)
+    return Trainer(
+        student,
+        terms,
+        auxiliary,
+        nn.ModuleList(teachers),
+        prediction=choose_prediction(cfg, surroundings.task, student),
+        prediction_heads=surroundings.task.prediction_heads(student.heads),
+    )
+
+
+def choose_prediction(cfg, task, student: Student) -> str:
+    """Return the name of the prediction that counts. Raises ValueError if TEST.PREDICTION is none of the student's."""
+    known, wanted = task.prediction_heads(student.heads), cfg.TEST.PREDICTION
+    if wanted and wanted not in known:
+        raise ValueError(f"TEST.PREDICTION is {wanted!r}, TRAINER {cfg.TRAINER} offers {', '.join(known)}")
+    return wanted or next(iter(known))
+
+
+def teacher_requests(terms: dict[str, Term], count: int) -> list[Request]:
+    """Return what the terms together ask of each of `count` teachers."""
+    requests = []
+    for index in range(count):
+        head = any(index in term.teacher_heads for term in terms.values())
+        taps = [tap for term in terms.values() for tap in term.teacher_taps.get(index, ())]
+        requests.append(Request(head, tuple(dict.fromkeys(taps))))
+    return requests
+
+
+def describe_run(
+    cfg, task, *, images: int | None = None, iterations: int | None = None, weights: list[Weights] | None = None
+) -> Surroundings:
+    """Return what the terms may know: sizes of student and teachers, found without their weights.
+
+    task: for the number of classes of the data. images: of the training split, iterations: of an epoch; None where the
+    data is not read. weights: what is known of each teacher's; by default what is at hand.
+    """
+    return Surroundings(
+        task=task,
+        student=describe_student(cfg, task.classes),
+        teachers=describe_teachers(cfg, task.classes, weights),
+        images=images,
+        epoch_images=None if iterations is None else iterations * cfg.TRAIN.BATCH_SIZE // cfg.AUG.REPEATS,
+        batch_images=cfg.TRAIN.BATCH_SIZE // cfg.AUG.REPEATS,
+    )

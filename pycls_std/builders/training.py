@@ -5,16 +5,28 @@ from functools import partial
 
 from torch.optim import Optimizer
 
-from pycls_std.builders.data import Data, build_data, build_mixing
-from pycls_std.builders.models import Given, build_backbone, build_teachers, build_trainer, find_given, start_from
+from pycls_std.builders.data import Data, build_data, build_task
+from pycls_std.builders.models import (
+    PretrainedWeights,
+    build_backbone,
+    build_student,
+    build_teachers,
+    build_trainer,
+    describe_run,
+    find_pretrained,
+    start_from,
+    teacher_requests,
+)
 from pycls_std.core.registry import SCHEDULES
 from pycls_std.core.seeding import seed_all
-from pycls_std.core.structures import Trainer
 from pycls_std.engine.ema import create_ema
 from pycls_std.engine.loop import Session
 from pycls_std.engine.optim import create_optimizer
 from pycls_std.engine.runtime import Runtime
 from pycls_std.engine.schedule import learning_rate
+from pycls_std.teachers.outputs import LiveTeachers
+from pycls_std.terms.base import Surroundings
+from pycls_std.trainers.base import Trainer
 
 
 def peak_learning_rate(cfg) -> float:
@@ -40,9 +52,9 @@ def build_schedule(cfg) -> Callable[[float], float]:
 
 
 def build_optimizer(cfg, trainer: Trainer) -> Optimizer:
-    """Return the optimizer of the main objective."""
+    """Return the optimizer of the main objective: of the student and the terms' own parameters."""
     return create_optimizer(
-        trainer.student,
+        trainer.objective,
         name=cfg.OPTIM.NAME,
         lr=peak_learning_rate(cfg),
         weight_decay=cfg.OPTIM.WEIGHT_DECAY,
@@ -55,25 +67,26 @@ def build_runtime(cfg) -> Runtime:
     return Runtime(device=cfg.DEVICE, precision=cfg.PRECISION, seed=cfg.SEED)
 
 
-def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Session:
-    """Place the trainer's modules on the device and return all that training needs.
+def build_described_trainer(cfg, classes: int) -> tuple[Trainer, Surroundings]:
+    """Return the method as it can be built without data and weights, to be counted and checked; it has no teachers."""
+    surroundings = describe_run(cfg, build_task(cfg, classes))
+    student = build_student(cfg, build_backbone(cfg, classes), surroundings)
+    return build_trainer(cfg, student, surroundings, teachers=[]), surroundings
 
-    Raises ValueError if an epoch has fewer images than MINE.SAMPLES.
-    """
-    images = len(data.train) * cfg.TRAIN.BATCH_SIZE // cfg.AUG.REPEATS  # of all processes
-    if images < cfg.MINE.SAMPLES:
-        raise ValueError(f"MINE.SAMPLES is {cfg.MINE.SAMPLES}, an epoch has {images} images")
+
+def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Session:
+    """Place the trainer's modules on the device and return all that training needs."""
     for module in trainer.modules().values():
         runtime.place(module)
     ema = create_ema(trainer.student, decay=cfg.TRAIN.EMA_DECAY, warmup=cfg.TRAIN.EMA_WARMUP)
-    runtime.distribute(trainer)
-    runtime.compile(trainer, cfg.TRAIN.COMPILE, iterations=cfg.OPTIM.MAX_EPOCH * len(data.train))
-    return Session(
+    teachers = LiveTeachers(trainer.teachers, teacher_requests(dict(trainer.terms.items()), len(trainer.teachers)))
+    session = Session(
         trainer=trainer,
+        teacher_outputs=teachers,
         runtime=runtime,
+        task=data.task,
         train_loader=data.train,
         test_loader=data.test,
-        mixing=build_mixing(cfg, len(data.info.classes)),
         optimizer=build_optimizer(cfg, trainer),
         schedule=build_schedule(cfg),
         ema=ema,
@@ -82,27 +95,44 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
         test_period=cfg.TEST.PERIOD,
         log_period=cfg.LOG_PERIOD,
     )
+    runtime.distribute(trainer)
+    runtime.compile(session, cfg.TRAIN.COMPILE, iterations=cfg.OPTIM.MAX_EPOCH * len(data.train))
+    return session
 
 
-def build_all(cfg, runtime: Runtime, *, fetch: bool = True, start: bool = True) -> tuple[Session, Data]:
+def build_all(
+    cfg, runtime: Runtime, *, fetch: bool = True, start: bool = True
+) -> tuple[Session, Data, PretrainedWeights]:
     """Return all that training needs. Given weights are found first, so that what is absent is told at once.
 
-    fetch, start: which weights are looked for, see `find_given`.
+    fetch, start: which weights are looked for, see `find_pretrained`.
     """
     world = runtime.world
-    given = world.in_turn(lambda: find_given(cfg, fetch=fetch, start=start))
-    data = world.in_turn(lambda: build_data(cfg, device=runtime.device, world=world))
-    return assemble(cfg, data=data, runtime=runtime, given=given), data
+    weights = world.rank_zero_first(lambda: find_pretrained(cfg, fetch=fetch, start=start))
+    crops = cfg.DISTILLATION.OFFLINE
+    data = world.rank_zero_first(lambda: build_data(cfg, device=runtime.device, world=world, crops=crops))
+    return assemble(cfg, data=data, runtime=runtime, weights=weights), data, weights
 
 
-def assemble(cfg, *, data: Data, runtime: Runtime, given: Given) -> Session:
-    """Return all that training needs; what the student is not given of its weights follows from the seed."""
-    classes = len(data.info.classes)
-    own = data.info.normalization
-    weights = [w if w.normalization else w._replace(normalization=own) for w in given.teachers]
+def assemble(
+    cfg, *, data: Data, runtime: Runtime, weights: PretrainedWeights, trial_images: int | None = None
+) -> Session:
+    """Return all that training needs; what the student is not given of its weights follows from the seed.
+
+    trial_images: distinct images in a batch of a trial in small, with which every term has to make do.
+    """
+    classes, own = data.task.classes, data.info.normalization
+    of_teachers = [w if w.normalization else w._replace(normalization=own) for w in weights.teachers]
+    surroundings = describe_run(cfg, data.task, images=data.images, iterations=len(data.train), weights=of_teachers)
+    if trial_images:
+        surroundings.epoch_images = surroundings.batch_images = None
     seed_all(cfg.SEED)
     backbone = build_backbone(cfg, classes)
-    start_from(backbone, given.student)
-    teachers = build_teachers(cfg, classes, data.normalization, weights)
-    trainer = build_trainer(cfg, backbone=backbone, teachers=teachers)
+    start_from(backbone, weights.student)
+    teachers = build_teachers(cfg, classes, data.normalization, of_teachers)
+    student = build_student(cfg, backbone, surroundings)
+    trainer = build_trainer(cfg, student, surroundings, teachers)
+    if trial_images:
+        for term in trainer.auxiliary.values():
+            term.shrink(trial_images)
     return build_session(cfg, data=data, runtime=runtime, trainer=trainer)

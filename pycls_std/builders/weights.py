@@ -23,6 +23,10 @@ from pycls_std.models.resnet_cifar import PUBLISHED, PUBLISHED_URL
 OWN = {"student", "ema", "config", "data"}  # what tells a checkpoint of this runner
 
 
+class WeightsError(ValueError):
+    """Weights that a run is given cannot be had; the text names the option."""
+
+
 class Weights(NamedTuple):
     """Weights of a backbone, and what their origin says of them; None or 0 where it says nothing."""
 
@@ -68,11 +72,23 @@ def student_weights(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], dict]:
     Raises ValueError if there is no such file, or no average in it.
     """
     state = checkpoint.read(path)
+    if state.keys() >= OWN and state["format"] < 4:
+        state |= {part: _renamed(state[part]) for part in ("student", "ema")}
     if ema and not state.get("ema"):
         raise ValueError(f"TEST.EMA is True, {path} holds no moving average")
     if not state.keys() >= OWN:
         return {f"backbone.{key}": value for key, value in _plain(state, str(path)).items()}, {}
     return state["ema" if ema else "student"], state
+
+
+def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a student of format 3 by today's names: those of STD's tokens were another three."""
+    parts = {"tokens.": "tokens.", "branches.": "updates.", "heads.": "classifiers."}
+    renamed = {}
+    for key, value in state.items():
+        old = next((old for old in parts if key.startswith(old)), "")
+        renamed[f"branches.std.{parts[old]}{key.removeprefix(old)}" if old else key] = value
+    return renamed
 
 
 def download(url: str) -> Path:

@@ -8,9 +8,9 @@ import torch
 from torch import multiprocessing
 
 from pycls_std.builders.data import Data
-from pycls_std.builders.models import find_given
+from pycls_std.builders.models import find_pretrained
 from pycls_std.builders.training import assemble, build_runtime
-from pycls_std.core.structures import Progress
+from pycls_std.core.structures import Loaded, Progress
 from pycls_std.engine import distributed, loop
 from pycls_std.engine.optim import set_learning_rate
 
@@ -21,7 +21,7 @@ def steps(session: loop.Session, epoch: int):
     """Yield (batch, progress) of an epoch whose loader is a list of batches."""
     for iteration, batch in enumerate(session.train_loader):
         progress = Progress(epoch, iteration, len(session.train_loader), max(session.epochs, epoch + 1))
-        yield session.mixing(*session.runtime.to_device(batch), progress), progress
+        yield session.task.batch(session.runtime.to_device(batch), progress), progress
 
 
 def train(session: loop.Session, epoch: int) -> float:
@@ -35,10 +35,11 @@ def train(session: loop.Session, epoch: int) -> float:
     return float(sum(losses.values()).detach())
 
 
-def spread_over_two(cfg, data: Data) -> None:
+def spread_over_two(cfg, data: Data, trial_images: int) -> None:
     """Train a step on each batch in two processes on the CPU.
 
-    data: its training loader is a list of batches. Raises ValueError if the processes fail or end with other weights.
+    data: its training loader is a list of batches. trial_images: distinct ones in each.
+    Raises ValueError if the processes fail or end with other weights.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -48,7 +49,8 @@ def spread_over_two(cfg, data: Data) -> None:
     cfg.DEVICE, cfg.PRECISION = "cpu", "fp32"
     threads = max(1, torch.get_num_threads() // 2)
     try:
-        both = multiprocessing.spawn(_train_share, (port, threads, cfg, data._replace(test=None)), nprocs=2, join=False)
+        arguments = (port, threads, cfg, data._replace(test=None), trial_images)
+        both = multiprocessing.spawn(_train_share, arguments, nprocs=2, join=False)
         end = time.monotonic() + PATIENCE
         while not both.join(timeout=1):
             if time.monotonic() > end:
@@ -59,7 +61,7 @@ def spread_over_two(cfg, data: Data) -> None:
         raise ValueError(str(error).strip().splitlines()[-1]) from error  # of the process's traceback
 
 
-def _train_share(rank, port, threads, cfg, data):
+def _train_share(rank, port, threads, cfg, data, trial_images):
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -68,15 +70,16 @@ def _train_share(rank, port, threads, cfg, data):
         "MASTER_PORT": str(port),
     }
     torch.set_num_threads(threads)
-    _train_and_compare(cfg, data)
+    _train_and_compare(cfg, data, trial_images)
     distributed.close()
 
 
-def _train_and_compare(cfg, data):
+def _train_and_compare(cfg, data, trial_images):
     runtime = build_runtime(cfg)
     own = runtime.world.positions(cfg.TRAIN.BATCH_SIZE)
-    data = data._replace(train=[(images[own], labels[own]) for images, labels in data.train])
-    session = assemble(cfg, data=data, runtime=runtime, given=find_given(cfg, fetch=False))
+    data = data._replace(train=[share_of(loaded, own) for loaded in data.train])
+    weights = find_pretrained(cfg, fetch=False)
+    session = assemble(cfg, data=data, runtime=runtime, weights=weights, trial_images=trial_images)
     train(session, epoch=0)
     modules = torch.nn.ModuleDict({name: m for name, m in session.trainer.modules().items() if name != "teachers"})
     for name, value in modules.named_parameters():
@@ -84,3 +87,12 @@ def _train_and_compare(cfg, data):
         apart = float(runtime.world.greatest(torch.tensor(apart)))
         if not apart < 1e-6:
             raise ValueError(f"{name} differs by {apart:.3g} after {len(data.train)} steps")
+
+
+def share_of(loaded: Loaded, own: list[int]) -> Loaded:
+    """Return the images of some places in a batch."""
+    return Loaded(*(None if part is None else _chosen(part, own) for part in loaded))
+
+
+def _chosen(part, own):
+    return [part[place] for place in own] if isinstance(part, (list, tuple)) else part[own]

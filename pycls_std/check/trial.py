@@ -1,6 +1,5 @@
 """A small form of a run, and what is checked on it."""
 
-import math
 import shutil
 import tempfile
 from itertools import islice
@@ -10,8 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from pycls_std.builders.data import build_data, data_seed
-from pycls_std.builders.models import find_given, teacher_floor
-from pycls_std.builders.teachers import let_teach, settle_teachers
+from pycls_std.builders.models import find_pretrained
+from pycls_std.builders.teachers import optimize_teachers, set_batch_norm_mode
 from pycls_std.builders.training import assemble, build_runtime
 from pycls_std.check.processes import spread_over_two, steps, train
 from pycls_std.datasets.loader import train_loader
@@ -35,13 +34,15 @@ class Trial:
         if self.runtime.world.size > 1:
             raise ValueError("--mode check starts two processes of its own, run it without torchrun")
         self.small = reduced(cfg)
+        self.trial_images = self.small.TRAIN.BATCH_SIZE // cfg.AUG.REPEATS
 
     def data(self) -> str:
         """Images of both splits can be read; splits, MODEL.NUM_CLASSES and batch sizes agree."""
         data = build_data(self.cfg, device=self.runtime.device)
         train, test = data.train.dataset, data.test.dataset
         read = len(list(spread(train, TRAIN_IMAGES)))
-        self.test_batches = list(DataLoader(spread(test, TEST_IMAGES), batch_size=50))
+        sample = spread(test, TEST_IMAGES)
+        self.test_batches = list(DataLoader(sample, batch_size=50, collate_fn=test.collate))
         loader = train_loader(
             train,
             batch_size=self.small.TRAIN.BATCH_SIZE,
@@ -49,62 +50,67 @@ class Trial:
             seed=data_seed(self.cfg),
             repeats=self.cfg.AUG.REPEATS,
         )
-        batches = [(images.cpu(), labels.cpu()) for images, labels in islice(loader, STEPS)]  # for both processes
+        batches = [on_cpu(loaded) for loaded in islice(loader, STEPS)]  # for both processes
         self.found = data._replace(train=batches)
         images = f"{len(train)} training and {len(test)} test images, {read} and {self._scored()} of them read"
         return f"{data.info.name}, {len(data.info.classes)} classes, {images}"
 
     def models(self) -> str:
         """The student can be built, and given weights are there and fit the models and the classes of the data."""
-        self.given = find_given(self.cfg)
+        self.weights = find_pretrained(self.cfg)
         self.session = self._build()
         return "; ".join([self.cfg.MODEL.NAME, *(each.description for each in self.session.trainer.teachers)])
 
     def teachers(self) -> str:
         """Every teacher scores above its floor, but for the error of a sample, folded and converted as in the run."""
-        lines, total = self._settle(self.session), len(self.found.test.dataset)
-        floor = teacher_floor(self.cfg, len(self.found.info.classes))
+        task, total = self.found.task, len(self.found.test.dataset)
+        lines, scored = self._optimize(self.session), self._scored()
+        floor, label = task.floor(self.cfg.DISTILLATION.TEACHER_MIN_ACC), task.scores[task.RESULT]["label"]
         for index, teacher in enumerate(self.session.trainer.teachers):
-            scores = loop.evaluate(teacher, lambda out: {"cls": out.logits}, self.test_batches, self.runtime)
-            top1 = scores["cls"]["top1"]
-            line = f"teacher {index} {teacher.name} top-1 {top1:.2f} on {self._scored()} of {total} test images"
-            error = math.sqrt(floor * (100 - floor) / self._scored()) if self._scored() < total else 0.0
-            if top1 < floor - 2 * error:
+            scores = loop.evaluate(teacher, task, self.test_batches, self.runtime)
+            result = next(iter(scores.values()))[task.RESULT]
+            line = f"teacher {index} {teacher.name} {label} {result:.2f} on {scored} of {total} test images"
+            error = task.floor_error(floor, scored) if scored < total else 0.0
+            if result < floor - 2 * error:
                 raise ValueError(f"{line}, below DISTILLATION.TEACHER_MIN_ACC {floor:.2f}")
             lines.append(line)
-        let_teach(self.cfg, self.session.trainer.teachers)
+        set_batch_norm_mode(self.cfg, self.session.trainer.teachers)
         return "; ".join(lines) or "none"
 
     def terms(self) -> str:
         """Every term of the objective, and of the auxiliary one, changes a parameter."""
         trainer = self.session.trainer
-        trained = list(trainer.student.parameters())
+        trained = list(trainer.objective.parameters())
         stepped = [p for o in trainer.auxiliary_optimizers for g in o.param_groups if g["lr"] for p in g["params"]]
-        names = {}
-        trainer.student.train()
+        of_term, effective = {}, {}
+        trainer.objective.train()
         self.runtime.start_epoch(0)
         for batch, progress in steps(self.session, epoch=0):
-            losses, extra = trainer.losses(batch, progress), trainer.auxiliary_losses(batch, progress)
-            for terms, parameters in ((losses, trained), (extra, stepped)):
-                names |= {name: has_gradient(term, parameters) for name, term in terms.items() if name not in names}
-        without = [f"the term {name} changes no parameter ({self._key(name)})" for name in names if not names[name]]
+            losses = trainer.objective.by_term(batch, self.session.teacher_outputs(batch, progress), progress)
+            extra = trainer.auxiliary_losses(batch, progress)
+            for term, values in losses.items():
+                of_term |= dict.fromkeys(values, term)
+                effective |= {name: has_gradient(values[name], trained) for name in values if name not in effective}
+            effective |= {name: has_gradient(extra[name], stepped) for name in extra if name not in effective}
+        idle = [name for name, found in effective.items() if not found]
+        without = [f"the term {name} changes no parameter ({self._key(of_term.get(name, name))})" for name in idle]
         if trainer.auxiliary_optimizers and not extra:
-            without.append(f"the auxiliary losses of TRAINER {self.cfg.TRAINER} never come")
+            without.append(f"the auxiliary losses of {', '.join(trainer.auxiliary)} never come")
         if without:
             raise ValueError("; ".join(without))
-        return ", ".join(names)
+        return ", ".join(effective)
 
     def parameters(self) -> str:
-        """No parameter of the student is without a gradient: it would not train, and DDP would stop at it."""
-        trainer = self.session.trainer
+        """No parameter of student and terms is without a gradient: it would not train, and DDP would stop at it."""
+        objective = self.session.trainer.objective
         batch, progress = next(steps(self.session, epoch=0))
-        trainer.student.zero_grad()
-        sum(trainer.losses(batch, progress).values()).backward()
-        named = dict(trainer.student.named_parameters())
+        objective.zero_grad()
+        sum(objective(batch, self.session.teacher_outputs(batch, progress), progress).values()).backward()
+        named = dict(objective.named_parameters())
         unused = [name for name, p in named.items() if p.requires_grad and p.grad is None]
         if unused:
-            raise ValueError(f"{len(unused)} parameters of the student are in no loss: {', '.join(unused[:5])}")
-        return f"all {sum(p.numel() for p in named.values())} of the student are in a loss"
+            raise ValueError(f"{len(unused)} parameters are in no loss: {', '.join(unused[:5])}")
+        return f"all {sum(p.numel() for p in named.values())} of student and terms are in a loss"
 
     def steps(self) -> str:
         """Training steps are finite, and leave the teachers as they were."""
@@ -124,8 +130,8 @@ class Trial:
             checkpoint.save(self.session.state_dict(), path)
             size = path.stat().st_size
             loaded = self._build()
-            self._settle(loaded)
-            let_teach(self.cfg, loaded.trainer.teachers)
+            self._optimize(loaded)
+            set_batch_norm_mode(self.cfg, loaded.trainer.teachers)
             loaded.load_state_dict(checkpoint.read(path))
         for session in (self.session, loaded):
             train(session, epoch=1)
@@ -143,35 +149,43 @@ class Trial:
 
     def processes(self) -> str:
         """Two processes that share each batch have the same student after some steps."""
-        spread_over_two(self.small, self.found)
+        spread_over_two(self.small, self.found, self.trial_images)
         return f"two agree after {STEPS} steps"
 
     def _build(self):
-        return assemble(self.small, data=self.found, runtime=self.runtime, given=self.given)
+        parts = {"data": self.found, "runtime": self.runtime, "weights": self.weights}
+        return assemble(self.small, **parts, trial_images=self.trial_images)
 
-    def _settle(self, session) -> list[str]:
-        return settle_teachers(self.small, session.trainer.teachers, self.test_batches, self.runtime)
+    def _optimize(self, session) -> list[str]:
+        return optimize_teachers(self.small, session, loader=self.test_batches)
 
     def _scored(self) -> int:
-        return sum(len(labels) for _, labels in self.test_batches)
+        return sum(len(loaded.index) for loaded in self.test_batches)
 
     def _key(self, term: str) -> str:
-        key = self.session.trainer.WEIGHED_BY.get(term)
-        if key is None:
-            return f"TRAINER {self.cfg.TRAINER}"
-        section, _, leaf = key.rpartition(".")
-        return f"{key} {self.cfg[section][leaf]}"
+        kinds = {**self.session.trainer.terms, **self.session.trainer.auxiliary}
+        section, key = term.upper(), kinds[term].WEIGHED_BY
+        return f"{section}.{key} {self.cfg[section][key]}"
 
 
 def reduced(cfg):
-    """Return the options with a batch that two processes can share and mix in pairs, and no more samples than it."""
+    """Return the options with a batch that two processes can share and mix in pairs."""
     small = cfg.clone()
     small.defrost()
     small.TRAIN.BATCH_SIZE = max(8, 4 * cfg.AUG.REPEATS)
     small.TRAIN.COMPILE = "off"  # it would take longer than all checks, and gradients are asked for term by term
-    small.MINE.SAMPLES = min(cfg.MINE.SAMPLES, small.TRAIN.BATCH_SIZE // cfg.AUG.REPEATS)
     small.freeze()
     return small
+
+
+def on_cpu(value):
+    """Return a nest of tuples and lists with its tensors on the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, (tuple, list)):
+        parts = [on_cpu(part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else parts
+    return value
 
 
 def spread(views: Dataset, most: int) -> Subset:

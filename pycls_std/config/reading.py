@@ -37,9 +37,10 @@ def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, tuple[objec
 
 
 def merge(first: dict, second: dict) -> dict:
-    """Return the settings of both, the second's where both have one; a section set to null drops the first's."""
+    """Return the settings of both, the second's where both have one, and last; one set to null drops the first's."""
     dropped = tuple(f"{key}." for key, (value, _) in second.items() if value in (None, "null"))
-    return {key: value for key, value in first.items() if not key.startswith(dropped or " ")} | second
+    kept = {key: pair for key, pair in first.items() if key not in second and not key.startswith(dropped or " ")}
+    return kept | second
 
 
 def parse_overrides(words: list[str]) -> dict[str, tuple[object, str]]:

@@ -6,16 +6,28 @@ from pathlib import Path
 import yaml
 from yacs.config import CfgNode
 
-from pycls_std.config.page import ENTRY_TYPES, PATHS
 from pycls_std.config.reading import ConfigError, Text
+from pycls_std.core.option import Option
 
 
-def flatten(node: CfgNode, prefix: str = "") -> dict[str, object]:
+def flatten(node: dict, prefix: str = "") -> dict[str, object]:
     """Return {"SECTION.KEY": value} of all options."""
     flat = {}
     for key, value in node.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
+
+
+def tree(flat: dict[str, object]) -> CfgNode:
+    """Return the options of {"SECTION.KEY": value} as a tree; an empty dictionary is a section that takes any keys."""
+    root = CfgNode()
+    for key, value in flat.items():
+        *sections, leaf = key.split(".")
+        node = root
+        for section in sections:
+            node = node.setdefault(section, CfgNode())
+        node[leaf] = CfgNode(value, new_allowed=True) if isinstance(value, dict) else value
+    return root
 
 
 def locate(options: CfgNode, key: str) -> tuple[CfgNode | None, str]:
@@ -28,10 +40,10 @@ def locate(options: CfgNode, key: str) -> tuple[CfgNode | None, str]:
     return (node if known else None), leaf
 
 
-def set_option(options: CfgNode, key: str, value, where: str) -> None:
+def set_option(options: CfgNode, key: str, value, where: str, declaration: Option | None) -> None:
     """Set an option to a value of its type; a leading ~ of a path becomes the home folder.
 
-    where: the place the value comes from, for the error.
+    where: the place the value comes from, for the error. declaration: None for a key of a section that takes any.
     Raises ConfigError for an unknown key, a section, and a value of another type.
     """
     node, leaf = locate(options, key)
@@ -39,11 +51,9 @@ def set_option(options: CfgNode, key: str, value, where: str) -> None:
         near = difflib.get_close_matches(key, flatten(options), n=1, cutoff=0.6)
         raise ConfigError(f"{where}: no option {key}" + (f", did you mean {near[0]}?" if near else ""))
     if isinstance(node.get(leaf), CfgNode):
-        if value in (None, "null") and node[leaf].is_new_allowed():
-            return  # what a _BASE_ had set there is dropped already
         raise ConfigError(f"{where}: {key} is a section, it takes keys and not {value!r}")
-    value = coerce(value, node.get(leaf), ENTRY_TYPES.get(key), f"{where}: {key}")
-    if key in PATHS:
+    value = coerce(value, node.get(leaf), declaration and declaration.of, f"{where}: {key}")
+    if declaration and declaration.path:
         value = [_at_home(path) for path in value] if isinstance(value, list) else _at_home(value)
     node[leaf] = value
 

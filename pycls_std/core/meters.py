@@ -1,7 +1,4 @@
-"""Averages that stay on the device until they are read.
-
-Shapes: B batch, K classes.
-"""
+"""Averages that stay on the device until they are read."""
 
 import torch
 from torch import Tensor
@@ -32,12 +29,3 @@ class Meters:
         sums = torch.stack(list(self.sums.values()))
         sums, counts = world.sum(torch.stack([sums, counts.to(sums.device)])).tolist()
         return {name: total / count for name, total, count in zip(self.sums, sums, counts, strict=True)}
-
-
-def accuracies(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Return top-1 and top-5 accuracy of each image, 0 or 100; with fewer than 5 classes, top-5 counts all of them.
-
-    logits: (B, K). labels: (B,). Returns (B,) each.
-    """
-    found = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels.unsqueeze(1)
-    return {"top1": 100.0 * found[:, 0], "top5": 100.0 * found.any(dim=1)}

@@ -38,5 +38,11 @@ class Registry:
 
 BACKBONES = Registry("model")
 DATASETS = Registry("dataset")
+TASKS = Registry("task")
+METRICS = Registry("metric")
+TERMS = Registry("term")
 TRAINERS = Registry("trainer")
 SCHEDULES = Registry("schedule")
+LOGIT_LOSSES = Registry("form of logit distillation")
+WEIGHTINGS = Registry("weighting of teachers")
+FEATURE_TRANSFORMS = Registry("transform of features")

@@ -1,37 +1,45 @@
-"""What passes between the floors: a batch, a student's output, a teacher's output, the progress, a trainer.
+"""What passes between the floors: a batch, the output of a model, the progress, the processes.
 
-Shapes: B batch, H height, W width, K classes, J distillation heads, M tokens, N channels, P patches.
+Shapes: B batch, H height, W width, C channels, K classes.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
+
+
+class Sample(NamedTuple):
+    """One view of an image."""
+
+    pixels: Tensor  # (3, H, W), normalised
+    target: object  # as the dataset has it
+    index: int  # of the image in its dataset
+    crop: tuple[float, ...] | None = None  # see `datasets.crops`; None if not recorded
+
+
+class Loaded(NamedTuple):
+    """Images as a loader gives them, before they are mixed."""
+
+    images: Tensor  # (B, 3, H, W), normalised; or what else the models of a task take
+    targets: Tensor  # (B,) class of each image; or what else a label is in the task
+    index: Tensor  # (B,) position of each image in its dataset
+    crop: Tensor | None = None  # (B, 5) the part of the image that is seen, see `datasets.crops`; None if not recorded
 
 
 class Batch(NamedTuple):
     """One training batch on the device."""
 
-    images: Tensor  # (B, 3, H, W), normalised, mixed if mixup or cutmix is on
-    labels: Tensor  # (B,) class of each image before mixing
-    targets: Tensor  # (B, K) probabilities, after mixing and label smoothing
-    unmixed: Tensor  # (B, 3, H, W) the images before mixing
-    taught: tuple[Tensor, ...] = ()  # (B, K) logits of each teacher on the images, if they are known already
+    images: Tensor  # (B, 3, H, W), mixed if mixup or cutmix is on
+    targets: Tensor  # (B, K) probabilities, after mixing and label smoothing; or what else the task's loss takes
+    loaded: Loaded  # the same images before mixing, with their labels and positions
 
 
-class StudentOutput(NamedTuple):
-    """What a student returns in training and at test."""
+class Output(NamedTuple):
+    """What a model says of a batch: a student in training and at test, a teacher without gradient."""
 
-    logits: Tensor  # (B, K) class head
-    distillation: Tensor | None = None  # (J, B, K) distillation heads
-    tokens: tuple[tuple[Tensor, Tensor], ...] = ()  # per token set: spatial (B, M, N), channel (B, P, M)
-
-
-class TeacherOutput(NamedTuple):
-    """What a teacher returns, without gradient."""
-
-    logits: Tensor  # (B, K)
+    heads: dict[str, Tensor]  # by the name of the head; logits (B, K) in classification
+    features: dict[str, Tensor]  # by the name of the tap, (B, C, H, W); and what else the model names
 
 
 class Normalization(NamedTuple):
@@ -71,7 +79,7 @@ class Progress:
 
 
 class World:
-    """The processes that train one student together, as a method sees them; here this one alone.
+    """The processes that train one student together, as tasks and methods see them; here this one alone.
 
     The engine gives a trainer its own (`engine/distributed.py`).
     """
@@ -87,40 +95,6 @@ class World:
         """Return the sum of the tensors of all processes, without gradient."""
         return tensor
 
-
-class Trainer(Protocol):
-    """What the engine and the builders ask of a method; `trainers/base.py` answers most of it."""
-
-    PREDICTIONS: tuple[str, ...]  # names that `predictions` returns, the method's own choice first
-    WEIGHED_BY: dict[str, str]  # term of the losses -> option that weighs it
-    student: nn.Module  # all that is trained by the main objective, unwrapped
-    forward: nn.Module  # the student as training must call it: wrapped, where the engine wraps it
-    teachers: nn.ModuleList  # frozen
-    monitors: dict[str, Tensor]  # values of the last step worth a curve, not optimised
-    prediction: str  # key of `predictions` that counts as the result
-    auxiliary_optimizers: list[Optimizer]  # those that step on `auxiliary_losses`
-    world: World  # the processes that share each batch
-
-    def modules(self) -> dict[str, nn.Module]:
-        """Return all modules by name, to be placed on the device; `teachers` are not trained, the others are."""
-
-    def deployed_parameters(self) -> int:
-        """Return how many parameters `prediction` needs; the others serve training only."""
-
-    def losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Return named, weighted scalars; their sum is the objective."""
-
-    def auxiliary_losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Return a second objective, stepped by `auxiliary_optimizers` right after the first; {} for none now.
-
-        It calls modules unwrapped: its gradients are averaged over the processes by the engine.
-        """
-
-    def predictions(self, output: StudentOutput) -> dict[str, Tensor]:
-        """Return (B, K) logits by the name of the prediction."""
-
-    def state_dict(self) -> dict:
-        """Return the training state that is not in the student."""
-
-    def load_state_dict(self, state: dict) -> None:
-        """Restore what `state_dict` returned."""
+    def gather(self, value) -> list:
+        """Return the values of all processes, in the order of their ranks; a value is anything that pickles."""
+        return [value]

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
+from pycls_std.datasets.crops import WHOLE
+
 
 @contextmanager
 def naming(path: str):
@@ -26,16 +28,19 @@ class DecodedRandomResizedCrop(RandomResizedCrop):
     """torchvision's random resized crop, drawn before an image is decoded.
 
     A JPEG is decoded at a half, a quarter or an eighth of its size if the rectangle still has as many pixels as its
-    result on each side, which takes a fraction of the time; other images are decoded whole.
+    result on each side, which takes a fraction of the time; other images are decoded whole. The rectangle is kept in
+    `seen`, see `crops`.
     """
 
     def __init__(self, size: int, scale: tuple[float, float]):
         super().__init__(size, scale=scale, interpolation=InterpolationMode.BICUBIC)
+        self.seen = WHOLE
 
     def forward(self, image: Image.Image) -> Image.Image:
         """Return the crop, (size, size)."""
         top, left, height, width = self.get_params(image, self.scale, self.ratio)
         whole = image.size
+        self.seen = (top / whole[1], left / whole[0], height / whole[1], width / whole[0])
         excess = min(height // self.size[0], width // self.size[1])
         if excess > 1:
             image.draft(None, (-(-whole[0] // excess), -(-whole[1] // excess)))  # which decodes at no less than that

@@ -5,7 +5,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pycls_std.core.seeding import seeded
-from pycls_std.core.structures import World
+from pycls_std.core.structures import Sample, World
+from pycls_std.datasets.crops import recorded_crop
 from pycls_std.process import signals
 
 WORLD = World()  # this process alone
@@ -15,24 +16,30 @@ class Views(Dataset):
     """Transformed images of a dataset, addressed by (view, index); the same address always gives the same pixels.
 
     So neither the number of workers nor a resume changes what is seen.
+    transform(image, target) returns both, transformed. check(index, target) returns the target, or raises ValueError
+    for what is none. collate turns samples into a `Loaded`. crops: whether to record the part of the image that a view
+    shows.
     """
 
-    def __init__(self, dataset: Dataset, transform, *, seed: int, classes: int):
+    def __init__(self, dataset: Dataset, transform, *, seed: int, check, collate, crops: bool = False):
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
-        self.classes = classes
+        self.check = check
+        self.collate = collate
+        self.crops = crops
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, address: tuple[int, int]):
-        """Return the transformed image and its label. Raises ValueError for a label that is none of the classes."""
+    def __getitem__(self, address: tuple[int, int]) -> Sample:
+        """Return a view with what belongs to it. Raises ValueError for a target that is none."""
         view, index = address
-        image, label = self.dataset[index]
-        label = label_of(index, label, self.classes)
+        image, target = self.dataset[index]
+        target = self.check(index, target)
         with seeded(self.seed, view, index):
-            return self.transform(image), label
+            pixels, target = self.transform(image, target)
+        return Sample(pixels, target, index, recorded_crop(self.transform.transforms) if self.crops else None)
 
     def loader(self, sampler, *, batch_size: int, workers: int) -> DataLoader:
         """Return what a pass of batches comes from. workers: processes that make them; 0 = this one."""
@@ -41,18 +48,12 @@ class Views(Dataset):
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
+            collate_fn=self.collate,
             pin_memory=torch.cuda.is_initialized(),  # faster to CUDA; a warning where CUDA is not in use
             persistent_workers=workers > 0,
             worker_init_fn=start_worker,
             generator=torch.Generator(),  # of its own, so that a pass draws nothing from the global one
         )
-
-
-def label_of(index: int, label: int, classes: int) -> int:
-    """Return the label of an image. Raises ValueError if it is none of the classes."""
-    if not 0 <= label < classes:
-        raise ValueError(f"image {index} of the dataset has the label {label}, its classes are 0 to {classes - 1}")
-    return label
 
 
 class EpochSampler(Sampler):

@@ -11,13 +11,12 @@ from torchvision.transforms import (
     Compose,
     InterpolationMode,
     Normalize,
-    RandomCrop,
-    RandomHorizontalFlip,
     Resize,
     ToTensor,
 )
 
 from pycls_std.core.structures import Normalization
+from pycls_std.datasets.crops import Flip, PaddedCrop
 from pycls_std.datasets.decoding import DecodedRandomResizedCrop, to_rgb
 
 BICUBIC = InterpolationMode.BICUBIC
@@ -36,19 +35,27 @@ class Augmentation:
     erasing: float = 0.0
 
 
-def train_transform(image_size: int, normalization: Normalization, augmentation: Augmentation) -> Compose:
+class ImageTransform(Compose):
+    """Steps that transform an image and leave its target as it is."""
+
+    def __call__(self, image, target):
+        """Return the transformed image and the target."""
+        return super().__call__(image), target
+
+
+def train_transform(image_size: int, normalization: Normalization, augmentation: Augmentation) -> ImageTransform:
     """Return the training transform: PIL image -> (3, image_size, image_size) normalised tensor.
 
     Source: the DeiT recipe; at 32 px STD replaces its random resized crop by a padded one.
     """
     crops = {
-        "pad": [to_rgb, whole(image_size), RandomCrop(image_size, augmentation.crop_padding)],
+        "pad": [to_rgb, whole(image_size), PaddedCrop(image_size, augmentation.crop_padding)],
         "resized": [DecodedRandomResizedCrop(image_size, (augmentation.crop_scale, 1.0))],
         "none": [to_rgb, whole(image_size)],
     }
     steps = crops[augmentation.crop]
     if augmentation.flip:
-        steps.append(RandomHorizontalFlip(augmentation.flip))
+        steps.append(Flip(augmentation.flip))
     if augmentation.rand_augment:
         steps.append(rand_augment(augmentation.rand_augment, image_size, normalization))
     if augmentation.color_jitter:
@@ -56,12 +63,12 @@ def train_transform(image_size: int, normalization: Normalization, augmentation:
     steps += [ToTensor(), Normalize(*normalization)]
     if augmentation.erasing:
         steps.append(RandomErasing(augmentation.erasing, mode="pixel", device="cpu"))
-    return Compose(steps)
+    return ImageTransform(steps)
 
 
-def test_transform(image_size: int, normalization: Normalization, crop_ratio: float = 1.0) -> Compose:
+def test_transform(image_size: int, normalization: Normalization, crop_ratio: float = 1.0) -> ImageTransform:
     """Return the test transform: that of `test_pixels`, normalised."""
-    return Compose([*test_pixels(image_size, crop_ratio).transforms, ToTensor(), Normalize(*normalization)])
+    return ImageTransform([*test_pixels(image_size, crop_ratio).transforms, ToTensor(), Normalize(*normalization)])
 
 
 def test_pixels(image_size: int, crop_ratio: float = 1.0) -> Compose:

@@ -51,18 +51,25 @@ class Processes(World):
         """Return the sum of the tensors of all processes, without gradient."""
         return self._reduce(tensor, dist.ReduceOp.SUM)
 
+    def gather(self, value) -> list:
+        """Return the values of all processes, in the order of their ranks; a value is anything that pickles."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     def greatest(self, tensor: Tensor) -> Tensor:
         """Return the greatest of each element over all processes."""
         return self._reduce(tensor, dist.ReduceOp.MAX)
 
-    def from_first(self, make: Callable[[], T]) -> T:
+    def broadcast_from_rank_zero(self, make: Callable[[], T]) -> T:
         """Call make in the first process; return its result in all."""
         result = [make() if self.rank == 0 else None]
         if self.size > 1:
             dist.broadcast_object_list(result, src=0, device=torch.device("cpu"))
         return result[0]
 
-    def in_turn(self, make: Callable[[], T]) -> T:
+    def rank_zero_first(self, make: Callable[[], T]) -> T:
         """Call make in the first process, then in the first of each machine, then in the others.
 
         So what is downloaded is downloaded once.

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from pycls_std.core.meters import Meters, accuracies
-from pycls_std.core.structures import Batch, Progress, StudentOutput, Trainer
+from pycls_std.core.meters import Meters
+from pycls_std.core.structures import Batch, Output, Progress
 from pycls_std.engine.checkpoint import tensors
-from pycls_std.engine.journal import ProgressBar, duration
 from pycls_std.engine.optim import set_learning_rate
+from pycls_std.engine.progress import ProgressBar, duration
 from pycls_std.engine.runtime import Runtime
-from pycls_std.engine.teacher_cache import TeacherCache
 from pycls_std.process import signals
 
 LOG = logging.getLogger("pycls_std")
@@ -28,11 +27,12 @@ LOG = logging.getLogger("pycls_std")
 class Session:
     """Everything one run needs, ready to go."""
 
-    trainer: Trainer
+    trainer: object  # see `trainers/base.py`
+    teacher_outputs: Callable[[Batch, Progress], list[Output]]  # what the teachers say of a batch, live or kept
     runtime: Runtime
+    task: object  # see `tasks/`
     train_loader: DataLoader
     test_loader: DataLoader
-    mixing: Callable[[Tensor, Tensor, Progress], Batch]
     optimizer: Optimizer
     schedule: Callable[[float], float]  # progress in [0, 1] -> learning rate
     ema: ModelEmaV3 | None
@@ -40,8 +40,7 @@ class Session:
     clip_norm: float = 0.0
     test_period: int = 1
     log_period: int = 50
-    cache: TeacherCache | None = None
-    best: dict = field(default_factory=dict)  # {"epoch", "top1"} of the best evaluation so far
+    best: dict = field(default_factory=dict)  # {"epoch", <result>} of the best evaluation so far
     train_seconds: float = 0.0  # spent in training epochs so far, interruptions not counted
     test_seconds: float = 0.0  # spent in evaluations
 
@@ -91,12 +90,20 @@ def fit(session: Session, *, start_epoch: int, record: Callable[[int, dict[str, 
             best = False
             if done % session.test_period == 0 or done == session.epochs:
                 values |= evaluate_all(session, f"after epoch {done}")
-                best = values["test/top1"] > session.best.get("top1", -1.0)
+                best = _is_best(session, values)
                 if best:
-                    session.best = {"epoch": done, "top1": values["test/top1"]}
+                    session.best = {"epoch": done, session.task.RESULT: values[f"test/{session.task.RESULT}"]}
             record(done, values, best)
             took = duration(time.perf_counter() - start)
-            LOG.info("epoch %d/%d  %s  %s", done, session.epochs, _summary(values), took)
+            LOG.info("epoch %d/%d  %s  %s", done, session.epochs, _summary(session, values), took)
+
+
+def _is_best(session, values) -> bool:
+    result = session.task.RESULT
+    if not session.best:
+        return True
+    gain = values[f"test/{result}"] - session.best[result]
+    return gain > 0 if session.task.scores[result]["better"] == "higher" else gain < 0
 
 
 def _refuse_broken_state(session, when):
@@ -122,16 +129,14 @@ def train_epoch(session: Session, epoch: int) -> dict[str, float]:
     )
     trainer.student.train()
     with runtime.watched():
-        for iteration, (images, labels) in enumerate(loader):
+        for iteration, loaded in enumerate(loader):
             progress = Progress(epoch, iteration, iterations, session.epochs)
-            batch = session.mixing(*runtime.to_device((images, labels)), progress)
-            if session.cache:
-                batch = session.cache(batch, progress)
+            batch = session.task.batch(runtime.to_device(loaded), progress)
             rate = session.schedule(progress.fraction)
             set_learning_rate(session.optimizer, rate)
             losses, extra = train_step(session, batch, progress)
 
-            meters.add(losses | trainer.monitors, len(images))
+            meters.add(losses | trainer.monitors, len(loaded.index))
             meters.add(extra)
             bar.advance()
             if bar.due(iteration):
@@ -151,8 +156,10 @@ def train_step(session: Session, batch: Batch, progress: Progress) -> tuple[dict
     trainer, runtime = session.trainer, session.runtime
     rate = session.optimizer.param_groups[0]["lr"]
     where = f"epoch {progress.epoch + 1} iteration {progress.iteration + 1}, lr {rate:.3g}"
+    runtime.start_step()
     with runtime.autocast():
-        losses = trainer.losses(batch, progress)
+        teachers = session.teacher_outputs(batch, progress)
+        losses = trainer.losses(batch, teachers, progress)
     runtime.step(losses, [session.optimizer], clip_norm=session.clip_norm, where=where)
     extra = trainer.auxiliary_losses(batch, progress)
     if extra:
@@ -163,47 +170,41 @@ def train_step(session: Session, batch: Batch, progress: Progress) -> tuple[dict
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, predictions: Callable[[StudentOutput], dict[str, Tensor]], loader: DataLoader, runtime: Runtime
-) -> dict[str, dict[str, float]]:
-    """Return loss (nats), top-1 and top-5 (percent) of every prediction over all images of all processes' loaders.
+def evaluate(model: nn.Module, task, loader: DataLoader, runtime: Runtime) -> dict[str, dict[str, float]]:
+    """Return the scores of every prediction of a model, by name, over all images of all processes' loaders.
 
     Each image counts once, however the images fall into batches and processes.
     """
     runtime.world.share_buffers(model)
     model.eval()
-    meters = Meters()
-    for images, labels in loader:
+    evaluators = {}
+    for loaded in loader:
         if signals.pending():
             raise signals.Stopped(signals.pending(), "in an evaluation")
-        images, labels = runtime.to_device((images, labels))
+        loaded = runtime.to_device(loaded)
         with runtime.autocast():
-            outputs = predictions(model(images))
-        for name, logits in outputs.items():
-            logits = logits.float()
-            scores = accuracies(logits, labels)
-            scores["loss"] = nn.functional.cross_entropy(logits, labels, reduction="none")
-            meters.add({f"{name}/{score}": value for score, value in scores.items()}, len(labels))
-    values = meters.read(runtime.world)
-    return {name: {score: values[f"{name}/{score}"] for score in ("loss", "top1", "top5")} for name in outputs}
+            predictions = task.predictions(model(loaded.images))
+        for name, prediction in predictions.items():
+            evaluators.setdefault(name, task.evaluator()).update(prediction, loaded.targets)
+    return {name: evaluator.compute(runtime.world) for name, evaluator in evaluators.items()}
 
 
 def evaluate_all(session: Session, when: str) -> dict[str, float]:
     """Evaluate every prediction of the student, and of the average if there is one.
 
-    Returns `test/top1`, `test/top5`, `test/loss` of the prediction that counts, `test/<name>_top1`, ... of each if
-    there are several, and the same under `ema/`.
-    Raises FloatingPointError that says when if a loss is not finite.
+    Returns `test/<score>` of the prediction that counts, `test/<name>_<score>` of each if there are several, and the
+    same under `ema/`.
+    Raises FloatingPointError that says when if a score is not finite.
     """
     trainer = session.trainer
     start = time.perf_counter()
     values = {}
     models = {"test": trainer.student} | ({"ema": session.ema.module} if session.ema else {})
     for prefix, model in models.items():
-        scores = evaluate(model, trainer.predictions, session.test_loader, session.runtime)
+        scores = evaluate(model, session.task, session.test_loader, session.runtime)
         values |= {f"{prefix}/{score}": value for score, value in scores[trainer.prediction].items()}
         if len(scores) > 1:
-            values |= {f"{prefix}/{name}_{s}": scores[name][s] for name in scores for s in ("top1", "top5")}
+            values |= {f"{prefix}/{name}_{score}": v for name in scores for score, v in scores[name].items()}
     broken = [f"{tag} {value}" for tag, value in values.items() if not math.isfinite(value)]
     if broken:
         raise FloatingPointError(f"not finite {when}: {', '.join(broken)}")
@@ -218,7 +219,11 @@ def _terms(losses: dict[str, Tensor]) -> str:
     return f"loss {total:.3f} ({terms})" if len(losses) > 1 else f"loss {total:.3f}"
 
 
-def _summary(values: dict[str, float]) -> str:
-    shown = {"train/loss": "loss", "test/top1": "top-1", "test/top5": "top-5", "ema/top1": "EMA top-1"}
-    text = "  ".join(f"{label} {values[tag]:.2f}" for tag, label in shown.items() if tag in values)
-    return f"{text}  {values['train/images_per_second']:.0f} images/s"
+def _summary(session, values: dict[str, float]) -> str:
+    parts = [f"loss {values['train/loss']:.2f}"]
+    scores = {name: facts["label"] for name, facts in session.task.scores.items() if name != "loss"}
+    parts += [f"{label} {values[f'test/{name}']:.2f}" for name, label in scores.items() if f"test/{name}" in values]
+    result = session.task.RESULT
+    if f"ema/{result}" in values:
+        parts.append(f"EMA {scores[result]} {values[f'ema/{result}']:.2f}")
+    return f"{'  '.join(parts)}  {values['train/images_per_second']:.0f} images/s"

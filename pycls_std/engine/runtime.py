@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pycls_std.core.seeding import seed_all, seed_torch
-from pycls_std.core.structures import Trainer
 from pycls_std.engine.allocator import keep_freed_memory
 from pycls_std.engine.distributed import Processes
-from pycls_std.engine.verdicts import Verdicts
+from pycls_std.engine.monitor import StepMonitor
 
 LAG = 8  # steps after which a CUDA device is asked how one went: it is then done with it, and nothing waits
 LOG = logging.getLogger("pycls_std")
@@ -65,7 +64,7 @@ class Runtime:
         self.dtype = DTYPES[precision]
         self.seed = seed
         self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
-        self.verdicts = Verdicts(self.world, lag=lag if lag is not None else LAG if kind == "cuda" else 0)
+        self.step_monitor = StepMonitor(self.world, lag=lag if lag is not None else LAG if kind == "cuda" else 0)
         self.compiler = compiler
         self.compiled = "off"  # how the losses are: off, on or graphs
 
@@ -82,14 +81,15 @@ class Runtime:
         """Move a module to the device; convolutions run faster on channels_last, here and on tensor cores."""
         return module.to(self.device, memory_format=torch.channels_last)
 
-    def distribute(self, trainer: Trainer) -> None:
+    def distribute(self, trainer) -> None:
         """Let a trainer whose modules are placed share its batches with the other processes, if there are any."""
         trainer.world = self.world
-        trainer.forward = self.world.wrap(trainer.student, self.device)
+        trainer.forward = self.world.wrap(trainer.objective, self.device)
 
-    def compile(self, trainer: Trainer, choice: str, *, iterations: int) -> None:
-        """Compile a trainer's losses, which are all of a step's forward pass: student, teachers and terms.
+    def compile(self, session, choice: str, *, iterations: int) -> None:
+        """Compile a step's forward pass: a trainer's losses, of student and terms, and what the teachers say.
 
+        session: whose `trainer.losses` and `teacher_outputs` are replaced.
         choice: `off`; `on`; `graphs`, whose kernels are recorded once and replayed, which needs CUDA; `auto`, which is
         on if the run has so many iterations that it pays. It is done at the first step.
         Raises ValueError for graphs on a CPU; the step raises RuntimeError if the compiler fails.
@@ -106,31 +106,53 @@ class Runtime:
             LOG.info("TRAIN.COMPILE %s: %s%s", choice, self.compiled, reason)
         if self.compiled == "off":
             return
-        graphs = self.compiled == "graphs"
+        graphs, trainer = self.compiled == "graphs", session.trainer
         # A mode names options of inductor; other backends take none.
         mode = {"mode": "reduce-overhead"} if graphs else {}
-        compiled = torch.compile(trainer.losses, backend=self.compiler, **mode)
 
-        def losses(batch, progress):
+        def compiled(forward):
+            function = torch.compile(forward, backend=self.compiler, **mode)
+
+            def call(*arguments):
+                with _compiler_errors():
+                    return function(*arguments)
+
+            return call
+
+        session.teacher_outputs.compile(compiled)
+        own = compiled(trainer.losses)
+
+        def losses(batch, teachers, progress):
             """Return what the trainer's own `losses` returns."""
-            if graphs:
-                torch.compiler.cudagraph_mark_step_begin()
-            with _compiler_errors():
-                terms = compiled(batch, progress)
+            terms = own(batch, teachers, progress)
             if graphs:  # the next replay writes to the same memory
-                trainer.monitors = {name: value.clone() for name, value in trainer.monitors.items()}
+                trainer.copy_monitors()
                 terms = {name: value.clone() for name, value in terms.items()}
             return terms
 
         trainer.losses = losses
 
-    def to_device(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Move tensors to the device, images (B, 3, H, W) to channels_last."""
-        formats = {4: torch.channels_last}
-        return tuple(
-            tensor.to(self.device, non_blocking=True, memory_format=formats.get(tensor.ndim, torch.preserve_format))
-            for tensor in tensors
-        )
+    def start_step(self) -> None:
+        """Tell recorded graphs that a step begins, whose memory is that of the step before."""
+        if self.compiled == "graphs":
+            torch.compiler.cudagraph_mark_step_begin()
+
+    def to_device(self, value):
+        """Move tensors to the device, images (B, 3, H, W) to channels_last.
+
+        value: a tensor, or a nest of tuples, lists and dictionaries; what is no tensor in it stays.
+        """
+        if isinstance(value, Tensor):
+            memory_format = torch.channels_last if value.ndim == 4 else torch.preserve_format
+            return value.to(self.device, non_blocking=True, memory_format=memory_format)
+        if isinstance(value, tuple):
+            parts = [self.to_device(part) for part in value]
+            return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+        if isinstance(value, list):
+            return [self.to_device(part) for part in value]
+        if isinstance(value, dict):
+            return {key: self.to_device(part) for key, part in value.items()}
+        return value
 
     def autocast(self):
         """Return the context in which the forward pass runs."""
@@ -169,7 +191,7 @@ class Runtime:
         later, or when a block of `watched` ends.
         """
         total = sum(losses.values())
-        self.verdicts.ask(total, losses, where)
+        self.step_monitor.ask(total, losses, where)
         for optimizer in optimizers:
             optimizer.zero_grad()
         with _compiler_errors():
@@ -190,13 +212,13 @@ class Runtime:
 
         Raises what `step` raises.
         """
-        self.verdicts.unread.clear()
+        self.step_monitor.unread.clear()
         try:
             yield
         except Exception:  # may follow from numbers that are not finite, which then are the reason
-            self.verdicts.read()
+            self.step_monitor.read()
             raise
-        self.verdicts.read()
+        self.step_monitor.read()
 
     def device_name(self) -> str:
         """Return the name of the processor."""

@@ -19,5 +19,5 @@ class StatisticsNet(nn.Sequential):
         super().__init__(*layers, nn.Linear(features, 1))
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """first: (B, N), second: (B, P), N + P = features. Returns (B,) scores."""
+        """first: (B, C), second: (B, P), C + P = features. Returns (B,) scores."""
         return super().forward(torch.cat([first, second], dim=1)).squeeze(1)

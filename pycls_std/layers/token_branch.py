@@ -1,6 +1,6 @@
 """One update of the distillation tokens from the patches of one layer.
 
-Shapes: B batch, P patches, N channels, M tokens (one for each teacher).
+Shapes: B batch, P patches, C channels, M tokens (one for each teacher).
 """
 
 import torch
@@ -11,9 +11,9 @@ class TokenBranch(nn.Module):
     """Update spatial tokens by mixing over patches and channel tokens by mixing over channels.
 
     The tokens read the patches; the patches never read the tokens. One residual step:
-        T_S' = T_S + MLP(LN([Z ; T_S])) over the P + M rows,       T_S: (B, M, N)
-        T_C' = T_C + MLP(LN([Z , T_C])) over the N + M columns,    T_C: (B, P, M)
-    with N // 2 hidden units for the rows and 4 N for the columns, whatever the backbone's own ratios.
+        T_S' = T_S + MLP(LN([Z ; T_S])) over the P + M rows,       T_S: (B, M, C)
+        T_C' = T_C + MLP(LN([Z , T_C])) over the C + M columns,    T_C: (B, P, M)
+    with C // 2 hidden units for the rows and 4 C for the columns, whatever the backbone's own ratios.
 
     kind: `both`, `spatial` or `channel`; what is left out has no parameters and is None.
     width: outputs of each MLP; M gives each token its own update, 1 adds the same update to all, as the reference does
@@ -34,7 +34,7 @@ class TokenBranch(nn.Module):
     def forward(
         self, patches: Tensor, spatial: Tensor | None, channel: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """patches: (B, P, N). spatial: (B, M, N). channel: (B, P, M). Returns the two tokens, updated."""
+        """patches: (B, P, C). spatial: (B, M, C). channel: (B, P, M). Returns the two tokens, updated."""
         if spatial is not None:
             rows = self.spatial_norm(torch.cat([patches, spatial], dim=1))
             spatial = spatial + self.spatial_mlp(rows.transpose(1, 2)).transpose(1, 2)

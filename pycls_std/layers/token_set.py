@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class TokenSet(nn.Module):
-    """M spatial tokens of N channels and M channel tokens of P patches, one of each for each teacher.
+    """M spatial tokens of C channels and M channel tokens of P patches, one of each for each teacher.
 
     kind: `both`, `spatial` or `channel`; what is left out is None and has no parameters.
     init_std: deviation of the truncated normal they start from; the reference uses 0.2.
@@ -17,7 +17,7 @@ class TokenSet(nn.Module):
         self.channel = _tokens(patches, tokens, init_std) if kind in ("both", "channel") else None
 
     def forward(self, batch: int) -> tuple[Tensor | None, Tensor | None]:
-        """Return spatial (B, M, N) and channel (B, P, M) tokens, the same for every image of a batch of B."""
+        """Return spatial (B, M, C) and channel (B, P, M) tokens, the same for every image of a batch of B."""
         return tuple(None if t is None else t.expand(batch, *t.shape) for t in (self.spatial, self.channel))
 
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
+from pycls_std.core.registry import WEIGHTINGS
+
 
 def negative_entropy(logits: Tensor) -> Tensor:
     """Return sum p log p over the classes of (..., K) logits, in nats; 0 is certainty, -log K is ignorance."""
@@ -14,6 +16,7 @@ def negative_entropy(logits: Tensor) -> Tensor:
     return (log_p.exp() * log_p).sum(dim=-1)
 
 
+@WEIGHTINGS.register("confidence")
 def confidence_weights(teacher_logits: Tensor) -> Tensor:
     """Weight each teacher by how sure it is of each image.
 
@@ -26,6 +29,7 @@ def confidence_weights(teacher_logits: Tensor) -> Tensor:
     return negative_entropy(teacher_logits).softmax(dim=0).T
 
 
+@WEIGHTINGS.register("entropy")
 def entropy_weights(teacher_logits: Tensor) -> Tensor:
     """Weight each teacher by how unsure it is of each image: the formula as the reproduction prints it.
 
@@ -34,10 +38,8 @@ def entropy_weights(teacher_logits: Tensor) -> Tensor:
     return (-negative_entropy(teacher_logits)).softmax(dim=0).T
 
 
+@WEIGHTINGS.register("uniform")
 def uniform_weights(teacher_logits: Tensor) -> Tensor:
     """Weight all teachers alike. Shapes as in `confidence_weights`."""
     teachers, batch, _ = teacher_logits.shape
     return torch.full((batch, teachers), 1 / teachers, device=teacher_logits.device)
-
-
-WEIGHTINGS = {"confidence": confidence_weights, "entropy": entropy_weights, "uniform": uniform_weights}

@@ -1,5 +1,9 @@
 """Distillation from a teacher's logits, one value for each image.
 
+A function that is registered in LOGIT_LOSSES is a form that DISTILLATION.TYPE can name. It takes student_logits and
+teacher_logits, and of the following what it names: `targets` (B, K), `labels` (B,), and options of section DISTILLATION
+in lower case.
+
 Shapes: ... any leading dimensions, K classes.
 """
 
@@ -7,19 +11,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
+from pycls_std.core.registry import LOGIT_LOSSES
+
 
 def standardized(logits: Tensor) -> Tensor:
     """Return logits (..., K) with mean 0 and deviation 1 over the classes of each image, fp32.
 
     A student is then asked for the teacher's ranking and relations, not for its range; neither a shift nor a positive
     scale of the logits changes them. Logits that are all alike become 0, with a gradient that is of no use: a student's
-    head must not start at zero (`models.create.wake_zero_heads`).
+    head must not start at zero (`models.create.randomize_zero_heads`).
     Source: Sun et al., CVPR 2024 (logit standardization), the z-score of its code: K - 1 in the deviation, 1e-7 beside.
     """
     logits = logits.float()
     return (logits - logits.mean(dim=-1, keepdim=True)) / (logits.std(dim=-1, keepdim=True) + 1e-7)
 
 
+@LOGIT_LOSSES.register("hard")
 def hard_distillation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """Return the cross-entropy of the student with the teacher's most likely class.
 
@@ -31,6 +38,7 @@ def hard_distillation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return -log_softmax(student_logits.float(), dim=-1).gather(-1, labels).squeeze(-1)
 
 
+@LOGIT_LOSSES.register("soft")
 def soft_distillation(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Return KL(teacher || student) at a temperature T, times T^2 so that gradients keep their size.
 
@@ -44,19 +52,20 @@ def soft_distillation(student_logits: Tensor, teacher_logits: Tensor, temperatur
     return kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1) * temperature**2
 
 
+@LOGIT_LOSSES.register("decoupled")
 def decoupled_distillation(
     student_logits: Tensor,
     teacher_logits: Tensor,
     labels: Tensor,
     temperature: float = 1.0,
     *,
-    alpha: float = 1.0,
-    beta: float = 8.0,
+    dkd_alpha: float = 1.0,
+    dkd_beta: float = 8.0,
 ) -> Tensor:
     """Return soft distillation with its two parts weighted apart (DKD), times T^2.
 
-    alpha weighs the target class against all others (TCKD), beta the others among themselves (NCKD). With alpha 1 and
-    beta 1 - p, p the teacher's probability of the target class, it is `soft_distillation`.
+    dkd_alpha weighs the target class against all others (TCKD), dkd_beta the others among themselves (NCKD). With
+    dkd_alpha 1 and dkd_beta 1 - p, p the teacher's probability of the target class, it is `soft_distillation`.
 
     student_logits, teacher_logits: (..., K) raw scores. labels: (...) target class, or what broadcasts to it.
     Returns (...) values in nats.
@@ -68,7 +77,7 @@ def decoupled_distillation(
     teacher, teacher_pair = _decoupled(teacher_logits, target, temperature)
     target_class = kl_div(student_pair, teacher_pair, reduction="none", log_target=True).sum(dim=-1)
     others = kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)
-    return (alpha * target_class + beta * others) * temperature**2
+    return (dkd_alpha * target_class + dkd_beta * others) * temperature**2
 
 
 def _decoupled(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Print what a run would train: parameters, operations, taps."""
+"""Print what a run would train: parameters, operations, terms, taps."""
 
 import logging
 
@@ -6,8 +6,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pycls_std.builders.data import build_info
-from pycls_std.builders.models import build_teachers, build_untaught_trainer, find_teacher_weights, taps
+from pycls_std.builders.models import build_teachers, find_teacher_weights
+from pycls_std.builders.training import build_described_trainer
 from pycls_std.core.structures import Normalization
+from pycls_std.models.describe import Description
 
 LOG = logging.getLogger("pycls_std")
 
@@ -21,19 +23,35 @@ def info(cfg) -> None:
     The data is read only if MODEL.NUM_CLASSES leaves the number of classes to it.
     """
     classes = cfg.MODEL.NUM_CLASSES or len(build_info(cfg).classes)
-    trainer = build_untaught_trainer(cfg, classes)
+    trainer, surroundings = build_described_trainer(cfg, classes)
     size = cfg.DATA.IMAGE_SIZE
-    deployed = trainer.deployed_parameters()
-    trained = sum(_count(module) for name, module in trainer.modules().items() if name != "teachers")
+    deployed, trained = trainer.deployed_parameters(), trainer.trained_parameters()
     LOG.info("%s, %s: %d classes, %d px", cfg.TRAINER, cfg.MODEL.NAME, classes, size)
+    LOG.info("terms       %s", ", ".join([*trainer.terms, *trainer.auxiliary]))
     LOG.info("parameters  %d in training = %d deployed + %d train-only", trained, deployed, trained - deployed)
     LOG.info("operations  %.3f GFLOPs for an image forward (2 for a multiply-add)", _gflops(trainer.student, size))
-    for teacher in build_teachers(cfg, classes, UNKNOWN, find_teacher_weights(cfg, fetch=False)):
+    _show_taps("", surroundings.student)
+    pairs = zip(
+        build_teachers(cfg, classes, UNKNOWN, find_teacher_weights(cfg, fetch=False)),
+        surroundings.teachers,
+        strict=True,
+    )
+    for teacher, described in pairs:
         gflops = _gflops(teacher, teacher.image_size)
         LOG.info("teacher     %s: %d parameters, %.3f GFLOPs", teacher.name, _count(teacher), gflops)
         LOG.info("            %s", teacher.description)
-    for index, shape in enumerate(taps(cfg, trainer.student.backbone)):
-        LOG.info("tap %-7d %d channels, %d patches", index, shape.channels, shape.patches)
+        _show_taps("  ", described)
+
+
+def _show_taps(indent: str, description: Description) -> None:
+    """Print the taps by position and name, if there are any."""
+    try:
+        taps = description.taps
+    except ValueError as error:
+        LOG.info("%sno taps: %s", indent, error)
+        return
+    for index, (name, shape) in enumerate(taps.items()):
+        LOG.info("%stap %-7d %s: %d channels, %d x %d", indent, index, name, *shape)
 
 
 def _count(module) -> int:

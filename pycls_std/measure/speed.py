@@ -7,8 +7,8 @@ from itertools import count
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pycls_std.builders.models import find_given
-from pycls_std.builders.teachers import let_teach, settle_teachers
+from pycls_std.builders.models import find_pretrained
+from pycls_std.builders.teachers import optimize_teachers, set_batch_norm_mode
 from pycls_std.builders.training import assemble, build_all, build_runtime
 from pycls_std.core.structures import Progress
 from pycls_std.engine import loop
@@ -31,16 +31,16 @@ def time(cfg) -> None:
     """
     runtime = build_runtime(cfg)
     before = runtime.peak_memory()
-    session, data = build_all(cfg, runtime, fetch=False)
+    session, data, _ = build_all(cfg, runtime, fetch=False)
     teachers = session.trainer.teachers
     for teacher in teachers:
         LOG.info("%s", teacher.description)
-    for line in settle_teachers(cfg, teachers, session.test_loader, runtime, fall_back=False):
+    for line in optimize_teachers(cfg, session, fall_back=False):
         LOG.info("%s", line)
-    let_teach(cfg, teachers)
+    set_batch_norm_mode(cfg, teachers)
     LOG.info("%s, %s, batch %d", runtime.device_name(), cfg.PRECISION, cfg.TRAIN.BATCH_SIZE)
     batches = _endless(session)
-    held = session.mixing(*runtime.to_device(next(batches)), START)
+    held = session.task.batch(runtime.to_device(next(batches)), START)
     session.trainer.student.train()
     own = Steps(session, held)
     _show_memory(own, runtime, before)  # while nothing else is there
@@ -61,7 +61,7 @@ def time(cfg) -> None:
 
     def run():
         for _ in range(together):
-            own.step(session.mixing(*runtime.to_device(next(batches)), START))
+            own.step(session.task.batch(runtime.to_device(next(batches)), START))
 
     once = {"rounds": 1, "warmup": 0, "wait": runtime.synchronize}
     _show(interleaved({f"data and step, {together} times": run}, **once), together * size)
@@ -90,13 +90,12 @@ class Steps:
     def forward(self) -> None:
         """Run the student forward, without gradient."""
         with torch.no_grad(), self.session.runtime.autocast():
-            self.session.trainer.student(self.held.images)
+            self.session.trainer.student(self.held.images, self.session.trainer.objective.taps)
 
     def teach(self) -> None:
         """Run the teachers forward."""
         with self.session.runtime.autocast():
-            for teacher in self.session.trainer.teachers:
-                teacher(self.held.images)
+            self.session.teacher_outputs(self.held, START)
 
 
 def _plain(cfg, data, runtime) -> loop.Session:
@@ -104,7 +103,7 @@ def _plain(cfg, data, runtime) -> loop.Session:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.PRECISION, cfg.TRAIN.COMPILE = "fp32", "off"
-    return assemble(cfg, data=data, runtime=build_runtime(cfg), given=find_given(cfg, fetch=False))
+    return assemble(cfg, data=data, runtime=build_runtime(cfg), weights=find_pretrained(cfg, fetch=False))
 
 
 def _endless(session):
@@ -158,7 +157,7 @@ def memory(steps: Steps) -> tuple[int, int]:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    modules = [session.trainer.student, *([session.ema.module] if session.ema else [])]
+    modules = [session.trainer.objective, *([session.ema.module] if session.ema else [])]
     weights = [p for module in modules for p in module.parameters()]
     held = sum(t.numel() * t.element_size() for t in tensors(session.optimizer.state_dict()).values())
     held += sum(p.numel() * p.element_size() * (2 if p.requires_grad else 1) for p in weights)

@@ -1,4 +1,4 @@
-"""Backbones, students and teachers. Every file of this folder is imported, so that its backbones are registered."""
+"""Backbones and students. Every file of this folder is imported, so that its backbones are registered."""
 
 import pkgutil
 from importlib import import_module

@@ -38,7 +38,7 @@ def create_backbone(
     return backbone
 
 
-def wake_zero_heads(backbone: nn.Module) -> None:
+def randomize_zero_heads(backbone: nn.Module) -> None:
     """Give classifiers whose weights all start at zero small random ones, deviation 0.02, as timm's transformers have.
 
     Logits that are all alike cannot be standardized: their deviation is 0, the gradient there 1e7 times what it should

@@ -2,7 +2,7 @@
 
 Source: He et al., CVPR 2016, section 4.2, with 1x1 convolution shortcuts; names, and so the files that load, as in
 chenyaofo/pytorch-cifar-models.
-Shapes: B batch, H height, W width, N channels.
+Shapes: B batch, C channels, H height, W width, K classes.
 """
 
 from functools import partial
@@ -28,7 +28,7 @@ class BasicBlock(nn.Module):
             self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(channels_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, N, H, W)."""
+        """x: (B, C, H, W)."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = relu(self.bn1(self.conv1(x)), inplace=True)
         x = self.bn2(self.conv2(x))
@@ -53,26 +53,30 @@ class CifarResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward_intermediates(self, images: Tensor, *, indices=None, output_fmt: str = "NCHW"):
+    def forward_intermediates(
+        self, images: Tensor, indices=None, *, stop_early=False, output_fmt="NCHW", intermediates_only=False
+    ):
         """Return the last stage's output and the outputs of the stages at `indices`; see `models/contract.py`."""
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt is {output_fmt!r}, a ResNet has only NCHW")
+        stages = (self.layer1, self.layer2, self.layer3)
         taps = range(3) if indices is None else [index % 3 for index in indices]
         x = relu(self.bn1(self.conv1(images)), inplace=True)
         maps = []
-        for index, stage in enumerate((self.layer1, self.layer2, self.layer3)):
+        for index, stage in enumerate(stages[: max(taps, default=2) + 1] if stop_early else stages):
             x = stage(x)
             if index in taps:
                 maps.append(x)
-        return x, maps
+        return maps if intermediates_only else (x, maps)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """images: (B, 3, H, W). Returns (B, 64, H / 4, W / 4)."""
         return self.forward_intermediates(images, indices=[])[0]
 
-    def forward_head(self, features: Tensor) -> Tensor:
-        """features: (B, 64, H, W). Returns (B, K) logits."""
-        return self.fc(features.mean(dim=(2, 3)))
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """features: (B, 64, H, W). Returns (B, K) logits; their input, (B, 64), if pre_logits."""
+        pooled = features.mean(dim=(2, 3))
+        return pooled if pre_logits else self.fc(pooled)
 
     def get_classifier(self) -> nn.Linear:
         """Return the layer that makes the logits."""

@@ -7,34 +7,37 @@ from pathlib import Path
 
 import yaml
 
+from pycls_std import config
 from pycls_std.results.events import read_events
 
-RESULT = "test/top1"
-# Options without which a record cannot be read or shown.
+# Options without which a record cannot be read or shown; those of teachers are not in that of a run without any.
 REQUIRED = {
     *("NAME", "SEED", "TRAINER", "MODEL.NAME", "DATA.NAME", "DATA.ROOT", "OPTIM.MAX_EPOCH", "TEST.PERIOD"),
-    *("DISTILLATION.TEACHERS", "DISTILLATION.TYPE", "PUBLISHED.TOP1", "PUBLISHED.TOP5"),
+    *("PUBLISHED.TOP1", "PUBLISHED.TOP5"),
 }
 
 
 @dataclass
 class Run:
-    """One run record. curves: tag -> {epochs done: value}. status: `finished`, or what is wrong in a few words."""
+    """One run record. options: {"SECTION.KEY": value}, all of them. curves: tag -> {epochs done: value}.
+
+    status: `finished`, or what is wrong in a few words.
+    """
 
     folder: Path
-    config: dict = field(default_factory=dict)
+    options: dict = field(default_factory=dict)
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
     status: str = "finished"
 
     @property
     def name(self) -> str:
         """Name of the config that ran; of the folder, if the config is lost."""
-        return self.config.get("NAME") or self.folder.parent.name
+        return self.options.get("NAME") or self.folder.parent.name
 
     @property
     def seed(self) -> str:
         """Seed, as the label of the run within its config."""
-        return f"seed{self.config['SEED']}" if "SEED" in self.config else self.folder.name
+        return f"seed{self.options['SEED']}" if "SEED" in self.options else self.folder.name
 
 
 def find_runs(folders: list[str]) -> list[Run]:
@@ -56,15 +59,15 @@ def read_run(folder: Path) -> Run:
     """Return the run recorded in a folder; a lost or broken part shows in its status and never as a result."""
     run = Run(folder)
     try:
-        run.config = read_config(folder)
+        run.options = read_options(folder)
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         run.status = "no readable config.yaml"
         return run
-    epochs, period = run.config["OPTIM"]["MAX_EPOCH"], run.config["TEST"]["PERIOD"]
+    epochs, period = run.options["OPTIM.MAX_EPOCH"], run.options["TEST.PERIOD"]
     run.curves = read_events(folder)
     expected = {*range(period, epochs + 1, period), epochs}
-    results = [run.curves.get(tag, {}) for tag in {RESULT, *run.curves} if tag.startswith(("test/", "ema/"))]
-    done = set.intersection(*map(set, results))
+    results = [curve for tag, curve in run.curves.items() if tag.startswith(("test/", "ema/"))]
+    done = set.intersection(*map(set, results)) if results else set()
     if not done:
         run.status = "no results"
     facts = _facts(folder)
@@ -77,24 +80,17 @@ def read_run(folder: Path) -> Run:
     return run
 
 
-def read_config(folder: Path) -> dict:
+def read_options(folder: Path) -> dict[str, object]:
     """Return the options of a run record. Raises ValueError if they are not whole."""
     # Not by libyaml's loader: eight times as fast, but what is nested too deeply ends the process.
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    if not isinstance(config, dict) or not flatten(config).keys() >= REQUIRED:
+    record = yaml.safe_load((folder / "config.yaml").read_text())
+    if not isinstance(record, dict) or not config.flatten(record).keys() >= REQUIRED:
         raise ValueError(f"{folder}: config.yaml is not whole")
-    epochs, period = config["OPTIM"]["MAX_EPOCH"], config["TEST"]["PERIOD"]
+    options = config.complete(record)
+    epochs, period = options["OPTIM.MAX_EPOCH"], options["TEST.PERIOD"]
     if not all(isinstance(number, int) and number > 0 for number in (epochs, period)):
         raise ValueError(f"{folder}: config.yaml has OPTIM.MAX_EPOCH {epochs}, TEST.PERIOD {period}")
-    return config
-
-
-def flatten(options: dict, prefix: str = "") -> dict:
-    """Return {"SECTION.KEY": value}."""
-    flat = {}
-    for key, value in options.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+    return options
 
 
 def _facts(folder: Path) -> dict:

@@ -4,25 +4,11 @@ import math
 
 import pandas as pd
 
-HEADINGS = {
-    "run": "run",
-    "model": "model",
-    "intermediate": "interm.",
-    "propagate": "propag.",
-    "distillation": "distillation",
-    "teachers": "teachers",
-    "data": "data",
-    "epochs": "epochs",
-    "n": "n",
-    "top1": "top-1",
-    "top5": "top-5",
-    "best_top1": "best epoch top-1",
-    "ema_top1": "EMA top-1",
-    "published_top1": "published top-1",
-    "published_top5": "published top-5",
-    "status": "status",
-}
-OPTIONAL = ("ema_top1", "published_top1", "published_top5")
+from pycls_std import config
+from pycls_std.results.table import headings
+
+# Columns that are there even if no row has a value in them.
+ALWAYS = ("run", "model", "method", "teachers", "data", "epochs", "n", "status")
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -55,8 +41,13 @@ FORMATS = {"md": markdown, "csv": csv, "latex": latex}
 
 
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
-    columns = [key for key in HEADINGS if key in table and not (key in OPTIONAL and table[key].isna().all())]
-    shown = pd.DataFrame({HEADINGS[key]: [_cell(row, key) for _, row in table.iterrows()] for key in columns})
+    columns = {
+        key: heading
+        for key, heading in headings(config.Catalogue()).items()
+        if key in table and (key in ALWAYS or not table[key].isna().all())
+    }
+    rows = [row for _, row in table.iterrows()]
+    shown = pd.DataFrame({heading: [_cell(row, key) for row in rows] for key, heading in columns.items()})
     return shown.astype(str)
 
 

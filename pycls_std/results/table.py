@@ -1,105 +1,119 @@
 """Aggregate runs over seeds: one row for each config, as numbers."""
 
 import math
-from pathlib import Path
 
 import pandas as pd
 
-from pycls_std.results.read import RESULT, Run, flatten
-
-# Options that differ between the seeds of one config, and sections that have no part in its result. Of DATA.ROOT only
-# the place differs: the dataset it holds counts (see `_dataset`).
-PER_RUN = (
-    *("SEED", "OUT_DIR", "DEVICE", "LOG_PERIOD", "DATA.ROOT", "DATA.NUM_WORKERS", "DISTILLATION.TEACHER_MIN_ACC"),
-    *("TRAIN.KEEP", "TEST.BATCH_SIZE", "TEST.EMA", "TEST.WEIGHTS", "TIME.", "PUBLISHED."),
-)
-COLUMNS = {
-    "top1": RESULT,
-    "top5": "test/top5",
-    "ema_top1": "ema/top1",
-}
+from pycls_std import config
+from pycls_std.results.read import Run
 
 
-def aggregate(runs: list[Run], expected: list[dict] = ()) -> pd.DataFrame:
+def aggregate(runs: list[Run], expected: list[dict[str, object]] = ()) -> pd.DataFrame:
     """Return a row for each config that ran or was expected.
 
-    expected: options of configs; one that did not run gets a row that says so.
+    expected: all options of configs, {"SECTION.KEY": value}; one that did not run gets a row that says so.
     Columns <score> and <score>_std are mean and sample deviation over the n finished runs, of the last epoch, and
-    best_top1 of the best epoch, which is chosen on the test split. Nothing unfinished enters them.
+    best_<result> of the best epoch, which is chosen on the test split. Nothing unfinished enters them.
     Raises ValueError if a config has two runs of one seed.
     """
+    catalogue = config.Catalogue()
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        group = groups.setdefault(str(_identity(run)), [])
+        group = groups.setdefault(str(_identity(catalogue, run)), [])
         for twin in group:
             if twin.seed == run.seed:
                 raise ValueError(f"{run.name} {run.seed} is there twice: {twin.folder} and {run.folder}, leave one out")
         group.append(run)
-    rows = [_row(members) for members in groups.values()]
-    _tell_apart(rows, list(groups.values()))
+    rows = [_row(catalogue, members) for members in groups.values()]
+    _tell_apart(rows, [_identity(catalogue, group[0]) for group in groups.values()])
     ran = {run.name for run in runs}
-    rows += [_facts(config) | {"n": 0, "status": "not yet run"} for config in expected if config["NAME"] not in ran]
-    order = {config["NAME"]: position for position, config in enumerate(expected)}
+    missing = [options for options in expected if options["NAME"] not in ran]
+    rows += [_facts(catalogue, options) | {"n": 0, "status": "not yet run"} for options in missing]
+    order = {options["NAME"]: position for position, options in enumerate(expected)}
     rows.sort(key=lambda row: (order.get(row["run"], len(order)), row["run"]))
-    return pd.DataFrame(rows)
+    plain = {key: _text(option.value) for key, option in catalogue.options.items() if option.column}
+    same = [key for key, text in plain.items() if all(row.get(key, text) == text for row in rows)]
+    return pd.DataFrame(rows).drop(columns=same, errors="ignore")
 
 
-def _identity(run: Run) -> dict:
-    if not run.config:
+def headings(catalogue: config.Catalogue) -> dict[str, str]:
+    """Return the heading of every column that a table may have, in their order.
+
+    Options that say so have a column, shown where a run has another value than the default; so has every score.
+    """
+    found = {"run": "run", "model": "model", "method": "method"}
+    found |= {key: option.column for key, option in catalogue.options.items() if option.column}
+    found |= {"teachers": "teachers", "data": "data", "epochs": "epochs", "n": "n"}
+    scores = {score: facts["label"] for score, facts in catalogue.scores.items() if score != "loss"}
+    found |= scores
+    found |= {f"best_{score}": f"best epoch {label}" for score, label in scores.items()}
+    found |= {f"ema_{score}": f"EMA {label}" for score, label in scores.items()}
+    found |= {f"published_{score}": f"published {label}" for score, label in scores.items()}
+    return found | {"status": "status"}
+
+
+def _identity(catalogue, run: Run) -> dict:
+    """Return the options that runs of one row share."""
+    if not run.options:
         return {"folder": str(run.folder.parent)}
-    flat = {key: value for key, value in flatten(run.config).items() if not key.startswith(PER_RUN)}
-    data = run.config["DATA"]
-    return flat | ({"DATA.ROOT": _dataset(data)} if data["NAME"] == "image_folder" else {})
+    own = {key: value for key, value in run.options.items() if (option := catalogue.of(key)) is None or option.rows}
+    return own | {"dataset": config.dataset_name(run.options)}
 
 
-def _dataset(data: dict) -> str:
-    """Return the name of a dataset; that of image folders is the folder's own, wherever it lies."""
-    return Path(data["ROOT"]).name if data["NAME"] == "image_folder" else data["NAME"]
-
-
-def _row(runs: list[Run]) -> dict:
+def _row(catalogue, runs: list[Run]) -> dict:
     finished = [run for run in runs if run.status == "finished"]
-    row = _facts(runs[0].config) if runs[0].config else {"run": runs[0].name}
+    options = runs[0].options
+    row = _facts(catalogue, options) if options else {"run": runs[0].name}
     row["n"] = len(finished)
-    for column, tag in COLUMNS.items():
-        row |= _mean(column, [_last(run.curves[tag]) for run in finished if tag in run.curves])
-    row |= _mean("best_top1", [max(run.curves[RESULT].values()) for run in finished])
+    task = catalogue.tasks.get(options["TASK.NAME"]) if options else None
+    for score in catalogue.scores_of(task.name) if task else ():
+        for column, tag in ((score, f"test/{score}"), (f"ema_{score}", f"ema/{score}")):
+            row |= _mean(column, [_last(run.curves[tag]) for run in finished if tag in run.curves])
+    if task:
+        result = task.attributes["RESULT"]
+        best = max if catalogue.scores[result]["better"] == "higher" else min
+        curves = [run.curves[f"test/{result}"] for run in finished if f"test/{result}" in run.curves]
+        row |= _mean(f"best_{result}", [best(curve.values()) for curve in curves])
     trouble = [f"{run.seed}: {run.status}" for run in runs if run.status != "finished"]
     row["status"] = "; ".join(trouble) or "finished"
     return row
 
 
-def _facts(config: dict) -> dict:
-    """Return the columns that the config alone decides."""
-    distillation = config["DISTILLATION"]
-    std = config["STD"] if config["TRAINER"] == "std" else {}
-    published = config["PUBLISHED"]
+def _facts(catalogue, options: dict[str, object]) -> dict:
+    """Return the columns that the options alone decide."""
+    unread = catalogue.unread(options)
+    shown = {
+        key: _text(options[key]) for key, option in catalogue.options.items() if option.column and key not in unread
+    }
+    published = {
+        f"published_{score}": _known(options[key])
+        for score in catalogue.scores
+        if (key := f"PUBLISHED.{score.upper()}") in options
+    }
     return {
-        "run": config["NAME"],
-        "model": config["MODEL"]["NAME"],
-        "intermediate": "yes" if std and set(std["TAPS"]) - {"last", "-1"} else "no",
-        "propagate": "yes" if std and std["PROPAGATE"] else "no",
-        "distillation": _method(config),
-        "teachers": " + ".join(distillation["TEACHERS"]) or "-",
-        "data": _dataset(config["DATA"]),
-        "epochs": config["OPTIM"]["MAX_EPOCH"],
-        "published_top1": _known(published["TOP1"]),
-        "published_top5": _known(published["TOP5"]),
+        "run": options["NAME"],
+        "model": options["MODEL.NAME"],
+        "method": _method(catalogue, options),
+        "teachers": " + ".join(options["DISTILLATION.TEACHERS"]) or "-",
+        "data": config.dataset_name(options),
+        "epochs": options["OPTIM.MAX_EPOCH"],
+        **shown,
+        **published,
     }
 
 
-def _method(config: dict) -> str:
-    """Return the method in words: its name, DeiT's mode, the form of the distillation if it is not STD's hard one."""
-    distillation = config["DISTILLATION"]
-    if config["TRAINER"] == "baseline":
-        return "-"
-    words = [config["TRAINER"]]
-    words += [config["DEIT"]["MODE"]] if words == ["deit"] else []
-    if distillation["TEACHERS"]:
-        silent = words == ["std"] and distillation["TYPE"] == "hard" or words[-1] in ("soft", "hard")
-        words += [] if silent else [distillation["TYPE"]]
-        words += ["standardized"] if distillation.get("LOGIT_STANDARD") else []
-    return " ".join(words)
+def _method(catalogue, options) -> str:
+    """Return the trainer's name, and the terms that a config adds to its own."""
+    own = {key for key, value in catalogue.defaults({"TRAINER": options["TRAINER"]}).items() if value}
+    sections = {options["TRAINER"], *(term for term, each in catalogue.terms.items() if each.switch in own)}
+    added = [term for term in catalogue.active_terms(options) if term not in sections]
+    return " + ".join([options["TRAINER"], *added])
+
+
+def _text(value) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _mean(column: str, values: list[float]) -> dict:
@@ -115,12 +129,11 @@ def _known(value: float) -> float:
     return value if value >= 0 else math.nan
 
 
-def _tell_apart(rows: list[dict], groups: list[list[Run]]) -> None:
+def _tell_apart(rows: list[dict], identities: list[dict]) -> None:
     """Add to the names of runs that share one the options in which they differ."""
     names = [row["run"] for row in rows]
-    flats = [_identity(group[0]) for group in groups]
-    for row, flat, name in zip(rows, flats, list(names), strict=True):
-        rivals = [other for other, other_name in zip(flats, names, strict=True) if other_name == name]
+    for row, flat, name in zip(rows, identities, list(names), strict=True):
+        rivals = [other for other, other_name in zip(identities, names, strict=True) if other_name == name]
         differing = sorted(key for key in flat if any(other.get(key) != flat[key] for other in rivals))
         if differing:
             row["run"] += " (" + ", ".join(f"{key} {flat[key]}" for key in differing) + ")"

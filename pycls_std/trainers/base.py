@@ -1,74 +1,146 @@
-"""What every method has: a student, its teachers, and no more than a method asks for."""
+"""What is optimised: one student, its teachers, and the terms of the objective."""
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pycls_std.core.structures import Batch, Progress, StudentOutput, TeacherOutput, World
+from pycls_std.core.structures import Batch, Output, Progress, World
+from pycls_std.models.student import Student
+from pycls_std.terms.base import AuxiliaryTerm, Term
 
 
-class BaseTrainer:
-    """Holds what is optimised. A method overrides `losses`, and what else it needs.
+class Preset:
+    """A named method: the weights that it gives to terms, unless a config says otherwise.
 
-    student: all that the main objective trains; everything with a gradient runs in its forward.
-    teachers: frozen.
-    See `structures.Trainer` for the meaning of each attribute and method.
+    Registered in TRAINERS. DEFAULTS and OPTIONS must be literals, for they are read before torch is there.
     """
 
-    PREDICTIONS = ("cls",)  # names `predictions` returns, the method's own choice first
-    WEIGHED_BY: dict[str, str] = {}  # term of the losses -> option that weighs it, for --mode check to name
+    DEFAULTS: dict[str, object] = {}  # of options of the page and of terms
+    OPTIONS: dict[str, object] = {}  # private ones
 
-    def __init__(self, student: nn.Module, teachers: list[nn.Module] = ()):
+    @classmethod
+    def check(cls, cfg, backbone: nn.Module) -> None:
+        """Raise ValueError for a backbone or options that the method cannot use."""
+
+
+class Objective(nn.Module):
+    """The student and the terms it is trained by: everything with a gradient, in one forward pass.
+
+    So what shares it between processes and what compiles it sees all of it.
+    """
+
+    def __init__(self, student: Student, terms: dict[str, Term]):
+        super().__init__()
         self.student = student
-        self.forward = student
-        self.prediction = self.PREDICTIONS[0]
-        self.teachers = nn.ModuleList(teachers)
-        self.monitors: dict[str, Tensor] = {}
-        self.auxiliary_optimizers: list[Optimizer] = []
+        self.terms = nn.ModuleDict(terms)
+        self.taps = tuple(dict.fromkeys(tap for term in terms.values() for tap in term.student_taps))
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay spares: the student's own choice, and the terms'."""
+        names = {f"student.{name}" for name in self.student.no_weight_decay()}
+        for name, term in self.terms.items():
+            names |= {f"terms.{name}.{own}" for own in getattr(term, "no_weight_decay", set)()}
+        return names
+
+    def by_term(self, batch: Batch, teachers: list[Output], progress: Progress) -> dict[str, dict[str, Tensor]]:
+        """Return what each term returns, by its name."""
+        output = self.student(batch.images, self.taps)
+        return {name: term(output, teachers, batch, progress) for name, term in self.terms.items()}
+
+    def forward(self, batch: Batch, teachers: list[Output], progress: Progress) -> dict[str, Tensor]:
+        """Return named, weighted scalars; their sum is the objective."""
+        losses = {}
+        for name, own in self.by_term(batch, teachers, progress).items():
+            twice = losses.keys() & own.keys()
+            assert not twice, f"the term {name} returns {twice}, as another one does"
+            losses |= own
+        return losses
+
+
+class Trainer:
+    """What the engine steps. All methods are this one class; they differ in their terms.
+
+    teachers: frozen. prediction: name of the one that counts as the result.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        terms: dict[str, Term],
+        auxiliary: dict[str, AuxiliaryTerm],
+        teachers: nn.ModuleList,
+        *,
+        prediction: str,
+        prediction_heads: dict[str, set[str]],
+    ):
+        self.student = student
+        self.objective = Objective(student, terms)
+        self.forward: nn.Module = self.objective  # as training must call it: wrapped, where the engine wraps it
+        self.auxiliary = nn.ModuleDict(auxiliary)
+        self.teachers = teachers
+        self.prediction = prediction
+        self.prediction_heads = prediction_heads
         self.world = World()
 
+    @property
+    def terms(self) -> nn.ModuleDict:
+        """The terms of the objective, by name."""
+        return self.objective.terms
+
+    @property
+    def monitors(self) -> dict[str, Tensor]:
+        """Values of the last step worth a curve, not optimised."""
+        return {name: value for term in self.terms.values() for name, value in term.monitors.items()}
+
+    def describe(self) -> str:
+        """Return the terms and their weights in words."""
+        weighted = [f"{name} {term.weight:g}" for name, term in self.terms.items()]
+        return " + ".join(weighted) + "".join(f"; auxiliary: {name}" for name in self.auxiliary)
+
+    def copy_monitors(self) -> None:
+        """Keep the monitors of this step, where the next one writes to the same memory."""
+        for term in self.terms.values():
+            term.monitors = {name: value.clone() for name, value in term.monitors.items()}
+
     def modules(self) -> dict[str, nn.Module]:
-        """Return all modules by name, for the engine to place on the device."""
-        return {"student": self.student, "teachers": self.teachers}
+        """Return all modules by name, to be placed on the device; `teachers` are not trained, the others are."""
+        return {"objective": self.objective, "auxiliary": self.auxiliary, "teachers": self.teachers}
 
-    def taught(self, batch: Batch) -> list[TeacherOutput]:
-        """Return what each teacher says of the batch's images. A method asks here, for it may be known already."""
-        if batch.taught:
-            return [TeacherOutput(logits=logits) for logits in batch.taught]
-        return [teacher(batch.images) for teacher in self.teachers]
-
-    def watch(self, weights: Tensor) -> None:
-        """Have the mean weight of each teacher logged. weights: (B, M), of each image."""
-        self.monitors = {
-            f"teacher_weight/{index}_{teacher.name}": weights[:, index].mean()
-            for index, teacher in enumerate(self.teachers)
-        }
-
-    def losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Return named, weighted scalars; their sum is the objective. Every method has its own; there is no default."""
-        raise NotImplementedError
-
-    def auxiliary_losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Return a second objective, stepped by `auxiliary_optimizers` right after the first; {} for none now."""
-        return {}
-
-    def predictions(self, output: StudentOutput) -> dict[str, Tensor]:
-        """Return (B, K) logits by the name of the prediction.
-
-        Those of the class head, the mean of the distillation heads, and the average of the two; the first alone where
-        there are no distillation heads.
-        """
-        if output.distillation is None:
-            return {"cls": output.logits}
-        logits, distillation = output.logits.float(), output.distillation.float().mean(dim=0)
-        return {"avg": (logits + distillation) / 2, "cls": logits, "dist": distillation}
+    def trained_parameters(self) -> int:
+        """Return how many parameters are trained."""
+        trained = (self.objective, self.auxiliary)
+        return sum(p.numel() for module in trained for p in module.parameters())
 
     def deployed_parameters(self) -> int:
         """Return how many parameters `prediction` needs; the others serve training only."""
-        return sum(p.numel() for p in self.student.parameters())
+        return self.student.parameters_of(self.prediction_heads[self.prediction])
+
+    @property
+    def auxiliary_optimizers(self) -> list[Optimizer]:
+        """Those that step on `auxiliary_losses`."""
+        return [optimizer for term in self.auxiliary.values() for optimizer in term.optimizers]
+
+    def losses(self, batch: Batch, teachers: list[Output], progress: Progress) -> dict[str, Tensor]:
+        """Return named, weighted scalars; their sum is the objective. teachers: what they say of the batch."""
+        return self.forward(batch, teachers, progress)
+
+    def auxiliary_losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Return a second objective, stepped by `auxiliary_optimizers` right after the first; {} for none now."""
+        losses = {}
+        for term in self.auxiliary.values():
+            losses |= term.losses(self.student, batch, progress, self.world)
+        return losses
 
     def state_dict(self) -> dict:
         """Return the training state that is not in the student."""
-        return {}
+        return {
+            "terms": self.terms.state_dict(),
+            "auxiliary": self.auxiliary.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.auxiliary_optimizers],
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what `state_dict` returned."""
+        self.terms.load_state_dict(state["terms"])
+        self.auxiliary.load_state_dict(state["auxiliary"])
+        for optimizer, saved in zip(self.auxiliary_optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)

@@ -29,8 +29,8 @@ def steps(way: str, count: int, words: list[str]) -> float:
         runtime.keep_freed_memory = lambda: None
     logging.getLogger("pycls_std").setLevel(logging.WARNING)
     cfg = config.load(str(ROOT / "configs/mixer/mixer-s4_c100_base.yaml"), [*WORDS, *words])
-    session, _ = build_all(cfg, runtime.Runtime(device="cpu", precision=cfg.PRECISION), fetch=False)
-    own = Steps(session, session.mixing(*next(iter(session.train_loader)), START))
+    session, *_ = build_all(cfg, runtime.Runtime(device="cpu", precision=cfg.PRECISION), fetch=False)
+    own = Steps(session, session.task.batch(next(iter(session.train_loader)), START))
     own.step()
     taken = []
     for _ in range(count):

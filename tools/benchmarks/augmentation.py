@@ -21,6 +21,7 @@ from pycls_std.datasets.normalizations import NORMALIZATIONS  # noqa: E402
 from pycls_std.datasets.transforms import Augmentation, train_transform, whole  # noqa: E402
 from pycls_std.engine.allocator import keep_freed_memory  # noqa: E402
 from pycls_std.measure.interleaved import interleaved, report  # noqa: E402
+from pycls_std.tasks.classification import Classification  # noqa: E402
 
 SIZE, GOAL = 32, 30000
 NORMALIZATION = NORMALIZATIONS["digits"]
@@ -39,9 +40,11 @@ def compare(augmentation: Augmentation, *, images: int, rounds: int) -> dict[str
     dataset = Digits("train")
     device = torch.device("cpu")
     augment = BatchAugmentation(SIZE, NORMALIZATION, augmentation, seed=0, device=device)
-    pixels, labels = store.read(dataset, whole(SIZE), classes=10, workers=0)
-    memory = MemoryViews(pixels, labels, augment, size=SIZE)
-    one_by_one = Views(dataset, train_transform(SIZE, NORMALIZATION, augmentation), seed=0, classes=10)
+    task = Classification(10, pipeline=None)
+    pixels, labels = store.read(dataset, whole(SIZE), check=task.check, workers=0)
+    memory = MemoryViews(pixels, task.stack(labels), augment, size=SIZE)
+    transform = train_transform(SIZE, NORMALIZATION, augmentation)
+    one_by_one = Views(dataset, transform, seed=0, check=task.check, collate=task.collate)
     addresses = [(number // len(dataset), number % len(dataset)) for number in range(images)]
     batches = memory.loader(addresses, batch_size=128, workers=0)
     tasks = one_by_one.loader(addresses, batch_size=128, workers=0)

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from pycls_std import config  # noqa: E402
 from pycls_std.builders.cache import build_cache  # noqa: E402
-from pycls_std.builders.teachers import settle_teachers  # noqa: E402
+from pycls_std.builders.teachers import optimize_teachers  # noqa: E402
 from pycls_std.builders.training import build_all, build_runtime  # noqa: E402
 from pycls_std.engine import loop  # noqa: E402
 from pycls_std.measure.interleaved import interleaved, report  # noqa: E402
@@ -39,17 +39,18 @@ def compare(kind: str, folder: Path, words: list[str], *, rounds: int) -> list[s
     ]
     cfg = config.load(str(ROOT / "configs/std/mixer-nano_c10jpeg_multi.yaml"), words)
     runtime = build_runtime(cfg)
-    session, data = build_all(cfg, runtime, fetch=False)
-    settle_teachers(cfg, session.trainer.teachers, session.test_loader, runtime, fall_back=False)
-    cache = build_cache(cfg, session=session, data=data)
+    session, data, weights = build_all(cfg, runtime, fetch=False)
+    optimize_teachers(cfg, session, fall_back=False)
+    live = session.teacher_outputs
+    kept = build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1))
 
-    def epoch(with_cache):
-        session.cache = with_cache
+    def epoch(teacher_outputs):
+        session.teacher_outputs = teacher_outputs
         runtime.start_epoch(0)
         loop.train_epoch(session, 0)
 
-    epoch(cache)  # which writes it
-    seconds = interleaved({"asked": lambda: epoch(None), "read": lambda: epoch(cache)}, rounds=rounds, warmup=0)
+    epoch(kept)  # which writes it
+    seconds = interleaved({"asked": lambda: epoch(live), "read": lambda: epoch(kept)}, rounds=rounds, warmup=0)
     size = sum(path.stat().st_size for path in (folder / kind).rglob("*.npy")) / len(data.train.dataset)
     title = f"{kind}: {cfg.MODEL.NAME} taught by {' + '.join(names)}, {cfg.PRECISION}, {runtime.device_name()}"
     return [title, *report(seconds, amount=session.epoch_images(), unit="images"), f"{size:.0f} bytes a view"]

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from pycls_std import config  # noqa: E402
-from pycls_std.builders.teachers import settle_teachers  # noqa: E402
+from pycls_std.builders.teachers import optimize_teachers  # noqa: E402
 from pycls_std.builders.training import build_all, build_runtime  # noqa: E402
 from pycls_std.measure.interleaved import interleaved  # noqa: E402
 from pycls_std.measure.speed import START, Steps, memory  # noqa: E402
@@ -58,9 +58,9 @@ def prepare(words: list[str]) -> Steps:
     """Return what takes the steps of a row."""
     cfg = config.load(str(ROOT / "configs/std/mixer-s4_c100_single.yaml"), [*BASE, *words])
     runtime = build_runtime(cfg)
-    session, _ = build_all(cfg, runtime, fetch=False)
-    settle_teachers(cfg, session.trainer.teachers, session.test_loader, runtime, fall_back=False)
-    batch = session.mixing(*runtime.to_device(next(iter(session.train_loader))), START)
+    session, *_ = build_all(cfg, runtime, fetch=False)
+    optimize_teachers(cfg, session, fall_back=False)
+    batch = session.task.batch(runtime.to_device(next(iter(session.train_loader))), START)
     return Steps(session, batch)
 
 

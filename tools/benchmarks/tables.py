@@ -26,7 +26,7 @@ GOAL = 2.0  # seconds
 def write_runs(folder: Path, *, runs: int, epochs: int, tags: int) -> None:
     """Write finished runs, a seed of each config in turn, with options, run.json and events as a run writes them."""
     from pycls_std import config  # here, so that a process that is timed loads only what it uses
-    from pycls_std.engine.journal import Journal
+    from pycls_std.run.journal import Journal
 
     names = ["test/top1", "test/top5", *(f"train/value{i}" for i in range(tags - 2))]
     for number in range(runs):

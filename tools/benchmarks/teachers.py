@@ -18,8 +18,8 @@ from pycls_std.datasets.normalizations import NORMALIZATIONS  # noqa: E402
 from pycls_std.engine.runtime import DTYPES, Runtime  # noqa: E402
 from pycls_std.measure.interleaved import interleaved, report  # noqa: E402
 from pycls_std.models.create import create_backbone  # noqa: E402
-from pycls_std.models.folding import fold_batch_norms  # noqa: E402
-from pycls_std.models.teacher import Teacher  # noqa: E402
+from pycls_std.teachers.folding import fold_batch_norms  # noqa: E402
+from pycls_std.teachers.teacher import Teacher  # noqa: E402
 
 SAME = NORMALIZATIONS["half"]
 # model, side of its images in pixels, share of --batch
@@ -31,7 +31,7 @@ def compare(name: str, size: int, *, batch: int, rounds: int, runtime: Runtime) 
     torch.manual_seed(0)
     model = create_backbone(name, num_classes=100, image_size=size)
     plain = runtime.place(model).eval().requires_grad_(False)
-    (images,) = runtime.to_device((torch.randn(batch, 3, size, size),))
+    images = runtime.to_device(torch.randn(batch, 3, size, size))
     folded, count = fold_batch_norms(plain, images[:2])
 
     def no_grad(precision):
@@ -41,18 +41,18 @@ def compare(name: str, size: int, *, batch: int, rounds: int, runtime: Runtime) 
 
         return forward
 
-    def settled(backbone, precision):
+    def converted(backbone, precision):
         teacher = runtime.place(Teacher(backbone, name=name, normalization=SAME, student=SAME))
-        converted = runtime.convert(copy.deepcopy(backbone), precision)
-        teacher.settle(converted, dtype=DTYPES[precision], precision=runtime.full_precision)
+        own = runtime.convert(copy.deepcopy(backbone), precision)
+        teacher.use(own, dtype=DTYPES[precision], precision=runtime.full_precision)
         return lambda: teacher(images)
 
     ways = {
         "plain, fp32": no_grad("fp32"),
-        f"{count} folded, fp32": settled(folded, "fp32"),
+        f"{count} folded, fp32": converted(folded, "fp32"),
         "plain, bf16 by autocast": no_grad("bf16"),
-        "converted, bf16": settled(plain, "bf16"),
-        f"{count} folded, converted, bf16": settled(folded, "bf16"),
+        "converted, bf16": converted(plain, "bf16"),
+        f"{count} folded, converted, bf16": converted(folded, "bf16"),
     }
     seconds = interleaved(ways, rounds=rounds, warmup=2, wait=runtime.synchronize)
     title = f"{name}, {batch} images of {size} px, {runtime.device_name()}, {rounds} rounds"

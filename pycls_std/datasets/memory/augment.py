@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pycls_std.core.structures import Normalization
 from pycls_std.datasets.memory import color, geometry
-from pycls_std.datasets.memory.draws import Draws
+from pycls_std.datasets.memory.counter_rng import CounterRNG
 from pycls_std.datasets.memory.erasing import RandomErasing
 from pycls_std.datasets.memory.pixels import change
 from pycls_std.datasets.memory.rand_augment import RandAugment
@@ -41,15 +41,17 @@ class Plain:
     def __init__(self, normalization: Normalization, device: torch.device):
         self.normalize = Normalize(normalization, device)
 
-    def __call__(self, images: Tensor, views: np.ndarray, indices: np.ndarray) -> Tensor:
+    def __call__(self, images: Tensor, views: np.ndarray, indices: np.ndarray) -> tuple[Tensor, None]:
+        """images: (N, S, S, 4) uint8, all of them. indices: (B,)."""
         which = torch.from_numpy(indices).to(images.device, non_blocking=True)
-        return self.normalize(images[which]).unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+        return self.normalize(images[which]).unflatten(2, (-1, 3)).permute(0, 3, 1, 2), None
 
 
 class BatchAugmentation:
     """The training transform of a block of views; every view is a function of (seed, view, index).
 
     Its distribution is that of `transforms.train_transform`, its draws are not.
+    crops: whether to record the part of the image that a view shows.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class BatchAugmentation:
         *,
         seed: int,
         device: torch.device,
+        crops: bool = False,
     ):
+        self.crops = crops
         self.size = image_size
         self.options = augmentation
         self.seed = seed
@@ -69,18 +73,16 @@ class BatchAugmentation:
         self.rand_augment = RandAugment(spec, image_size, normalization) if spec else None
         self.erase = RandomErasing(augmentation.erasing, image_size, device) if augmentation.erasing else None
 
-    def __call__(self, images: Tensor, views: np.ndarray, indices: np.ndarray) -> Tensor:
+    def __call__(self, images: Tensor, views: np.ndarray, indices: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """images: (N, H, W, 4) uint8, all of them. views, indices: (B,).
 
-        Returns (B, 3, S, S) float, normalised, channels_last.
+        Returns (B, 3, S, S) float, normalised, channels_last; and (B, 5), the part of each image that is seen, see
+        `crops`, or None if that is not recorded.
         """
-        draws = Draws(self.seed, views, indices)
+        draws = CounterRNG(self.seed, views, indices)
         which = torch.from_numpy(indices.astype(np.int32)).to(images.device, non_blocking=True)
-        block = (
-            self._resized(images, which, draws)
-            if self.options.crop == "resized"
-            else self._padded(images, which, draws)
-        )
+        cut = self._resized if self.options.crop == "resized" else self._padded
+        block, seen = cut(images, which, draws)
         if self.rand_augment:
             block = self.rand_augment(block, draws)
         if self.options.color_jitter:
@@ -88,33 +90,38 @@ class BatchAugmentation:
         block = self.normalize(block)
         if self.erase:
             block = self.erase(block, draws)
-        return block.unflatten(2, (-1, 3)).permute(0, 3, 1, 2)
+        crop = torch.from_numpy(seen.astype(np.float32)).to(images.device, non_blocking=True) if self.crops else None
+        return block.unflatten(2, (-1, 3)).permute(0, 3, 1, 2), crop
 
     def _padded(self, images, which, draws):
-        """Return squares shifted by up to the padding, or not at all, some of them mirrored."""
+        """Return squares shifted by up to the padding, or not at all, some of them mirrored; and what is seen."""
         reach = self.options.crop_padding if self.options.crop == "pad" else 0
         corner = (draws.below(np.full((len(which), 2), 2 * reach + 1)) - reach).astype(np.int32)
         flip = draws.uniform(1)[:, 0] < self.options.flip
+        seen = np.concatenate([corner / self.size, np.ones_like(corner), flip[:, None]], axis=1)
         if images.shape[1:3] != (self.size, self.size):
             whole = torch.zeros(1, device=images.device), torch.zeros(1, device=images.device)
             sides = (torch.full((1,), side, device=images.device) for side in images.shape[1:3])
             images = geometry.resample(images[which], *whole, *sides, self.size)
             which = torch.arange(len(which), device=images.device, dtype=torch.int32)
         (top, left), flip = (torch.from_numpy(n).to(images.device, non_blocking=True) for n in (corner.T, flip))
-        return geometry.crop(images, which, top, left, flip, self.size)
+        return geometry.crop(images, which, top, left, flip, self.size), seen
 
     def _resized(self, images, which, draws):
-        """Return random rectangles resized to squares, some of them mirrored."""
-        corner, sides = draw_rectangles(draws, images.shape[1], images.shape[2], self.options.crop_scale)
-        flip = torch.from_numpy(draws.uniform(1)[:, 0] < self.options.flip).to(images.device, non_blocking=True)
+        """Return random rectangles resized to squares, some of them mirrored; and what is seen."""
+        whole = images.shape[1:3]
+        corner, sides = draw_rectangles(draws, *whole, self.options.crop_scale)
+        mirrored = draws.uniform(1)[:, 0] < self.options.flip
+        seen = np.concatenate([corner / whole, sides / whole, mirrored[:, None]], axis=1)
+        flip = torch.from_numpy(mirrored).to(images.device, non_blocking=True)
         numbers = torch.from_numpy(np.concatenate([corner, sides], axis=1).T.copy()).to(
             images.device, non_blocking=True
         )
         block = geometry.resample(images[which], *numbers, self.size)
-        return torch.where(flip.view(-1, 1, 1, 1), block.flip(2), block)
+        return torch.where(flip.view(-1, 1, 1, 1), block.flip(2), block), seen
 
 
-def draw_rectangles(draws: Draws, height: int, width: int, least: float) -> tuple[np.ndarray, np.ndarray]:
+def draw_rectangles(draws: CounterRNG, height: int, width: int, least: float) -> tuple[np.ndarray, np.ndarray]:
     """Return corners (B, 2) and sides (B, 2), each vertical first, of random rectangles, as torchvision draws them.
 
     least: smallest share of the image's area. Where ten tries do not fit, the centre is taken.
@@ -131,7 +138,7 @@ def draw_rectangles(draws: Draws, height: int, width: int, least: float) -> tupl
     return np.where(fits[each, first][:, None], corner, middle), sides
 
 
-def jitter(images: Tensor, draws: Draws, strength: float) -> Tensor:
+def jitter(images: Tensor, draws: CounterRNG, strength: float) -> Tensor:
     """Change brightness, contrast and saturation of (B, S, S, 4) images, in a random order, as torchvision does."""
     functions = (color.brightness, color.contrast, color.saturation)
     factors = torch.from_numpy(draws.between(max(0.0, 1 - strength), 1 + strength, len(functions)))

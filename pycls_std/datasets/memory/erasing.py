@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pycls_std.datasets.memory.draws import Draws
+from pycls_std.datasets.memory.counter_rng import CounterRNG
 
 AREA = (0.02, 1 / 3)
 RATIO = (math.log(0.3), math.log(1 / 0.3))
@@ -30,7 +30,7 @@ class RandomErasing:
         count = max(NOISE, 4 * 3 * size * size)
         self.noise = torch.randn(count, generator=torch.Generator().manual_seed(0)).to(device)
 
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+    def __call__(self, images: Tensor, draws: CounterRNG) -> Tensor:
         """Change normalised images (B, S, S 3) in place; return them."""
         batch, height, width = images.shape[0], images.shape[1], images.shape[2] // 3
         places, *sides = self.draw(draws, height, width)
@@ -47,7 +47,7 @@ class RandomErasing:
         where = where.squeeze(1)
         return images.index_copy_(0, where, torch.where(inside, noise, images.index_select(0, where)))
 
-    def draw(self, draws: Draws, height: int, width: int) -> tuple[np.ndarray, ...]:
+    def draw(self, draws: CounterRNG, height: int, width: int) -> tuple[np.ndarray, ...]:
         """Return (n,) places of the images to erase, and top, left, bottom, right of their rectangles."""
         applies = draws.uniform(1)[:, 0] < self.probability
         area = draws.between(*AREA, TRIES) * (height * width)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pycls_std.core.structures import Normalization
 from pycls_std.datasets.memory import color, geometry
-from pycls_std.datasets.memory.draws import Draws
+from pycls_std.datasets.memory.counter_rng import CounterRNG
 from pycls_std.datasets.memory.pixels import change
 from pycls_std.datasets.transforms import rand_augment
 
@@ -93,7 +93,7 @@ class RandAugment:
         self.greatest = first.magnitude_max or 10.0
         self.fill = first.kwargs["fillcolor"]
 
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+    def __call__(self, images: Tensor, draws: CounterRNG) -> Tensor:
         """Change images (B, S, S, 4) uint8 in place; return them."""
         for _ in range(self.layers):
             for name, places, magnitudes, signs in self.draw(draws):
@@ -103,7 +103,7 @@ class RandAugment:
                 change(images, where, partial(operation, amount=amount, fill=self.fill))
         return images
 
-    def draw(self, draws: Draws) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    def draw(self, draws: CounterRNG) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
         """Return for one layer (operation, (n,) places of the images that get it, (n,) magnitudes, (n,) signs)."""
         choice, applies, sign = draws.uniform(3).T
         noise = draws.uniform(1) if np.isinf(self.deviation) else draws.normal(1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pycls_std.datasets.decoding import to_rgb
-from pycls_std.datasets.loader import label_of, start_worker
+from pycls_std.datasets.loader import start_worker
 from pycls_std.datasets.memory import NotInMemory
 from pycls_std.datasets.memory.pixels import padded
 
@@ -32,19 +32,19 @@ def check_room(dataset: Dataset, size: tuple[int, int]) -> None:
 
 
 class Decoded(Dataset):
-    """Images as arrays (H, W, 3) uint8. prepare: from image to image, in red, green and blue."""
+    """Images as arrays (H, W, 3) uint8. prepare: from image to image, in red, green and blue. check: see `read`."""
 
-    def __init__(self, dataset: Dataset, prepare, classes: int):
+    def __init__(self, dataset: Dataset, prepare, check):
         self.dataset = dataset
         self.prepare = prepare
-        self.classes = classes
+        self.check = check
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        image, label = self.dataset[index]
-        return np.array(self.prepare(to_rgb(image))), label_of(index, label, self.classes)
+    def __getitem__(self, index: int) -> tuple[np.ndarray, object]:
+        image, target = self.dataset[index]
+        return np.array(self.prepare(to_rgb(image))), self.check(index, target)
 
 
 def as_they_are(image: Image.Image) -> Image.Image:
@@ -52,21 +52,22 @@ def as_they_are(image: Image.Image) -> Image.Image:
     return image
 
 
-def read(dataset: Dataset, prepare=as_they_are, *, classes: int, workers: int) -> tuple[Tensor, Tensor]:
-    """Return the pixels (N, H, W, 4) uint8 and the labels (N,) int64 of a dataset.
+def read(dataset: Dataset, prepare=as_they_are, *, check, workers: int) -> tuple[Tensor, list]:
+    """Return the pixels (N, H, W, 4) uint8 and the targets of a dataset.
 
-    prepare: what is done to each image first. workers: processes that read.
+    prepare: what is done to each image first. check(index, target) returns the target, or raises ValueError for what
+    is none. workers: processes that read.
     Raises NotInMemory that names two images, if they have not all the same size.
     """
     batches = DataLoader(
-        Decoded(dataset, prepare, classes),
+        Decoded(dataset, prepare, check),
         batch_size=256,
         num_workers=workers if len(dataset) > FEW else 0,
         collate_fn=_stack,
         worker_init_fn=start_worker,
     )
-    pixels, labels, done = None, [], 0
-    for images, numbers in batches:
+    pixels, targets, done = None, [], 0
+    for images, of_images in batches:
         shape = images[0].shape if pixels is None else (*pixels.shape[1:3], 3)
         odd = [index for index, image in enumerate(images) if image.shape != shape]
         if odd:
@@ -76,12 +77,12 @@ def read(dataset: Dataset, prepare=as_they_are, *, classes: int, workers: int) -
             )
         pixels = torch.empty(len(dataset), *shape[:2], 4, dtype=torch.uint8) if pixels is None else pixels
         pixels[done : done + len(images)] = padded(torch.as_tensor(np.stack(images)))
-        labels += numbers
+        targets += of_images
         done += len(images)
-    return pixels, torch.tensor(labels)
+    return pixels, targets
 
 
 def _stack(items):
     """One array for images of one size: a worker sends it at once."""
-    images, labels = zip(*items, strict=True)
-    return (np.stack(images) if len({image.shape for image in images}) == 1 else list(images)), list(labels)
+    images, targets = zip(*items, strict=True)
+    return (np.stack(images) if len({image.shape for image in images}) == 1 else list(images)), list(targets)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from pycls_std.core.structures import Loaded
+
 # Changes whenever the same address gives other pixels than before: what is kept of views is then of no use.
 VERSION = 1
 # Images of a block, and their pixels: fewer cost more for each image, more do not fit into the processor's cache.
@@ -21,40 +23,46 @@ BLOCK_PIXELS = 2**21
 class MemoryViews(Dataset):
     """Transformed images, addressed by (view, index); the same address always gives the same pixels.
 
-    pixels: (N, H, W, 4) uint8. labels: (N,). Both lie where the views shall be.
-    transform(pixels, views (B,), indices (B,)) gives (B, 3, S, S), normalised. size: S.
+    pixels: (N, H, W, 4) uint8. targets: (N, ...). Both lie where the views shall be.
+    transform(pixels, views (B,), indices (B,)) gives (B, 3, S, S), normalised, and the part of each image that is seen,
+    (B, 5), or None if that is not recorded; see `crops`. size: S.
     """
 
     def __init__(
         self,
         pixels: Tensor,
-        labels: Tensor,
-        transform: Callable[[Tensor, np.ndarray, np.ndarray], Tensor],
+        targets: Tensor,
+        transform: Callable[[Tensor, np.ndarray, np.ndarray], tuple[Tensor, Tensor | None]],
         *,
         size: int,
     ):
         self.pixels = pixels
-        self.labels = labels
+        self.targets = targets
         self.transform = transform
         self.size = size
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
-    def __getitem__(self, address: tuple[int, int]) -> tuple[Tensor, int]:
-        images, labels = self.batch([address])
-        return images[0], int(labels[0])
+    def __getitem__(self, address: tuple[int, int]) -> Loaded:
+        return self.batch([address])
 
-    def batch(self, addresses: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Return images (B, 3, S, S) and labels (B,) of addresses."""
+    @staticmethod
+    def collate(samples: list[Loaded]) -> Loaded:
+        """Return one batch of several."""
+        return Loaded(*(None if part[0] is None else torch.cat(part) for part in zip(*samples, strict=True)))
+
+    def batch(self, addresses: list[tuple[int, int]]) -> Loaded:
+        """Return the views of addresses, (B,)."""
         views, indices = np.array(addresses, dtype=np.int64).T
-        images = self.transform(self.pixels, views, indices)
-        return images, self.labels[torch.from_numpy(indices).to(self.labels.device, non_blocking=True)]
+        images, crop = self.transform(self.pixels, views, indices)
+        index = torch.from_numpy(indices).to(self.targets.device, non_blocking=True)
+        return Loaded(images, self.targets[index], index, crop)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of all pixels and labels."""
+        """Return the SHA-256 of all pixels and targets."""
         digest = hashlib.sha256()
-        for values in (self.pixels, self.labels):
+        for values in (self.pixels, self.targets):
             digest.update(str(tuple(values.shape)).encode())
             digest.update(values.cpu().numpy().data)
         return digest.hexdigest()
@@ -77,9 +85,11 @@ class MemoryLoader:
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Loaded]:
         addresses = list(self.sampler)
         step = self.block * self.batch_size
         for start in range(0, len(addresses), step):
-            images, labels = self.dataset.batch(addresses[start : start + step])
-            yield from zip(images.split(self.batch_size), labels.split(self.batch_size), strict=True)
+            block = self.dataset.batch(addresses[start : start + step])
+            for first in range(0, len(block.images), self.batch_size):
+                own = slice(first, first + self.batch_size)
+                yield Loaded(*(None if part is None else part[own] for part in block))

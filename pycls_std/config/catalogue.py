@@ -1,0 +1,109 @@
+"""All options that there are, and which of them a run reads."""
+
+from typing import NamedTuple
+
+from pycls_std.config.declared import REGISTRIES, declared
+from pycls_std.config.page import PAGE
+from pycls_std.config.reading import ConfigError
+from pycls_std.core.option import Option, neutral
+
+# What a term reads of the page unless its `READS` say otherwise: what there is of teachers, but not of logit losses.
+TEACHERS = ("DISTILLATION.TEACHER", "DISTILLATION.CACHE", "DISTILLATION.OFFLINE")
+
+
+class Reader(NamedTuple):
+    """A term, a trainer or a task, and the options that it alone, or with others, reads."""
+
+    name: str
+    kind: str
+    on: str  # what lets it read, in words
+    keys: tuple[str, ...]  # keys, or the start of keys
+
+
+class Catalogue:
+    """The options of the page, and the private ones of trainers, terms and tasks.
+
+    Raises ConfigError if a private section has the name of one of the page.
+    """
+
+    def __init__(self):
+        self.trainers, self.terms, self.tasks = (declared(name) for name in ("TRAINERS", "TERMS", "TASKS"))
+        self.options = dict(PAGE)
+        sections = {key.partition(".")[0] for key in PAGE}
+        for registry, group in (("TRAINERS", self.trainers), ("TERMS", self.terms), ("TASKS", self.tasks)):
+            for declaration in group.values():
+                if declaration.options and declaration.section in sections:
+                    folder, section = REGISTRIES[registry], declaration.section
+                    raise ConfigError(
+                        f"pycls_std/{folder}: none can be called {declaration.name!r}, {section} is a section"
+                    )
+                self.options |= declaration.options
+        self.metrics = declared("METRICS").values()
+        self.scores = {
+            score: facts for metric in self.metrics for score, facts in metric.attributes.get("SCORES", {}).items()
+        }
+        # Published value of a score that a config reproduces or stands in for, in its unit; -1 = none is published.
+        self.options |= {f"PUBLISHED.{score.upper()}": neutral(-1.0) for score in self.scores if score != "loss"}
+
+    def scores_of(self, task: str) -> dict[str, dict]:
+        """Return the scores of a task by name: label, unit, and which of higher and lower is better."""
+        own = [metric.attributes for metric in self.metrics if metric.attributes.get("TASK") == task]
+        return {score: facts for each in own for score, facts in each.get("SCORES", {}).items()}
+
+    def of(self, key: str) -> Option | None:
+        """Return what a key says of itself, that of the open section for a key of one; None for an unknown key."""
+        return self.options.get(key) or next(
+            (option for name, option in self.options.items() if option.value == {} and key.startswith(f"{name}.")), None
+        )
+
+    def choices(self, key: str) -> tuple:
+        """Return the allowed values of an option, () if they are not listed."""
+        option = self.options[key]
+        return tuple(declared(option.registry)) if option.registry else option.choices
+
+    def private_sections(self) -> set[str]:
+        """Return the sections that a config may set to null, to drop what a _BASE_ has set there."""
+        return {key for key, option in self.options.items() if option.value == {}} | {
+            each.section for group in (self.trainers, self.terms, self.tasks) for each in group.values()
+        }
+
+    def defaults(self, settings: dict[str, object]) -> dict[str, object]:
+        """Return the default of every option, as the chosen trainer, and choices within it, change them.
+
+        settings: {"SECTION.KEY": value} of what is set.
+        """
+        flat = {key: option.value for key, option in self.options.items()}
+        trainer = self.trainers.get(str(settings.get("TRAINER", flat["TRAINER"])))
+        if trainer:
+            flat |= trainer.defaults
+            for key, option in trainer.options.items():
+                flat |= option.presets.get(str(settings.get(key, flat[key])), {})
+        return flat
+
+    def active_terms(self, flat: dict[str, object]) -> list[str]:
+        """Return the names of the terms that weigh more than 0."""
+        return [name for name, term in self.terms.items() if flat[term.switch]]
+
+    def readers(self) -> list[Reader]:
+        """Return who reads options that are refused where nobody reads them."""
+        readers = []
+        for name, term in self.terms.items():
+            readers.append(Reader(name, "term", f"{term.switch} above 0", (*term.options, *term.reads(*TEACHERS))))
+        for name, trainer in self.trainers.items():
+            readers.append(Reader(name, "trainer", f"TRAINER {name}", (*trainer.options, *trainer.reads())))
+        for name, task in self.tasks.items():
+            readers.append(Reader(name, "task", f"TASK.NAME {name}", (*task.options, *task.reads())))
+        return readers
+
+    def unread(self, flat: dict[str, object]) -> dict[str, str]:
+        """Return the options that a run does not read, and what would let them be read, in words."""
+        active = {("trainer", flat["TRAINER"]), ("task", flat["TASK.NAME"])}
+        active |= {("term", name) for name in self.active_terms(flat)}
+        readers = self.readers()
+        switches = {term.switch for term in self.terms.values()}
+        found = {}
+        for key in flat.keys() - switches:
+            own = [reader for reader in readers if key.startswith(reader.keys)]
+            if own and not any((reader.kind, reader.name) in active for reader in own):
+                found[key] = ", ".join(dict.fromkeys(reader.on for reader in own))
+        return found

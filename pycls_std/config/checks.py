@@ -1,0 +1,112 @@
+"""What no run can use: values that are not allowed, options that nobody reads, options that contradict each other."""
+
+import re
+from pathlib import Path
+
+from pycls_std.config.catalogue import Catalogue
+from pycls_std.config.reading import ConfigError
+
+RAND_AUGMENT = re.compile(r"(rand(-(m|n|inc|mmax)\d+|-(mstd|p)\d+(\.\d+)?)*)?")  # timm's notation
+
+
+class Refusal:
+    """Says what is wrong with an option, and where it was set."""
+
+    def __init__(self, flat: dict[str, object], sources: dict[str, str]):
+        self.flat = flat
+        self.sources = sources
+
+    def __call__(self, key: str, expected: str) -> None:
+        """Raise ConfigError that says what is expected in place of an option's value."""
+        where = self.sources.get(key, "default")
+        raise ConfigError(f"{where}: {key} is {self.flat[key]!r}, expected {expected}")
+
+
+def check(catalogue: Catalogue, flat: dict[str, object], start: dict[str, object], sources: dict[str, str]) -> None:
+    """Raise ConfigError for a value that no run can use.
+
+    flat: all options. start: their defaults. sources: where each changed key was set.
+    """
+    fail = Refusal(flat, sources)
+    _check_values(catalogue, flat, fail)
+    _check_read(catalogue, flat, start, sources)
+    _check_data(flat, fail)
+    _check_teachers(flat, fail, sources)
+    _check_optimizer(flat, fail)
+
+
+def _check_values(catalogue, flat, fail) -> None:
+    for key, option in catalogue.options.items():
+        if key not in flat:
+            continue  # an open section
+        allowed = catalogue.choices(key)
+        if allowed and flat[key] not in allowed:
+            fail(key, "one of " + ", ".join(allowed))
+        if expected := option.refusal(flat[key]):
+            fail(key, expected)
+    if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", flat["NAME"]):
+        fail("NAME", "letters, digits and . + - _ only")
+    if not catalogue.active_terms(flat):
+        fail("TASK.WEIGHT", "a weight above 0, for no term has one, and there is nothing to learn from")
+
+
+def _check_read(catalogue, flat, start, sources) -> None:
+    """An option that nobody reads has no effect: it is refused, unless it says what it would say anyway."""
+    for key, on in sorted(catalogue.unread(flat).items()):
+        if key in sources and flat[key] != start.get(key):
+            raise ConfigError(
+                f"{sources[key]}: {key} is {flat[key]!r}, which TRAINER {flat['TRAINER']} does not read; "
+                f"it is read with {on}"
+            )
+
+
+def _check_data(flat, fail) -> None:
+    if flat["DATA.NAME"] == "image_folder" and Path(flat["DATA.ROOT"]).name in ("", ".."):
+        fail("DATA.ROOT", "a path that ends with the folder's name, which is the dataset's in records and tables")
+    if not RAND_AUGMENT.fullmatch(flat["AUG.RAND_AUGMENT"]):
+        fail("AUG.RAND_AUGMENT", "timm's notation, such as rand-m9-mstd0.5-inc1")
+    if flat["AUG.MIXUP"] + flat["AUG.CUTMIX"] > 0 and flat["TRAIN.BATCH_SIZE"] % 2:
+        fail("TRAIN.BATCH_SIZE", "an even number with AUG.MIXUP or AUG.CUTMIX, which mix images in pairs")
+
+
+def _check_teachers(flat, fail, sources) -> None:
+    teachers = flat["DISTILLATION.TEACHERS"]
+    for key in ("TEACHER_WEIGHTS", "TEACHER_NORMS", "TEACHER_SIZES"):
+        entries = flat[f"DISTILLATION.{key}"]
+        if len(entries) != len(teachers) and (entries or key == "TEACHER_WEIGHTS"):
+            where = sources.get(f"DISTILLATION.{key}") or sources.get("DISTILLATION.TEACHERS")
+            raise ConfigError(f"{where}: DISTILLATION.TEACHERS has {len(teachers)} entries, {key} has {len(entries)}")
+    if any(size < 0 for size in flat["DISTILLATION.TEACHER_SIZES"]):
+        fail("DISTILLATION.TEACHER_SIZES", "pixels, or 0")
+    _check_kept(flat, fail)
+    if flat["DISTILLATION.CACHE_TOP"] and flat["DISTILLATION.LOGIT_STANDARD"]:
+        fail("DISTILLATION.CACHE_TOP", "0 with LOGIT_STANDARD, which needs the deviation of all logits")
+    if flat["TRAIN.COMPILE"] == "graphs" and flat["DEVICE"] == "cpu":
+        fail("TRAIN.COMPILE", "auto, off or on, for graphs need DEVICE cuda")
+
+
+def _check_kept(flat, fail) -> None:
+    cache, offline = flat["DISTILLATION.CACHE"], flat["DISTILLATION.OFFLINE"]
+    if offline and not cache:
+        fail("DISTILLATION.OFFLINE", "False without DISTILLATION.CACHE, the folder for what is computed")
+    if offline and flat["AUG.MIXUP"] + flat["AUG.CUTMIX"] > 0:
+        fail("DISTILLATION.OFFLINE", "False with AUG.MIXUP and AUG.CUTMIX, for it is computed of single images")
+    if cache and not flat["DISTILLATION.TEACHERS"]:
+        fail("DISTILLATION.CACHE", '"", for there are no DISTILLATION.TEACHERS')
+    if cache and not offline and flat["DATA.LOADER"] == "workers":
+        fail("DISTILLATION.CACHE", '"", for DATA.LOADER is workers, and it needs images in memory')
+    if cache and not offline and flat["DISTILLATION.TEACHER_BN"] == "batch":
+        fail("DISTILLATION.CACHE", '"" with TEACHER_BN batch, for what is said of an image depends on its batch')
+    for key, plain in (("CACHE_PRECISION", "fp32"), ("CACHE_TOP", 0)):
+        if not cache and flat[f"DISTILLATION.{key}"] != plain:
+            fail(f"DISTILLATION.{key}", f"{plain}, for nothing is kept (DISTILLATION.CACHE)")
+
+
+def _check_optimizer(flat, fail) -> None:
+    steps = flat["OPTIM.STEPS"]
+    if steps != sorted(steps) or any(epoch <= 0 for epoch in steps):
+        fail("OPTIM.STEPS", "ascending epochs above 0")
+    if steps and flat["OPTIM.SCHEDULE"] != "step":
+        fail("OPTIM.STEPS", f"[], for OPTIM.SCHEDULE is {flat['OPTIM.SCHEDULE']} and not step")
+    if not steps and flat["OPTIM.SCHEDULE"] == "step":
+        fail("OPTIM.SCHEDULE", "epochs in OPTIM.STEPS, which is []")

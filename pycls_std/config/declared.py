@@ -1,0 +1,107 @@
+"""What the files of the package declare, read as text: to import them takes seconds, for they need torch."""
+
+import ast
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from pycls_std.config.reading import ConfigError
+from pycls_std.core import option
+from pycls_std.core.option import Option
+
+PACKAGE = Path(__file__).parent.parent
+# Registry -> folder whose files register in it.
+REGISTRIES = {
+    "TRAINERS": "trainers",
+    "TERMS": "terms",
+    "TASKS": "tasks",
+    "METRICS": "metrics",
+    "DATASETS": "datasets",
+    "LOGIT_LOSSES": "losses",
+    "WEIGHTINGS": "losses",
+    "FEATURE_TRANSFORMS": "losses",
+}
+# Names that a declaration may use beside literals.
+CALLS = {"Option": Option, "neutral": option.neutral}
+TYPES = {"str": str, "int": int, "float": float}
+
+
+class Declaration(NamedTuple):
+    """A class or function decorated `@REGISTRY.register("name")`, with the literal attributes of a class."""
+
+    name: str
+    attributes: dict[str, object]  # those in capitals
+
+    @property
+    def section(self) -> str:
+        """Name of the section of its private options."""
+        return self.name.upper()
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """Its private options, by their key."""
+        own = self.attributes.get("OPTIONS", {})
+        return {
+            f"{self.section}.{key}": value if isinstance(value, Option) else Option(value) for key, value in own.items()
+        }
+
+    @property
+    def defaults(self) -> dict[str, object]:
+        """The defaults of other options that it changes."""
+        return self.attributes.get("DEFAULTS", {})
+
+    @property
+    def switch(self) -> str:
+        """Of a term: the option that turns it on."""
+        return f"{self.section}.{self.attributes.get('SWITCH', 'WEIGHT')}"
+
+    def reads(self, *default: str) -> tuple[str, ...]:
+        """The options of the page that are refused where nobody reads them: keys, or the start of keys."""
+        return self.attributes.get("READS", default)
+
+
+def declared(registry: str) -> dict[str, Declaration]:
+    """Return what is registered in a registry, by name. Raises ConfigError that names the file of a slip in it."""
+    return _declared(PACKAGE / REGISTRIES[registry], registry)
+
+
+@cache
+def _declared(folder: Path, registry: str) -> dict[str, Declaration]:
+    found = {}
+    for path in sorted(folder.glob("*.py")):
+        try:
+            for node in ast.parse(path.read_text()).body:
+                for decorator in getattr(node, "decorator_list", ()):
+                    call = decorator.func if isinstance(decorator, ast.Call) else None
+                    if getattr(call, "attr", "") == "register" and getattr(call.value, "id", "") == registry:
+                        name = ast.literal_eval(decorator.args[0])
+                        found[name] = Declaration(name, _attributes(node))
+        except SyntaxError as error:
+            raise ConfigError(f"{path}:{error.lineno}: {error.msg}") from None
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"{path}: a registered name and its attributes in capitals must be literals: {error}"
+            ) from None
+    return found
+
+
+def _attributes(node: ast.AST) -> dict[str, object]:
+    found = {}
+    for statement in getattr(node, "body", ()):
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+        name = getattr(target, "id", "")
+        if name.isupper():
+            found[name] = _evaluate(statement.value)
+    return found
+
+
+def _evaluate(node: ast.AST):
+    """Return the value of a literal, in which options and types may stand."""
+    if isinstance(node, ast.Dict):
+        return {_evaluate(key): _evaluate(value) for key, value in zip(node.keys, node.values, strict=True)}
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") in CALLS:
+        arguments = [_evaluate(argument) for argument in node.args]
+        return CALLS[node.func.id](*arguments, **{word.arg: _evaluate(word.value) for word in node.keywords})
+    if isinstance(node, ast.Name) and node.id in TYPES:
+        return TYPES[node.id]
+    return ast.literal_eval(node)

@@ -1,0 +1,44 @@
+"""Options as earlier versions called them, in the records, checkpoints and configs of these.
+
+Until November 2026 the weights of an objective were those of its method: KD.CE_WEIGHT and KD.KD_WEIGHT, and
+DISTILLATION.ALPHA for the share of distillation in std and in deit.
+"""
+
+from pycls_std.config.setting import coerce
+
+# Modes of deit in which ALPHA had no part.
+WITHOUT_ALPHA = ("none", "class", "distill")
+
+
+def upgraded(settings: dict[str, tuple[object, str]]) -> dict[str, tuple[object, str]]:
+    """Return settings, {"SECTION.KEY": (value, where)}, by today's names; those that are of today stay as they are.
+
+    settings: in the order in which they were made; of an old name and today's, the later one counts.
+    Raises ConfigError for a value that is not of an old option's type.
+    """
+    found, order = dict(settings), list(settings)
+
+    def rename(old: str, new: str, pair: tuple[object, str]) -> None:
+        if new not in settings or order.index(new) < order.index(old):
+            found[new] = pair
+
+    for old, new in {"KD.CE_WEIGHT": "TASK.WEIGHT", "KD.KD_WEIGHT": "KD.WEIGHT"}.items():
+        if old in found:
+            rename(old, new, found.pop(old))
+    if "DISTILLATION.ALPHA" not in found:
+        return found
+    alpha, where = found.pop("DISTILLATION.ALPHA")
+    trainer, mode = (str(found[key][0]) if key in found else "" for key in ("TRAINER", "DEIT.MODE"))
+    if trainer == "std" or trainer == "deit" and mode not in WITHOUT_ALPHA:
+        alpha = coerce(alpha, 0.5, None, f"{where}: DISTILLATION.ALPHA")
+        rename("DISTILLATION.ALPHA", "TASK.WEIGHT", (1 - alpha, where))
+        rename("DISTILLATION.ALPHA", "STD.WEIGHT" if trainer == "std" else "KD.WEIGHT", (alpha, where))
+    if trainer == "deit" and mode in ("soft", "hard"):
+        found.pop("DISTILLATION.TYPE", None)  # such a mode said the form itself, whatever stood there
+    return found
+
+
+def upgraded_record(flat: dict[str, object]) -> dict[str, object]:
+    """Return the options of a record, {"SECTION.KEY": value}, by today's names."""
+    settings = {key: (value, "") for key, value in flat.items()}
+    return {key: value for key, (value, _) in upgraded(settings).items()}

@@ -1,0 +1,55 @@
+"""What an option says of itself, where it is declared: on the page, or in the file of a method, a task."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a run. The comment above its declaration says what it means, its unit, and what turns it off.
+
+    default: its value where nothing sets it; a tuple lists the allowed values, the default first. An empty dictionary
+        is a section that takes any keys.
+    least, greatest: the allowed range, both included.
+    of: type of the entries of a list that is empty by default.
+    registry: name of the registry (`core/registry.py`) whose names are the allowed values.
+    presets: for a value of the option, other defaults of other options.
+    path: it holds a path, or several; a leading ~ is the home folder.
+    student: it decides what the student is, or how it is given its input; a test with another value is warned of.
+    on_resume: `same`, a run is continued with this value alone; `free`, another one does not change its numbers;
+        `longer`, it may grow.
+    rows: runs that differ in it are different rows of a table, and not seeds of one.
+    column: heading under which a table shows it, where a run has another value than the default; "" = not shown.
+    """
+
+    default: object
+    least: float | None = None
+    greatest: float | None = None
+    of: type | None = None
+    registry: str = ""
+    presets: dict[object, dict[str, object]] = field(default_factory=dict)
+    path: bool = False
+    student: bool = False
+    on_resume: str = "same"
+    rows: bool = True
+    column: str = ""
+
+    @property
+    def choices(self) -> tuple:
+        """The allowed values, where they are listed."""
+        return self.default if isinstance(self.default, tuple) else ()
+
+    @property
+    def value(self):
+        """The default."""
+        return self.default[0] if isinstance(self.default, tuple) else self.default
+
+    def refusal(self, value) -> str:
+        """Return what is expected in place of a value that is out of the range, "" if it is not."""
+        if self.least is not None and value < self.least or self.greatest is not None and value > self.greatest:
+            return f"at least {self.least:g}" if self.greatest is None else f"{self.least:g} to {self.greatest:g}"
+        return ""
+
+
+def neutral(default, **facts) -> Option:
+    """Return an option that changes no number of a run: it may differ on resume, and between the seeds of a row."""
+    return Option(default, on_resume="free", rows=False, **facts)

@@ -1,0 +1,36 @@
+"""What is wrong with each image of a dataset."""
+
+from collections.abc import Callable, Iterator
+
+from torch.utils.data import DataLoader, Dataset
+
+from pycls_std.datasets.decoding import to_rgb
+
+
+class DatasetScan(Dataset):
+    """For each image of a dataset "", or in one line why it cannot be used.
+
+    check(index, target) raises ValueError for a target that is none.
+    """
+
+    def __init__(self, dataset: Dataset, check: Callable):
+        self.dataset = dataset
+        self.check = check
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> str:
+        try:
+            image, target = self.dataset[index]
+            to_rgb(image)
+            self.check(index, target)
+        except Exception as error:  # a decoder raises what it likes
+            return " ".join(str(error).split()) or f"image {index}: {type(error).__name__}"
+        return ""
+
+
+def read_all(dataset: Dataset, *, check: Callable, workers: int) -> Iterator[str]:
+    """Yield what is wrong with every image, in their order."""
+    loader = DataLoader(DatasetScan(dataset, check), batch_size=64, num_workers=workers, collate_fn=list)
+    return (fault for batch in loader for fault in batch)

@@ -1,0 +1,66 @@
+"""Whether to go on, asked in every step and read some steps later, so that nothing waits for the device."""
+
+from collections import deque
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pycls_std.engine.distributed import Processes
+from pycls_std.process import signals
+
+
+class StepOutcome(NamedTuple):
+    """How a step went in all processes."""
+
+    answer: Tensor  # (2,) whether a loss was not finite, and the signal that came, 0 for none
+    arrived: torch.cuda.Event | None  # when the answer is on the host
+    terms: dict[str, Tensor]
+    where: str
+
+
+class StepMonitor:
+    """The steps of which it is not known yet how they went, oldest first.
+
+    lag: how many they are at most; with 0, the answer is waited for.
+    """
+
+    def __init__(self, world: Processes, *, lag: int):
+        self.world = world
+        self.lag = lag
+        self.unread: deque[StepOutcome] = deque()
+
+    def ask(self, total: Tensor, losses: dict[str, Tensor], where: str) -> None:
+        """Ask all processes whether to go on after a step of these losses and their total, and read what is due.
+
+        Raises FloatingPointError if a total was not finite, with the terms and where, and signals.Stopped if the run is
+        asked to end.
+        """
+        own = torch.stack([(~torch.isfinite(total)).float(), torch.full_like(total, signals.pending()).float()])
+        answer, arrived = self.world.greatest(own).detach(), None
+        if answer.is_cuda and self.lag:
+            on_host = torch.empty(answer.shape, pin_memory=True)
+            on_host.copy_(answer, non_blocking=True)
+            answer, arrived = on_host, torch.cuda.Event()
+            arrived.record()
+        terms = {name: value.detach() for name, value in losses.items()}  # without the graph, which is large
+        self.unread.append(StepOutcome(answer, arrived, terms, where))
+        self.read(most=self.lag)
+
+    def read(self, *, most: int = 0) -> None:
+        """Read the oldest until so many are unread; raises what `ask` raises.
+
+        All processes read the same step's in the same step, so they end together.
+        """
+        while len(self.unread) > most:
+            outcome = self.unread.popleft()
+            if outcome.arrived:
+                outcome.arrived.synchronize()
+            broken, signal = outcome.answer.tolist()
+            if broken or signal:
+                self.unread.clear()
+            if broken:
+                terms = ", ".join(f"{name} {float(value):.4g}" for name, value in outcome.terms.items())
+                raise FloatingPointError(f"loss not finite at {outcome.where}: {terms}")
+            if signal:
+                raise signals.Stopped(int(signal), f"at {outcome.where}")

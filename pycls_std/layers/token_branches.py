@@ -1,0 +1,120 @@
+"""Spatial-channel distillation tokens beside a backbone (STD): the token sets, their updates, a head for each token.
+
+The tokens read the outputs of some of the backbone's blocks and never write back, so the branch attaches to any
+backbone and leaves its logits as they were.
+
+Shapes: B batch, P patches, C channels, H height, W width, M tokens of a set (one for each of its teachers), K classes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pycls_std.core.structures import Output
+from pycls_std.layers.token_branch import TokenBranch
+from pycls_std.layers.token_set import TokenSet
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Where the tokens are and whom they listen to.
+
+    taps: names of taps of the backbone, in their order.
+    teachers: for each token set, the positions of its teachers; one set for each tap, or, if the tokens propagate, one
+        set in all.
+    kind: `both`, `spatial`, `channel`; `none` = no tokens, the heads read the mean of the patches.
+    propagate: one token set is carried from tap to tap and read at the end (the reproduction's STD-57); otherwise each
+        tap has tokens, a branch and heads of its own (the paper).
+    shared_update: all tokens of a set get the same update, as in the reference code; otherwise each its own.
+    init_std: deviation of the tokens' initial values.
+    decay_tokens: weight decay acts on the tokens too, as in the reference code.
+    """
+
+    taps: tuple[str, ...]
+    teachers: tuple[tuple[int, ...], ...]
+    kind: str = "both"
+    propagate: bool = False
+    shared_update: bool = False
+    init_std: float = 0.2
+    decay_tokens: bool = False
+
+    @property
+    def head_teachers(self) -> tuple[int, ...]:
+        """Teacher of each head, in the order of the heads."""
+        return tuple(teacher for group in self.teachers for teacher in group)
+
+
+class TokenBranches(nn.Module):
+    """Token sets, one update of them for each tap, and one head for each token.
+
+    sizes: (channels, patches) of each tap of the layout.
+    Its heads are std0, std1, ...; its features are the updated tokens, tokens0.spatial (B, M, C) and tokens0.channel
+    (B, P, M) of the first set, and so on.
+    Raises ValueError if the tokens propagate between taps of different size, or have nothing to carry.
+    Source: Li et al., ICML 2022, "Spatial-Channel Token Distillation for Vision MLPs".
+    """
+
+    def __init__(self, layout: TokenLayout, sizes: list[tuple[int, int]], *, num_classes: int):
+        super().__init__()
+        if layout.propagate and (len(set(sizes)) > 1 or layout.kind == "none"):
+            raise ValueError(f"tokens of kind {layout.kind!r} cannot propagate between taps of the sizes {sizes}")
+        self.layout = layout
+        self.taps = layout.taps
+        self.tokens = nn.ModuleList()
+        self.updates = nn.ModuleList()
+        self.classifiers = nn.ModuleList()
+        for size, group in zip(sizes[-1:] if layout.propagate else sizes, layout.teachers, strict=True):
+            if layout.kind != "none":
+                self.tokens.append(TokenSet(*size, len(group), kind=layout.kind, init_std=layout.init_std))
+            inputs = _head_inputs(*size, layout.kind)
+            self.classifiers.extend(nn.Linear(inputs, num_classes) for _ in group)
+        if layout.kind != "none":
+            groups = layout.teachers * len(sizes) if layout.propagate else layout.teachers
+            for size, group in zip(sizes, groups, strict=True):
+                width = 1 if layout.shared_update else len(group)
+                self.updates.append(TokenBranch(*size, len(group), kind=layout.kind, width=width))
+        self.heads = tuple(f"std{number}" for number in range(len(self.classifiers)))
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay spares: the tokens."""
+        tokens = {name for name, _ in self.named_parameters() if name.startswith("tokens.")}
+        return set() if self.layout.decay_tokens else tokens
+
+    def forward(self, features: dict[str, Tensor]) -> Output:
+        """features: the maps (B, C, H, W) of the taps. Returns (B, K) logits of every head, and the updated tokens."""
+        patches = [features[tap].flatten(2).transpose(1, 2) for tap in self.taps]
+        if self.layout.kind == "none":
+            readings = [[z.mean(dim=1)] * len(group) for z, group in zip(patches, self.layout.teachers, strict=True)]
+            tokens = []
+        else:
+            tokens = self._updated_tokens(patches)
+            readings = [_readings(*pair) for pair in tokens]
+        inputs = [reading for group in readings for reading in group]
+        logits = [classifier(reading) for classifier, reading in zip(self.classifiers, inputs, strict=True)]
+        named = {}
+        for number, (spatial, channel) in enumerate(tokens):
+            named |= {} if spatial is None else {f"tokens{number}.spatial": spatial}
+            named |= {} if channel is None else {f"tokens{number}.channel": channel}
+        return Output(dict(zip(self.heads, logits, strict=True)), named)
+
+    def _updated_tokens(self, patches: list[Tensor]) -> list[tuple[Tensor | None, Tensor | None]]:
+        sets = [tokens(len(patches[0])) for tokens in self.tokens]
+        if self.layout.propagate:
+            for update, z in zip(self.updates, patches, strict=True):
+                sets = [update(z, *sets[0])]
+        else:
+            sets = [update(z, *pair) for update, z, pair in zip(self.updates, patches, sets, strict=True)]
+        return sets
+
+
+def _readings(spatial: Tensor | None, channel: Tensor | None) -> list[Tensor]:
+    """Return what each head of a set reads: its spatial token, its channel token, or both side by side."""
+    parts = [] if spatial is None else [spatial.unbind(dim=1)]
+    parts += [] if channel is None else [channel.unbind(dim=2)]
+    return [torch.cat(pair, dim=1) for pair in zip(*parts, strict=True)]
+
+
+def _head_inputs(channels: int, patches: int, kind: str) -> int:
+    spatial = 0 if kind == "channel" else channels
+    return spatial + (patches if kind in ("both", "channel") else 0)

@@ -1,0 +1,59 @@
+"""Comparing feature maps of two models: brought to one size, transformed, and their mean squared difference.
+
+A function that is registered in FEATURE_TRANSFORMS is one that LOCALITY.TRANSFORM can name: from features (B, C, H, W)
+to what is compared. If it keeps the channels it says so in `projects`, and the student's are brought to the teacher's
+number before.
+
+Shapes: B batch, C channels, H height, W width.
+"""
+
+from torch import Tensor
+from torch.nn.functional import interpolate, normalize
+
+from pycls_std.core.registry import FEATURE_TRANSFORMS
+
+
+@FEATURE_TRANSFORMS.register("linear")
+def linear(features: Tensor) -> Tensor:
+    """Return the features (B, C, H, W) as they are."""
+    return features
+
+
+linear.projects = True
+
+
+@FEATURE_TRANSFORMS.register("attention")
+def attention(features: Tensor) -> Tensor:
+    """Return where features (B, C, H, W) are large: mean of squares over the channels, (B, H W), of length 1.
+
+    Source: Zagoruyko and Komodakis, ICLR 2017.
+    """
+    return normalize(features.square().mean(dim=1).flatten(1))
+
+
+@FEATURE_TRANSFORMS.register("similarity")
+def similarity(features: Tensor) -> Tensor:
+    """Return how alike the images of a batch are: products of their features (B, C, H, W), (B, B), rows of length 1.
+
+    Source: Tung and Mori, ICCV 2019.
+    """
+    flat = features.flatten(1)
+    return normalize(flat @ flat.T)
+
+
+def to_common_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two maps (B, C, H, W), of any channels, at the larger height and width of the two, bilinearly enlarged."""
+    size = tuple(max(pair) for pair in zip(first.shape[2:], second.shape[2:], strict=True))
+    resized = (m if m.shape[2:] == size else interpolate(m, size, mode="bilinear") for m in (first, second))
+    return tuple(resized)
+
+
+def feature_distance(student: Tensor, teacher: Tensor, transform=linear) -> Tensor:
+    """Return the mean squared difference of two transformed feature maps, a scalar in fp32.
+
+    student, teacher: (B, C, H, W), brought to one size first; the numbers of channels may differ if the transform does
+    not keep them.
+    """
+    pair = to_common_size(student.float(), teacher.float())
+    first, second = (transform(features) for features in pair)
+    return (second - first).square().mean()

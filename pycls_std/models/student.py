@@ -1,0 +1,103 @@
+"""A student: a backbone, its head or two heads, and the branches that read its taps and add heads.
+
+Shapes: B batch, H height, W width, C channels, K classes.
+"""
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from pycls_std.core.structures import Output
+from pycls_std.models.taps import read
+
+
+class Branch(Protocol):
+    """A part of a student beside its backbone: a module that reads taps, never writes back, and adds heads."""
+
+    taps: tuple[str, ...]  # names of those that it reads
+    heads: tuple[str, ...]  # names of those that it adds
+
+    def __call__(self, features: dict[str, Tensor]) -> Output:
+        """Return the heads, (B, K) each, and what else of it is worth a name."""
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay spares."""
+
+
+class Student(nn.Module):
+    """A backbone whose class head is `cls`; with `split_heads`, timm's distillation head beside it is `dist`.
+
+    Without, such a backbone predicts the average of both, as timm has it. branches: by name; they are deployed with the
+    student, if a head of theirs predicts.
+    Source of the two heads: Touvron et al., ICML 2021.
+    """
+
+    def __init__(self, backbone: nn.Module, branches: dict[str, Branch] | None = None, *, split_heads: bool = False):
+        super().__init__()
+        self.backbone = backbone
+        self.branches = nn.ModuleDict(branches or {})
+        self.split_heads = split_heads
+        if split_heads:
+            backbone.set_distilled_training(True)
+        self.branch_taps = tuple(tap for branch in self.branches.values() for tap in branch.taps)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the heads, in the order of the output."""
+        own = ("cls", "dist") if self.split_heads else ("cls",)
+        return own + tuple(head for branch in self.branches.values() for head in branch.heads)
+
+    def forward(self, images: Tensor, taps: tuple[str, ...] = ()) -> Output:
+        """images: (B, 3, H, W). taps: names of those whose features are asked for. Returns all heads, (B, K) each."""
+        taps = (*self.branch_taps, *taps)
+        if taps or self.split_heads:
+            last, features = read(self.backbone, images, taps)
+            heads = self._split(last) if self.split_heads else {"cls": self.backbone.forward_head(last)}
+        else:
+            heads, features = {"cls": self.backbone(images)}, {}
+        for branch in self.branches.values():
+            own = branch(features)
+            heads |= own.heads
+            features |= own.features
+        return Output(heads, features)
+
+    def _split(self, last: Tensor) -> dict[str, Tensor]:
+        training = self.backbone.training
+        try:
+            if not training:  # timm returns the heads apart in training only; what is below, dropout too, stays in eval
+                self.backbone.training = True
+            logits, distillation = self.backbone.forward_head(last)
+        finally:
+            if not training:
+                self.backbone.training = False
+        return {"cls": logits, "dist": distillation}
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay spares: the backbone's own choice, and the branches'."""
+        parts = {"backbone.": self.backbone} | {f"branches.{name}.": branch for name, branch in self.branches.items()}
+        return {prefix + name for prefix, part in parts.items() for name in getattr(part, "no_weight_decay", set)()}
+
+    def parameters_of(self, heads: set[str]) -> int:
+        """Return how many parameters these heads need. Tokens of the backbone see each other, so none can go."""
+        needed = [self.backbone, *(branch for branch in self.branches.values() if heads & set(branch.heads))]
+        unused = []
+        if self.split_heads:
+            pair = zip(("cls", "dist"), self.backbone.get_classifier(), strict=True)
+            unused = [classifier for head, classifier in pair if head not in heads]
+        return _count(needed) - _count(unused)
+
+
+def _count(modules: list[nn.Module]) -> int:
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def has_distillation_head(backbone: nn.Module) -> bool:
+    """Return whether a backbone has a head for the teacher beside the one for the labels.
+
+    Raises ValueError for one that has two and does not show them, so that they cannot be kept apart (RepViT).
+    """
+    if not hasattr(backbone, "set_distilled_training"):
+        return False
+    if not hasattr(backbone, "head_dist"):
+        raise ValueError(f"the two heads of {type(backbone).__name__} cannot be kept apart")
+    return backbone.head_dist is not None

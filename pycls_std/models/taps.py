@@ -1,0 +1,90 @@
+"""Named taps of a backbone: which there are, how they are chosen, and the features read at them.
+
+Shapes: B batch, C channels, H height, W width, K classes.
+"""
+
+from fractions import Fraction
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+# Name of what the classifier reads, (B, C), which every backbone has beside its taps.
+POOLED = "pooled"
+
+
+class TapShape(NamedTuple):
+    """Size of the feature map of a tap."""
+
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def patches(self) -> int:
+        """Places of the map."""
+        return self.height * self.width
+
+
+def tap_names(backbone: nn.Module) -> list[str]:
+    """Return the names of a backbone's taps, in their order: those of the modules whose outputs they are.
+
+    Raises ValueError if the backbone has none.
+    """
+    if not hasattr(backbone, "forward_intermediates"):
+        raise ValueError(f"{type(backbone).__name__} offers no forward_intermediates, so nothing can be tapped")
+    return [info["module"] for info in backbone.feature_info]
+
+
+def choose_taps(key: str, choices: list[str], names: list[str]) -> tuple[str, ...]:
+    """Return the names of the chosen taps.
+
+    key: the option that chooses, for the error. choices: a name such as blocks.5 or layer3, `last`, a position such as
+    5 or -1, or a share of the depth: 2/3 means int(len(names) * 2 / 3), counted from 0. names: of all taps.
+    Raises ValueError for a tap that does not exist or is chosen twice, and if the order is not ascending.
+    """
+    count, positions = len(names), []
+    for choice in choices:
+        if choice in names:
+            positions.append(names.index(choice))
+            continue
+        try:
+            position = (
+                count - 1 if choice == "last" else int(count * Fraction(choice)) if "/" in choice else int(choice)
+            )
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(
+                f"{key} has {choice!r}, expected last, a position, a share such as 2/3, or one of {', '.join(names)}"
+            ) from None
+        position += count if position < 0 else 0
+        if not 0 <= position < count:
+            raise ValueError(f"{key} has {choice!r}, the backbone has the taps 0 to {count - 1}: {', '.join(names)}")
+        positions.append(position)
+    if not positions or positions != sorted(set(positions)):
+        raise ValueError(f"{key} {choices} are the taps {positions}, expected ascending ones, each once")
+    return tuple(names[position] for position in positions)
+
+
+def read(
+    backbone: nn.Module, images: Tensor, taps: tuple[str, ...], *, head: bool = True
+) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """Return what the backbone's head takes, None without `head`, and the features of the taps.
+
+    images: (B, 3, H, W). taps: names, in any order; `pooled` is what the classifier reads, (B, C), all others are maps
+    (B, C, H, W), without class and distillation tokens.
+    """
+    names = tap_names(backbone) if set(taps) - {POOLED} else []
+    positions = sorted({names.index(tap) for tap in taps if tap != POOLED})
+    if not positions:
+        features, maps = backbone.forward_features(images), []
+    elif head or POOLED in taps:
+        features, maps = backbone.forward_intermediates(images, indices=positions, output_fmt="NCHW")
+    else:
+        features = None
+        maps = backbone.forward_intermediates(
+            images, indices=positions, stop_early=True, output_fmt="NCHW", intermediates_only=True
+        )
+    found = {names[position]: each for position, each in zip(positions, maps, strict=True)}
+    if POOLED in taps:
+        pooled = backbone.forward_head(features, pre_logits=True)
+        found[POOLED] = sum(pooled) / len(pooled) if isinstance(pooled, tuple) else pooled  # one for each of two heads
+    return features, found

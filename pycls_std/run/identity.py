@@ -1,0 +1,74 @@
+"""What a run is: with something else in its place, it is not continued."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from pycls_std import config
+from pycls_std.core.option import Option
+
+
+class Identity(NamedTuple):
+    """Where the state of a run comes from, as its checkpoints hold it."""
+
+    config: str  # the options as YAML
+    processes: int
+    teachers: list[str]  # fingerprints of their weights, as they were found
+    data: dict  # name, classes, images of both splits, mean, std, memory
+
+    def refuse_other_data(self, saved: dict, path: Path) -> None:
+        """Raise ValueError that names a checkpoint if it is of a run on other images, or taught by other weights."""
+        before, now = saved["data"], self.data
+        if before["classes"] != now["classes"]:
+            other = f"{first_of(before['classes'])}; the data has {first_of(now['classes'])}"
+            raise ValueError(f"{path} is a run on other classes: {other}")
+        if before["memory"] != now["memory"]:
+            where = {True: "in memory", False: "from workers"}
+            raise ValueError(
+                f"{path} is a run on images {where[before['memory']]}, now {where[now['memory']]}: DATA.LOADER"
+            )
+        if before["images"] != now["images"]:
+            raise ValueError(f"{path} is a run on {before['images']} images for training and test, now {now['images']}")
+        for index, (old, new) in enumerate(zip(saved["teachers"], self.teachers, strict=True)):
+            if old != new:
+                raise ValueError(f"{path} is a run with other weights of teacher {index}: DISTILLATION.TEACHER_WEIGHTS")
+
+
+def refuse_other_options(saved: dict, options: str, processes: int, path: Path) -> None:
+    """Raise ValueError that names a checkpoint, and every option that is not what it was and should be.
+
+    A run may be continued for longer, and its record says so. Each process has its own batch norm and dropout.
+    """
+    changed = changed_options(saved["config"], options, lambda option: option.on_resume != "free")
+    if saved["processes"] != processes:
+        changed.append(f"the number of processes was {saved['processes']}, is {processes}")
+    if changed:
+        raise ValueError(f"{path} is a run of other options: {'; '.join(changed)}. Choose another OUT_DIR")
+
+
+def changed_shape(before: str, now: str) -> list[str]:
+    """Return "KEY was .., is .." of the options that decide what a student is, or how it is given its input."""
+    return changed_options(before, now, lambda option: option.student)
+
+
+def changed_options(before: str, now: str, counts) -> list[str]:
+    """Return "KEY was .., is .." of the options of two dumps that differ.
+
+    counts(option): whether one does. What a dump lacks is at its default; an option that is none any more counts.
+    """
+    catalogue = config.Catalogue()
+    old, new = config.complete(before), config.complete(now)
+    changed = []
+    for key in sorted(old.keys() | new.keys()):
+        option = catalogue.of(key) or Option(None)
+        grows = option.on_resume == "longer" and old.get(key) is not None and old[key] <= new.get(key, old[key])
+        if counts(option) and old.get(key) != new.get(key) and not grows:
+            changed.append(f"{key} was {old.get(key)!r}, is {new.get(key)!r}")
+    names = [config.dataset_name(flat) for flat in (old, new)]
+    if names[0] != names[1] and old["DATA.NAME"] == new["DATA.NAME"]:
+        changed.append(f"DATA.ROOT was {names[0]!r}, is {names[1]!r}")
+    return changed
+
+
+def first_of(names: list[str]) -> str:
+    """Return some names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,85 @@
+"""run.json: what ran, where, on which versions, how far it came and what it cost."""
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from pycls_std.engine import files
+from pycls_std.engine.loop import Session
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Record:
+    """Keeps run.json up to date. Nothing of the environment's variables goes into it.
+
+    teachers: the result of each, by its name. start_epoch: epochs done before this start. A run that was started
+    several times lists each start, with its command and its commit.
+    """
+
+    def __init__(self, folder: Path, session: Session, *, seed: int, teachers: dict[str, float], start_epoch: int):
+        self.path = folder / "run.json"
+        self.session = session
+        trainer = session.trainer
+        deployed = trainer.deployed_parameters()
+        trained = trainer.trained_parameters()
+        start = {
+            "epochs_done": start_epoch,
+            "epochs": session.epochs,
+            "command": "python " + shlex.join(sys.argv),
+            "commit": commit(),
+        }
+        self.facts = {
+            "starts": [*self._earlier_starts(start_epoch), start],
+            "seed": seed,
+            "processes": session.runtime.world.size,
+            "device": session.runtime.device_name(),
+            "precision": session.runtime.precision,
+            "compiled": session.runtime.compiled,
+            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+            "parameters": {"deployed": deployed, "train_only": trained - deployed},
+            "teachers": teachers,
+            "epochs": session.epochs,
+        }
+
+    def _earlier_starts(self, start_epoch: int) -> list[dict]:
+        try:
+            starts = json.loads(self.path.read_text())["starts"]
+        except (OSError, ValueError, KeyError):
+            return []
+        return [start for start in starts if start["epochs_done"] < start_epoch]
+
+    def update(self, done: int) -> None:
+        """Write the record after an epoch; done: epochs done."""
+        session = self.session
+        images = done * session.epoch_images()
+        self.facts |= {
+            "status": "finished" if done == session.epochs else "unfinished",
+            "epochs_done": done,
+            "best": session.best,
+            "images_per_second": round(images / session.train_seconds, 1),
+            "peak_memory_gib": round(session.runtime.peak_memory(), 3),
+            "hours": round((session.train_seconds + session.test_seconds) / 3600, 4),
+        }
+        files.write(self.path, (json.dumps(self.facts, indent=2) + "\n").encode())
+
+
+def commit() -> str:
+    """Return the commit of this checkout; "unknown" outside one.
+
+    It ends in -dirty if tracked files differ from it, or if there is code beside it: a method in a new file.
+    """
+
+    def git(*words):
+        return subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True, check=True).stdout
+
+    try:
+        changed = git("status", "--porcelain", "-uno") + git("status", "--porcelain", "--", "pycls_std")
+        return git("rev-parse", "HEAD").strip() + ("-dirty" if changed.strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,78 @@
+"""The newest checkpoints of a run, and which of them to continue from."""
+
+import logging
+from pathlib import Path
+
+from pycls_std.engine import checkpoint
+
+LOG = logging.getLogger("pycls_std")
+
+
+class Series:
+    """The newest checkpoints of a run: last.pt, before it last-1.pt, then last-2.pt and so on.
+
+    keep: how many there are at most.
+    """
+
+    def __init__(self, folder: Path, *, keep: int):
+        self.folder = folder
+        self.keep = keep
+        self.last = folder / "last.pt"
+
+    def save(self, state: dict) -> None:
+        """Write a state as the newest; the oldest goes. Raises OSError that names the path; the others then stay."""
+        checkpoint.save(state, self.last, before_rename=self._shift)
+
+    def newest(self) -> tuple[dict, Path] | None:
+        """Return the newest state that is whole, and its path; None if the run has none yet.
+
+        A damaged file is renamed to *.corrupt, with a warning, and the one before it is read.
+        Raises ValueError if all are damaged, now or at an earlier call.
+        """
+        paths = [self.last, *sorted(self.folder.glob("last-*.pt"), key=_age)]
+        for path in filter(Path.exists, paths):
+            try:
+                state = checkpoint.read(path)
+            except ValueError as error:
+                moved = _unused(path.with_name(f"{path.name}.corrupt"))
+                path.replace(moved)
+                LOG.warning("%s; renamed to %s", error, moved.name)
+                continue
+            if state.get("format") != checkpoint.FORMAT or "optimizer" not in state:
+                raise ValueError(
+                    f"{path} has no training state of format {checkpoint.FORMAT}, it cannot be continued from"
+                )
+            return state, path
+        damaged = sorted(path.name for path in self.folder.glob("*.corrupt*"))
+        if damaged:
+            raise ValueError(
+                f"{self.folder} has no whole checkpoint, only {', '.join(damaged)}: nothing to continue from; "
+                "delete the folder to start anew"
+            )
+        return None
+
+    def _shift(self) -> None:
+        if not self.last.exists():  # it was damaged: until there is a new one, the one before it is all there is
+            return
+        for path in sorted(self.folder.glob("last-*.pt"), key=_age, reverse=True):
+            if _age(path) + 1 >= self.keep:
+                path.unlink()
+            else:
+                path.replace(self._older(_age(path) + 1))
+        if self.keep > 1:
+            self.last.replace(self._older(1))
+
+    def _older(self, age: int) -> Path:
+        return self.folder / f"last-{age}.pt"
+
+
+def _age(path: Path) -> int:
+    number = path.stem.removeprefix("last-")
+    return int(number) if number.isdecimal() else 0
+
+
+def _unused(path: Path) -> Path:
+    number = 1
+    while path.exists():
+        path, number = path.with_suffix(f".corrupt{number}"), number + 1
+    return path

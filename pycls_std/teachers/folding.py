@@ -1,0 +1,96 @@
+"""Fold the batch norms of a frozen model into the convolutions before them.
+
+Shapes: B batch, H height, W width.
+"""
+
+import copy
+
+import torch
+from timm.layers import BatchNormAct2d, Conv2dSame
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from pycls_std.teachers.teacher import Request, compute
+
+# Exact types: a subclass may do something else with its weights, such as standardise them at every call.
+CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
+NORMS = (nn.BatchNorm2d, BatchNormAct2d)
+TOLERANCE = 1e-8  # of the folded model's outputs, in fp64, relative to the largest value; rounding leaves 1e-13
+
+
+@torch.no_grad()
+def fold_batch_norms(model: nn.Module, images: Tensor, taps: tuple[str, ...] = ()) -> tuple[nn.Module, int]:
+    """Return a copy of a model in eval mode with its batch norms folded, and how many; the model itself and 0 if none.
+
+    images: (B, 3, H, W) that it takes, on its device; two are enough. taps: names of those that are read. A batch norm
+    is folded if its input is the output of one convolution, and both are called once. The pairs are found by running
+    the model, for torch.fx cannot trace all of timm. Whatever else reads such an output shows in the copy's logits or
+    features, and then nothing is folded.
+    Everything is computed in fp64: on a GPU, fp32 convolutions may round to TF32, which would hide what is compared.
+    """
+    if not any(type(module) in NORMS for module in model.modules()):
+        return model, 0
+    try:
+        folded, images = copy.deepcopy(model).double(), images.double()
+        pairs, expected = _pairs(folded, images, taps)
+        _replace(folded, pairs)
+        same = all(_close(*pair) for pair in zip(_outputs(folded, images, taps), expected, strict=True))
+    except Exception:  # a backbone may insist on fp32, or look into a batch norm, and raises what it likes
+        return model, 0
+    if not pairs or not same:
+        return model, 0
+    return folded.to(next(model.parameters()).dtype), len(pairs)
+
+
+def _outputs(model: nn.Module, images: Tensor, taps: tuple[str, ...]) -> list[Tensor]:
+    output = compute(model, images, Request(taps=taps))
+    return [*output.heads.values(), *output.features.values()]
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    return bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())
+
+
+def _pairs(
+    model: nn.Module, images: Tensor, taps: tuple[str, ...]
+) -> tuple[list[tuple[nn.Module, nn.Module]], list[Tensor]]:
+    """Return the (convolution, batch norm) that may become one, and the model's outputs."""
+    calls: dict[nn.Module, int] = {}
+    makers: dict[int, tuple[nn.Module, Tensor, int]] = {}  # the tensors are held, so that no id is given to another
+    readers: dict[nn.Module, list[nn.Module]] = {}
+
+    def after_convolution(module, inputs, output):
+        calls[module] = calls.get(module, 0) + 1
+        makers[id(output)] = module, output, output._version
+
+    def before_norm(module, inputs):
+        calls[module] = calls.get(module, 0) + 1
+        maker, _, version = makers.get(id(inputs[0]), (None, None, None))
+        if maker is not None and inputs[0]._version == version:  # nothing was written into it on the way
+            readers.setdefault(maker, []).append(module)
+
+    handles = []
+    for module in model.modules():
+        if type(module) in CONVOLUTIONS:
+            handles.append(module.register_forward_hook(after_convolution))
+        elif type(module) in NORMS and module.running_mean is not None:
+            handles.append(module.register_forward_pre_hook(before_norm))
+    try:
+        outputs = [output.clone() for output in _outputs(model, images, taps)]
+    finally:
+        for handle in handles:
+            handle.remove()
+    pairs = [(convolution, norms[0]) for convolution, norms in readers.items() if len(norms) == 1]
+    return [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1], outputs
+
+
+def _replace(model: nn.Module, pairs: list[tuple[nn.Module, nn.Module]]) -> None:
+    """Put the fused convolution in the place of each convolution, and what follows the norm in the norm's."""
+    instead = {}
+    for convolution, norm in pairs:
+        rest = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+        instead |= {convolution: fuse_conv_bn_eval(convolution, norm), norm: rest.eval()}
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):  # named_children names each only once
+            if child in instead:
+                setattr(parent, name, instead[child])

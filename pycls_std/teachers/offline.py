@@ -1,0 +1,93 @@
+"""What teachers say of the plain training images, computed once and cut as the views of the images are.
+
+Shapes: B views of a batch, N training images, C channels, H height, W width.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from pycls_std.core.structures import Batch, Output, Progress
+from pycls_std.teachers.cache import Shelf
+from pycls_std.teachers.entries import EntryWriter, read_entries, remove_stale
+from pycls_std.teachers.packing import pack, unpack
+from pycls_std.teachers.teacher import Request, Teacher
+
+
+class OfflineTeachers:
+    """Says of each view what the teachers said of its image, features cropped and mirrored as the view is.
+
+    Heads are those of the whole image. shelves: one for each teacher, each with a file of N entries.
+    Source: Li et al., ECCV 2022 (the offline variant of locality guidance).
+    """
+
+    def __init__(self, shelves: list[Shelf], *, images: int):
+        self.shelves = shelves
+        self.entries = [read_entries(shelf_file(shelf.folder), images, shelf.kind) for shelf in shelves]
+
+    def __call__(self, batch: Batch, progress: Progress) -> list[Output]:
+        """Return what each teacher says; the batch must say what part of its images is seen."""
+        index, crop = batch.loaded.index.cpu().numpy(), batch.loaded.crop
+        outputs = []
+        for shelf, entries in zip(self.shelves, self.entries, strict=True):
+            whole = unpack(np.array(entries[index]), shelf.shapes, batch.images.device)
+            maps = {name: f if f.ndim < 4 else crop_features(f, crop) for name, f in whole.features.items()}
+            outputs.append(Output(whole.heads, maps))
+        return outputs
+
+    def close(self) -> None:
+        """Leave nothing unfinished: everything is there before the first step."""
+
+
+def shelf_file(folder: Path) -> Path:
+    """Return the file of a teacher's entries, in the order of the training images."""
+    return folder / "images.npy"
+
+
+def keep_plain_outputs(
+    shelf: Shelf, teacher: Teacher, request: Request, batches: Iterable[Tensor], images: int, context: Callable
+) -> None:
+    """Write what a teacher says of all training images, if it is not there already.
+
+    batches: of plain images (B, 3, H, W), in the order of the training images. context: makes that of a forward pass.
+    Raises OSError that names the file if it cannot be written; nothing of it is then left.
+    """
+    remove_stale(shelf.folder)
+    path = shelf_file(shelf.folder)
+    if path.exists():
+        return
+    writer = EntryWriter(path, images, shelf.kind)
+    try:
+        for plain in batches:
+            with context():
+                writer.write(pack(teacher(plain, request), shelf.kind))
+    finally:
+        writer.abandon()
+
+
+def crop_features(features: Tensor, crop: Tensor) -> Tensor:
+    """Return the parts of feature maps that crops of their images show, at the maps' own size.
+
+    features: (B, C, H, W). crop: (B, 5), see `datasets.crops`. Where a crop falls on whole places of the map, this is
+    the crop of the map, bilinearly resized. What a crop shows beyond its image is 0.
+    """
+    top, left, height, width, mirrored = crop.float().unbind(dim=1)
+    y = _places(top, height, features.shape[2])
+    x = _places(left, width, features.shape[3])
+    x = torch.where(mirrored[:, None] > 0.5, x.flip(1), x)
+    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=3)
+    inside = ((grid >= 0) & (grid <= 1)).all(dim=3)
+    cut = grid_sample(features.float(), 2 * grid - 1, padding_mode="border", align_corners=False)
+    return cut * inside.unsqueeze(1)
+
+
+def _places(start: Tensor, length: Tensor, size: int) -> Tensor:
+    """Return where the places of a cut map lie, (B, size), as shares of the whole; none sees beyond the crop."""
+    steps = (torch.arange(size, device=start.device) + 0.5) / size
+    half = torch.full_like(length, 0.5 / size).minimum(length / 2)
+    places = start[:, None] + length[:, None] * steps
+    return places.maximum((start + half)[:, None]).minimum((start + length - half)[:, None])

@@ -1,0 +1,104 @@
+"""What every term of an objective has, and what it is told of its surroundings.
+
+Shapes: B batch, K classes.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pycls_std.core.structures import Batch, Output, Progress, World
+from pycls_std.models.describe import Description
+from pycls_std.models.student import Branch, Student
+
+
+@dataclass
+class Surroundings:
+    """What a term may know when it is built: sizes, and no weights."""
+
+    task: object  # see `tasks/`
+    student: Description
+    teachers: list[Description]
+    images: int | None = None  # of the training split; None where the data is not read
+    epoch_images: int | None = None  # distinct ones that an epoch shows, all processes together
+    batch_images: int | None = None  # distinct ones in a batch of all processes
+
+
+class _Part(nn.Module):
+    """What a config can turn on: a term of the objective, or an auxiliary one."""
+
+    OPTIONS: dict[str, object] = {}  # private options, literals or `Option`s, by their key
+    SWITCH = "WEIGHT"  # the key among them that turns it on
+    WEIGHED_BY = "WEIGHT"  # the key among them to look at if it has no effect
+    # READS = (...): options of the page, or starts of their names, that are refused where nobody reads them; without,
+    # those of the teachers.
+    SPLITS_HEADS = False  # a distillation head that the backbone has is kept apart from its class head
+
+    @classmethod
+    def from_cfg(cls, cfg, surroundings: Surroundings, student: Student):
+        """Build from options. Raises ValueError for options that contradict each other."""
+        raise NotImplementedError
+
+    @classmethod
+    def prepare(cls, cfg, backbone: nn.Module) -> None:
+        """Change the student's fresh backbone, before given weights are loaded."""
+
+    @classmethod
+    def branch(cls, cfg, surroundings: Surroundings) -> Branch | None:
+        """Return what the student needs beside its backbone, deployed with it; None for nothing."""
+        return None
+
+
+class Term(_Part):
+    """A part of the objective: named, weighted scalars of what student and teachers say of a batch.
+
+    Registered in TERMS under its name, which is that of its section of options, too. Its own parameters (projectors,
+    regressors, temperatures) train with the student: they are in the checkpoint, wrapped and compiled with it, and no
+    part of what is deployed or tested. A term whose SWITCH is 0 is not built.
+    """
+
+    def __init__(
+        self,
+        weight: float,
+        *,
+        student_taps: tuple[str, ...] = (),
+        teacher_taps: dict[int, tuple[str, ...]] | None = None,
+    ):
+        super().__init__()
+        self.weight = weight
+        self.student_taps = student_taps  # names of those it reads
+        self.teacher_taps = teacher_taps or {}  # by the position of the teacher
+        self.teacher_heads: tuple[int, ...] = ()  # positions of the teachers whose heads it reads
+        self.heads: tuple[str, ...] = ()  # of the student, that learn by it
+        self.monitors: dict[str, Tensor] = {}  # values of the last step worth a curve, not optimised
+
+    def attach(self, teachers: list[nn.Module]) -> None:
+        """Take the teachers' modules; for a term that calls a part of one, which must not register it as its own."""
+
+    def forward(self, student: Output, teachers: list[Output], batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Return named, weighted scalars; they are added to those of the other terms."""
+        raise NotImplementedError
+
+
+class AuxiliaryTerm(_Part):
+    """A second objective, stepped right after the first by optimizers of its own.
+
+    Registered in TERMS, with OPTIONS, SWITCH and READS, like a `Term`.
+    """
+
+    READS = ()
+
+    def __init__(self, optimizers: list[Optimizer]):
+        super().__init__()
+        self.optimizers = optimizers
+
+    def losses(self, student: Student, batch: Batch, progress: Progress, world: World) -> dict[str, Tensor]:
+        """Return the losses to step on; {} for none now.
+
+        It calls modules unwrapped: its gradients are averaged over the processes by the engine.
+        """
+        raise NotImplementedError
+
+    def shrink(self, images: int) -> None:
+        """Make do with so many distinct images in a batch, for a trial of a run in small."""

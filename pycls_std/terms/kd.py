@@ -1,0 +1,55 @@
+"""Logit distillation (KD) for any student and any number of teachers."""
+
+from torch import Tensor
+
+from pycls_std.core.option import Option
+from pycls_std.core.registry import TERMS
+from pycls_std.core.structures import Batch, Output, Progress
+from pycls_std.models.describe import Description
+from pycls_std.terms.logits import LogitLoss, LogitTerm, mean_weights, need_teachers
+
+
+@TERMS.register("kd")
+class KD(LogitTerm):
+    """weight D(logits, teachers), each teacher with its own weight.
+
+    D is that of section DISTILLATION: hard, soft or decoupled (DKD), of raw or standardized logits. Where the student
+    has a distillation head, D is that head's, and the class head learns from the labels alone.
+    Source: Hinton et al., 2015; Touvron et al., ICML 2021; Zhao et al., CVPR 2022; Sun et al., CVPR 2024.
+    """
+
+    OPTIONS = {
+        # Weight of logit distillation; 0 = off.
+        "WEIGHT": Option(0.0, least=0),
+        # Epochs over which it grows to its weight, by a step each; 0 = off.
+        "WARMUP_EPOCHS": Option(0, least=0),
+    }
+    READS = ("DISTILLATION.",)
+    SPLITS_HEADS = True
+
+    def __init__(self, loss: LogitLoss, teachers: list[Description], *, head: str, weight: float, warmup: int = 0):
+        super().__init__(weight)
+        self.loss = loss
+        self.described = teachers
+        self.teacher_heads = tuple(range(len(teachers)))
+        self.heads = (head,)
+        self.warmup = warmup
+
+    @classmethod
+    def from_cfg(cls, cfg, surroundings, student):
+        """Build from sections KD and DISTILLATION. Raises ValueError if there is no teacher."""
+        need_teachers("KD.WEIGHT", surroundings.teachers)
+        return cls(
+            LogitLoss.from_cfg(cfg),
+            surroundings.teachers,
+            head="dist" if "dist" in student.heads else "cls",
+            weight=cfg.KD.WEIGHT,
+            warmup=cfg.KD.WARMUP_EPOCHS,
+        )
+
+    def forward(self, student: Output, teachers: list[Output], batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Return {"kd"}."""
+        value, weights = self.loss.over_teachers(student.heads[self.heads[0]], teachers, batch.targets)
+        self.monitors = mean_weights(weights, self.described)
+        grown = min(1.0, (progress.epoch + 1) / self.warmup) if self.warmup else 1.0
+        return {"kd": grown * self.weight * value}

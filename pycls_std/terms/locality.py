@@ -1,0 +1,75 @@
+"""Locality guidance: some feature maps of the student learn from a convolutional teacher's.
+
+Shapes: B batch, C channels, H height, W width.
+"""
+
+from torch import Tensor, nn
+
+import pycls_std.losses  # noqa: F401  (registers the transforms)
+from pycls_std.core.option import Option
+from pycls_std.core.registry import FEATURE_TRANSFORMS, TERMS
+from pycls_std.core.structures import Batch, Output, Progress
+from pycls_std.losses.feature import feature_distance
+from pycls_std.models.taps import choose_taps
+from pycls_std.terms.base import Term
+
+
+@TERMS.register("locality")
+class Locality(Term):
+    """weight sum over pairs of taps of the mean squared difference of their maps, both at the size of the larger.
+
+    With the transform `linear` the student's map first goes through a 1x1 convolution with bias to the teacher's
+    channels, which trains with the student; `attention` and `similarity` have nothing to train. Maps are raw outputs of
+    blocks, without class and distillation tokens.
+    Source: Li et al., ECCV 2022; weight, pairs and transforms as in its code (lkhl/tiny-transformers).
+    """
+
+    OPTIONS = {
+        # Weight of locality guidance, the sum over all pairs of taps; 0 = off.
+        "WEIGHT": Option(0.0, least=0),
+        # Position of the guiding teacher in DISTILLATION.TEACHERS.
+        "TEACHER": Option(0, least=0),
+        # Taps of the student that are guided, ascending: last, a position, a share of the depth, or a name as --mode
+        # info shows it.
+        "STUDENT_TAPS": Option(["0", "1/2", "last"], column="guided taps"),
+        # Taps of the teacher that guide them, one each, in the same form.
+        "TEACHER_TAPS": Option(["0", "1/2", "last"]),
+        # What is compared of the maps: themselves (after a projection), where they are large, how alike images are.
+        "TRANSFORM": Option("linear", registry="FEATURE_TRANSFORMS", column="transform"),
+    }
+
+    def __init__(self, pairs: list[tuple[str, str]], projectors: list[nn.Module], *, weight, teacher, transform):
+        taps = [list(names) for names in zip(*pairs, strict=True)]
+        super().__init__(weight, student_taps=tuple(taps[0]), teacher_taps={teacher: tuple(taps[1])})
+        self.pairs = pairs
+        self.teacher = teacher
+        self.transform = transform
+        self.projectors = nn.ModuleList(projectors)
+
+    @classmethod
+    def from_cfg(cls, cfg, surroundings, student):
+        """Build from section LOCALITY. Raises ValueError for taps and teachers that are not there."""
+        options, count = cfg.LOCALITY, len(surroundings.teachers)
+        if count <= options.TEACHER:
+            raise ValueError(f"LOCALITY.TEACHER is {options.TEACHER}, DISTILLATION.TEACHERS has {count} entries")
+        sizes = {"STUDENT_TAPS": surroundings.student.taps, "TEACHER_TAPS": surroundings.teachers[options.TEACHER].taps}
+        taps = {key: choose_taps(f"LOCALITY.{key}", options[key], list(own)) for key, own in sizes.items()}
+        own, other = taps.values()
+        if len(own) != len(other):
+            raise ValueError(f"LOCALITY.STUDENT_TAPS has {len(own)} entries, TEACHER_TAPS has {len(other)}")
+        transform = FEATURE_TRANSFORMS.get(options.TRANSFORM)
+        pairs, projectors = list(zip(own, other, strict=True)), []
+        if getattr(transform, "projects", False):
+            channels = [(sizes["STUDENT_TAPS"][s].channels, sizes["TEACHER_TAPS"][t].channels) for s, t in pairs]
+            projectors = [nn.Conv2d(*pair, kernel_size=1) for pair in channels]
+        return cls(pairs, projectors, weight=options.WEIGHT, teacher=options.TEACHER, transform=transform)
+
+    def forward(self, student: Output, teachers: list[Output], batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Return {"locality"}."""
+        total = 0
+        for number, (own, other) in enumerate(self.pairs):
+            features = student.features[own]
+            if self.projectors:
+                features = self.projectors[number](features)
+            total = total + feature_distance(features, teachers[self.teacher].features[other], self.transform)
+        return {"locality": self.weight * total}

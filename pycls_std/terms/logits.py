@@ -1,0 +1,103 @@
+"""What teachers' logits ask of a student's, as section DISTILLATION has it: the same for every term that reads them.
+
+Shapes: ... any leading dimensions, B batch, K classes, M teachers.
+"""
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import pycls_std.losses  # noqa: F401  (registers the forms)
+from pycls_std.core.registry import LOGIT_LOSSES, WEIGHTINGS
+from pycls_std.core.structures import Output
+from pycls_std.losses.logit import standardized
+from pycls_std.models.create import randomize_zero_heads
+from pycls_std.models.describe import Description
+from pycls_std.terms.base import Term
+
+
+class LogitTerm(Term):
+    """A term on logits; where they are standardized, a classifier of the student must not start at zero."""
+
+    READS = ("DISTILLATION.",)
+
+    @classmethod
+    def prepare(cls, cfg, backbone):
+        """Give a classifier that starts at zero small random weights, if logits are standardized."""
+        if cfg.DISTILLATION.LOGIT_STANDARD:
+            randomize_zero_heads(backbone)
+
+
+class LogitLoss:
+    """A form of distillation, on raw or standardized logits, and the weights of several teachers.
+
+    form(student_logits, teacher_logits, ...) gives one value an image; options: those of section DISTILLATION, of
+    which it is given what it names in lower case, and `targets` (B, K) or `labels` (B,) if it names them.
+    weighting(teacher_logits) gives (B, M). standardize: on both sides; the values are then times extra_weight.
+    """
+
+    def __init__(
+        self,
+        form: Callable[..., Tensor],
+        weighting: Callable[[Tensor], Tensor],
+        *,
+        options: dict[str, object],
+        standardize: bool = False,
+        extra_weight: float = 1.0,
+    ):
+        names = inspect.signature(form).parameters
+        self.form = form
+        self.options = {name: options[name.upper()] for name in names if name.upper() in options}
+        self.of_targets = {"targets": lambda t: t, "labels": lambda t: t.argmax(dim=-1)}
+        self.of_targets = {name: make for name, make in self.of_targets.items() if name in names}
+        self.weighting = weighting
+        self.standardize = standardize
+        self.extra_weight = extra_weight
+
+    @classmethod
+    def from_cfg(cls, cfg):
+        """Build from section DISTILLATION."""
+        options = cfg.DISTILLATION
+        return cls(
+            LOGIT_LOSSES.get(options.TYPE),
+            WEIGHTINGS.get(options.WEIGHTING),
+            options=dict(options),
+            standardize=options.LOGIT_STANDARD,
+            extra_weight=options.EXTRA_WEIGHT,
+        )
+
+    def each(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
+        """Return one value in nats for each image of (..., B, K) logits.
+
+        targets: (B, K) probabilities; the label of a mixed image, for a form that asks for it, is the one it has most
+        of.
+        """
+        given = self.options | {name: make(targets) for name, make in self.of_targets.items()}
+        if not self.standardize:
+            return self.form(student_logits, teacher_logits, **given)
+        return self.extra_weight * self.form(standardized(student_logits), standardized(teacher_logits), **given)
+
+    def over_teachers(self, student_logits: Tensor, teachers: list[Output], targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean over the batch of the weighted sum over all teachers, and the weights (B, M).
+
+        student_logits: (B, K), compared with every teacher.
+        """
+        teacher_logits = torch.stack([teacher.heads["cls"] for teacher in teachers])
+        weights = self.weighting(teacher_logits)
+        each = self.each(student_logits.expand_as(teacher_logits), teacher_logits, targets)  # (M, B)
+        return (weights.T * each).sum(dim=0).mean(), weights
+
+
+def mean_weights(weights: Tensor, teachers: list[Description]) -> dict[str, Tensor]:
+    """Return the mean weight of each teacher, to be logged. weights: (B, M), of each image."""
+    return {
+        f"teacher_weight/{index}_{teacher.name}": weights[:, index].mean() for index, teacher in enumerate(teachers)
+    }
+
+
+def need_teachers(name: str, teachers: list[Description]) -> None:
+    """Raise ValueError if there are none, for a term that learns from their logits."""
+    if not teachers:
+        raise ValueError(f"{name} needs at least one teacher, DISTILLATION.TEACHERS is empty")

@@ -1,0 +1,136 @@
+"""What a newcomer adds is what docs/extending.md says: each example is written into a copy of the tree and run."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = (ROOT / "docs" / "extending.md").read_text()
+EXAMPLES = dict(re.findall(r"`(\S+)`:\n\n```\w+\n(.*?)```", DOCS, re.S))
+OPTION = re.search(r"```python\n(    # .*?)```", DOCS, re.S)[1]
+
+# Runs commands of run_net.py one after the other, each given as a list of words, in one process.
+DRIVER = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+import run_net
+from pycls_std.engine.runtime import Runtime
+Runtime.__init__.__kwdefaults__["compiler"] = "aot_eager"  # traces as the compiler does, in seconds
+for words in json.loads(sys.argv[1]):
+    assert run_net.main(words) == 0, words
+"""
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Return tree(*paths): run(*commands) in a copy of the tree with these examples; it returns what was printed."""
+
+    def copy(*paths):
+        for name in ("pycls_std", "configs", "run_net.py", "tools"):
+            how = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            how(ROOT / name, tmp_path / name)
+        for path in paths:
+            assert not (ROOT / path).exists()
+            (tmp_path / path).write_text(EXAMPLES[path])
+        return run
+
+    def run(*commands):
+        words = [sys.executable, "-c", DRIVER, json.dumps([[str(word) for word in command] for command in commands])]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return copy
+
+
+def metrics(tmp_path, name):
+    """Last line of metrics.jsonl of a run."""
+    return json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_a_method_on_features_is_one_file_and_one_yaml(tree, teacher, tmp_path):
+    """With info, check (two processes), bf16, compile, a cache that is written and read, test, and other terms."""
+    config = "configs/digits/mixer-nano_digits_fitnet.yaml"
+    run = tree("pycls_std/terms/fitnet.py", config)
+    common = ["--cfg", config, "DISTILLATION.TEACHERS=[resnet8]", f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]"]
+    common += ["DATA.IMAGE_SIZE=8", "MODEL.ARGS.embed_dim=16", "MODEL.ARGS.num_blocks=2", "OPTIM.MAX_EPOCH=1"]
+    train = ["--mode", "train", *common]
+    text = run(
+        ["--mode", "info", *common],
+        ["--mode", "check", *common],
+        [*train, "OUT_DIR=plain"],
+        *([*train, f"OUT_DIR={name}", "DISTILLATION.CACHE=kept"] for name in ("writing", "reading")),
+        [*train, "OUT_DIR=compiled", "TRAIN.COMPILE=on"],
+        [*train, "OUT_DIR=bf16", "PRECISION=bf16"],
+        [*train, "OUT_DIR=crossed", "STD.WEIGHT=0.5", "KD.WEIGHT=0.5", "LOCALITY.WEIGHT=1", "LOCALITY.STUDENT_TAPS=[0]"]
+        + ["LOCALITY.TEACHER_TAPS=[0]"],
+        ["--mode", "test", *common, "TEST.WEIGHTS=plain/checkpoints/best.pt"],
+    )
+    regressor = 16 * 32 + 32 + 2 * 32  # convolution and batch norm
+    assert f"{regressor} train-only" in text
+    assert "ok    terms       ce, fitnet" in text
+    assert text.count("ok    ") == 8
+    assert "two agree after 3 steps" in text
+    plain = metrics(tmp_path, "plain")
+    for name, limit in (("writing", 0), ("reading", 0), ("compiled", 1e-4), ("bf16", 0.05)):
+        assert metrics(tmp_path, name)["train/fitnet"] == pytest.approx(plain["train/fitnet"], rel=limit), name
+    terms = {f"train/{name}" for name in ("ce", "fitnet", "kd", "std", "locality")}
+    assert terms <= metrics(tmp_path, "crossed").keys()
+    assert text.splitlines()[-1].startswith("* cls  top-1")
+
+
+BASE = ["--cfg", "configs/debug/base_debug.yaml", "OPTIM.MAX_EPOCH=1"]
+
+
+def test_a_loss_a_dataset_a_model_and_a_metric_are_one_file_each(tree, teacher, tmp_path):
+    run = tree(
+        "pycls_std/losses/reverse.py",
+        "pycls_std/datasets/even_digits.py",
+        "pycls_std/models/two_layers.py",
+        "pycls_std/metrics/calibration.py",
+    )
+    distill = ["--cfg", "configs/debug/kd_debug.yaml", f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]", "OPTIM.MAX_EPOCH=1"]
+    small = ["MODEL.NAME=two_layers", "MODEL.ARGS=null"]
+    guided = ["--cfg", "configs/debug/locality_debug.yaml", *small, "LOCALITY.STUDENT_TAPS=[first, second]"]
+    guided += ["LOCALITY.TEACHER_TAPS=[0, last]", f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]", "OPTIM.MAX_EPOCH=1"]
+    run(
+        ["--mode", "train", *distill, "DISTILLATION.TYPE=reverse", "OUT_DIR=reverse"],
+        ["--mode", "train", *BASE, "DATA.NAME=even_digits", "MODEL.NUM_CLASSES=5", "PUBLISHED.ECE=4", "OUT_DIR=even"],
+        ["--mode", "train", *guided, "OUT_DIR=small"],
+    )
+    assert metrics(tmp_path, "reverse")["train/kd"] > 0
+    assert metrics(tmp_path, "small")["train/locality"] > 0
+    assert 0 <= metrics(tmp_path, "even")["test/ece"] <= 100
+    table = [sys.executable, "tools/make_table.py", "even"]
+    text = subprocess.run(table, cwd=tmp_path, capture_output=True, text=True).stdout
+    heading, _, row = (line.strip("| ").split(" | ") for line in text.splitlines())
+    cells = dict(zip(heading, row, strict=True))
+    assert cells["data"] == "even_digits"
+    assert cells["ECE"] == f"{metrics(tmp_path, 'even')['test/ece']:.2f}" and cells["published ECE"] == "4.00"
+
+
+def test_an_option_is_one_line(tree, tmp_path):
+    """It is set, checked against its range, recorded, and part of what a run is."""
+    run = tree()
+    page = tmp_path / "pycls_std" / "config" / "page.py"
+    page.write_text(page.read_text().replace("PAGE = {\n", f"PAGE = {{\n{OPTION}", 1))
+    run(["--mode", "train", *BASE, "OUT_DIR=run", "OPTIM.BIAS_FACTOR=2"])
+    assert "BIAS_FACTOR: 2.0" in (tmp_path / "run" / "config.yaml").read_text()
+    changed = "OPTIM.BIAS_FACTOR was 2.0, is 3.0"
+    for words, text in ((["-1"], "expected at least 0"), (["3", "OPTIM.MAX_EPOCH=2"], changed)):
+        command = [sys.executable, "run_net.py", "--mode", "train", *BASE, "OUT_DIR=run", "OPTIM.BIAS_FACTOR", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode and text in done.stderr
+
+
+def test_every_example_is_tried():
+    tried = re.findall(r'"((?:pycls_std|configs)/\S+?\.\w+)"', Path(__file__).read_text())
+    assert set(EXAMPLES) <= set(tried)

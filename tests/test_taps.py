@@ -1,0 +1,110 @@
+"""Taps of any backbone: how they are chosen, what is read at them, and what is known of them without weights."""
+
+import pytest
+import torch
+from methods import DEIT, FAMILIES, STUDENTS
+from torch import nn
+
+from pycls_std.models.create import create_backbone
+from pycls_std.models.describe import Description
+from pycls_std.models.taps import POOLED, TapShape, choose_taps, read, tap_names
+
+BLOCKS = [f"blocks.{index}" for index in range(8)]
+
+
+def test_taps_are_chosen_by_name_position_share_and_last():
+    def positions(*choices, count=8):
+        names = [f"blocks.{index}" for index in range(count)]
+        return tuple(names.index(name) for name in choose_taps("STD.TAPS", list(choices), names))
+
+    assert positions("last") == (7,)
+    assert positions("2/3", "last") == (5, 7)
+    assert positions("2/3", "last", count=24) == (16, 23)
+    assert positions("0", "1/2", "last", count=12) == (0, 6, 11)
+    assert positions("0", "-2", "-1") == (0, 6, 7)
+    assert positions("blocks.3", "last") == (3, 7)
+
+
+@pytest.mark.parametrize(
+    ("choices", "text"),
+    [
+        (["middle"], "STD.TAPS has 'middle', expected last, a position, a share such as 2/3, or one of blocks.0, "),
+        (["8"], "STD.TAPS has '8', the backbone has the taps 0 to 7: blocks.0, "),
+        (["3/0"], "'3/0', expected"),
+        (["last", "2/3"], "are the taps \\[7, 5\\], expected ascending"),
+        (["last", "blocks.7"], "are the taps \\[7, 7\\], expected ascending"),
+        ([], "expected ascending"),
+    ],
+)
+def test_taps_that_do_not_exist(choices, text):
+    with pytest.raises(ValueError, match=text):
+        choose_taps("STD.TAPS", choices, BLOCKS)
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_features_are_timms_intermediates_and_what_the_classifier_reads(name):
+    torch.manual_seed(0)
+    backbone = create_backbone(name, num_classes=10, image_size=32, **STUDENTS[name]).eval()
+    images, names = torch.randn(2, 3, 32, 32), tap_names(backbone)
+    with torch.no_grad():
+        last, features = read(backbone, images, (POOLED, names[-1], names[0]))
+        _, maps = backbone.forward_intermediates(images, output_fmt="NCHW")
+        assert torch.equal(backbone.forward_head(last), backbone(images))
+        _, early = read(backbone, images, (names[0],), head=False)
+    assert torch.equal(features[names[0]], maps[0]) and torch.equal(features[names[-1]], maps[-1])
+    assert early.keys() == {names[0]} and torch.equal(early[names[0]], maps[0])
+    if name not in (DEIT, "pit_ti_distilled_224"):
+        classifier = backbone.get_classifier()
+        expected = classifier(features[POOLED]) if features[POOLED].ndim == 2 else None
+        torch.testing.assert_close(expected, backbone(images))
+
+
+def test_nothing_is_computed_after_the_last_tap_that_is_asked_for():
+    backbone = create_backbone("resnet8", num_classes=10, image_size=32).eval()
+    seen = []
+    for name in ("layer1", "layer2", "layer3", "fc"):
+        module = backbone.get_submodule(name)
+        module.register_forward_hook(lambda *_, name=name: seen.append(name))
+    read(backbone, torch.randn(2, 3, 32, 32), ("layer2",), head=False)
+    assert seen == ["layer1", "layer2"]
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "convit_tiny", "pit_ti_distilled_224"])
+def test_a_description_is_that_of_the_model_and_draws_nothing(name):
+    state = torch.get_rng_state()
+    described = Description(name, num_classes=10, image_size=32, **STUDENTS[name])
+    taps, pooled = described.taps, described.pooled
+    assert torch.equal(torch.get_rng_state(), state)
+    backbone = described.build().eval()
+    with torch.no_grad():
+        _, features = read(backbone, torch.zeros(1, 3, 32, 32), (*tap_names(backbone), POOLED))
+    assert features.pop(POOLED).shape == (1, pooled)
+    assert taps == {tap: TapShape(*feature.shape[1:]) for tap, feature in features.items()}
+
+
+def test_a_model_that_needs_numbers_is_described_by_running_it(monkeypatch):
+    make = create_backbone
+
+    def refuses_meta(*args, **options):
+        backbone = make(*args, **options)
+        forward = backbone.forward_intermediates
+
+        def checked(images, **options):
+            if images.is_meta:
+                raise NotImplementedError("no meta kernel")
+            return forward(images, **options)
+
+        backbone.forward_intermediates = checked
+        return backbone
+
+    monkeypatch.setattr("pycls_std.models.describe.create_backbone", refuses_meta)
+    state = torch.get_rng_state()
+    assert Description("resnet8", num_classes=10, image_size=32).taps["layer3"] == (64, 8, 8)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_backbones_without_taps_and_images_that_do_not_fit():
+    with pytest.raises(ValueError, match="Linear offers no forward_intermediates"):
+        tap_names(nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="LevitDistilled takes no images of 3x8x8: |Levit takes no images of 3x8x8: "):
+        _ = Description("levit_128s", num_classes=10, image_size=8).taps
