@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pycls_std import runner
+from pycls_std.builders.training import build_described_trainer
 
 
 @pytest.fixture
@@ -29,14 +30,14 @@ def value(lines, pattern):
     return float(found[0][1])
 
 
-def test_operations_and_memory_of_a_step(timed):
+def test_operations_and_memory_of_a_step(timed, load):
     """A Mixer of 4 blocks, 32 wide, 16 patches of 2x2 pixels, 128 images: three times the forward pass's products, but
     for the gradient of the pixels; AdamW and the average hold five numbers for each parameter."""
     lines = timed("debug/base_debug")
     blocks = 4 * (2 * 16 * 16 * 32 + 2 * 32 * 128 * 16)  # token mixing 16 -> 16 -> 16 a channel, channel mixing a patch
     products = 3 * (blocks + 32 * 10) + 2 * 16 * 12 * 32
     assert value(lines, r"([\d.]+) GFLOPs a step") == pytest.approx(2 * 128 * products / 1e9, abs=0.06)
-    student = runner.build_untaught_trainer(runner.config.load("configs/debug/base_debug.yaml"), 10).student
+    student = build_described_trainer(load("debug/base_debug"), 10)[0].student
     count = sum(p.numel() for p in student.parameters())
     assert value(lines, r"memory: ([\d.]+) GiB weights") == pytest.approx(5 * 4 * count / 2**30, abs=6e-4)
 
@@ -79,6 +80,6 @@ def test_nothing_is_learnt_and_nothing_written(timed, load, tmp_path, monkeypatc
 
     monkeypatch.setattr(speed, "build_all", remembered)
     timed("debug/base_debug", OPTIM__WEIGHT_DECAY=0)
-    (session, _), before = seen
+    (session, *_), before = seen
     assert all(torch.equal(a, b) for a, b in zip(session.trainer.student.parameters(), before, strict=True))
     assert list(tmp_path.iterdir()) == []

@@ -290,7 +290,7 @@ def test_a_resized_view_is_pillows_crop_of_its_rectangle():
         pictures = [photograph(seed, width, height) for seed in range(40)]
         options = Augmentation(crop="resized", crop_scale=0.3)
         augment = BatchAugmentation(32, NORMALIZATIONS["half"], options, seed=3, device=CPU)
-        ours = augment(pixels(pictures), np.ones(40, int), np.arange(40))
+        ours, _ = augment(pixels(pictures), np.ones(40, int), np.arange(40))
         numbers = CounterRNG(3, np.ones(40, int), np.arange(40))
         corner, sides = draw_rectangles(numbers, height, width, 0.3)
         flip = numbers.uniform(1)[:, 0] < 0.5

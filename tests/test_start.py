@@ -19,7 +19,7 @@ from pycls_std.models.create import create_backbone
 
 def backbone_of(cfg, **options):
     """State of the student's backbone as training would start."""
-    session, _ = build_all(cfg, build_runtime(cfg), **options)
+    session, *_ = build_all(cfg, build_runtime(cfg), **options)
     return session.trainer.student.backbone.state_dict()
 
 

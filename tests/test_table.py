@@ -61,6 +61,12 @@ def make_table(*words):
     return command(table_tool, *words)
 
 
+def rows_of(text):
+    """The cells of a Markdown table, by run and heading."""
+    heading, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines())
+    return {row[0]: dict(zip(heading, row, strict=True)) for row in rows}
+
+
 @pytest.mark.defect(25)
 def test_mean_and_sample_deviation_over_seeds(record, tmp_path):
     runs = {0: [10, 40, 30], 1: [10, 20, 36], 2: [50, 20, 33]}
@@ -77,41 +83,50 @@ def test_mean_and_sample_deviation_over_seeds(record, tmp_path):
 
 
 def test_columns_of_the_reproductions_table(record, tmp_path):
+    """What all rows have at its default has no column: DISTILLATION.TYPE, STD.TOKENS."""
     record("base", 0, [1, 2, 3], of="mixer/mixer-s4_c100_base")
     record("inter", 0, [1, 2, 3], of="std/mixer-s4_c100_inter")
     record("paper", 0, [1, 2, 3], of="std/mixer-s4_c100_paper")
     code, text, _ = make_table(tmp_path / "logs")
     assert code == 0
     assert text.splitlines() == [
-        "| run | model | interm. | propag. | distillation | teachers | data | epochs | n | top-1 | top-5 "
+        "| run | model | method | taps | propagated | teachers | data | epochs | n | top-1 | top-5 "
         "| best epoch top-1 | published top-1 | published top-5 | status |",
         "| --- " * 15 + "|",
-        "| base | mixer_s4 | no | no | - | - | cifar100 | 3 | 1 | 3.00 | 13.00 | 3.00 | 70.68 | 88.91 | finished |",
-        "| inter | mixer_s4 | yes | yes | std | resnet32 + resnet56 | cifar100 | 3 | 1 | 3.00 | 13.00 | 3.00 "
-        "| 77.52 | 94.82 | finished |",
-        "| paper | mixer_s4 | yes | no | std | resnet32 + resnet56 | cifar100 | 3 | 1 | 3.00 | 13.00 | 3.00 "
-        "| - | - | finished |",
+        "| base | mixer_s4 | baseline | - | - | - | cifar100 | 3 | 1 | 3.00 | 13.00 "
+        "| 3.00 | 70.68 | 88.91 | finished |",
+        "| inter | mixer_s4 | std + mine | 2/3, last | yes | resnet32 + resnet56 | cifar100 | 3 | 1 | 3.00 | 13.00 "
+        "| 3.00 | 77.52 | 94.82 | finished |",
+        "| paper | mixer_s4 | std + mine | 2/3, last | no | resnet32 + resnet56 | cifar100 | 3 | 1 | 3.00 | 13.00 "
+        "| 3.00 | - | - | finished |",
     ]
 
 
+WORDS = ["method", "mode", "form", "standardized", "guided taps", "offline"]
+
+
 @pytest.mark.parametrize(
-    ("config", "words"),
+    ("config", "cells"),
     [
-        ("deit/deit-ti_c10_none", "deit none"),
-        ("deit/deit-ti_c10_soft", "deit soft"),
-        ("deit/deit-ti_c10_hard", "deit hard"),
-        ("deit/deit-ti_c10_distill", "deit distill hard"),
-        ("deit/deit-ti_c10_both-soft", "deit both soft"),
-        ("deit/deit-ti_c10_both-hard", "deit both hard"),
-        ("resnet/r-20_c100_KD", "kd soft"),
-        ("resnet/r-20_c100_DKD", "kd decoupled"),
-        ("mixer/mixer-s4_c100_KD_ours", "kd soft standardized"),
-        ("std/mixer-s4_c100_ours", "std soft standardized"),
+        ("deit/deit-ti_c10_none", ["deit", "none", "-", "-", "-", "-"]),
+        ("deit/deit-ti_c10_soft", ["deit", "soft", "soft", "no", "-", "no"]),
+        ("deit/deit-ti_c10_distill", ["deit", "distill", "hard", "no", "-", "no"]),
+        ("deit/deit-ti_c10_both-hard", ["deit", "both", "hard", "no", "-", "no"]),
+        ("resnet/r-20_c100_DKD", ["kd", "-", "decoupled", "no", "-", "no"]),
+        ("mixer/mixer-s4_c100_KD_ours", ["kd", "-", "soft", "yes", "-", "no"]),
+        ("std/mixer-s4_c100_ours", ["std + mine", "-", "soft", "yes", "-", "no"]),
+        ("deit/deit-ti_c100_ours", ["locality", "-", "-", "-", "blocks.0, blocks.6, blocks.11", "no"]),
+        ("deit/deit-ti_c100_ours_offline", ["locality", "-", "-", "-", "blocks.0, blocks.6, blocks.11", "yes"]),
+        ("deit/deit-ti_c100_ours_KD", ["locality + kd", "-", "soft", "yes", "blocks.0, blocks.6, blocks.11", "no"]),
     ],
 )
-def test_methods_are_told_apart(record, tmp_path, config, words):
+def test_methods_are_told_apart(record, tmp_path, config, cells):
+    """Beside rows that have every column; what a run does not read is a dash."""
     record("x", 0, [1, 2, 3], of=config)
-    assert aggregate(find_runs([str(tmp_path / "logs")])).iloc[0]["distillation"] == words
+    others = ["deit/deit-ti_c10_soft", "std/mixer-s4_c100_ours", "deit/deit-ti_c100_ours_offline"]
+    paths = [ROOT / "configs" / f"{other}.yaml" for other in others]
+    code, text, _ = make_table(tmp_path / "logs", "--expect", *paths)
+    assert (code, [rows_of(text)["x"][word] for word in WORDS]) == (0, cells)
 
 
 def test_csv_and_latex(record, tmp_path):
@@ -185,7 +200,8 @@ def test_nothing_finished_is_a_failure(record, tmp_path):
     assert code == 1
     assert "| lost |" in text
     assert "seed0: no readable config.yaml" in text
-    assert text.count("| 0 | - | - |") == 2
+    assert {name: row["n"] for name, row in rows_of(text).items()} == {"lost": "0", "single": "0"}
+    assert "top-1 |" not in text.replace("published top-1 |", "")
 
 
 def test_configs_that_have_not_run_are_named(record, tmp_path):

@@ -13,7 +13,7 @@ from pycls_std.losses.classification import soft_target_cross_entropy
 from pycls_std.losses.confidence import confidence_weights
 from pycls_std.losses.logit import hard_distillation, soft_distillation
 
-METHODS = ("baseline", "deit", "kd", "std")
+METHODS = ("baseline", "deit", "kd", "locality", "std")
 
 
 @pytest.mark.defect(19)
@@ -23,8 +23,10 @@ METHODS = ("baseline", "deit", "kd", "std")
 def test_two_steps_of_every_method_on_every_family(load, trainer, name, precision):
     assert set(METHODS) == set(TRAINERS.entries), "a new method joins this test"
     mode = {"DEIT__MODE": "both" if "distilled" in name else "soft"} if trainer == "deit" else {}
-    if trainer == "std" and "distilled" in name:
+    if trainer in ("std", "locality") and "distilled" in name:
         mode = {"KD__WEIGHT": 0.5}  # otherwise timm's average is one head
+    if trainer == "locality":
+        mode |= {"teachers": 1, "LOCALITY__STUDENT_TAPS": "[0, last]", "LOCALITY__TEACHER_TAPS": "[0, last]"}
     method = make(load, trainer, name, **mode)
     runtime = Runtime(device="cpu", precision=precision)
     optimizer = create_optimizer(method.trainer.objective, name="adamw", lr=1e-3)

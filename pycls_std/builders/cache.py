@@ -65,6 +65,8 @@ def _offline(cfg, session, data, weights) -> OfflineTeachers:
     the names of their classes stand for them.
     """
     folder, live, runtime = cfg.DISTILLATION.CACHE, session.teacher_outputs, session.runtime
+    if not data.task.pipeline(normalization=data.normalization).batched:
+        raise ValueError(f"DISTILLATION.OFFLINE is True, views of TASK.NAME {cfg.TASK.NAME} are no crops of one size")
     views = session.train_loader.dataset
     seen = {
         "images": views.fingerprint() if isinstance(views, MemoryViews) else [data.info.name, *data.info.classes],

@@ -10,7 +10,7 @@ from torch import multiprocessing
 from pycls_std.builders.data import Data
 from pycls_std.builders.models import find_pretrained
 from pycls_std.builders.training import assemble, build_runtime
-from pycls_std.core.structures import Loaded, Progress
+from pycls_std.core.structures import Progress, take
 from pycls_std.engine import distributed, loop
 from pycls_std.engine.optim import set_learning_rate
 
@@ -77,7 +77,7 @@ def _train_share(rank, port, threads, cfg, data, trial_images):
 def _train_and_compare(cfg, data, trial_images):
     runtime = build_runtime(cfg)
     own = runtime.world.positions(cfg.TRAIN.BATCH_SIZE)
-    data = data._replace(train=[share_of(loaded, own) for loaded in data.train])
+    data = data._replace(train=[take(loaded, own) for loaded in data.train])
     weights = find_pretrained(cfg, fetch=False)
     session = assemble(cfg, data=data, runtime=runtime, weights=weights, trial_images=trial_images)
     train(session, epoch=0)
@@ -88,11 +88,3 @@ def _train_and_compare(cfg, data, trial_images):
         if not apart < 1e-6:
             raise ValueError(f"{name} differs by {apart:.3g} after {len(data.train)} steps")
 
-
-def share_of(loaded: Loaded, own: list[int]) -> Loaded:
-    """Return the images of some places in a batch."""
-    return Loaded(*(None if part is None else _chosen(part, own) for part in loaded))
-
-
-def _chosen(part, own):
-    return [part[place] for place in own] if isinstance(part, (list, tuple)) else part[own]

@@ -13,6 +13,7 @@ from pycls_std.builders.models import find_pretrained
 from pycls_std.builders.teachers import optimize_teachers, set_batch_norm_mode
 from pycls_std.builders.training import assemble, build_runtime
 from pycls_std.check.processes import spread_over_two, steps, train
+from pycls_std.core.structures import mapped
 from pycls_std.datasets.loader import train_loader
 from pycls_std.engine import checkpoint, loop
 
@@ -50,7 +51,7 @@ class Trial:
             seed=data_seed(self.cfg),
             repeats=self.cfg.AUG.REPEATS,
         )
-        batches = [on_cpu(loaded) for loaded in islice(loader, STEPS)]  # for both processes
+        batches = [mapped(loaded, torch.Tensor.cpu) for loaded in islice(loader, STEPS)]  # for both processes
         self.found = data._replace(train=batches)
         images = f"{len(train)} training and {len(test)} test images, {read} and {self._scored()} of them read"
         return f"{data.info.name}, {len(data.info.classes)} classes, {images}"
@@ -176,16 +177,6 @@ def reduced(cfg):
     small.TRAIN.COMPILE = "off"  # it would take longer than all checks, and gradients are asked for term by term
     small.freeze()
     return small
-
-
-def on_cpu(value):
-    """Return a nest of tuples and lists with its tensors on the CPU."""
-    if isinstance(value, torch.Tensor):
-        return value.cpu()
-    if isinstance(value, (tuple, list)):
-        parts = [on_cpu(part) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else parts
-    return value
 
 
 def spread(views: Dataset, most: int) -> Subset:

@@ -3,16 +3,24 @@
 Shapes: B batch, H height, W width, C channels, K classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
 
+class Padded(NamedTuple):
+    """Images of several sizes, padded with zeros to one; what a task with such images has in place of a tensor."""
+
+    pixels: Tensor  # (B, 3, H, W), normalised
+    mask: Tensor  # (B, H, W) true where there is image
+
+
 class Sample(NamedTuple):
     """One view of an image."""
 
-    pixels: Tensor  # (3, H, W), normalised
+    pixels: Tensor  # (3, H, W), normalised; of its own height and width, if the task pads
     target: object  # as the dataset has it
     index: int  # of the image in its dataset
     crop: tuple[float, ...] | None = None  # see `datasets.crops`; None if not recorded
@@ -21,8 +29,8 @@ class Sample(NamedTuple):
 class Loaded(NamedTuple):
     """Images as a loader gives them, before they are mixed."""
 
-    images: Tensor  # (B, 3, H, W), normalised; or what else the models of a task take
-    targets: Tensor  # (B,) class of each image; or what else a label is in the task
+    images: Tensor | Padded  # (B, 3, H, W), normalised
+    targets: object  # (B,) class of each image; or what else a label is in the task, such as a list of B dictionaries
     index: Tensor  # (B,) position of each image in its dataset
     crop: Tensor | None = None  # (B, 5) the part of the image that is seen, see `datasets.crops`; None if not recorded
 
@@ -30,8 +38,8 @@ class Loaded(NamedTuple):
 class Batch(NamedTuple):
     """One training batch on the device."""
 
-    images: Tensor  # (B, 3, H, W), mixed if mixup or cutmix is on
-    targets: Tensor  # (B, K) probabilities, after mixing and label smoothing; or what else the task's loss takes
+    images: Tensor | Padded  # (B, 3, H, W), mixed if mixup or cutmix is on
+    targets: object  # (B, K) probabilities, after mixing and label smoothing; or what else the task's loss takes
     loaded: Loaded  # the same images before mixing, with their labels and positions
 
 
@@ -76,6 +84,30 @@ class Progress:
     def fraction(self) -> float:
         """Share of the run that is done, in [0, 1)."""
         return self.step / (self.epochs * self.iterations)
+
+
+def mapped(nest, change: Callable[[Tensor], object]):
+    """Return a nest of tuples, lists and dictionaries with every tensor changed; what is no tensor in it stays."""
+    if isinstance(nest, Tensor):
+        return change(nest)
+    if isinstance(nest, dict):
+        return {key: mapped(part, change) for key, part in nest.items()}
+    if not isinstance(nest, (tuple, list)):
+        return nest
+    parts = [mapped(part, change) for part in nest]
+    return type(nest)(*parts) if hasattr(nest, "_fields") else type(nest)(parts)
+
+
+def take(batch, places: list[int] | slice):
+    """Return some images of a batch: these rows of every tensor and list in a nest of tuples and dictionaries."""
+    if isinstance(batch, dict):
+        return {key: take(part, places) for key, part in batch.items()}
+    if isinstance(batch, list):
+        return batch[places] if isinstance(places, slice) else [batch[place] for place in places]
+    if isinstance(batch, tuple):
+        parts = [take(part, places) for part in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else tuple(parts)
+    return batch if batch is None else batch[places]
 
 
 class World:

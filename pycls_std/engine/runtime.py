@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pycls_std.core.seeding import seed_all, seed_torch
+from pycls_std.core.structures import mapped
 from pycls_std.engine.allocator import keep_freed_memory
 from pycls_std.engine.distributed import Processes
 from pycls_std.engine.monitor import StepMonitor
@@ -140,19 +141,14 @@ class Runtime:
     def to_device(self, value):
         """Move tensors to the device, images (B, 3, H, W) to channels_last.
 
-        value: a tensor, or a nest of tuples, lists and dictionaries; what is no tensor in it stays.
+        value: a tensor, or a nest of them, see `structures.mapped`.
         """
-        if isinstance(value, Tensor):
-            memory_format = torch.channels_last if value.ndim == 4 else torch.preserve_format
-            return value.to(self.device, non_blocking=True, memory_format=memory_format)
-        if isinstance(value, tuple):
-            parts = [self.to_device(part) for part in value]
-            return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-        if isinstance(value, list):
-            return [self.to_device(part) for part in value]
-        if isinstance(value, dict):
-            return {key: self.to_device(part) for key, part in value.items()}
-        return value
+
+        def move(tensor):
+            memory_format = torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+            return tensor.to(self.device, non_blocking=True, memory_format=memory_format)
+
+        return mapped(value, move)
 
     def autocast(self):
         """Return the context in which the forward pass runs."""

@@ -169,7 +169,7 @@ def memory(steps: Steps) -> tuple[int, int]:
 
 def _show_profile(own) -> None:
     """Print the operations that take most of a step's time on the device."""
-    cuda = own.held.images.is_cuda
+    cuda = own.session.runtime.device.type == "cuda"
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it tells of itself on stderr
     kinds = [torch.profiler.ProfilerActivity.CPU] + ([torch.profiler.ProfilerActivity.CUDA] if cuda else [])
     with torch.profiler.profile(activities=kinds) as profile:

@@ -1,4 +1,4 @@
-"""What a backbone offers: timm's contract.
+"""What a backbone offers: timm's contract, and names for its heads where they are not those of a classifier.
 
 Shapes: B batch, H height, W width, C channels, P patches, K classes.
 """
@@ -9,7 +9,11 @@ from torch import Tensor, nn
 
 
 class Backbone(Protocol):
-    """A classifier whose features can be tapped, as timm's are and as this project's own are."""
+    """A model whose features can be tapped, as timm's classifiers are and as this project's own are.
+
+    One with heads of its own, such as a detector, has their names in `head_names`, and returns a dictionary of them
+    where a classifier returns logits. A model of padded images takes a plain batch (B, 3, H, W) as well.
+    """
 
     feature_info: list[dict]  # one entry for each tap; `module` is its name
 
@@ -37,6 +41,16 @@ def classifier_names(backbone: Backbone) -> list[str]:
     found = backbone.get_classifier()
     heads = found if isinstance(found, tuple) else (found,)
     return [name for name, module in backbone.named_modules() if any(module is head for head in heads)]
+
+
+def head_names(backbone: Backbone) -> tuple[str, ...]:
+    """Return the names of a backbone's heads: its own, or `cls` of a classifier."""
+    return getattr(backbone, "head_names", ("cls",))
+
+
+def named_heads(output: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return what a backbone's head returned, by the names of the heads."""
+    return output if isinstance(output, dict) else {"cls": output}
 
 
 def to_patches(feature_map: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from pycls_std.core.structures import Output
+from pycls_std.models.contract import head_names, named_heads
 from pycls_std.models.taps import read
 
 
@@ -25,9 +26,9 @@ class Branch(Protocol):
 
 
 class Student(nn.Module):
-    """A backbone whose class head is `cls`; with `split_heads`, timm's distillation head beside it is `dist`.
+    """A backbone; the head of a classifier is `cls`, and with `split_heads` timm's distillation head is `dist`.
 
-    Without, such a backbone predicts the average of both, as timm has it. branches: by name; they are deployed with the
+    Without, a backbone with both predicts their average, as timm has it. branches: by name; they are deployed with the
     student, if a head of theirs predicts.
     Source of the two heads: Touvron et al., ICML 2021.
     """
@@ -44,17 +45,20 @@ class Student(nn.Module):
     @property
     def heads(self) -> tuple[str, ...]:
         """Names of the heads, in the order of the output."""
-        own = ("cls", "dist") if self.split_heads else ("cls",)
+        own = ("cls", "dist") if self.split_heads else head_names(self.backbone)
         return own + tuple(head for branch in self.branches.values() for head in branch.heads)
 
     def forward(self, images: Tensor, taps: tuple[str, ...] = ()) -> Output:
-        """images: (B, 3, H, W). taps: names of those whose features are asked for. Returns all heads, (B, K) each."""
+        """images: (B, 3, H, W), or padded ones. taps: names of those whose features are asked for.
+
+        Returns all heads, (B, K) logits each of a classifier, and these features.
+        """
         taps = (*self.branch_taps, *taps)
         if taps or self.split_heads:
             last, features = read(self.backbone, images, taps)
-            heads = self._split(last) if self.split_heads else {"cls": self.backbone.forward_head(last)}
+            heads = self._split(last) if self.split_heads else named_heads(self.backbone.forward_head(last))
         else:
-            heads, features = {"cls": self.backbone(images)}, {}
+            heads, features = named_heads(self.backbone(images)), {}
         for branch in self.branches.values():
             own = branch(features)
             heads |= own.heads

@@ -11,10 +11,7 @@ from pycls_std import config
 from pycls_std.results.events import read_events
 
 # Options without which a record cannot be read or shown; those of teachers are not in that of a run without any.
-REQUIRED = {
-    *("NAME", "SEED", "TRAINER", "MODEL.NAME", "DATA.NAME", "DATA.ROOT", "OPTIM.MAX_EPOCH", "TEST.PERIOD"),
-    *("PUBLISHED.TOP1", "PUBLISHED.TOP5"),
-}
+REQUIRED = {"NAME", "SEED", "TRAINER", "MODEL.NAME", "DATA.NAME", "DATA.ROOT", "OPTIM.MAX_EPOCH", "TEST.PERIOD"}
 
 
 @dataclass

@@ -25,7 +25,18 @@ class Classification:
 
     RESULT = "top1"  # the score that says which epoch is the best, and what a teacher is worth
     HEADS = ("cls",)  # that the labels teach
-    READS = ("AUG.MIXUP", "AUG.CUTMIX", "AUG.MIX_PROB", "AUG.MIX_SWITCH", "AUG.LABEL_SMOOTHING")
+    READS = (
+        "AUG.CROP",
+        "AUG.FLIP",
+        "AUG.RAND_AUGMENT",
+        "AUG.COLOR_JITTER",
+        "AUG.ERASING",
+        "AUG.MIX",
+        "AUG.CUTMIX",
+        "AUG.LABEL_SMOOTHING",
+        "DATA.CROP_RATIO",
+        "DATA.PER_CLASS",
+    )
 
     def __init__(self, classes: int, *, pipeline: Callable[..., ImagePipeline], mixing: Mixing | None = None):
         self.classes = classes

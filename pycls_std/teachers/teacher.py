@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from pycls_std.core.structures import Normalization, Output
+from pycls_std.core.structures import Normalization, Output, Padded
+from pycls_std.models.contract import named_heads
 from pycls_std.models.taps import read
 
 
@@ -78,28 +79,34 @@ class Teacher(nn.Module):
                 module.track_running_stats = False
                 module.running_mean = module.running_var = module.num_batches_tracked = None
 
-    def own_input(self, images: Tensor) -> Tensor:
-        """Return images (B, 3, H, W), in the student's normalisation and size, in this teacher's.
+    def own_input(self, images: Tensor | Padded) -> Tensor | Padded:
+        """Return images (B, 3, H, W), in the student's normalisation and size, in this teacher's, of its dtype.
 
+        Padded images keep their size.
         Resized without a filter: a teacher that is smaller than its student mostly sees small images that were enlarged
         for the student, and point samples give back what they were (at 224 px and 32 exactly); a filter would blur them
         once more, which costs a ResNet-20 5 points on CIFAR-10. The references do the same.
         """
-        if not self.same_input:
-            images = images * self.scale + self.shift
+        if isinstance(images, Padded):
+            pixels = self._normalized(images.pixels) * images.mask.unsqueeze(1)  # what is padded stays 0
+            return images._replace(pixels=pixels.to(self.dtype))
+        images = self._normalized(images)
         if self.image_size and self.image_size != images.shape[-1]:
             size = (self.image_size, self.image_size)
             images = interpolate(images, size, mode="bilinear", align_corners=False)
-        return images
+        return images.to(self.dtype)
+
+    def _normalized(self, pixels: Tensor) -> Tensor:
+        return pixels if self.same_input else pixels * self.scale + self.shift
 
     def forward(self, images: Tensor, request: Request = Request()) -> Output:  # noqa: B008  (immutable)
         """images: (B, 3, H, W) in the student's normalisation. Returns what is asked for, fp32, without gradient.
 
-        The head is `cls`, (B, K) logits; a model with two heads gives their average. Features are (B, C, H, W) of the
-        teacher's own sizes.
+        The head of a classifier is `cls`, (B, K) logits; one with two heads gives their average. Features are
+        (B, C, H, W) of the teacher's own sizes.
         """
         with torch.inference_mode(), self.precision():
-            output = compute(self.backbone, self.own_input(images).to(self.dtype), request)
+            output = compute(self.backbone, self.own_input(images), request)
             output = [{name: value.float() for name, value in part.items()} for part in output]
         return Output(*({name: _own(value) for name, value in part.items()} for part in output))
 
@@ -115,6 +122,6 @@ def _own(value: Tensor) -> Tensor:
 def compute(backbone: nn.Module, images: Tensor, request: Request) -> Output:
     """Return what is asked of a backbone, and compute nothing else. images: as it takes them."""
     if not request.taps:
-        return Output({"cls": backbone(images)} if request.head else {}, {})
+        return Output(named_heads(backbone(images)) if request.head else {}, {})
     last, features = read(backbone, images, request.taps, head=request.head)
-    return Output({"cls": backbone.forward_head(last)} if request.head else {}, features)
+    return Output(named_heads(backbone.forward_head(last)) if request.head else {}, features)

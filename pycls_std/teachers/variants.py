@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from pycls_std.core.structures import Output
+from pycls_std.core.structures import Output, take
 from pycls_std.engine.runtime import DTYPES
 from pycls_std.process.errors import one_line
 from pycls_std.teachers.folding import fold_batch_norms
@@ -113,8 +113,9 @@ class Trial:
         errors, sizes = torch.zeros(len(taps)), torch.zeros(len(taps))
         failure = ""
         for loaded in self.loader:
-            images = self.runtime.to_device(loaded.images[: most - count])
-            count += len(images)
+            loaded = take(loaded, slice(most - count))
+            images = self.runtime.to_device(loaded.images)
+            count += len(loaded.index)
             try:
                 expected, found = self._output(plain, images), self._output(variant, images)
                 same = same + self.agreement(found, expected).sum()

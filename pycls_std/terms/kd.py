@@ -6,7 +6,7 @@ from pycls_std.core.option import Option
 from pycls_std.core.registry import TERMS
 from pycls_std.core.structures import Batch, Output, Progress
 from pycls_std.models.describe import Description
-from pycls_std.terms.logits import LogitLoss, LogitTerm, mean_weights, need_teachers
+from pycls_std.terms.logits import LogitLoss, LogitTerm, mean_weights, need_logits
 
 
 @TERMS.register("kd")
@@ -37,8 +37,8 @@ class KD(LogitTerm):
 
     @classmethod
     def from_cfg(cls, cfg, surroundings, student):
-        """Build from sections KD and DISTILLATION. Raises ValueError if there is no teacher."""
-        need_teachers("KD.WEIGHT", surroundings.teachers)
+        """Build from sections KD and DISTILLATION. Raises ValueError if no teacher has logits."""
+        need_logits("KD.WEIGHT", surroundings)
         return cls(
             LogitLoss.from_cfg(cfg),
             surroundings.teachers,

@@ -12,7 +12,7 @@ from pycls_std.core.structures import Batch, Output, Progress
 from pycls_std.layers.token_branches import TokenBranches, TokenLayout
 from pycls_std.models.taps import choose_taps
 from pycls_std.terms.base import Surroundings
-from pycls_std.terms.logits import LogitLoss, LogitTerm, mean_weights, need_teachers
+from pycls_std.terms.logits import LogitLoss, LogitTerm, mean_weights, need_logits
 
 
 @TERMS.register("std")
@@ -58,7 +58,7 @@ class STD(LogitTerm):
     @classmethod
     def branch(cls, cfg, surroundings):
         """Return the tokens and their heads. Raises ValueError for options that contradict each other."""
-        need_teachers("STD.WEIGHT", surroundings.teachers)
+        need_logits("STD.WEIGHT", surroundings)
         sizes = surroundings.student.taps
         layout = _layout(cfg.STD, list(sizes), teachers=len(surroundings.teachers))
         own = [(sizes[tap].channels, sizes[tap].patches) for tap in layout.taps]

@@ -1,0 +1,82 @@
+"""What a task offers: everything that depends on what a label is.
+
+Shapes: B batch.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from pycls_std.core.structures import Batch, Loaded, Output, Progress, Sample
+from pycls_std.tasks.evaluator import Evaluator
+
+
+class Pipeline(Protocol):
+    """How views are made, for one normalisation.
+
+    With `batched`, images of one size can be held in memory, and it offers `resized`, `test_pixels`,
+    `batch_augmentation` and `plain`, too, see `datasets.pipeline`.
+    """
+
+    batched: bool
+
+    def train_transform(self) -> Callable:
+        """Return what makes a training view of an image and its target, both at once; it draws from torch alone."""
+
+    def test_transform(self) -> Callable:
+        """Return what makes the test view of an image and its target."""
+
+
+class Task(Protocol):
+    """What a label is, from the loader to the table; registered in TASKS, its metrics in METRICS under its name.
+
+    It may have OPTIONS of its own, and says in READS which options of the page other tasks are refused.
+    """
+
+    RESULT: str  # the score that says which epoch is the best, and what a teacher is worth
+    HEADS: tuple[str, ...]  # of the student, that its losses train
+    READS: tuple[str, ...]
+    classes: int
+    scores: dict[str, dict]  # see `evaluator.scores_of`
+    pipeline: Callable[..., Pipeline]  # (normalization=...)
+
+    @classmethod
+    def from_cfg(cls, cfg, *, classes: int, seed: int) -> "Task":
+        """Build from options. seed: of augmentation and mixing."""
+
+    def check(self, index: int, target):
+        """Return the target of an image of the dataset. Raises ValueError if it is none."""
+
+    def collate(self, samples: list[Sample]) -> Loaded:
+        """Return a batch of samples."""
+
+    def stack(self, targets: list) -> Tensor:
+        """Return the targets of all images as one tensor; of a task whose pipeline is batched."""
+
+    def check_share(self, share: int, batch_size: int, processes: int) -> None:
+        """Raise ValueError if a process cannot train on its share of a batch."""
+
+    def batch(self, loaded: Loaded, progress: Progress) -> Batch:
+        """Return the batch that is trained on."""
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """Return the losses of the labels, scalars by name; they are multiplied by TASK.WEIGHT and added."""
+
+    def prediction_heads(self, heads: tuple[str, ...]) -> dict[str, set[str]]:
+        """Return the heads that each prediction needs, by the name of the prediction; the first is the default."""
+
+    def predictions(self, output: Output) -> dict[str, object]:
+        """Return what the metrics take, by the name of the prediction."""
+
+    def evaluator(self) -> Evaluator:
+        """Return what takes predictions and targets batch by batch, and computes all scores."""
+
+    def agreement(self, first: Output, second: Output) -> Tensor:
+        """Return for which images (B,) two outputs of a teacher say the same."""
+
+    def floor(self, least: float) -> float:
+        """Return the least result of a teacher that is trained. least: DISTILLATION.TEACHER_MIN_ACC, -1 = your own."""
+
+    def floor_error(self, floor: float, images: int) -> float:
+        """Return the standard error of a result on so many images, at the floor."""

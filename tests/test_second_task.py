@@ -1,0 +1,92 @@
+"""A task with padded images of several sizes, targets that are dictionaries, and a metric over all images at once.
+
+Its four files (tests/second_task) are written into a copy of the tree, and nothing there is edited: engine, runner,
+record, resume, processes, check, info, time and tables work for it as they are.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from test_extending import ROOT, metrics, tree  # noqa: F401  (a fixture)
+
+from pycls_std.core.structures import Padded, mapped, take
+
+FILES = {"rectangles": "datasets", "tiny_detector": "models", "boxes": "tasks", "recall": "metrics"}
+CONFIG = ["--cfg", "detector.yaml"]
+TRAIN = ["--mode", "train", *CONFIG]
+
+
+@pytest.fixture
+def run(tree, tmp_path):  # noqa: F811
+    """Return run(*commands) in a copy of the tree that has the second task."""
+    run = tree()
+    for name, folder in FILES.items():
+        shutil.copy(ROOT / "tests" / "second_task" / f"{name}.py", tmp_path / "pycls_std" / folder)
+    shutil.copy(ROOT / "tests" / "second_task" / "detector.yaml", tmp_path)
+    return run
+
+
+def refused(tmp_path, *words):
+    """The one line with which a command ends."""
+    done = subprocess.run([sys.executable, "run_net.py", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    return done.stderr
+
+
+def test_every_mode_works_for_it(run, tmp_path):
+    """A teacher; a student that learns from its features, checked, timed, in bf16, interrupted; test, and the table."""
+    guided = [*CONFIG, "TRAINER=locality", "MODEL.ARGS.width=8", "DISTILLATION.TEACHERS=[tiny_detector]"]
+    guided += ["DISTILLATION.TEACHER_WEIGHTS=[teacher/checkpoints/best.pt]", "OPTIM.MAX_EPOCH=2"]
+    guided += ["LOCALITY.STUDENT_TAPS=[first, second]", "LOCALITY.TEACHER_TAPS=[first, second]"]
+    text = run(
+        [*TRAIN, "OUT_DIR=teacher", "TRAIN.EMA_DECAY=0.9", "MODEL.ARGS.width=16"],
+        ["--mode", "info", *guided],
+        ["--mode", "check", *guided],
+        ["--mode", "time", *guided, "TIME.STEPS=1", "TIME.WARMUP=0"],
+        ["--mode", "train", *guided, "OUT_DIR=whole"],
+        ["--mode", "train", *guided, "OUT_DIR=cut", "OPTIM.SCHEDULE=constant", "OPTIM.MAX_EPOCH=1"],
+        ["--mode", "train", *guided, "OUT_DIR=cut", "OPTIM.SCHEDULE=constant"],
+        ["--mode", "train", *guided, "OUT_DIR=uncut", "OPTIM.SCHEDULE=constant"],
+        ["--mode", "train", *guided, "OUT_DIR=bf16", "PRECISION=bf16"],
+        ["--mode", "test", *CONFIG, "TEST.WEIGHTS=teacher/checkpoints/last.pt", "TEST.EMA=true"],
+    )
+    assert text.count("ok    ") == 8 and "two agree after 3 steps" in text
+    assert "ok    terms       class, l1, locality" in text
+    assert "teacher 0 tiny_detector: recall" in text
+    lines = [json.loads(line) for line in (tmp_path / "teacher" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["test/recall"] > lines[0]["test/recall"] and lines[-1]["train/l1"] < lines[0]["train/l1"]
+    assert {"ema/recall", "test/median_miss"} <= lines[-1].keys()
+    assert f"* boxes recall {lines[-1]['ema/recall']:6.2f}  median miss" in text.splitlines()[-1]
+    timeless = [
+        {key: value for key, value in metrics(tmp_path, name).items() if key not in ("time", "train/images_per_second")}
+        for name in ("cut", "uncut")
+    ]
+    assert timeless[0] == timeless[1]
+    table = [sys.executable, "tools/make_table.py", "teacher", "whole"]
+    text = subprocess.run(table, cwd=tmp_path, capture_output=True, text=True).stdout
+    heading = text.splitlines()[0]
+    assert "| recall | median miss | best epoch recall |" in heading and "top-1" not in heading
+
+
+def test_what_it_does_not_read_is_refused(run, tmp_path):
+    assert "AUG.MIXUP is 0.8, which TRAINER baseline does not read" in refused(tmp_path, *TRAIN, "AUG.MIXUP=0.8")
+    assert "DATA.PER_CLASS is 5" in refused(tmp_path, *TRAIN, "DATA.PER_CLASS=5")
+    logits = ["TRAINER=kd", "DISTILLATION.TEACHERS=[tiny_detector]", "DISTILLATION.TEACHER_WEIGHTS=[none]"]
+    text = "KD.WEIGHT needs class logits, the task has the heads classes, boxes (TASK.NAME)"
+    assert text in refused(tmp_path, *TRAIN, *logits)
+
+
+def test_parts_of_nests():
+    """Tensors, lists and dictionaries, and tuples with names, which keep their kind."""
+    pixels, mask = torch.arange(12.0).view(3, 4), torch.ones(3, 4)
+    nest = (Padded(pixels, mask), [{"a": 0}, {"a": 1}, {"a": 2}], None, {"scores": torch.arange(3)})
+    images, targets, nothing, named = take(nest, [2, 0])
+    assert isinstance(images, Padded) and torch.equal(images.pixels, pixels[[2, 0]])
+    assert targets == [{"a": 2}, {"a": 0}] and nothing is None and named["scores"].tolist() == [2, 0]
+    doubled = mapped(nest, lambda tensor: 2 * tensor)
+    assert torch.equal(doubled[0].mask, 2 * mask) and doubled[1] == nest[1]
+    assert doubled[3]["scores"].tolist() == [0, 2, 4]
