@@ -55,13 +55,13 @@ class Method:
         torch.manual_seed(0)
         none = [Weights({}, "none") for _ in cfg.DISTILLATION.TEACHERS]
         self.cfg = cfg
-        self.surroundings = describe_run(cfg, build_task(cfg, classes), weights=none)
+        self.run = describe_run(cfg, build_task(cfg, classes), weights=none)
         backbone = build_backbone(cfg, classes) if backbone is None else backbone
         teachers = build_teachers(cfg, classes, HALF, none)
-        self.student = build_student(cfg, backbone, self.surroundings)
-        self.trainer = build_trainer(cfg, self.student, self.surroundings, teachers)
+        self.student = build_student(cfg, backbone, self.run)
+        self.trainer = build_trainer(cfg, self.student, self.run, teachers)
         self.teachers = self.trainer.teachers
-        self.task = self.surroundings.task
+        self.task = self.run.task
         requests = teacher_requests(dict(self.trainer.terms.items()), len(teachers))
         self.live = LiveTeachers(self.teachers, requests)
 

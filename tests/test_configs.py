@@ -79,10 +79,10 @@ def build(cfg):
     """Return the method of a config, with teachers of random weights."""
     task = build_task(cfg, cfg.MODEL.NUM_CLASSES)
     weights = [each._replace(state={}) for each in find_pretrained(cfg, fetch=False).teachers]
-    surroundings = describe_run(cfg, task, weights=weights)
+    run = describe_run(cfg, task, weights=weights)
     teachers = build_teachers(cfg, task.classes, NORMALIZATIONS["half"], weights)
-    student = build_student(cfg, build_backbone(cfg, task.classes), surroundings)
-    return build_trainer(cfg, student, surroundings, teachers)
+    student = build_student(cfg, build_backbone(cfg, task.classes), run)
+    return build_trainer(cfg, student, run, teachers)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

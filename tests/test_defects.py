@@ -22,7 +22,7 @@ DEFECTS = {
     14: "cutmix without mixup fails, and a teacher's name counts as a list of teachers",
     15: "Python's random is not seeded",
     16: "distillation tokens are weight-decayed",
-    17: "the teacher wakes up with the student, and its batch norms move",
+    17: "the teacher switches to batch statistics with the student, and its running ones move",
     18: "with two distillation losses on, that of the logits is dropped",
     19: "logit distillation works for DeiT only, other students crash",
     20: "the divergence is divided by images times classes",

@@ -22,7 +22,7 @@ from pycls_std.core.structures import Output, Progress, World
 from pycls_std.datasets import digits
 from pycls_std.engine import files
 from pycls_std.run.identity import refuse_other_options
-from pycls_std.teachers.cache import Tape
+from pycls_std.teachers.cache import EpochCache
 from pycls_std.teachers.packing import entry_type, pack, unpack
 from pycls_std.teachers.teacher import Request, Teacher
 
@@ -103,7 +103,7 @@ def build(method, tmp_path):
 @pytest.fixture
 def folder(build):
     """Return folder(**options): where a run keeps what its teacher says, which stands for all that it depends on."""
-    return lambda **options: build(DATA__PER_CLASS=30, **options)[1].shelves[0].folder
+    return lambda **options: build(DATA__PER_CLASS=30, **options)[1].specs[0].folder
 
 
 def tell(session, teachers, epoch=0):
@@ -159,7 +159,7 @@ def test_what_is_kept_is_what_the_teacher_said_of_the_mixed_images(build, tmp_pa
     (name,) = kept_files(tmp_path)
     assert name.endswith("/epoch-0002.npy")
     entries = np.load(tmp_path / "kept" / name)
-    assert (entries.shape, entries.dtype) == ((ASKED * 128,), kept.shelves[0].kind)
+    assert (entries.shape, entries.dtype) == ((ASKED * 128,), kept.specs[0].kind)
 
 
 def test_two_teachers_that_are_one(build, teacher, tmp_path):
@@ -370,7 +370,7 @@ def test_sizes_are_told_before_anything_is_written(build, copied, caplog):
     caplog.set_level(logging.INFO, logger="pycls_std")
     build()
     _, kept = build(taps=TAPS)
-    assert kept.shelves[0].kind.itemsize == 4 * (10 + 16 * 8 * 8 + 64 * 2 * 2 + 64)
+    assert kept.specs[0].kind.itemsize == 4 * (10 + 16 * 8 * 8 + 64 * 2 * 2 + 64)
     lines = [line for line in caplog.messages if line.startswith("DISTILLATION.CACHE")]
     there = "files are there and will be read (one for each teacher and epoch)"
     assert lines[0].endswith(f"kept: 2 of 3 {there}, 1 will be written, of 1408 views each, 0.1 MiB in all")
@@ -410,55 +410,55 @@ ENTRIES = np.arange(60, dtype=np.float32).view([("head:cls", np.float32, (3,))])
 
 
 @pytest.fixture
-def tape(tmp_path):
+def cache(tmp_path):
     """What keeps such epochs."""
-    return Tape(tmp_path / "kept", 20, ENTRIES.dtype, World())
+    return EpochCache(tmp_path / "kept", 20, ENTRIES.dtype, World())
 
 
-def write(tape):
+def write(cache):
     """Write the first epoch, in two batches."""
-    tape.open(0)
+    cache.open(0)
     for start in (0, 10):
-        tape.write(ENTRIES[start : start + 10])
+        cache.write(ENTRIES[start : start + 10])
 
 
-def test_a_disk_that_is_full_at_last_leaves_nothing(tape, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_at_last_leaves_nothing(cache, tmp_path, monkeypatch):
     def full(number):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match=r"epoch-0001.npy could not be written: No space left on device"):
-        write(tape)
+        write(cache)
     assert kept_files(tmp_path) == []
 
 
-def test_a_damaged_file_is_named(tape, train, copied, tmp_path):
-    write(tape)
-    tape.open(0)
-    assert np.array_equal(tape.read(10, 10), ENTRIES[10:])
-    path = tape.path(0)
+def test_a_damaged_file_is_named(cache, train, copied, tmp_path):
+    write(cache)
+    cache.open(0)
+    assert np.array_equal(cache.read(10, 10), ENTRIES[10:])
+    path = cache.path(0)
     content = path.read_bytes()
     np.save(tmp_path / "short.npy", ENTRIES[:-1])
     turned = content[:-50] + bytes([content[-50] ^ 1]) + content[-49:]
     for damaged in (content[:-1], b"x" * 500, b"", turned, (tmp_path / "short.npy").read_bytes()):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"epoch-0001.npy is damaged, delete it"):
-            tape.open(0)
+            cache.open(0)
     own = next((tmp_path / "kept").rglob("resnet8-*/epoch-0001.npy"))
     own.write_bytes(own.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"epoch-0001.npy is damaged, delete it"):
         train("run")
 
 
-def test_what_nobody_finished_is_removed_after_a_day(tape):
-    write(tape)
+def test_what_nobody_finished_is_removed_after_a_day(cache):
+    write(cache)
     for name, age in (("old", 90000), ("new", 10)):
-        path = tape.folder / f".epoch-0002.npy.{name}.tmp"
+        path = cache.folder / f".epoch-0002.npy.{name}.tmp"
         path.write_bytes(b"half")
         stamp = path.stat().st_mtime - age
         os.utime(path, (stamp, stamp))
-    Tape(tape.folder, 20, ENTRIES.dtype, World())
-    assert [path.name for path in tape.folder.glob(".*")] == [".epoch-0002.npy.new.tmp"]
+    EpochCache(cache.folder, 20, ENTRIES.dtype, World())
+    assert [path.name for path in cache.folder.glob(".*")] == [".epoch-0002.npy.new.tmp"]
 
 
 def test_what_cannot_be_kept_is_refused(build, load, tmp_path, monkeypatch):

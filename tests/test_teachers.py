@@ -207,7 +207,7 @@ def test_batch_norms_may_take_the_statistics_of_each_batch(optimized, precision)
     assert not torch.allclose(expected, awake.eval()(teacher.own_input(batch)), atol=0.3)
 
 
-def test_a_teacher_is_scored_by_its_own_statistics_and_then_woken(method, monkeypatch, caplog):
+def test_a_teacher_is_scored_by_its_own_statistics_and_then_switches_to_those_of_batches(method, monkeypatch, caplog):
     """A test split in the order of its classes would not be known by the statistics of its batches."""
     seen = []
 

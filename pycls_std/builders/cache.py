@@ -16,8 +16,8 @@ from pycls_std.engine.checkpoint import fingerprint
 from pycls_std.engine.loop import Session
 from pycls_std.models.describe import Description
 from pycls_std.models.taps import POOLED
-from pycls_std.teachers.cache import CachedTeachers, Shelf, free_space
-from pycls_std.teachers.offline import OfflineTeachers, keep_plain_outputs, shelf_file
+from pycls_std.teachers.cache import CachedTeachers, CacheSpec, free_space
+from pycls_std.teachers.offline import OfflineTeachers, precompute_outputs, precomputed_file
 from pycls_std.teachers.packing import entry_type
 from pycls_std.teachers.teacher import Request
 
@@ -51,9 +51,9 @@ def build_cache(
         "seed": data_seed(cfg),
         "batch_size": cfg.TRAIN.BATCH_SIZE,
     }
-    shelves = _shelves(cfg, seen, session, data, weights)
+    specs = _specs(cfg, seen, session, data, weights)
     images = len(session.train_loader) * session.train_loader.batch_size
-    cached = CachedTeachers(session.teacher_outputs, shelves, views=images, world=session.runtime.world)
+    cached = CachedTeachers(session.teacher_outputs, specs, views=images, world=session.runtime.world)
     LOG.info("DISTILLATION.CACHE %s: %s", options.CACHE, cached.check_room(epochs))
     return cached
 
@@ -73,29 +73,27 @@ def _offline(cfg, session, data, weights) -> OfflineTeachers:
         "number": [data.images, cfg.DATA.PER_CLASS],
         "normalization": data.normalization,
     }
-    shelves = _shelves(cfg, seen, session, data, weights)
+    specs = _specs(cfg, seen, session, data, weights)
 
     def keep():
-        missing = [shelf for shelf in shelves if not shelf_file(shelf.folder).exists()]
-        needed = sum(data.images * shelf.kind.itemsize for shelf in missing) / 2**20
-        free = free_space(shelves[0].folder) / 2**20
+        missing = [spec for spec in specs if not precomputed_file(spec.folder).exists()]
+        needed = sum(data.images * spec.kind.itemsize for spec in missing) / 2**20
+        free = free_space(specs[0].folder) / 2**20
         if needed > free:
             raise ValueError(f"DISTILLATION.CACHE {folder} has {free:.1f} MiB free, {needed:.1f} are needed")
-        there = (
-            f"{len(shelves) - len(missing)} of {len(shelves)} files are there and will be read (one for each teacher)"
-        )
+        there = f"{len(specs) - len(missing)} of {len(specs)} files are there and will be read (one for each teacher)"
         written = f", {len(missing)} will be written, of {data.images} images each, {needed:.1f} MiB in all"
         LOG.info("DISTILLATION.CACHE %s: %s%s", folder, there, written if missing else "")
-        for shelf, teacher, request in zip(shelves, live.teachers, live.requests, strict=True):
+        for spec, teacher, request in zip(specs, live.teachers, live.requests, strict=True):
             plain = plain_batches(cfg, data, teacher.image_size)
             images = (runtime.to_device(loaded.images) for loaded in plain)
-            keep_plain_outputs(shelf, teacher, request, images, data.images, runtime.autocast)
+            precompute_outputs(spec, teacher, request, images, data.images, runtime.autocast)
 
     runtime.world.rank_zero_first(keep)
-    return OfflineTeachers(shelves, images=data.images)
+    return OfflineTeachers(specs, images=data.images)
 
 
-def _shelves(cfg, seen: dict, session, data, weights) -> list[Shelf]:
+def _specs(cfg, seen: dict, session, data, weights) -> list[CacheSpec]:
     """Return where what each teacher says is kept; the folders' names stand for all that it depends on."""
     options, live = cfg.DISTILLATION, session.teacher_outputs
     described = describe_teachers(cfg, data.task.classes, weights)
@@ -104,7 +102,7 @@ def _shelves(cfg, seen: dict, session, data, weights) -> list[Shelf]:
         "versions": [torch.__version__, timm.__version__],
         "device": session.runtime.device.type,
     }
-    shelves = []
+    specs = []
     for teacher, request, description in zip(live.teachers, live.requests, described, strict=True):
         shapes = output_shapes(description, request)
         kind = entry_type(shapes, options.CACHE_PRECISION, options.CACHE_TOP)
@@ -116,8 +114,8 @@ def _shelves(cfg, seen: dict, session, data, weights) -> list[Shelf]:
             "entries": str(kind),
         }
         key = hashlib.sha256(json.dumps([seen, own]).encode()).hexdigest()[:16]
-        shelves.append(Shelf(Path(options.CACHE) / f"{teacher.name}-{key}", shapes, kind))
-    return shelves
+        specs.append(CacheSpec(Path(options.CACHE) / f"{teacher.name}-{key}", shapes, kind))
+    return specs
 
 
 def output_shapes(description: Description, request: Request) -> dict[str, tuple[int, ...]]:

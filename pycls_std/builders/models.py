@@ -20,7 +20,7 @@ from pycls_std.models.create import create_backbone
 from pycls_std.models.describe import Description
 from pycls_std.models.student import Student, has_distillation_head
 from pycls_std.teachers.teacher import Request, Teacher
-from pycls_std.terms.base import AuxiliaryTerm, Surroundings, Term
+from pycls_std.terms.base import AuxiliaryTerm, RunDescription, Term
 from pycls_std.trainers.base import Trainer
 
 LOG = logging.getLogger("pycls_std")
@@ -197,30 +197,30 @@ def active_terms(cfg) -> dict[str, type[Term] | type[AuxiliaryTerm]]:
     return dict(sorted(kinds.items(), key=lambda item: (item[0] != "task", item[0])))
 
 
-def build_student(cfg, backbone: nn.Module, surroundings: Surroundings) -> Student:
+def build_student(cfg, backbone: nn.Module, run: RunDescription) -> Student:
     """Return the backbone with what the terms add to it. Raises ValueError for one that the method cannot use."""
     TRAINERS.get(cfg.TRAINER).check(cfg, backbone)
     kinds = active_terms(cfg)
     split = any(kind.SPLITS_HEADS for kind in kinds.values()) and has_distillation_head(backbone)
-    branches = {name: kind.branch(cfg, surroundings) for name, kind in kinds.items()}
+    branches = {name: kind.branch(cfg, run) for name, kind in kinds.items()}
     return Student(backbone, {name: each for name, each in branches.items() if each is not None}, split_heads=split)
 
 
-def build_trainer(cfg, student: Student, surroundings: Surroundings, teachers: list[Teacher]) -> Trainer:
+def build_trainer(cfg, student: Student, run: RunDescription, teachers: list[Teacher]) -> Trainer:
     """Return the method.
 
     Raises ValueError if TEST.PREDICTION is none of the student's, and if a head or a teacher is in no term.
     """
-    built = {name: kind.from_cfg(cfg, surroundings, student) for name, kind in active_terms(cfg).items()}
+    built = {name: kind.from_cfg(cfg, run, student) for name, kind in active_terms(cfg).items()}
     auxiliary = {name: term for name, term in built.items() if isinstance(term, AuxiliaryTerm)}
     terms = {name: term for name, term in built.items() if name not in auxiliary}
     for name in student.heads:
         if not any(name in term.heads for term in terms.values()):
             known = ", ".join(f"{term.upper()}.{kind.SWITCH}" for term, kind in TERMS.entries.items())
             raise ValueError(f"head {name} of the student would not learn, no term above 0 does it: {known}")
-    for index, request in enumerate(teacher_requests(terms, len(surroundings.teachers))):
+    for index, request in enumerate(teacher_requests(terms, len(run.teachers))):
         if not request.head and not request.taps:
-            raise ValueError(f"teacher {index} {surroundings.teachers[index].name} is read by no term")
+            raise ValueError(f"teacher {index} {run.teachers[index].name} is read by no term")
     for term in terms.values():
         term.attach(teachers)
     return Trainer(
@@ -228,8 +228,8 @@ def build_trainer(cfg, student: Student, surroundings: Surroundings, teachers: l
         terms,
         auxiliary,
         nn.ModuleList(teachers),
-        prediction=choose_prediction(cfg, surroundings.task, student),
-        prediction_heads=surroundings.task.prediction_heads(student.heads),
+        prediction=choose_prediction(cfg, run.task, student),
+        prediction_heads=run.task.prediction_heads(student.heads),
     )
 
 
@@ -253,13 +253,13 @@ def teacher_requests(terms: dict[str, Term], count: int) -> list[Request]:
 
 def describe_run(
     cfg, task, *, images: int | None = None, iterations: int | None = None, weights: list[Weights] | None = None
-) -> Surroundings:
+) -> RunDescription:
     """Return what the terms may know: sizes of student and teachers, found without their weights.
 
     task: for the number of classes of the data. images: of the training split, iterations: of an epoch; None where the
     data is not read. weights: what is known of each teacher's; by default what is at hand.
     """
-    return Surroundings(
+    return RunDescription(
         task=task,
         student=describe_student(cfg, task.classes),
         teachers=describe_teachers(cfg, task.classes, weights),

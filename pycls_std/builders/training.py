@@ -25,7 +25,7 @@ from pycls_std.engine.optim import create_optimizer
 from pycls_std.engine.runtime import Runtime
 from pycls_std.engine.schedule import learning_rate
 from pycls_std.teachers.outputs import LiveTeachers
-from pycls_std.terms.base import Surroundings
+from pycls_std.terms.base import RunDescription
 from pycls_std.trainers.base import Trainer
 
 
@@ -67,11 +67,11 @@ def build_runtime(cfg) -> Runtime:
     return Runtime(device=cfg.DEVICE, precision=cfg.PRECISION, seed=cfg.SEED)
 
 
-def build_described_trainer(cfg, classes: int) -> tuple[Trainer, Surroundings]:
+def build_described_trainer(cfg, classes: int) -> tuple[Trainer, RunDescription]:
     """Return the method as it can be built without data and weights, to be counted and checked; it has no teachers."""
-    surroundings = describe_run(cfg, build_task(cfg, classes))
-    student = build_student(cfg, build_backbone(cfg, classes), surroundings)
-    return build_trainer(cfg, student, surroundings, teachers=[]), surroundings
+    run = describe_run(cfg, build_task(cfg, classes))
+    student = build_student(cfg, build_backbone(cfg, classes), run)
+    return build_trainer(cfg, student, run, teachers=[]), run
 
 
 def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Session:
@@ -123,15 +123,15 @@ def assemble(
     """
     classes, own = data.task.classes, data.info.normalization
     of_teachers = [w if w.normalization else w._replace(normalization=own) for w in weights.teachers]
-    surroundings = describe_run(cfg, data.task, images=data.images, iterations=len(data.train), weights=of_teachers)
+    run = describe_run(cfg, data.task, images=data.images, iterations=len(data.train), weights=of_teachers)
     if trial_images:
-        surroundings.epoch_images = surroundings.batch_images = None
+        run.epoch_images = run.batch_images = None
     seed_all(cfg.SEED)
     backbone = build_backbone(cfg, classes)
     start_from(backbone, weights.student)
     teachers = build_teachers(cfg, classes, data.normalization, of_teachers)
-    student = build_student(cfg, backbone, surroundings)
-    trainer = build_trainer(cfg, student, surroundings, teachers)
+    student = build_student(cfg, backbone, run)
+    trainer = build_trainer(cfg, student, run, teachers)
     if trial_images:
         for term in trainer.auxiliary.values():
             term.shrink(trial_images)

@@ -87,4 +87,3 @@ def _train_and_compare(cfg, data, trial_images):
         apart = float(runtime.world.greatest(torch.tensor(apart)))
         if not apart < 1e-6:
             raise ValueError(f"{name} differs by {apart:.3g} after {len(data.train)} steps")
-

@@ -99,8 +99,8 @@ PAGE = {
     "DISTILLATION.TEACHER_NORMS": Option([], of=str),
     # Input side, pixels; 0 = what the weights were trained at, or the student's where that is not known.
     "DISTILLATION.TEACHER_SIZES": Option([], of=int),
-    # Least top-1 accuracy (%) of every teacher on the test split; below it the run refuses. 0 = off, -1 = a quarter of
-    # the way from chance to 100.
+    # Least result of every teacher on the test split (classification: top-1 accuracy, %); below it the run refuses.
+    # 0 = off, -1 = the task's own (classification: a quarter of the way from chance to 100).
     "DISTILLATION.TEACHER_MIN_ACC": neutral(-1.0, least=-1, greatest=100),
     # Arithmetic of the teachers, whose weights are converted to it; auto = PRECISION's, and fp32 for a teacher that
     # then names more than 1 % of 1000 test images otherwise.
@@ -108,7 +108,7 @@ PAGE = {
     # Fold the teachers' batch norms into the convolutions before them: the same function but for rounding.
     "DISTILLATION.TEACHER_FOLD": Option(True),
     # Statistics of the teachers' batch norms: those they were trained with; or those of each batch, as in references
-    # that let the teacher wake up with the student. Nothing is folded then, and each process has its own.
+    # that put the teacher into training mode. Nothing is folded then, and each process has its own.
     "DISTILLATION.TEACHER_BN": Option(("eval", "batch")),
     # Folder that keeps what the teachers say of every training view, for later runs that see the same views (DATA.SEED)
     # of images in memory; or, with OFFLINE, of every training image. "" = off.

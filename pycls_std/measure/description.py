@@ -23,17 +23,17 @@ def info(cfg) -> None:
     The data is read only if MODEL.NUM_CLASSES leaves the number of classes to it.
     """
     classes = cfg.MODEL.NUM_CLASSES or len(build_info(cfg).classes)
-    trainer, surroundings = build_described_trainer(cfg, classes)
+    trainer, run = build_described_trainer(cfg, classes)
     size = cfg.DATA.IMAGE_SIZE
     deployed, trained = trainer.deployed_parameters(), trainer.trained_parameters()
     LOG.info("%s, %s: %d classes, %d px", cfg.TRAINER, cfg.MODEL.NAME, classes, size)
     LOG.info("terms       %s", ", ".join([*trainer.terms, *trainer.auxiliary]))
     LOG.info("parameters  %d in training = %d deployed + %d train-only", trained, deployed, trained - deployed)
     LOG.info("operations  %.3f GFLOPs for an image forward (2 for a multiply-add)", _gflops(trainer.student, size))
-    _show_taps("", surroundings.student)
+    _show_taps("", run.student)
     pairs = zip(
         build_teachers(cfg, classes, UNKNOWN, find_teacher_weights(cfg, fetch=False)),
-        surroundings.teachers,
+        run.teachers,
         strict=True,
     )
     for teacher, described in pairs:

@@ -18,7 +18,7 @@ from pycls_std.teachers.outputs import LiveTeachers
 from pycls_std.teachers.packing import pack, unpack
 
 
-class Shelf(NamedTuple):
+class CacheSpec(NamedTuple):
     """Where what one teacher says is kept, and how."""
 
     folder: Path  # its name must stand for all that the outputs depend on, but for the epoch
@@ -29,28 +29,28 @@ class Shelf(NamedTuple):
 class CachedTeachers:
     """Says what the teachers say: read from files, or asked and written to them.
 
-    shelves: one for each teacher. views: V, of this process. world: the processes that share each batch.
+    specs: one for each teacher. views: V, of this process. world: the processes that share each batch.
     """
 
-    def __init__(self, live: LiveTeachers, shelves: list[Shelf], *, views: int, world: World):
+    def __init__(self, live: LiveTeachers, specs: list[CacheSpec], *, views: int, world: World):
         self.live = live
-        self.shelves = shelves
-        self.tapes = [Tape(shelf.folder, views, shelf.kind, world) for shelf in shelves]
+        self.specs = specs
+        self.caches = [EpochCache(spec.folder, views, spec.kind, world) for spec in specs]
         self.entries = views * world.size
 
     def __call__(self, batch: Batch, progress: Progress) -> list[Output]:
         """Return what each teacher says. Raises OSError or ValueError that names a file that cannot be used."""
         count, device = len(batch.images), batch.images.device
         outputs = []
-        rows = zip(self.live.teachers, self.live.requests, self.shelves, self.tapes, strict=True)
-        for teacher, request, shelf, tape in rows:
+        rows = zip(self.live.teachers, self.live.requests, self.specs, self.caches, strict=True)
+        for teacher, request, spec, cache in rows:
             if progress.iteration == 0:
-                tape.open(progress.epoch)
-            entries = tape.read(progress.iteration * count, count)
+                cache.open(progress.epoch)
+            entries = cache.read(progress.iteration * count, count)
             if entries is None:
-                entries = pack(teacher(batch.images, request), tape.kind)
-                tape.write(entries)
-            outputs.append(unpack(entries, shelf.shapes, device))
+                entries = pack(teacher(batch.images, request), cache.kind)
+                cache.write(entries)
+            outputs.append(unpack(entries, spec.shapes, device))
         return outputs
 
     def check_room(self, epochs: range) -> str:
@@ -58,14 +58,14 @@ class CachedTeachers:
 
         Raises ValueError if there is not that much room.
         """
-        missing = [(tape, epoch) for tape in self.tapes for epoch in epochs if not tape.path(epoch).exists()]
-        size = sum(self.entries * tape.kind.itemsize for tape, _ in missing)
-        free = free_space(self.tapes[0].folder)
-        total = len(self.tapes) * len(epochs)
+        missing = [(cache, epoch) for cache in self.caches for epoch in epochs if not cache.path(epoch).exists()]
+        size = sum(self.entries * cache.kind.itemsize for cache, _ in missing)
+        free = free_space(self.caches[0].folder)
+        total = len(self.caches) * len(epochs)
         needed = size / 2**20
         if size > free:
             raise ValueError(
-                f"DISTILLATION.CACHE {self.tapes[0].folder.parent} has {free / 2**20:.1f} MiB free, "
+                f"DISTILLATION.CACHE {self.caches[0].folder.parent} has {free / 2**20:.1f} MiB free, "
                 f"{needed:.1f} are needed"
             )
         text = f"{total - len(missing)} of {total} files are there and will be read (one for each teacher and epoch)"
@@ -74,9 +74,9 @@ class CachedTeachers:
 
     def close(self) -> None:
         """Leave nothing of an epoch that does not come to its end."""
-        for tape in self.tapes:
-            if tape.file:
-                tape.file.abandon()
+        for cache in self.caches:
+            if cache.file:
+                cache.file.abandon()
 
 
 def free_space(folder: Path) -> int:
@@ -86,7 +86,7 @@ def free_space(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-class Tape:
+class EpochCache:
     """One teacher's entries, a file for each epoch and process."""
 
     def __init__(self, folder: Path, views: int, kind: np.dtype, world: World):

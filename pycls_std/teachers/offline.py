@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from pycls_std.core.structures import Batch, Output, Progress
-from pycls_std.teachers.cache import Shelf
+from pycls_std.teachers.cache import CacheSpec
 from pycls_std.teachers.entries import EntryWriter, read_entries, remove_stale
 from pycls_std.teachers.packing import pack, unpack
 from pycls_std.teachers.teacher import Request, Teacher
@@ -21,20 +21,20 @@ from pycls_std.teachers.teacher import Request, Teacher
 class OfflineTeachers:
     """Says of each view what the teachers said of its image, features cropped and mirrored as the view is.
 
-    Heads are those of the whole image. shelves: one for each teacher, each with a file of N entries.
+    Heads are those of the whole image. specs: one for each teacher, each with a file of N entries.
     Source: Li et al., ECCV 2022 (the offline variant of locality guidance).
     """
 
-    def __init__(self, shelves: list[Shelf], *, images: int):
-        self.shelves = shelves
-        self.entries = [read_entries(shelf_file(shelf.folder), images, shelf.kind) for shelf in shelves]
+    def __init__(self, specs: list[CacheSpec], *, images: int):
+        self.specs = specs
+        self.entries = [read_entries(precomputed_file(spec.folder), images, spec.kind) for spec in specs]
 
     def __call__(self, batch: Batch, progress: Progress) -> list[Output]:
         """Return what each teacher says; the batch must say what part of its images is seen."""
         index, crop = batch.loaded.index.cpu().numpy(), batch.loaded.crop
         outputs = []
-        for shelf, entries in zip(self.shelves, self.entries, strict=True):
-            whole = unpack(np.array(entries[index]), shelf.shapes, batch.images.device)
+        for spec, entries in zip(self.specs, self.entries, strict=True):
+            whole = unpack(np.array(entries[index]), spec.shapes, batch.images.device)
             maps = {name: f if f.ndim < 4 else crop_features(f, crop) for name, f in whole.features.items()}
             outputs.append(Output(whole.heads, maps))
         return outputs
@@ -43,28 +43,28 @@ class OfflineTeachers:
         """Leave nothing unfinished: everything is there before the first step."""
 
 
-def shelf_file(folder: Path) -> Path:
+def precomputed_file(folder: Path) -> Path:
     """Return the file of a teacher's entries, in the order of the training images."""
     return folder / "images.npy"
 
 
-def keep_plain_outputs(
-    shelf: Shelf, teacher: Teacher, request: Request, batches: Iterable[Tensor], images: int, context: Callable
+def precompute_outputs(
+    spec: CacheSpec, teacher: Teacher, request: Request, batches: Iterable[Tensor], images: int, context: Callable
 ) -> None:
     """Write what a teacher says of all training images, if it is not there already.
 
     batches: of plain images (B, 3, H, W), in the order of the training images. context: makes that of a forward pass.
     Raises OSError that names the file if it cannot be written; nothing of it is then left.
     """
-    remove_stale(shelf.folder)
-    path = shelf_file(shelf.folder)
+    remove_stale(spec.folder)
+    path = precomputed_file(spec.folder)
     if path.exists():
         return
-    writer = EntryWriter(path, images, shelf.kind)
+    writer = EntryWriter(path, images, spec.kind)
     try:
         for plain in batches:
             with context():
-                writer.write(pack(teacher(plain, request), shelf.kind))
+                writer.write(pack(teacher(plain, request), spec.kind))
     finally:
         writer.abandon()
 

@@ -28,7 +28,7 @@ class Teacher(nn.Module):
 
     normalization: what its weights were trained with. student: what the batch arrives with. image_size: side its input
     is resized to, 0 = as it comes. description: for the log.
-    It computes in the precision of its surroundings until it is given its own, see `use`.
+    It computes in the precision of the training step until it is given its own, see `use`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What every term of an objective has, and what it is told of its surroundings.
+"""What every term of an objective has, and what it is told of its run.
 
 Shapes: B batch, K classes.
 """
@@ -14,7 +14,7 @@ from pycls_std.models.student import Branch, Student
 
 
 @dataclass
-class Surroundings:
+class RunDescription:
     """What a term may know when it is built: sizes, and no weights."""
 
     task: object  # see `tasks/`
@@ -36,7 +36,7 @@ class _Part(nn.Module):
     SPLITS_HEADS = False  # a distillation head that the backbone has is kept apart from its class head
 
     @classmethod
-    def from_cfg(cls, cfg, surroundings: Surroundings, student: Student):
+    def from_cfg(cls, cfg, run: RunDescription, student: Student):
         """Build from options. Raises ValueError for options that contradict each other."""
         raise NotImplementedError
 
@@ -45,7 +45,7 @@ class _Part(nn.Module):
         """Change the student's fresh backbone, before given weights are loaded."""
 
     @classmethod
-    def branch(cls, cfg, surroundings: Surroundings) -> Branch | None:
+    def branch(cls, cfg, run: RunDescription) -> Branch | None:
         """Return what the student needs beside its backbone, deployed with it; None for nothing."""
         return None
 

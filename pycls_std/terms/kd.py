@@ -36,12 +36,12 @@ class KD(LogitTerm):
         self.warmup = warmup
 
     @classmethod
-    def from_cfg(cls, cfg, surroundings, student):
+    def from_cfg(cls, cfg, run, student):
         """Build from sections KD and DISTILLATION. Raises ValueError if no teacher has logits."""
-        need_logits("KD.WEIGHT", surroundings)
+        need_logits("KD.WEIGHT", run)
         return cls(
             LogitLoss.from_cfg(cfg),
-            surroundings.teachers,
+            run.teachers,
             head="dist" if "dist" in student.heads else "cls",
             weight=cfg.KD.WEIGHT,
             warmup=cfg.KD.WARMUP_EPOCHS,

@@ -47,12 +47,12 @@ class Locality(Term):
         self.projectors = nn.ModuleList(projectors)
 
     @classmethod
-    def from_cfg(cls, cfg, surroundings, student):
+    def from_cfg(cls, cfg, run, student):
         """Build from section LOCALITY. Raises ValueError for taps and teachers that are not there."""
-        options, count = cfg.LOCALITY, len(surroundings.teachers)
+        options, count = cfg.LOCALITY, len(run.teachers)
         if count <= options.TEACHER:
             raise ValueError(f"LOCALITY.TEACHER is {options.TEACHER}, DISTILLATION.TEACHERS has {count} entries")
-        sizes = {"STUDENT_TAPS": surroundings.student.taps, "TEACHER_TAPS": surroundings.teachers[options.TEACHER].taps}
+        sizes = {"STUDENT_TAPS": run.student.taps, "TEACHER_TAPS": run.teachers[options.TEACHER].taps}
         taps = {key: choose_taps(f"LOCALITY.{key}", options[key], list(own)) for key, own in sizes.items()}
         own, other = taps.values()
         if len(own) != len(other):

@@ -15,7 +15,7 @@ from pycls_std.core.structures import Output
 from pycls_std.losses.logit import standardized
 from pycls_std.models.create import randomize_zero_heads
 from pycls_std.models.describe import Description
-from pycls_std.terms.base import Surroundings, Term
+from pycls_std.terms.base import RunDescription, Term
 
 
 class LogitTerm(Term):
@@ -97,10 +97,10 @@ def mean_weights(weights: Tensor, teachers: list[Description]) -> dict[str, Tens
     }
 
 
-def need_logits(name: str, surroundings: Surroundings) -> None:
+def need_logits(name: str, run: RunDescription) -> None:
     """Raise ValueError if no teacher has any, for a term that learns from their class logits. name: of its weight."""
-    if not surroundings.teachers:
+    if not run.teachers:
         raise ValueError(f"{name} needs at least one teacher, DISTILLATION.TEACHERS is empty")
-    task = surroundings.task
+    task = run.task
     if "cls" not in task.HEADS:
         raise ValueError(f"{name} needs class logits, the task has the heads {', '.join(task.HEADS)} (TASK.NAME)")

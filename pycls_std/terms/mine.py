@@ -54,7 +54,7 @@ class Mine(AuxiliaryTerm):
         self.kept = torch.empty(0)  # the samples so far
 
     @classmethod
-    def from_cfg(cls, cfg, surroundings, student):
+    def from_cfg(cls, cfg, run, student):
         """Build from section MINE for a student with tokens of both kinds.
 
         Raises ValueError for another student, and for samples that an epoch or a batch does not have.
@@ -65,11 +65,11 @@ class Mine(AuxiliaryTerm):
             kind = f"STD.TOKENS is {branch.layout.kind}" if branch else "the student has no tokens (STD.WEIGHT)"
             raise ValueError(f"MINE.SAMPLES is {mine.SAMPLES}, {kind}, MINE needs tokens of both kinds")
         what, images = (
-            ("a batch", surroundings.batch_images)
+            ("a batch", run.batch_images)
             if mine.PERIOD == "step"
             else (
                 "an epoch",
-                surroundings.epoch_images,
+                run.epoch_images,
             )
         )
         if mine.SAMPLES == 1:

@@ -11,7 +11,7 @@ from pycls_std.core.registry import TERMS
 from pycls_std.core.structures import Batch, Output, Progress
 from pycls_std.layers.token_branches import TokenBranches, TokenLayout
 from pycls_std.models.taps import choose_taps
-from pycls_std.terms.base import Surroundings
+from pycls_std.terms.base import RunDescription
 from pycls_std.terms.logits import LogitLoss, LogitTerm, mean_weights, need_logits
 
 
@@ -56,19 +56,19 @@ class STD(LogitTerm):
         self.head_shares = [1 / self.head_teachers.count(m) for m in self.head_teachers]
 
     @classmethod
-    def branch(cls, cfg, surroundings):
+    def branch(cls, cfg, run):
         """Return the tokens and their heads. Raises ValueError for options that contradict each other."""
-        need_logits("STD.WEIGHT", surroundings)
-        sizes = surroundings.student.taps
-        layout = _layout(cfg.STD, list(sizes), teachers=len(surroundings.teachers))
+        need_logits("STD.WEIGHT", run)
+        sizes = run.student.taps
+        layout = _layout(cfg.STD, list(sizes), teachers=len(run.teachers))
         own = [(sizes[tap].channels, sizes[tap].patches) for tap in layout.taps]
-        return TokenBranches(layout, own, num_classes=surroundings.student.num_classes)
+        return TokenBranches(layout, own, num_classes=run.student.num_classes)
 
     @classmethod
-    def from_cfg(cls, cfg, surroundings: Surroundings, student):
+    def from_cfg(cls, cfg, run: RunDescription, student):
         """Build from sections STD and DISTILLATION."""
         branch = student.branches["std"]
-        return cls(LogitLoss.from_cfg(cfg), branch, surroundings.teachers, weight=cfg.STD.WEIGHT)
+        return cls(LogitLoss.from_cfg(cfg), branch, run.teachers, weight=cfg.STD.WEIGHT)
 
     def forward(self, student: Output, teachers: list[Output], batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return {"std"}."""

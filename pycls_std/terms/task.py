@@ -19,9 +19,9 @@ class TaskLoss(Term):
         self.heads = task.HEADS
 
     @classmethod
-    def from_cfg(cls, cfg, surroundings, student):
+    def from_cfg(cls, cfg, run, student):
         """Build from section TASK."""
-        return cls(surroundings.task, cfg.TASK.WEIGHT)
+        return cls(run.task, cfg.TASK.WEIGHT)
 
     def forward(self, student: Output, teachers: list[Output], batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return the task's losses, weighted."""
