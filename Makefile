@@ -33,7 +33,7 @@ demo: venv
 	@echo "Look at their curves with:  $(BIN)/tensorboard --logdir runs"
 
 test: venv
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 lint: venv
 	$(BIN)/ruff check .

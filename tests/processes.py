@@ -1,7 +1,11 @@
-"""Runs in processes of their own, which tests stop, kill and starve; started from a server that has torch loaded."""
+"""Runs in processes of their own, which tests stop, kill and starve; started from a server that has torch loaded.
+
+What need not be stopped is called in this process.
+"""
 
 import contextlib
-import importlib
+import importlib.util
+import io
 import logging
 import multiprocessing
 import os
@@ -81,6 +85,25 @@ def _main(words, files, hook, arguments, env):
         module, _, function = hook.partition(":")
         getattr(importlib.import_module(module), function)(*arguments)
     sys.exit(run_net.main(words))
+
+
+def called(tool: str, *words) -> tuple[int, str, str]:
+    """Call the main of a tool, such as tools/make_table.py, in this process, as from the project's folder.
+
+    Returns exit code, output and errors.
+    """
+    spec = importlib.util.spec_from_file_location(Path(tool).stem, ROOT / tool)
+    module = importlib.util.module_from_spec(spec)
+    path, output, errors = list(sys.path), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), contextlib.chdir(ROOT):
+        try:
+            spec.loader.exec_module(module)
+            code = module.main([str(word) for word in words])
+        except SystemExit as usage:
+            code = usage.code
+        finally:
+            sys.path[:] = path
+    return code or 0, output.getvalue(), errors.getvalue()
 
 
 def group(pid) -> list[int]:

@@ -8,7 +8,7 @@ import sys
 import pandas as pd
 import pytest
 from PIL import Image
-from processes import ROOT, Running
+from processes import ROOT, Running, called
 from test_table import make_table, record  # noqa: F401  (a fixture)
 
 from pycls_std.datasets.loader import Views, train_loader
@@ -232,16 +232,14 @@ def test_a_corrupt_image_leaves_the_checkpoints(folders, tmp_path, split):
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_check_data_lists_all_that_is_wrong(folders, tmp_path, workers):
-    tool = [sys.executable, "tools/check_data.py", *folders, f"DATA.NUM_WORKERS={workers}"]
-    done = subprocess.run(tool, capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "train: 24 images read\ntest: 12 images read\n", "")
+    tool = ["tools/check_data.py", *folders, f"DATA.NUM_WORKERS={workers}"]
+    assert called(*tool) == (0, "train: 24 images read\ntest: 12 images read\n", "")
     bad = [tmp_path / "data" / name for name in ("train/ape/0.png", "train/cat/7.png", "val/bee/1.png")]
     for path in bad:
         path.write_bytes(path.read_bytes()[:60])
-    done = subprocess.run(tool, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1
-    assert done.stderr == "check_data.py: 3 images cannot be used\n"
-    lines = done.stdout.splitlines()
+    code, output, errors = called(*tool)
+    assert (code, errors) == (1, "check_data.py: 3 images cannot be used\n")
+    lines = output.splitlines()
     assert [line.startswith(f"image {path} cannot be read: ") for path, line in zip(bad, lines, strict=False)] == [
         *(True, True),
         False,
@@ -252,10 +250,9 @@ def test_check_data_lists_all_that_is_wrong(folders, tmp_path, workers):
 
 def test_check_data_without_data(tmp_path):
     for words, code in ((["DATA.ROOT=nowhere"], 1), (["DATA.ROOOT=nowhere"], 2)):
-        tool = [sys.executable, "tools/check_data.py", "--cfg", CONFIG, "DATA.NAME=image_folder", *words]
-        done = subprocess.run(tool, capture_output=True, text=True, cwd=ROOT)
-        assert done.returncode == code
-        assert done.stderr.startswith("check_data.py: ") and len(done.stderr.splitlines()) == 1
+        found, _, errors = called("tools/check_data.py", "--cfg", CONFIG, "DATA.NAME=image_folder", *words)
+        assert found == code
+        assert errors.startswith("check_data.py: ") and len(errors.splitlines()) == 1
 
 
 @pytest.mark.fault(23)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import Running
 
 import run_net as run_net_module
 from pycls_std import config, runner
@@ -123,9 +124,10 @@ def test_train_then_test_with_flags_in_any_place(tmp_path):
     assert code == 0, errors
     assert "epoch 1/1" in text
     weights = folder / "checkpoints" / "best.pt"
-    code, text, errors = run_net("--cfg", CONFIG, f"TEST.WEIGHTS={weights}", "--mode", "test")
+    code, text, errors = Running(tmp_path, ["--cfg", CONFIG, f"TEST.WEIGHTS={weights}", "--mode", "test"]).end()
     assert code == 0, errors
     assert "* cls  top-1" in text
-    code, text, errors = run_net("--mode", "test", "--cfg", CONFIG, "TEST.WEIGHTS", folder / "gone.pt")
+    gone = ["--mode", "test", "--cfg", CONFIG, "TEST.WEIGHTS", folder / "gone.pt"]
+    code, text, errors = Running(tmp_path, gone).end()
     assert (code, text) == (1, "")
     assert errors == f"run_net.py: there is no checkpoint {folder / 'gone.pt'}\n"

@@ -15,22 +15,27 @@ DOCS = (ROOT / "docs" / "extending.md").read_text()
 EXAMPLES = dict(re.findall(r"`(\S+)`:\n\n```\w+\n(.*?)```", DOCS, re.S))
 OPTION = re.search(r"```python\n(    # .*?)```", DOCS, re.S)[1]
 
-# Runs commands of run_net.py one after the other, each given as a list of words, in one process.
+# Runs commands of run_net.py and of tools one after the other, each given as a list of words, in one process.
 DRIVER = """
-import json, sys
+import importlib, json, sys
 import torch
 torch.set_num_threads(1)
-import run_net
+sys.path.append("tools")
 from pycls_std.engine.runtime import Runtime
 Runtime.__init__.__kwdefaults__["compiler"] = "aot_eager"  # traces as the compiler does, in seconds
-for words in json.loads(sys.argv[1]):
-    assert run_net.main(words) == 0, words
+for words, expected in json.loads(sys.argv[1]):
+    tool, words = (words[0][:-3], words[1:]) if words[0].endswith(".py") else ("run_net", words)
+    code = importlib.import_module(tool).main(words)
+    assert code == expected, (words, code)
 """
 
 
 @pytest.fixture
 def tree(tmp_path):
-    """Return tree(*paths): run(*commands) in a copy of the tree with these examples; it returns what was printed."""
+    """Return tree(*paths): run(*commands) in a copy of the tree with these examples.
+
+    It returns what was printed, and what was complained of. A command that is refused comes as (words, exit code).
+    """
 
     def copy(*paths):
         for name in ("pycls_std", "configs", "run_net.py", "tools"):
@@ -42,11 +47,13 @@ def tree(tmp_path):
         return run
 
     def run(*commands):
-        words = [sys.executable, "-c", DRIVER, json.dumps([[str(word) for word in command] for command in commands])]
+        pairs = [command if isinstance(command, tuple) else (command, 0) for command in commands]
+        text = json.dumps([([str(word) for word in words], code) for words, code in pairs])
+        words = [sys.executable, "-c", DRIVER, text]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(tmp_path)}
         done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return done.stdout, done.stderr
 
     return copy
 
@@ -63,7 +70,7 @@ def test_a_method_on_features_is_one_file_and_one_yaml(tree, teacher, tmp_path):
     common = ["--cfg", config, "DISTILLATION.TEACHERS=[resnet8]", f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]"]
     common += ["DATA.IMAGE_SIZE=8", "MODEL.ARGS.embed_dim=16", "MODEL.ARGS.num_blocks=2", "OPTIM.MAX_EPOCH=1"]
     train = ["--mode", "train", *common]
-    text = run(
+    text, _ = run(
         ["--mode", "info", *common],
         ["--mode", "check", *common],
         [*train, "OUT_DIR=plain"],
@@ -101,17 +108,16 @@ def test_a_loss_a_dataset_a_model_and_a_metric_are_one_file_each(tree, teacher, 
     small = ["MODEL.NAME=two_layers", "MODEL.ARGS=null"]
     guided = ["--cfg", "configs/debug/locality_debug.yaml", *small, "LOCALITY.STUDENT_TAPS=[first, second]"]
     guided += ["LOCALITY.TEACHER_TAPS=[0, last]", f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]", "OPTIM.MAX_EPOCH=1"]
-    run(
+    text, _ = run(
         ["--mode", "train", *distill, "DISTILLATION.TYPE=reverse", "OUT_DIR=reverse"],
         ["--mode", "train", *BASE, "DATA.NAME=even_digits", "MODEL.NUM_CLASSES=5", "PUBLISHED.ECE=4", "OUT_DIR=even"],
         ["--mode", "train", *guided, "OUT_DIR=small"],
+        ["make_table.py", "even"],
     )
     assert metrics(tmp_path, "reverse")["train/kd"] > 0
     assert metrics(tmp_path, "small")["train/locality"] > 0
     assert 0 <= metrics(tmp_path, "even")["test/ece"] <= 100
-    table = [sys.executable, "tools/make_table.py", "even"]
-    text = subprocess.run(table, cwd=tmp_path, capture_output=True, text=True).stdout
-    heading, _, row = (line.strip("| ").split(" | ") for line in text.splitlines())
+    heading, _, row = (line.strip("| ").split(" | ") for line in text.splitlines()[-3:])
     cells = dict(zip(heading, row, strict=True))
     assert cells["data"] == "even_digits"
     assert cells["ECE"] == f"{metrics(tmp_path, 'even')['test/ece']:.2f}" and cells["published ECE"] == "4.00"
@@ -122,13 +128,15 @@ def test_an_option_is_one_line(tree, tmp_path):
     run = tree()
     page = tmp_path / "pycls_std" / "config" / "page.py"
     page.write_text(page.read_text().replace("PAGE = {\n", f"PAGE = {{\n{OPTION}", 1))
-    run(["--mode", "train", *BASE, "OUT_DIR=run", "OPTIM.BIAS_FACTOR=2"])
+    train = ["--mode", "train", *BASE, "OUT_DIR=run"]
+    _, errors = run(
+        [*train, "OPTIM.BIAS_FACTOR=2"],
+        ([*train, "OPTIM.BIAS_FACTOR", "-1"], 2),
+        ([*train, "OPTIM.BIAS_FACTOR=3", "OPTIM.MAX_EPOCH=2"], 1),
+    )
     assert "BIAS_FACTOR: 2.0" in (tmp_path / "run" / "config.yaml").read_text()
-    changed = "OPTIM.BIAS_FACTOR was 2.0, is 3.0"
-    for words, text in ((["-1"], "expected at least 0"), (["3", "OPTIM.MAX_EPOCH=2"], changed)):
-        command = [sys.executable, "run_net.py", "--mode", "train", *BASE, "OUT_DIR=run", "OPTIM.BIAS_FACTOR", *words]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode and text in done.stderr
+    assert "OPTIM.BIAS_FACTOR is -1.0, expected at least 0" in errors
+    assert "OPTIM.BIAS_FACTOR was 2.0, is 3.0" in errors
 
 
 def test_every_example_is_tried():

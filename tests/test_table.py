@@ -5,21 +5,16 @@ import json
 import statistics
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 
 import pandas as pd
 import pytest
-from processes import ROOT
+from processes import ROOT, called
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pycls_std import config
 from pycls_std.results.read import find_runs, read_run
 from pycls_std.results.table import aggregate
 from pycls_std.run.journal import Journal
-
-sys.path.append(str(ROOT / "tools"))
-import keep_run  # noqa: E402
-import make_table as table_tool  # noqa: E402
 
 
 @pytest.fixture
@@ -45,20 +40,9 @@ def events(folder):
     return next(folder.glob("*tfevents*"))
 
 
-def command(tool, *words):
-    """What a tool does with these words: exit code, output, errors."""
-    output, errors = io.StringIO(), io.StringIO()
-    with redirect_stdout(output), redirect_stderr(errors):
-        try:
-            code = tool.main([str(word) for word in words])
-        except SystemExit as usage:
-            code = usage.code
-    return code, output.getvalue(), errors.getvalue()
-
-
 def make_table(*words):
     """Call the tool; returns exit code, output, errors."""
-    return command(table_tool, *words)
+    return called("tools/make_table.py", *words)
 
 
 def rows_of(text):
@@ -328,7 +312,7 @@ def test_evaluation_every_other_epoch(record):
 def test_kept_records_are_small_and_tell_no_host(record, tmp_path):
     run = record("multi", 0, [1, 2, 30])
     (run / "checkpoints").mkdir()
-    assert command(keep_run, tmp_path / "kept", run) == (0, "", "")
+    assert called("tools/keep_run.py", tmp_path / "kept", run) == (0, "", "")
     kept = tmp_path / "kept" / "multi" / "seed0"
     assert {path.name for path in kept.iterdir()} == {
         "config.yaml",
@@ -337,10 +321,10 @@ def test_kept_records_are_small_and_tell_no_host(record, tmp_path):
         "events.out.tfevents.0000",
     }
     assert read_run(kept).curves == read_run(run).curves
-    code, _, errors = command(keep_run, tmp_path / "kept", run)
+    code, _, errors = called("tools/keep_run.py", tmp_path / "kept", run)
     assert (code, "is taken" in errors) == (2, True)
-    code, _, errors = command(keep_run, tmp_path / "new", run, kept)
+    code, _, errors = called("tools/keep_run.py", tmp_path / "new", run, kept)
     assert (code, "is taken" in errors, (tmp_path / "new").exists()) == (2, True, False)
     unfinished = record("other", 0, [1], finished=False)
-    code, _, errors = command(keep_run, tmp_path / "kept", unfinished)
+    code, _, errors = called("tools/keep_run.py", tmp_path / "kept", unfinished)
     assert (code, "unfinished, epoch 1 of 3" in errors) == (2, True)

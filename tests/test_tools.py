@@ -6,12 +6,11 @@ import os
 import signal
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from processes import ROOT, wait_for
+from processes import ROOT, called, wait_for
 from records import Malice
 
 from pycls_std.builders import weights
@@ -19,10 +18,8 @@ from pycls_std.models.create import create_backbone
 
 
 def import_weights(*words):
-    """Run the tool; returns exit code, output, errors."""
-    command = [sys.executable, "tools/import_weights.py", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    return done.returncode, done.stdout, done.stderr
+    """Call the tool; returns exit code, output, errors."""
+    return called("tools/import_weights.py", *words)
 
 
 @pytest.mark.fault(8)

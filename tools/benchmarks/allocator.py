@@ -40,14 +40,14 @@ def steps(way: str, count: int, words: list[str]) -> float:
     return median(taken)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Print both medians, and the ratio of each round."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)  # in a process of its own
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE")
-    options = parser.parse_intermixed_args()
+    options = parser.parse_intermixed_args(argv)
     if options.only:
         print(steps(options.only, options.steps, options.words))
         return

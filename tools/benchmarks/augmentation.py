@@ -51,12 +51,12 @@ def compare(augmentation: Augmentation, *, images: int, rounds: int) -> dict[str
     return interleaved({"one by one": lambda: list(tasks), "in batches": lambda: list(batches)}, rounds=rounds)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Print a report for each recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=8192, help="views in a round")
     parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     torch.set_num_threads(1)
     keep_freed_memory()  # as a run does
     for name, augmentation in RECIPES.items():

@@ -56,14 +56,14 @@ def compare(kind: str, folder: Path, words: list[str], *, rounds: int) -> list[s
     return [title, *report(seconds, amount=session.epoch_images(), unit="images"), f"{size:.0f} bytes a view"]
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Print a report for cheap and for costly teachers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kinds", nargs="+", default=list(TEACHERS), choices=TEACHERS)
     parser.add_argument("--threads", type=int, default=0, help="0 = torch's own number")
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="options of the run")
-    options = parser.parse_intermixed_args()
+    options = parser.parse_intermixed_args(argv)
     logging.getLogger("pycls_std").setLevel(logging.WARNING)
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -64,13 +64,13 @@ def prepare(words: list[str]) -> Steps:
     return Steps(session, batch)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=len(ROWS), help="only the first so many")
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE")
-    options = parser.parse_intermixed_args()
+    options = parser.parse_intermixed_args(argv)
     logging.getLogger("pycls_std").setLevel(logging.WARNING)
     rows = {name: prepare([*words, *options.words]) for name, words in list(ROWS.items())[: options.rows]}
     runtime = next(iter(rows.values())).session.runtime

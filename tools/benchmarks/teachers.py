@@ -59,13 +59,13 @@ def compare(name: str, size: int, *, batch: int, rounds: int, runtime: Runtime) 
     return [title, *report(seconds, amount=batch, unit="images")]
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Print a report for each model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=128, help="images at 32 px; a sixteenth of them at 224 px")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=0, help="0 = torch's own number")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
     for name, size, share in MODELS:
