@@ -7,7 +7,7 @@ from pycls_std import check as checks
 from pycls_std import config
 from pycls_std.builders.cache import build_cache
 from pycls_std.builders.data import build_data, build_task, named_normalization
-from pycls_std.builders.models import build_backbone, build_student, choose_prediction, describe_run
+from pycls_std.builders.method import build_backbone, build_student, choose_prediction, describe_run
 from pycls_std.builders.teachers import optimize_teachers, set_batch_norm_mode
 from pycls_std.builders.training import build_all, build_described_trainer, build_optimizer, build_runtime
 from pycls_std.builders.weights import WeightsError, student_weights

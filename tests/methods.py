@@ -4,14 +4,8 @@ import numpy as np
 import torch
 
 from pycls_std.builders.data import build_task
-from pycls_std.builders.models import (
-    build_backbone,
-    build_student,
-    build_teachers,
-    build_trainer,
-    describe_run,
-    teacher_requests,
-)
+from pycls_std.builders.method import build_backbone, build_student, build_trainer, describe_run, teacher_requests
+from pycls_std.builders.models import build_teachers
 from pycls_std.builders.weights import Weights
 from pycls_std.core.structures import Loaded, Normalization, Progress
 from pycls_std.tasks.mixing import Mixing

@@ -13,7 +13,8 @@ from torchvision import transforms
 
 from pycls_std import config
 from pycls_std.builders.data import build_data
-from pycls_std.builders.models import PretrainedWeights, build_backbone
+from pycls_std.builders.method import build_backbone
+from pycls_std.builders.models import PretrainedWeights
 from pycls_std.builders.training import assemble, build_runtime
 from pycls_std.builders.weights import Weights
 from pycls_std.core.registry import FEATURE_TRANSFORMS, WEIGHTINGS

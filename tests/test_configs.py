@@ -7,15 +7,8 @@ import torch
 
 from pycls_std import config
 from pycls_std.builders.data import build_task
-from pycls_std.builders.models import (
-    build_backbone,
-    build_student,
-    build_teachers,
-    build_trainer,
-    describe_run,
-    find_pretrained,
-    teacher_requests,
-)
+from pycls_std.builders.method import build_backbone, build_student, build_trainer, describe_run, teacher_requests
+from pycls_std.builders.models import build_teachers, find_pretrained
 from pycls_std.builders.training import build_optimizer, build_runtime, build_schedule
 from pycls_std.core.structures import Loaded, Progress
 from pycls_std.datasets.normalizations import NORMALIZATIONS

@@ -10,7 +10,8 @@ from records import load_state
 
 from pycls_std import check, runner
 from pycls_std.builders import weights as sources
-from pycls_std.builders.models import build_backbone, find_pretrained, start_from
+from pycls_std.builders.method import build_backbone
+from pycls_std.builders.models import find_pretrained, start_from
 from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.builders.weights import Weights
 from pycls_std.models.contract import classifier_names

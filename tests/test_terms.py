@@ -12,7 +12,7 @@ from methods import START, batch, make
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from pycls_std.builders.models import teacher_requests
+from pycls_std.builders.method import teacher_requests
 from pycls_std.engine.runtime import Runtime
 from pycls_std.models.taps import POOLED
 from pycls_std.teachers.folding import fold_batch_norms

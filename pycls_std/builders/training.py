@@ -6,17 +6,8 @@ from functools import partial
 from torch.optim import Optimizer
 
 from pycls_std.builders.data import Data, build_data, build_task
-from pycls_std.builders.models import (
-    PretrainedWeights,
-    build_backbone,
-    build_student,
-    build_teachers,
-    build_trainer,
-    describe_run,
-    find_pretrained,
-    start_from,
-    teacher_requests,
-)
+from pycls_std.builders.method import build_backbone, build_student, build_trainer, describe_run, teacher_requests
+from pycls_std.builders.models import PretrainedWeights, build_teachers, find_pretrained, start_from
 from pycls_std.core.registry import SCHEDULES
 from pycls_std.core.seeding import seed_all
 from pycls_std.engine.ema import create_ema

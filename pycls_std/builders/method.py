@@ -1,0 +1,100 @@
+"""Build the method of a run from the options: the student and the terms that train it."""
+
+from torch import nn
+
+import pycls_std.terms
+import pycls_std.trainers  # noqa: F401  (registers terms and methods)
+from pycls_std.builders.models import describe_student, describe_teachers, student_arguments
+from pycls_std.builders.weights import Weights
+from pycls_std.core.registry import TERMS, TRAINERS
+from pycls_std.models.create import create_backbone
+from pycls_std.models.student import Student, has_distillation_head
+from pycls_std.teachers.teacher import Request, Teacher
+from pycls_std.terms.base import AuxiliaryTerm, RunDescription, Term
+from pycls_std.trainers.base import Trainer
+
+
+def active_terms(cfg) -> dict[str, type[Term] | type[AuxiliaryTerm]]:
+    """Return the terms that weigh more than 0, the task's own first."""
+    kinds = {name: kind for name, kind in TERMS.entries.items() if cfg[name.upper()][kind.SWITCH]}
+    return dict(sorted(kinds.items(), key=lambda item: (item[0] != "task", item[0])))
+
+
+def build_backbone(cfg, num_classes: int) -> nn.Module:
+    """Return the student's backbone with random weights. Raises ValueError for MODEL.ARGS that other options set."""
+    backbone = create_backbone(cfg.MODEL.NAME, num_classes=num_classes, **student_arguments(cfg))
+    for kind in active_terms(cfg).values():
+        kind.prepare(cfg, backbone)
+    return backbone
+
+
+def build_student(cfg, backbone: nn.Module, run: RunDescription) -> Student:
+    """Return the backbone with what the terms add to it. Raises ValueError for one that the method cannot use."""
+    TRAINERS.get(cfg.TRAINER).check(cfg, backbone)
+    kinds = active_terms(cfg)
+    split = any(kind.SPLITS_HEADS for kind in kinds.values()) and has_distillation_head(backbone)
+    branches = {name: kind.branch(cfg, run) for name, kind in kinds.items()}
+    return Student(backbone, {name: each for name, each in branches.items() if each is not None}, split_heads=split)
+
+
+def build_trainer(cfg, student: Student, run: RunDescription, teachers: list[Teacher]) -> Trainer:
+    """Return the method.
+
+    Raises ValueError if TEST.PREDICTION is none of the student's, and if a head or a teacher is in no term.
+    """
+    built = {name: kind.from_cfg(cfg, run, student) for name, kind in active_terms(cfg).items()}
+    auxiliary = {name: term for name, term in built.items() if isinstance(term, AuxiliaryTerm)}
+    terms = {name: term for name, term in built.items() if name not in auxiliary}
+    for name in student.heads:
+        if not any(name in term.heads for term in terms.values()):
+            known = ", ".join(f"{term.upper()}.{kind.SWITCH}" for term, kind in TERMS.entries.items())
+            raise ValueError(f"head {name} of the student would not learn, no term above 0 does it: {known}")
+    for index, request in enumerate(teacher_requests(terms, len(run.teachers))):
+        if not request.head and not request.taps:
+            raise ValueError(f"teacher {index} {run.teachers[index].name} is read by no term")
+    for term in terms.values():
+        term.attach(teachers)
+    return Trainer(
+        student,
+        terms,
+        auxiliary,
+        nn.ModuleList(teachers),
+        prediction=choose_prediction(cfg, run.task, student),
+        prediction_heads=run.task.prediction_heads(student.heads),
+    )
+
+
+def choose_prediction(cfg, task, student: Student) -> str:
+    """Return the name of the prediction that counts. Raises ValueError if TEST.PREDICTION is none of the student's."""
+    known, wanted = task.prediction_heads(student.heads), cfg.TEST.PREDICTION
+    if wanted and wanted not in known:
+        raise ValueError(f"TEST.PREDICTION is {wanted!r}, TRAINER {cfg.TRAINER} offers {', '.join(known)}")
+    return wanted or next(iter(known))
+
+
+def teacher_requests(terms: dict[str, Term], count: int) -> list[Request]:
+    """Return what the terms together ask of each of `count` teachers."""
+    requests = []
+    for index in range(count):
+        head = any(index in term.teacher_heads for term in terms.values())
+        taps = [tap for term in terms.values() for tap in term.teacher_taps.get(index, ())]
+        requests.append(Request(head, tuple(dict.fromkeys(taps))))
+    return requests
+
+
+def describe_run(
+    cfg, task, *, images: int | None = None, iterations: int | None = None, weights: list[Weights] | None = None
+) -> RunDescription:
+    """Return what the terms may know: sizes of student and teachers, found without their weights.
+
+    task: for the number of classes of the data. images: of the training split, iterations: of an epoch; None where the
+    data is not read. weights: what is known of each teacher's; by default what is at hand.
+    """
+    return RunDescription(
+        task=task,
+        student=describe_student(cfg, task.classes),
+        teachers=describe_teachers(cfg, task.classes, weights),
+        images=images,
+        epoch_images=None if iterations is None else iterations * cfg.TRAIN.BATCH_SIZE // cfg.AUG.REPEATS,
+        batch_images=cfg.TRAIN.BATCH_SIZE // cfg.AUG.REPEATS,
+    )
