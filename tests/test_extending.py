@@ -70,7 +70,7 @@ def test_a_method_on_features_is_one_file_and_one_yaml(tree, teacher, tmp_path):
     common = ["--cfg", config, "DISTILLATION.TEACHERS=[resnet8]", f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]"]
     common += ["DATA.IMAGE_SIZE=8", "MODEL.ARGS.embed_dim=16", "MODEL.ARGS.num_blocks=2", "OPTIM.MAX_EPOCH=1"]
     train = ["--mode", "train", *common]
-    text, _ = run(
+    text, errors = run(
         ["--mode", "info", *common],
         ["--mode", "check", *common],
         [*train, "OUT_DIR=plain"],
@@ -80,7 +80,9 @@ def test_a_method_on_features_is_one_file_and_one_yaml(tree, teacher, tmp_path):
         [*train, "OUT_DIR=crossed", "STD.WEIGHT=0.5", "KD.WEIGHT=0.5", "LOCALITY.WEIGHT=1", "LOCALITY.STUDENT_TAPS=[0]"]
         + ["LOCALITY.TEACHER_TAPS=[0]"],
         ["--mode", "test", *common, "TEST.WEIGHTS=plain/checkpoints/best.pt"],
+        ([*train, "DISTILLATION.TEACHERS=[]", "DISTILLATION.TEACHER_WEIGHTS=[]"], 2),
     )
+    assert errors == "run_net.py: FITNET.WEIGHT needs teacher 0, DISTILLATION.TEACHERS has 0 entries\n"
     regressor = 16 * 32 + 32 + 2 * 32  # convolution and batch norm
     assert f"{regressor} train-only" in text
     assert "ok    terms       ce, fitnet" in text

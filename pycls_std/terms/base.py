@@ -24,6 +24,13 @@ class RunDescription:
     epoch_images: int | None = None  # distinct ones that an epoch shows, all processes together
     batch_images: int | None = None  # distinct ones in a batch of all processes
 
+    def teacher(self, position: int, option: str) -> Description:
+        """Return what is known of a teacher. Raises ValueError that names the option if there are not so many."""
+        if position >= len(self.teachers):
+            count = len(self.teachers)
+            raise ValueError(f"{option} needs teacher {position}, DISTILLATION.TEACHERS has {count} entries")
+        return self.teachers[position]
+
 
 class _Part(nn.Module):
     """What a config can turn on: a term of the objective, or an auxiliary one."""

@@ -49,10 +49,9 @@ class Locality(Term):
     @classmethod
     def from_cfg(cls, cfg, run, student):
         """Build from section LOCALITY. Raises ValueError for taps and teachers that are not there."""
-        options, count = cfg.LOCALITY, len(run.teachers)
-        if count <= options.TEACHER:
-            raise ValueError(f"LOCALITY.TEACHER is {options.TEACHER}, DISTILLATION.TEACHERS has {count} entries")
-        sizes = {"STUDENT_TAPS": run.student.taps, "TEACHER_TAPS": run.teachers[options.TEACHER].taps}
+        options = cfg.LOCALITY
+        teacher = run.teacher(options.TEACHER, "LOCALITY.TEACHER")
+        sizes = {"STUDENT_TAPS": run.student.taps, "TEACHER_TAPS": teacher.taps}
         taps = {key: choose_taps(f"LOCALITY.{key}", options[key], list(own)) for key, own in sizes.items()}
         own, other = taps.values()
         if len(own) != len(other):
