@@ -59,6 +59,18 @@ def test_features_are_timms_intermediates_and_what_the_classifier_reads(name):
         torch.testing.assert_close(expected, backbone(images))
 
 
+def test_what_two_classifiers_read_is_averaged():
+    """The mean of the class and the distillation token: their classifiers' mean, where both have the same weights."""
+    torch.manual_seed(0)
+    backbone = create_backbone(DEIT, num_classes=10, image_size=32, **STUDENTS[DEIT]).eval()
+    torch.nn.init.normal_(backbone.head.weight)
+    backbone.head_dist.load_state_dict(backbone.head.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        _, features = read(backbone, images, (POOLED,))
+        torch.testing.assert_close(backbone.head(features[POOLED]), backbone(images))
+
+
 def test_nothing_is_computed_after_the_last_tap_that_is_asked_for():
     backbone = create_backbone("resnet8", num_classes=10, image_size=32).eval()
     seen = []

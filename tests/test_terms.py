@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from pycls_std.builders.method import teacher_requests
+from pycls_std.engine.optim import create_optimizer
 from pycls_std.engine.runtime import Runtime
 from pycls_std.models.taps import POOLED
 from pycls_std.teachers.folding import fold_batch_norms
@@ -123,6 +124,19 @@ def test_adapters_are_trained_and_saved_but_not_deployed(load):
         torch.nn.init.zeros_(parameter)
     other.load_state_dict(trainer.state_dict())
     assert all(torch.equal(value, saved[name]) for name, value in other.terms.state_dict().items())
+
+
+def test_weight_decay_spares_what_a_term_says(load):
+    class Spared(ExitHeads):
+        def no_weight_decay(self):
+            return {"exits.0.weight"}
+
+    trainer, _ = trainer_of(load, (Spared,))
+    optimizer = create_optimizer(trainer.objective, name="adamw", lr=0.1, weight_decay=0.05)
+    decays = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    exits = trainer.terms["Spared"].exits
+    assert [decays[head.weight] for head in exits] == [0.0, 0.05]
+    assert decays[exits[1].bias] == 0.0  # of one dimension
 
 
 def test_a_last_stage_called_with_the_teachers_own_features_gives_its_own(load):
