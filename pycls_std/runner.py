@@ -29,7 +29,7 @@ def train(cfg) -> None:
     runtime = build_runtime(cfg)
     world, options = runtime.world, config.dump(cfg)
     folder = RunFolder(config.out_dir(cfg), keep=cfg.TRAIN.KEEP)
-    saved, path = world.broadcast_from_rank_zero(lambda: folder.continued(options, world.size))
+    saved, path = world.broadcast_from_rank_zero(lambda: folder.continued(options, world.size, cfg.OPTIM.MAX_EPOCH))
     start_epoch = saved["epoch"] if saved else 0
     if start_epoch == cfg.OPTIM.MAX_EPOCH:
         LOG.info("%s: already finished, %d epochs", folder, start_epoch)

@@ -66,6 +66,12 @@ def test_every_method_passes(check, method, kind):
     assert all(ok for ok, _ in found.values()), found
 
 
+def test_a_folder_that_cannot_be_written_to(check, std):
+    found = check(std(DISTILLATION__CACHE="/proc/nope"))
+    assert [name for name, (ok, _) in found.items() if not ok] == ["teachers"]
+    assert found["teachers"][1].startswith("/proc/nope could not be written")
+
+
 def test_an_auxiliary_term_without_effect(check, std):
     found = check(std(MINE__CRITIC_LR=0, MINE__STUDENT_LR=0))
     assert found["terms"] == (False, "the term mine changes no parameter (MINE.CRITIC_LR 0.0)")

@@ -1,6 +1,7 @@
 """Options: what is accepted, and what a mistake is told."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,17 @@ def test_a_slip_in_a_file_names_it(tmp_path, monkeypatch, registry):
             declared.declared(registry)
 
 
+def test_a_term_says_what_turns_it_on(tmp_path, monkeypatch):
+    """What a class inherits is not seen, so the option must stand in its own OPTIONS."""
+    shutil.copytree(declared.PACKAGE, tmp_path / "package", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(declared, "PACKAGE", tmp_path / "package")
+    (tmp_path / "package" / "terms" / "new.py").write_text(
+        '@TERMS.register("new")\nclass New(KD):\n    SWITCH = "ON"\n'
+    )
+    with pytest.raises(ConfigError, match="pycls_std/terms: 'new' has no option NEW.ON to turn it on: OPTIONS"):
+        config.defaults()
+
+
 def test_private_options_have_a_section_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(declared, "PACKAGE", tmp_path)
     (tmp_path / "trainers").mkdir()
@@ -328,7 +340,7 @@ def test_a_preset_gives_way_to_a_file_and_that_to_the_command_line(write):
             ["TRAINER=deit", "DEIT.MODE=soft", "TASK.WEIGHT=0.75", "KD.WEIGHT=0.25", "DISTILLATION.TYPE=soft"],
         ),
         (  # no part of these
-            ["TRAINER=deit", "DEIT.MODE=distill", "DISTILLATION.ALPHA=0.25"],
+            ["TRAINER=deit", "DEIT.MODE=distill", "DISTILLATION.ALPHA=0.5"],
             ["TRAINER=deit", "DEIT.MODE=distill"],
         ),
         (["TRAINER=baseline", "DISTILLATION.ALPHA=0.5"], ["TRAINER=baseline"]),
@@ -357,6 +369,20 @@ def test_of_an_old_name_and_todays_the_later_one_counts(write):
     assert config.load(write("TRAINER: std\nTASK:\n  WEIGHT: 0.4\n"), ["DISTILLATION.ALPHA=0.9"]).STD.WEIGHT == 0.9
     text = complaint(write("TRAINER: std\n"), "DISTILLATION.ALPHA=abc")
     assert text == "command line: DISTILLATION.ALPHA expects a number, got 'abc'"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["TRAINER=kd", "DISTILLATION.ALPHA=0.3"], "DISTILLATION.ALPHA is 0.3, which TRAINER kd does not read"),
+        (["DISTILLATION.ALPHA=0.3"], "DISTILLATION.ALPHA is 0.3, which TRAINER baseline does not read"),
+        (["TRAINER=std", "DISTILLATION.ALPHA=1.5"], "DISTILLATION.ALPHA is 1.5, expected 0 to 1"),
+        (["TRAINER=std", "KD.CE_WEIGHT=0.3"], "no option KD.CE_WEIGHT, did you mean KD.WEIGHT?"),
+        (["TRAINER=baseline", "KD.KD_WEIGHT=0.3"], "no option KD.KD_WEIGHT, did you mean KD.WEIGHT?"),
+    ],
+)
+def test_old_names_that_had_no_effect_are_refused(write, words, text):
+    assert complaint(write("SEED: 1\n"), *words).startswith(f"command line: {text}")
 
 
 def test_the_records_that_are_kept_are_read_by_todays_names():
@@ -411,7 +437,17 @@ FREE = {
 }
 PER_RUN = FREE - {"NAME"} | {"SEED"}
 # What a test of a checkpoint is warned of.
-SHAPING = ("TRAINER", "TASK.NAME", "MODEL.", "STD.", "DEIT.", "DATA.NAME", "DATA.IMAGE_SIZE", "DATA.NORMALIZATION")
+SHAPING = (
+    "TRAINER",
+    "TASK.NAME",
+    "MODEL.",
+    "STD.",
+    "KD.WEIGHT",
+    "DEIT.",
+    "DATA.NAME",
+    "DATA.IMAGE_SIZE",
+    "DATA.NORMALIZATION",
+)
 SHAPING += ("DATA.CROP_RATIO",)
 
 

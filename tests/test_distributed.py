@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from records import SMALL, assert_same_run, curves, load_state, words
 from pycls_std import runner
 from pycls_std.builders.data import build_data
 from pycls_std.core.structures import World
-from pycls_std.engine.distributed import Processes
+from pycls_std.engine.distributed import Processes, close
 from pycls_std.engine.runtime import Runtime
 
 # Plain SGD, for AdamW divides gradients near 0 by their size and makes much of the last digit.
@@ -110,6 +111,25 @@ def test_values_of_all_processes_are_gathered(tmp_path):
         gathered = torch.load(tmp_path / f"gathered{rank}.pt", weights_only=True)
         assert [value["rank"] for value in gathered] == [0, 1]
         assert [value["scores"].tolist() for value in gathered] == [[0, 1], [0, 1, 2]]
+
+
+def test_all_wait_for_what_one_makes(tmp_path):
+    """Longer than for each other: with torch's own limit, of half an hour, at 2 s, for what takes 4."""
+    both = two_ranks(tmp_path, [], hook="test_distributed:patient")
+    ends = [one.end() for one in both]
+    assert [code for code, *_ in ends] == [0, 0], ends
+
+
+def patient():
+    """Hook: be one of two processes, of which the first makes something slowly."""
+    from torch import distributed
+
+    join = distributed.init_process_group
+    distributed.init_process_group = lambda *a, **k: join(*a, timeout=timedelta(seconds=2), **k)
+    world = Processes("cpu")
+    world.rank_zero_first(lambda: time.sleep(4 if world.rank == 0 else 0))
+    close()
+    sys.exit(0)
 
 
 def gather(folder):

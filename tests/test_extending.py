@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from processes import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = (ROOT / "docs" / "extending.md").read_text()
@@ -46,14 +48,27 @@ def tree(tmp_path):
             (tmp_path / path).write_text(EXAMPLES[path])
         return run
 
-    def run(*commands):
+    def run(*commands, processes=1):
         pairs = [command if isinstance(command, tuple) else (command, 0) for command in commands]
         text = json.dumps([([str(word) for word in words], code) for words, code in pairs])
         words = [sys.executable, "-c", DRIVER, text]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(tmp_path)}
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout, done.stderr
+        shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        shared = shared if processes > 1 else {}
+        ranks = [
+            subprocess.Popen(
+                words,
+                cwd=tmp_path,
+                env=environment | shared | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if shared else {}),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(processes)
+        ]
+        ends = [(*rank.communicate(), rank.returncode) for rank in ranks]
+        assert not any(code for *_, code in ends), ends
+        return ends[0][:2]
 
     return copy
 
@@ -94,6 +109,19 @@ def test_a_method_on_features_is_one_file_and_one_yaml(tree, teacher, tmp_path):
     terms = {f"train/{name}" for name in ("ce", "fitnet", "kd", "std", "locality")}
     assert terms <= metrics(tmp_path, "crossed").keys()
     assert text.splitlines()[-1].startswith("* cls  top-1")
+
+
+def test_a_memory_is_that_of_all_processes(tree, tmp_path):
+    """Two processes write it whole; `check` compares what both have, and a resume continues with it."""
+    run = tree("pycls_std/terms/memory.py")
+    words = [*BASE, "MEMORY.WEIGHT=0.5", "AUG.REPEATS=1"]
+    text, _ = run(["--mode", "check", *words], ["--mode", "train", *words, "OUT_DIR=one"])
+    assert "ok    terms       ce, memory" in text and "two agree after 3 steps" in text
+    run(["--mode", "train", *words, "OUT_DIR=two"], processes=2)
+    for name in ("one", "two"):
+        state = torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True)
+        memory = state["trainer"]["terms"]["memory.memory"]
+        assert int((memory != 1).any(dim=1).sum()) == 11 * 128, "each image of the epoch's 11 batches"
 
 
 BASE = ["--cfg", "configs/debug/base_debug.yaml", "OPTIM.MAX_EPOCH=1"]

@@ -11,6 +11,7 @@ from pycls_std.core.structures import Progress
 from pycls_std.losses.classification import soft_target_cross_entropy
 from pycls_std.losses.logit import soft_distillation
 from pycls_std.models.create import create_backbone, randomize_zero_heads
+from pycls_std.terms.logits import LogitLoss
 
 SOFT = {"DISTILLATION__TYPE": "soft", "DISTILLATION__TEMPERATURE": 3.0}
 
@@ -60,6 +61,14 @@ def test_a_distillation_head_takes_the_distillation(load):
     assert method.student.heads == ("cls", "dist") and list(method.trainer.prediction_heads) == ["avg", "cls", "dist"]
     assert make(load, "kd").student.heads == ("cls",)
     assert make(load, "baseline", DEIT).student.heads == ("cls",), "without one that teaches it timm's average is one"
+
+
+def test_a_form_that_asks_for_what_is_no_option_is_named():
+    def own(student_logits, teacher_logits, sharpness):
+        return student_logits.sum(dim=-1) * sharpness
+
+    with pytest.raises(ValueError, match="own asks for sharpness, no option of section DISTILLATION"):
+        LogitLoss(own, None, options={"TEMPERATURE": 1.0})
 
 
 def test_warm_up_grows_by_a_step_each_epoch(load):

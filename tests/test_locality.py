@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 import torch
 from methods import DEIT, START, STUDENTS, Method, batch, make, options_of
+from PIL import Image
 from records import assert_same_run, load_state
 from torch import nn
 from torch.nn.functional import interpolate
 
 from pycls_std import runner
+from pycls_std.builders.cache import build_cache
+from pycls_std.builders.data import build_data, plain_batches
+from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.core.structures import Output
 from pycls_std.losses.feature import attention, feature_distance, similarity
 from pycls_std.models.describe import Description
-from pycls_std.teachers.offline import crop_features
+from pycls_std.teachers.offline import crop_features, offline_order
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -51,6 +55,18 @@ def test_similarity_is_how_alike_the_images_of_a_batch_are():
     for i in range(3):
         row = torch.stack([(features[i] * features[j]).sum() for j in range(3)])
         torch.testing.assert_close(found[i], row / row.square().sum().sqrt())
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("transform", [attention, similarity])
+def test_distances_are_those_of_fp32_within_autocast(precision, transform):
+    """Sums over so many products would be infinite in fp16."""
+    first, second = 30 * maps(192, 14, count=8), 30 * maps(16, 32, count=8)
+    expected = feature_distance(first, second, transform)
+    with torch.autocast("cpu", precision):
+        found = feature_distance(first, second, transform)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("transform", ["linear", "attention", "similarity"])
@@ -219,9 +235,6 @@ def test_of_plain_views_offline_says_what_online_does(method, tmp_path, loader):
 @pytest.mark.parametrize("crop", ["pad", "resized"])
 def test_what_is_kept_is_cut_as_the_views_are(method, tmp_path, crop):
     """Of the images of a batch, by their positions: the teacher's features of the whole image, cropped as recorded."""
-    from pycls_std.builders.cache import build_cache
-    from pycls_std.builders.training import build_all, build_runtime
-
     words = OFFLINE | {"DISTILLATION__CACHE": tmp_path / "kept", "AUG__CROP": crop, "AUG__FLIP": 0.5}
     cfg = method("locality", **words)
     session, data, weights = build_all(cfg, build_runtime(cfg))
@@ -260,6 +273,47 @@ def test_offline_features_are_computed_once_and_checked(method, tmp_path, monkey
         runner.train(method("locality", OUT_DIR=tmp_path / "run2", **words))
 
 
+def test_plain_images_come_mixed(method, tmp_path):
+    """In the order of the dataset, one batch would be of one class, whose statistics TEACHER_BN batch takes."""
+    order = offline_order(1437)
+    assert sorted(order) == list(range(1437)) and order == offline_order(1437)
+    assert len({index // 144 for index in order[:200]}) == 10
+    cfg = method("locality", **OFFLINE, DISTILLATION__CACHE=tmp_path)
+    data = build_data(cfg)
+    batches = list(plain_batches(cfg, data, 8, order))
+    assert torch.cat([loaded.index for loaded in batches]).tolist() == order
+    assert [len(loaded.index) for loaded in batches] == [200] * 7 + [37]
+
+
+def test_other_files_are_kept_elsewhere(load, teacher, tmp_path):
+    """Where images come from workers, their files' names and sizes tell one dataset from another."""
+
+    def folder(root):
+        words = {"DATA__NAME": "image_folder", "DATA__ROOT": root, "DATA__LOADER": "workers"}
+        words |= {"MODEL__NUM_CLASSES": 0, "DATA__IMAGE_SIZE": 8, "TRAIN__BATCH_SIZE": 2, "AUG__REPEATS": 1}
+        words |= {"DISTILLATION__TEACHER_MIN_ACC": 0, "DISTILLATION__CACHE": tmp_path / "kept"} | OFFLINE
+        words |= {"DISTILLATION__TEACHERS": "[resnet8]", "DISTILLATION__TEACHER_WEIGHTS": "[none]"}
+        cfg = load("debug/locality_debug", **words)
+        session, data, weights = build_all(cfg, build_runtime(cfg), fetch=False)
+        return build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1)).specs[0].folder
+
+    def write(root, color):
+        for split in ("train", "val"):
+            for name in "ab":
+                (root / split / name).mkdir(parents=True)
+                Image.new("RGB", (9, 9), color).save(root / split / name / "0.png")
+        return root
+
+    torch.manual_seed(0)
+    first = write(tmp_path / "x" / "own", (255, 0, 0))
+    kept = folder(first)
+    assert folder(first) == kept
+    again = write(tmp_path / "y" / "own", (255, 0, 0))
+    assert folder(again) == kept
+    (again / "train" / "a" / "0.png").rename(again / "train" / "a" / "1.png")
+    assert folder(again) != kept
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -274,6 +328,12 @@ def test_offline_features_are_computed_once_and_checked(method, tmp_path, monkey
 def test_what_cannot_be_computed_beforehand(method, words, text):
     with pytest.raises(ValueError, match=text):
         method("locality", **words)
+
+
+def test_the_largest_logits_are_of_no_use_where_none_are_read(method, tmp_path):
+    words = {"DISTILLATION__CACHE": tmp_path / "kept", "DISTILLATION__CACHE_TOP": 3}
+    with pytest.raises(ValueError, match="DISTILLATION.CACHE_TOP is 3, expected 0, for no term reads logits"):
+        runner.train(method("locality", **words))
 
 
 # ----------------------------------------------------------------------------------------------------------------- runs

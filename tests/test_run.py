@@ -252,7 +252,7 @@ def kd_of_format_3(options):
 
 
 def test_a_checkpoint_of_format_3_is_tested_and_teaches(load, std, finished, first_epoch, teacher, tmp_path, caplog):
-    """Its tokens and its weights of terms had other names; a run is not continued from it."""
+    """Its tokens and its weights of terms had other names; a run is not continued from it, unless it is finished."""
     old = [tmp_path / f"{name}.pt" for name in ("std", "kd")]
     as_in_format_3(finished / "checkpoints" / "last.pt", old[0], std_of_format_3)
     as_in_format_3(first_epoch / "checkpoints" / "last.pt", old[1], kd_of_format_3)
@@ -280,7 +280,12 @@ def test_a_checkpoint_of_format_3_is_tested_and_teaches(load, std, finished, fir
     expected = {"0_mixer_nano4": recorded[0]["test/cls_top1"], "1_mixer_nano4": recorded[1]["test/top1"]}
     assert facts["teachers"] == pytest.approx(expected)
 
-    old[0].replace(tmp_path / "run" / "checkpoints" / "last.pt")
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    as_in_format_3(last, last, std_of_format_3)  # of a run that has come to its end
+    with caplog.at_level(logging.INFO):
+        runner.train(std(**SMALL, **taught, OPTIM__MAX_EPOCH=1))
+    assert caplog.messages[-1] == f"{tmp_path}/run: already finished, 1 epochs"
+    old[0].replace(last)
     with pytest.raises(ValueError, match="last.pt has no training state of format 4, it cannot be continued from"):
         runner.train(std(**SMALL, **taught, OPTIM__MAX_EPOCH=1))
 

@@ -165,6 +165,19 @@ def test_a_damaged_event_file_is_no_result(record, tmp_path, damage):
     assert "warning" in errors
 
 
+def test_a_metric_that_came_while_a_run_went_on(record, tmp_path):
+    """Its first epochs lack it, and that is no damage; a later epoch that lacks it is."""
+    folder = record("multi", 0, [])
+    journal = Journal(folder)
+    for epoch in (1, 2, 3):
+        journal.epoch(epoch, {"test/top1": 10.0 * epoch} | ({"test/other": 1.0} if epoch > 1 else {}))
+    assert read_run(folder).status == "finished"
+    journal = Journal(folder)
+    for epoch in (1, 2, 3):
+        journal.epoch(epoch, {"test/top1": 10.0 * epoch} | ({"test/other": 1.0} if epoch < 3 else {}))
+    assert read_run(folder).status == "events damaged"
+
+
 def test_an_extended_run_is_no_result(record, tmp_path):
     """Continued beyond its MAX_EPOCH, it had the learning rates of two runs."""
     record("multi", 0, [1, 2, 30])

@@ -33,7 +33,7 @@ def test_taps_are_chosen_by_name_position_share_and_last():
         (["3/0"], "'3/0', expected"),
         (["last", "2/3"], "are the taps \\[7, 5\\], expected ascending"),
         (["last", "blocks.7"], "are the taps \\[7, 7\\], expected ascending"),
-        ([], "expected ascending"),
+        ([], "STD.TAPS is empty, expected at least one tap of blocks.0, "),
     ],
 )
 def test_taps_that_do_not_exist(choices, text):
@@ -94,7 +94,8 @@ def test_a_description_is_that_of_the_model_and_draws_nothing(name):
     assert taps == {tap: TapShape(*feature.shape[1:]) for tap, feature in features.items()}
 
 
-def test_a_model_that_needs_numbers_is_described_by_running_it(monkeypatch):
+@pytest.mark.parametrize("error", [NotImplementedError, RuntimeError])
+def test_a_model_that_needs_numbers_is_described_by_running_it(monkeypatch, error):
     make = create_backbone
 
     def refuses_meta(*args, **options):
@@ -103,7 +104,7 @@ def test_a_model_that_needs_numbers_is_described_by_running_it(monkeypatch):
 
         def checked(images, **options):
             if images.is_meta:
-                raise NotImplementedError("no meta kernel")
+                raise error("no meta kernel")
             return forward(images, **options)
 
         backbone.forward_intermediates = checked

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from pycls_std.builders.method import teacher_requests
+from pycls_std.builders.training import build_described_trainer
 from pycls_std.engine.optim import create_optimizer
 from pycls_std.engine.runtime import Runtime
 from pycls_std.models.taps import POOLED
@@ -124,6 +125,16 @@ def test_adapters_are_trained_and_saved_but_not_deployed(load):
         torch.nn.init.zeros_(parameter)
     other.load_state_dict(trainer.state_dict())
     assert all(torch.equal(value, saved[name]) for name, value in other.terms.state_dict().items())
+
+
+def test_teachers_are_handed_over_where_there_are_some(load, monkeypatch):
+    """Not to a run that is only described."""
+    handed = []
+    monkeypatch.setattr(Term, "attach", lambda self, teachers: handed.append(len(teachers)))
+    make(load, "kd", teachers=2)
+    assert handed == [2, 2]
+    build_described_trainer(make(load, "kd", teachers=2).cfg, 10)
+    assert handed == [2, 2] * 2
 
 
 def test_weight_decay_spares_what_a_term_says(load):

@@ -181,7 +181,7 @@ def test_the_objective_is_the_sum_of_what_each_term_returns(load):
         ("std", {"STD__TOKENS": "spatial", "MINE__SAMPLES": 4}, "STD.TOKENS is spatial, MINE needs tokens of both"),
         ("std", {"MINE__SAMPLES": 1}, "MINE.SAMPLES is 1, expected 0 .off. or at least 2"),
         ("std", {"MINE__SAMPLES": 500, "MINE__PERIOD": "step"}, "MINE.SAMPLES is 500, a batch has 128 images"),
-        ("std", {"TASK__WEIGHT": 0}, "head cls of the student would not learn, no term above 0 does it: "),
+        ("std", {"TASK__WEIGHT": 0}, "head cls of the student would not learn, which takes TASK.WEIGHT above 0"),
         ("baseline", {"MINE__SAMPLES": 4}, r"MINE.SAMPLES is 4, the student has no tokens \(STD.WEIGHT\)"),
         ("baseline", {"TEST__PREDICTION": "avg"}, "TEST.PREDICTION is 'avg', TRAINER baseline offers cls"),
         ("baseline", {"TASK__WEIGHT": 0}, "TASK.WEIGHT is 0.0, expected a weight above 0, .* nothing to learn from"),

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import timm
 import torch
+from torch.utils.data import Subset
 
-from pycls_std.builders.data import Data, data_seed, plain_batches
+from pycls_std.builders.data import PLAIN_BATCH, Data, data_seed, plain_batches, training_images
 from pycls_std.builders.models import describe_teachers
 from pycls_std.builders.weights import Weights
 from pycls_std.datasets.memory.views import VERSION, MemoryViews
@@ -17,7 +18,7 @@ from pycls_std.engine.loop import Session
 from pycls_std.models.describe import Description
 from pycls_std.models.taps import POOLED
 from pycls_std.teachers.cache import CachedTeachers, CacheSpec, free_space
-from pycls_std.teachers.offline import OfflineTeachers, precompute_outputs, precomputed_file
+from pycls_std.teachers.offline import OfflineTeachers, offline_order, precompute_outputs, precomputed_file
 from pycls_std.teachers.packing import entry_type
 from pycls_std.teachers.teacher import Request
 
@@ -26,14 +27,20 @@ LOG = logging.getLogger("pycls_std")
 UNSEEN = ("LABEL_SMOOTHING",)
 
 
+def check_folder(cfg) -> None:
+    """Raise OSError that names the folder if it cannot be written to what the teachers say."""
+    if cfg.DISTILLATION.CACHE:
+        free_space(Path(cfg.DISTILLATION.CACHE))
+
+
 def build_cache(
     cfg, *, session: Session, data: Data, weights: list[Weights], epochs: range
 ) -> CachedTeachers | OfflineTeachers | None:
     """Return what keeps the outputs of teachers that are as they will teach; None if DISTILLATION.CACHE is off.
 
     epochs: those to come, counted from 0. The log says what is there and what will be written.
-    Raises ValueError if there is not enough room, and for views of images that are not in memory: only of these every
-    pixel is known, and so whether they are the same as those of another run.
+    Raises ValueError if there is not enough room, and, unless they are asked of the plain images (OFFLINE), for images
+    that are not in memory: only of those every pixel is known, and so whether another run sees the same.
     """
     options = cfg.DISTILLATION
     if not options.CACHE:
@@ -61,17 +68,18 @@ def build_cache(
 def _offline(cfg, session, data, weights) -> OfflineTeachers:
     """Return what says of each view what the teachers say of its image.
 
-    What is not there is computed and written first, by the first process. Without images in memory, their number and
-    the names of their classes stand for them.
+    What is not there is computed and written first, by the first process. Without images in memory, the names and sizes
+    of their files stand for them.
     """
     folder, live, runtime = cfg.DISTILLATION.CACHE, session.teacher_outputs, session.runtime
     if not data.task.pipeline(normalization=data.normalization).batched:
         raise ValueError(f"DISTILLATION.OFFLINE is True, views of TASK.NAME {cfg.TASK.NAME} are no crops of one size")
     views = session.train_loader.dataset
     seen = {
-        "images": views.fingerprint() if isinstance(views, MemoryViews) else [data.info.name, *data.info.classes],
-        "number": [data.images, cfg.DATA.PER_CLASS],
+        "images": views.fingerprint() if isinstance(views, MemoryViews) else _file_names(cfg, data),
+        "number": data.images,
         "normalization": data.normalization,
+        "batch": [PLAIN_BATCH, "permuted"],  # by whose statistics batch norms compute, with TEACHER_BN
     }
     specs = _specs(cfg, seen, session, data, weights)
 
@@ -85,12 +93,24 @@ def _offline(cfg, session, data, weights) -> OfflineTeachers:
         written = f", {len(missing)} will be written, of {data.images} images each, {needed:.1f} MiB in all"
         LOG.info("DISTILLATION.CACHE %s: %s%s", folder, there, written if missing else "")
         for spec, teacher, request in zip(specs, live.teachers, live.requests, strict=True):
-            plain = plain_batches(cfg, data, teacher.image_size)
+            plain = plain_batches(cfg, data, teacher.image_size, offline_order(data.images))
             images = (runtime.to_device(loaded.images) for loaded in plain)
             precompute_outputs(spec, teacher, request, images, data.images, runtime.autocast)
 
     runtime.world.rank_zero_first(keep)
     return OfflineTeachers(specs, images=data.images)
+
+
+def _file_names(cfg, data: Data) -> list:
+    """Return what tells the images of a dataset from those of another one without reading them."""
+    dataset = training_images(cfg)
+    chosen = range(len(dataset))
+    if isinstance(dataset, Subset):
+        dataset, chosen = dataset.dataset, dataset.indices
+    samples = getattr(dataset, "samples", None)
+    pairs = [samples[index] for index in chosen] if samples else []
+    files = [[*Path(path).parts[-2:], label, Path(path).stat().st_size] for path, label in pairs]
+    return [data.info.name, *data.info.classes, *files]
 
 
 def _specs(cfg, seen: dict, session, data, weights) -> list[CacheSpec]:
@@ -102,6 +122,8 @@ def _specs(cfg, seen: dict, session, data, weights) -> list[CacheSpec]:
         "versions": [torch.__version__, timm.__version__],
         "device": session.runtime.device.type,
     }
+    if options.CACHE_TOP and not any(request.head for request in live.requests):
+        raise ValueError(f"DISTILLATION.CACHE_TOP is {options.CACHE_TOP}, expected 0, for no term reads logits")
     specs = []
     for teacher, request, description in zip(live.teachers, live.requests, described, strict=True):
         shapes = output_shapes(description, request)
@@ -120,7 +142,7 @@ def _specs(cfg, seen: dict, session, data, weights) -> list[CacheSpec]:
 
 def output_shapes(description: Description, request: Request) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor that a teacher is asked for, without the batch, see `packing.entry_type`."""
-    shapes = {"head:cls": (description.num_classes,)} if request.head else {}
+    shapes = {f"head:{name}": shape for name, shape in description.heads.items()} if request.head else {}
     for tap in request.taps:
         shapes[f"tap:{tap}"] = (description.pooled,) if tap == POOLED else tuple(description.taps[tap])
     return shapes

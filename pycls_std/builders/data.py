@@ -17,7 +17,6 @@ from pycls_std.datasets.memory import NotInMemory, store
 from pycls_std.datasets.memory.views import MemoryLoader, MemoryViews
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.scan import read_all
-from pycls_std.datasets.transforms import test_transform
 
 LOG = logging.getLogger("pycls_std")
 CPU = torch.device("cpu")
@@ -183,14 +182,19 @@ def _test_views(cfg, dataset, task, normalization, device) -> loaders.Views | Me
     return loaders.Views(dataset, transform, seed=data_seed(cfg), check=task.check, collate=task.collate)
 
 
-def plain_batches(cfg, data: Data, image_size: int) -> DataLoader:
-    """Return the training images in their order, whole at image_size, in the student's normalisation."""
+def training_images(cfg) -> Dataset:
+    """Return the training split, as far as DATA.PER_CLASS leaves it."""
     dataset, _ = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")
-    dataset = first_of_each_class(dataset, cfg.DATA.PER_CLASS) if cfg.DATA.PER_CLASS else dataset
-    task, order = data.task, [(0, index) for index in range(len(dataset))]
-    transform = test_transform(image_size, data.normalization)
-    views = loaders.Views(dataset, transform, seed=0, check=task.check, collate=task.collate)
-    return views.loader(order, batch_size=PLAIN_BATCH, workers=cfg.DATA.NUM_WORKERS)
+    return first_of_each_class(dataset, cfg.DATA.PER_CLASS) if cfg.DATA.PER_CLASS else dataset
+
+
+def plain_batches(cfg, data: Data, image_size: int, order: list[int]) -> DataLoader:
+    """Return the training images of these positions, whole at image_size, in the student's normalisation."""
+    task = data.task
+    transform = task.pipeline(normalization=data.normalization).whole(image_size)
+    views = loaders.Views(training_images(cfg), transform, seed=0, check=task.check, collate=task.collate)
+    addresses = [(0, index) for index in order]
+    return views.loader(addresses, batch_size=PLAIN_BATCH, workers=cfg.DATA.NUM_WORKERS)
 
 
 def scan(cfg, split: str) -> tuple[Iterator[str], int]:

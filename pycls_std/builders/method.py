@@ -47,13 +47,15 @@ def build_trainer(cfg, student: Student, run: RunDescription, teachers: list[Tea
     terms = {name: term for name, term in built.items() if name not in auxiliary}
     for name in student.heads:
         if not any(name in term.heads for term in terms.values()):
-            known = ", ".join(f"{term.upper()}.{kind.SWITCH}" for term, kind in TERMS.entries.items())
-            raise ValueError(f"head {name} of the student would not learn, no term above 0 does it: {known}")
+            fit = {"task"} if name in run.task.HEADS else {t for t, kind in TERMS.entries.items() if kind.SPLITS_HEADS}
+            known = ", ".join(f"{term.upper()}.{TERMS.get(term).SWITCH}" for term in sorted(fit))
+            raise ValueError(f"head {name} of the student would not learn, which takes {known} above 0")
     for index, request in enumerate(teacher_requests(terms, len(run.teachers))):
         if not request.head and not request.taps:
-            raise ValueError(f"teacher {index} {run.teachers[index].name} is read by no term")
+            raise ValueError(f"teacher {index} {run.teachers[index].name} is read by no term (DISTILLATION.TEACHERS)")
     for term in terms.values():
-        term.attach(teachers)
+        if teachers:  # which a run that is only described has not
+            term.attach(teachers)
     return Trainer(
         student,
         terms,

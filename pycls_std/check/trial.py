@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from pycls_std.builders.cache import check_folder
 from pycls_std.builders.data import build_data, data_seed
 from pycls_std.builders.models import find_pretrained
 from pycls_std.builders.teachers import optimize_teachers, set_batch_norm_mode
@@ -63,7 +64,10 @@ class Trial:
         return "; ".join([self.cfg.MODEL.NAME, *(each.description for each in self.session.trainer.teachers)])
 
     def teachers(self) -> str:
-        """Every teacher scores above its floor, but for the error of a sample, folded and converted as in the run."""
+        """Every teacher scores above its floor, but for the error of a sample, folded and converted as in the run.
+
+        What they say can be kept, if it shall be.
+        """
         task, total = self.found.task, len(self.found.test.dataset)
         lines, scored = self._optimize(self.session), self._scored()
         floor, label = task.floor(self.cfg.DISTILLATION.TEACHER_MIN_ACC), task.scores[task.RESULT]["label"]
@@ -76,6 +80,7 @@ class Trial:
                 raise ValueError(f"{line}, below DISTILLATION.TEACHER_MIN_ACC {floor:.2f}")
             lines.append(line)
         set_batch_norm_mode(self.cfg, self.session.trainer.teachers)
+        check_folder(self.cfg)
         return "; ".join(lines) or "none"
 
     def terms(self) -> str:
@@ -88,14 +93,15 @@ class Trial:
         self.runtime.start_epoch(0)
         for batch, progress in steps(self.session, epoch=0):
             losses = trainer.objective.by_term(batch, self.session.teacher_outputs(batch, progress), progress)
-            extra = trainer.auxiliary_losses(batch, progress)
-            for term, values in losses.items():
-                of_term |= dict.fromkeys(values, term)
-                effective |= {name: has_gradient(values[name], trained) for name in values if name not in effective}
-            effective |= {name: has_gradient(extra[name], stepped) for name in extra if name not in effective}
+            extra = trainer.auxiliary_by_term(batch, progress)
+            for found, parameters in ((losses, trained), (extra, stepped)):
+                for term, values in found.items():
+                    of_term |= dict.fromkeys(values, term)
+                    new = {name: value for name, value in values.items() if name not in effective}
+                    effective |= {name: has_gradient(value, parameters) for name, value in new.items()}
         idle = [name for name, found in effective.items() if not found]
-        without = [f"the term {name} changes no parameter ({self._key(of_term.get(name, name))})" for name in idle]
-        if trainer.auxiliary_optimizers and not extra:
+        without = [f"the term {name} changes no parameter ({self._key(of_term[name])})" for name in idle]
+        if trainer.auxiliary_optimizers and not any(extra.values()):
             without.append(f"the auxiliary losses of {', '.join(trainer.auxiliary)} never come")
         if without:
             raise ValueError("; ".join(without))
@@ -165,7 +171,7 @@ class Trial:
 
     def _key(self, term: str) -> str:
         kinds = {**self.session.trainer.terms, **self.session.trainer.auxiliary}
-        section, key = term.upper(), kinds[term].WEIGHED_BY
+        section, key = term.upper(), kinds[term].WEIGHED_BY or kinds[term].SWITCH
         return f"{section}.{key} {self.cfg[section][key]}"
 
 

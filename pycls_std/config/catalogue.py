@@ -38,12 +38,19 @@ class Catalogue:
                         f"pycls_std/{folder}: none can be called {declaration.name!r}, {section} is a section"
                     )
                 self.options |= declaration.options
+        for term in self.terms.values():
+            if term.switch not in self.options:
+                raise ConfigError(f"pycls_std/terms: {term.name!r} has no option {term.switch} to turn it on: OPTIONS")
         self.metrics = declared("METRICS").values()
         self.scores = {
             score: facts for metric in self.metrics for score, facts in metric.attributes.get("SCORES", {}).items()
         }
         # Published value of a score that a config reproduces or stands in for, in its unit; -1 = none is published.
-        self.options |= {f"PUBLISHED.{score.upper()}": neutral(-1.0) for score in self.scores if score != "loss"}
+        self.options |= {f"PUBLISHED.{score.upper()}": neutral(-1.0) for score in self.shown_scores()}
+
+    def shown_scores(self) -> list[str]:
+        """Return the names of the scores that tables show."""
+        return [score for score, facts in self.scores.items() if facts.get("shown", True)]
 
     def scores_of(self, task: str) -> dict[str, dict]:
         """Return the scores of a task by name: label, unit, and which of higher and lower is better."""

@@ -103,7 +103,7 @@ PAGE = {
     # 0 = off, -1 = the task's own (classification: a quarter of the way from chance to 100).
     "DISTILLATION.TEACHER_MIN_ACC": neutral(-1.0, least=-1, greatest=100),
     # Arithmetic of the teachers, whose weights are converted to it; auto = PRECISION's, and fp32 for a teacher that
-    # then names more than 1 % of 1000 test images otherwise.
+    # then names more than 1 % of 1000 test images otherwise, or whose features are off by more than 5 % of their size.
     "DISTILLATION.TEACHER_PRECISION": Option(("auto", "fp32", "bf16", "fp16")),
     # Fold the teachers' batch norms into the convolutions before them: the same function but for rounding.
     "DISTILLATION.TEACHER_FOLD": Option(True),
@@ -114,7 +114,8 @@ PAGE = {
     # of images in memory; or, with OFFLINE, of every training image. "" = off.
     "DISTILLATION.CACHE": neutral("", path=True),
     # Ask the teachers of the plain training images alone, once and before training: what they say is kept in CACHE, and
-    # features are cropped and mirrored with the image. False = they are asked of every view.
+    # features are cropped and mirrored with the image; what else is done to a view, such as RandAugment, they do not
+    # follow. False = they are asked of every view.
     "DISTILLATION.OFFLINE": Option(False, column="offline"),
     # Arithmetic of what is kept; with fp32, all of it, and TRAIN.COMPILE off a run ends as without the cache, bit for
     # bit.
@@ -135,7 +136,8 @@ PAGE = {
     "DISTILLATION.DKD_ALPHA": Option(1.0, least=0),
     # Decoupled distillation: weight of the other classes among themselves.
     "DISTILLATION.DKD_BETA": Option(8.0, least=0),
-    # Weight of each teacher for each image: surer teachers more, less sure teachers more (as printed), all alike.
+    # Weight of each teacher for each image: softmax over the teachers of minus its entropy (confidence), of its entropy
+    # (as the reproduction of STD prints it), or all alike.
     "DISTILLATION.WEIGHTING": Option("confidence", registry="WEIGHTINGS"),
     # sgd (with Nesterov momentum), momentum (without), adamw, or another first-order optimizer of timm.optim.
     "OPTIM.NAME": Option("adamw"),

@@ -130,3 +130,7 @@ class World:
     def gather(self, value) -> list:
         """Return the values of all processes, in the order of their ranks; a value is anything that pickles."""
         return [value]
+
+    def concatenated(self, tensor: Tensor) -> Tensor:
+        """Return the tensors of all processes, of one shape (B, ...), in the order of their ranks, without gradient."""
+        return tensor.detach()

@@ -39,6 +39,10 @@ class ImagePipeline:
         """Return what makes the test view of an image and its target."""
         return test_transform(self.image_size, self.normalization, self.crop_ratio)
 
+    def whole(self, image_size: int) -> ImageTransform:
+        """Return what makes a view of all of an image, image_size pixels wide and high, for a teacher."""
+        return test_transform(image_size, self.normalization)
+
     def resized(self):
         """Return what resizes a training image to be held in memory; None if its crop needs it at its own size."""
         return None if self.augmentation.crop == "resized" else whole(self.image_size)

@@ -4,8 +4,10 @@ Shapes: B images of a batch of all processes, W processes.
 """
 
 import gc
+import inspect
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -17,6 +19,9 @@ from pycls_std.core.structures import World
 from pycls_std.process.launch import launch
 
 T = TypeVar("T")
+# All processes wait in a group of their own for what one of them makes: a download, what teachers say of a dataset.
+_waiting: list = []
+PATIENCE = timedelta(days=2)  # torch's own is half an hour
 
 
 class Processes(World):
@@ -58,6 +63,14 @@ class Processes(World):
             dist.all_gather_object(values, value)
         return values
 
+    def concatenated(self, tensor: Tensor) -> Tensor:
+        """Return the tensors of all processes, of one shape (B, ...), in the order of their ranks, without gradient."""
+        own = tensor.detach().contiguous()
+        parts = [torch.empty_like(own) for _ in range(self.size)] if self.size > 1 else [own]
+        if self.size > 1:
+            dist.all_gather(parts, own)
+        return torch.cat(parts)
+
     def greatest(self, tensor: Tensor) -> Tensor:
         """Return the greatest of each element over all processes."""
         return self._reduce(tensor, dist.ReduceOp.MAX)
@@ -79,15 +92,20 @@ class Processes(World):
         for turn in range(3 if self.size > 1 else 1):
             result = make() if turn == own else result
             if self.size > 1:
-                self.sum(torch.zeros(1))  # all wait
+                dist.all_reduce(torch.zeros(1), group=_waiting[0])  # all wait
         return result
 
     def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """Return a module whose backward pass averages the gradients of all processes."""
+        """Return a module whose backward pass averages the gradients of all processes.
+
+        Buffers are each process's own: batch norms' statistics, until `share_buffers`, and what terms keep.
+        """
         if self.size == 1:
             return module
         devices = [device] if device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
+        named = inspect.signature(DistributedDataParallel).parameters
+        share = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"  # before torch 2.15
+        return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True, **{share: False})
 
     def average_gradients(self, parameters: list[nn.Parameter]) -> None:
         """Replace the gradients of parameters by their average over all processes."""
@@ -123,6 +141,7 @@ def _join(backend: str) -> None:
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    _waiting.append(dist.new_group(backend="gloo", timeout=PATIENCE))
 
 
 def close() -> None:
@@ -131,5 +150,6 @@ def close() -> None:
     Nothing may hold the group any more, or torch can wait for ever when the last to hold it goes (seen on 2.11).
     """
     if dist.is_initialized():
+        _waiting.clear()
         gc.collect()  # a wrapped module refers to itself
         dist.destroy_process_group()

@@ -221,7 +221,7 @@ def _terms(losses: dict[str, Tensor]) -> str:
 
 def _summary(session, values: dict[str, float]) -> str:
     parts = [f"loss {values['train/loss']:.2f}"]
-    scores = {name: facts["label"] for name, facts in session.task.scores.items() if name != "loss"}
+    scores = {name: facts["label"] for name, facts in session.task.scores.items() if facts.get("shown", True)}
     parts += [f"{label} {values[f'test/{name}']:.2f}" for name, label in scores.items() if f"test/{name}" in values]
     result = session.task.RESULT
     if f"ema/{result}" in values:

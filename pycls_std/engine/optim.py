@@ -9,12 +9,12 @@ from torch import nn
 
 
 def create_optimizer(
-    student: nn.Module, *, name: str, lr: float, weight_decay: float = 0.0, momentum: float = 0.9
+    module: nn.Module, *, name: str, lr: float, weight_decay: float = 0.0, momentum: float = 0.9
 ) -> torch.optim.Optimizer:
-    """Return an optimizer over a student's parameters.
+    """Return an optimizer over the parameters of a module, such as a student and its terms.
 
     name: any of timm.optim; `sgd` has Nesterov momentum, `momentum` has not. Weight decay spares parameters of one
-    dimension, biases, and what the student's `no_weight_decay()` names. torch's own Adam and SGD run fused.
+    dimension, biases, and what the module's `no_weight_decay()` names. torch's own Adam and SGD run fused.
     Raises ValueError for an unknown name, and for an optimizer that cannot be had here.
     """
     if name not in list_optimizers():
@@ -24,7 +24,7 @@ def create_optimizer(
         kind = get_optimizer_class(name, bind_defaults=False)
         fused = {"fused": True} if "fused" in inspect.signature(kind).parameters else {}
         options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, **fused}
-        optimizer = create_optimizer_v2(student, opt=name, **options)
+        optimizer = create_optimizer_v2(module, opt=name, **options)
     except Exception as error:  # optimizers of other packages raise what they like if their package is not there
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"OPTIM.NAME {name} cannot be built: {reason}") from error

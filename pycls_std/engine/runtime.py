@@ -84,7 +84,7 @@ class Runtime:
 
     def distribute(self, trainer) -> None:
         """Let a trainer whose modules are placed share its batches with the other processes, if there are any."""
-        trainer.world = self.world
+        trainer.share(self.world)
         trainer.forward = self.world.wrap(trainer.objective, self.device)
 
     def compile(self, session, choice: str, *, iterations: int) -> None:

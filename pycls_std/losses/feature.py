@@ -35,10 +35,12 @@ def attention(features: Tensor) -> Tensor:
 def similarity(features: Tensor) -> Tensor:
     """Return how alike the images of a batch are: products of their features (B, C, H, W), (B, B), rows of length 1.
 
+    Of a batch that processes share, each compares its own images. Computed in fp64, which autocast leaves alone: the
+    sums are over tens of thousands of products, too large for fp16.
     Source: Tung and Mori, ICCV 2019.
     """
-    flat = features.flatten(1)
-    return normalize(flat @ flat.T)
+    flat = features.flatten(1).double()
+    return normalize(flat @ flat.T).float()
 
 
 def to_common_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,6 +38,8 @@ def time(cfg) -> None:
     for line in optimize_teachers(cfg, session, fall_back=False):
         LOG.info("%s", line)
     set_batch_norm_mode(cfg, teachers)
+    if cfg.DISTILLATION.CACHE:
+        LOG.info("DISTILLATION.CACHE is not used here: the teachers are asked")
     LOG.info("%s, %s, batch %d", runtime.device_name(), cfg.PRECISION, cfg.TRAIN.BATCH_SIZE)
     batches = _endless(session)
     held = session.task.batch(runtime.to_device(next(batches)), START)

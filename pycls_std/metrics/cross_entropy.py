@@ -15,7 +15,7 @@ class CrossEntropy(MeanMetric):
     """Mean over images, in nats."""
 
     TASK = "classification"
-    SCORES = {"loss": {"label": "loss", "unit": "nats", "better": "lower"}}
+    SCORES = {"loss": {"label": "loss", "unit": "nats", "better": "lower", "shown": False}}
 
     def each(self, prediction: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """prediction: (B, K) logits. targets: (B,) classes."""

@@ -17,7 +17,8 @@ class MeanMetric:
     """
 
     TASK = ""  # name of the task whose predictions it takes
-    SCORES: dict[str, dict] = {}  # by name: label, unit, and which of higher and lower is better
+    # By name: label, unit, which of higher and lower is better; and `shown`, false for one that tables leave out.
+    SCORES: dict[str, dict] = {}
 
     def __init__(self):
         self.meters = Meters()

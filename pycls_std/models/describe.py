@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pycls_std.core.seeding import seeded
+from pycls_std.models.contract import named_heads
 from pycls_std.models.create import create_backbone
 from pycls_std.models.taps import POOLED, TapShape, read, tap_names
 
@@ -33,30 +34,41 @@ class Description:
         return self._sizes[1]
 
     @cached_property
+    def heads(self) -> dict[str, tuple[int, ...]]:
+        """Shape of what each head returns, without the batch, by its name."""
+        return self._try(_head_shapes)
+
+    @cached_property
     def _sizes(self):
-        with torch.device("meta"):  # where nothing is allocated, drawn or computed
-            backbone = self.build().eval()
-            image = torch.zeros(1, 3, self.image_size, self.image_size)
+        return self._try(_sizes_of)
+
+    @torch.no_grad()
+    def _try(self, measure):
+        """Return what is measured of the model and an image; it is computed only if it must be."""
+        size = self.image_size
         try:
-            return _measure(backbone, image)
-        except NotImplementedError:  # an operation that only works on numbers
+            with torch.device("meta"):  # where nothing is allocated, drawn or computed
+                return measure(self.build().eval(), torch.zeros(1, 3, size, size))
+        except (NotImplementedError, RuntimeError):  # of an operation that only works on numbers, or of the size
             with seeded(0):
-                return _measure(self.build().eval(), torch.zeros(1, 3, self.image_size, self.image_size))
+                backbone = self.build().eval()
+                try:
+                    return measure(backbone, torch.zeros(1, 3, size, size))
+                except RuntimeError as error:
+                    name, reason = type(backbone).__name__, str(error).splitlines()[0]
+                    raise ValueError(f"{name} takes no images of 3x{size}x{size}: {reason}") from error
 
     def build(self) -> nn.Module:
         """Return the model with random weights, in training mode."""
         return create_backbone(self.name, num_classes=self.num_classes, image_size=self.image_size, **self.args)
 
 
-@torch.no_grad()
-def _measure(backbone, image) -> tuple[dict[str, TapShape], int]:
+def _head_shapes(backbone, image) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape[1:]) for name, value in named_heads(backbone(image)).items()}
+
+
+def _sizes_of(backbone, image) -> tuple[dict[str, TapShape], int]:
     taps = (*tap_names(backbone), POOLED)
-    try:
-        _, features = read(backbone, image, taps)
-    except RuntimeError as error:
-        if isinstance(error, NotImplementedError):
-            raise
-        size, reason = image.shape[-1], str(error).splitlines()[0]
-        raise ValueError(f"{type(backbone).__name__} takes no images of 3x{size}x{size}: {reason}") from error
+    _, features = read(backbone, image, taps)
     pooled = features.pop(POOLED).shape[1]
     return {tap: TapShape(*features[tap].shape[1:]) for tap in taps[:-1]}, pooled

@@ -42,6 +42,8 @@ def choose_taps(key: str, choices: list[str], names: list[str]) -> tuple[str, ..
     5 or -1, or a share of the depth: 2/3 means int(len(names) * 2 / 3), counted from 0. names: of all taps.
     Raises ValueError for a tap that does not exist or is chosen twice, and if the order is not ascending.
     """
+    if not choices:
+        raise ValueError(f"{key} is empty, expected at least one tap of {', '.join(names)}")
     count, positions = len(names), []
     for choice in choices:
         if choice in names:
@@ -59,7 +61,7 @@ def choose_taps(key: str, choices: list[str], names: list[str]) -> tuple[str, ..
         if not 0 <= position < count:
             raise ValueError(f"{key} has {choice!r}, the backbone has the taps 0 to {count - 1}: {', '.join(names)}")
         positions.append(position)
-    if not positions or positions != sorted(set(positions)):
+    if positions != sorted(set(positions)):
         raise ValueError(f"{key} {choices} are the taps {positions}, expected ascending ones, each once")
     return tuple(names[position] for position in positions)
 

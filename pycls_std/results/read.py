@@ -63,8 +63,7 @@ def read_run(folder: Path) -> Run:
     epochs, period = run.options["OPTIM.MAX_EPOCH"], run.options["TEST.PERIOD"]
     run.curves = read_events(folder)
     expected = {*range(period, epochs + 1, period), epochs}
-    results = [curve for tag, curve in run.curves.items() if tag.startswith(("test/", "ema/"))]
-    done = set.intersection(*map(set, results)) if results else set()
+    done = _whole([set(curve) for tag, curve in run.curves.items() if tag.startswith(("test/", "ema/"))])
     if not done:
         run.status = "no results"
     facts = _facts(folder)
@@ -75,6 +74,13 @@ def read_run(folder: Path) -> Run:
     elif len(lengths) > 1:  # its learning rate is that of no run of this length
         run.status = f"extended to {epochs} epochs after epoch {lengths[epochs]}"
     return run
+
+
+def _whole(curves: list[set[int]]) -> set[int]:
+    """Return the epochs that every curve has, from its first one on: a metric may have come while the run went on."""
+    return {
+        epoch for curve in curves for epoch in curve if all(epoch in other or epoch < min(other) for other in curves)
+    }
 
 
 def read_options(folder: Path) -> dict[str, object]:

@@ -44,7 +44,7 @@ def headings(catalogue: config.Catalogue) -> dict[str, str]:
     found = {"run": "run", "model": "model", "method": "method"}
     found |= {key: option.column for key, option in catalogue.options.items() if option.column}
     found |= {"teachers": "teachers", "data": "data", "epochs": "epochs", "n": "n"}
-    scores = {score: facts["label"] for score, facts in catalogue.scores.items() if score != "loss"}
+    scores = {score: catalogue.scores[score]["label"] for score in catalogue.shown_scores()}
     found |= scores
     found |= {f"best_{score}": f"best epoch {label}" for score, label in scores.items()}
     found |= {f"ema_{score}": f"EMA {label}" for score, label in scores.items()}

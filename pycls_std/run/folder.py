@@ -26,17 +26,17 @@ class RunFolder:
         with locked(self.path):
             yield self
 
-    def continued(self, options: str, processes: int) -> tuple[dict | None, Path | None]:
+    def continued(self, options: str, processes: int, epochs: int = 0) -> tuple[dict | None, Path | None]:
         """Return the state to continue from, and its path; None, None if there is none.
 
-        options: as YAML. Raises ValueError if the folder holds a run of other options.
+        options: as YAML. epochs: of the run. Raises ValueError if the folder holds a run of other options.
         """
         from pycls_std.engine import files
         from pycls_std.run.identity import refuse_other_options
 
         for place in (self.path, self.checkpoints):
             files.clean(place)
-        saved, path = self._series().newest() or (None, None)
+        saved, path = self._series().newest(epochs) or (None, None)
         if saved:
             refuse_other_options(saved, options, processes, path)
         return saved, path

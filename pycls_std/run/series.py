@@ -23,9 +23,10 @@ class Series:
         """Write a state as the newest; the oldest goes. Raises OSError that names the path; the others then stay."""
         checkpoint.save(state, self.last, before_rename=self._shift)
 
-    def newest(self) -> tuple[dict, Path] | None:
+    def newest(self, epochs: int = 0) -> tuple[dict, Path] | None:
         """Return the newest state that is whole, and its path; None if the run has none yet.
 
+        epochs: of the run. A state of all of them need not be continued, so it may be of an older format.
         A damaged file is renamed to *.corrupt, with a warning, and the one before it is read.
         Raises ValueError if all are damaged, now or at an earlier call.
         """
@@ -38,7 +39,8 @@ class Series:
                 path.replace(moved)
                 LOG.warning("%s; renamed to %s", error, moved.name)
                 continue
-            if state.get("format") != checkpoint.FORMAT or "optimizer" not in state:
+            older = state.get("format") != checkpoint.FORMAT or "optimizer" not in state
+            if older and state.get("epoch") != epochs:
                 raise ValueError(
                     f"{path} has no training state of format {checkpoint.FORMAT}, it cannot be continued from"
                 )

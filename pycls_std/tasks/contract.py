@@ -16,7 +16,7 @@ class Pipeline(Protocol):
     """How views are made, for one normalisation.
 
     With `batched`, images of one size can be held in memory, and it offers `resized`, `test_pixels`,
-    `batch_augmentation` and `plain`, too, see `datasets.pipeline`.
+    `batch_augmentation`, `plain` and `whole`, too, see `datasets.pipeline`.
     """
 
     batched: bool

@@ -21,20 +21,21 @@ from pycls_std.teachers.teacher import Request, Teacher
 class OfflineTeachers:
     """Says of each view what the teachers said of its image, features cropped and mirrored as the view is.
 
-    Heads are those of the whole image. specs: one for each teacher, each with a file of N entries.
+    Heads are those of the whole image. specs: one for each teacher, each with a file of N entries, in `offline_order`.
     Source: Li et al., ECCV 2022 (the offline variant of locality guidance).
     """
 
     def __init__(self, specs: list[CacheSpec], *, images: int):
         self.specs = specs
+        self.places = np.argsort(offline_order(images))  # of each training image in the files
         self.entries = [read_entries(precomputed_file(spec.folder), images, spec.kind) for spec in specs]
 
     def __call__(self, batch: Batch, progress: Progress) -> list[Output]:
         """Return what each teacher says; the batch must say what part of its images is seen."""
-        index, crop = batch.loaded.index.cpu().numpy(), batch.loaded.crop
+        places, crop = self.places[batch.loaded.index.cpu().numpy()], batch.loaded.crop
         outputs = []
         for spec, entries in zip(self.specs, self.entries, strict=True):
-            whole = unpack(np.array(entries[index]), spec.shapes, batch.images.device)
+            whole = unpack(np.array(entries[places]), spec.shapes, batch.images.device)
             maps = {name: f if f.ndim < 4 else crop_features(f, crop) for name, f in whole.features.items()}
             outputs.append(Output(whole.heads, maps))
         return outputs
@@ -43,8 +44,17 @@ class OfflineTeachers:
         """Leave nothing unfinished: everything is there before the first step."""
 
 
+def offline_order(images: int) -> list[int]:
+    """Return the positions of all training images, permuted, always alike.
+
+    In this order they are given to the teachers: many datasets are sorted by class, and a batch norm that takes the
+    statistics of each batch (TEACHER_BN) must not see one class alone.
+    """
+    return np.random.default_rng(0).permutation(images).tolist()
+
+
 def precomputed_file(folder: Path) -> Path:
-    """Return the file of a teacher's entries, in the order of the training images."""
+    """Return the file of a teacher's entries, in `offline_order`."""
     return folder / "images.npy"
 
 
@@ -53,7 +63,7 @@ def precompute_outputs(
 ) -> None:
     """Write what a teacher says of all training images, if it is not there already.
 
-    batches: of plain images (B, 3, H, W), in the order of the training images. context: makes that of a forward pass.
+    batches: of plain images (B, 3, H, W), in `offline_order`. context: makes that of a forward pass.
     Raises OSError that names the file if it cannot be written; nothing of it is then left.
     """
     remove_stale(spec.folder)

@@ -37,9 +37,9 @@ class _Part(nn.Module):
 
     OPTIONS: dict[str, object] = {}  # private options, literals or `Option`s, by their key
     SWITCH = "WEIGHT"  # the key among them that turns it on
-    WEIGHED_BY = "WEIGHT"  # the key among them to look at if it has no effect
+    WEIGHED_BY = ""  # the key among them to look at if it has no effect; "" = SWITCH
     # READS = (...): options of the page, or starts of their names, that are refused where nobody reads them; without,
-    # those of the teachers.
+    # those of the teachers. These four are read as text, from a class's own body: what it inherits is not seen.
     SPLITS_HEADS = False  # a distillation head that the backbone has is kept apart from its class head
 
     @classmethod
@@ -79,9 +79,14 @@ class Term(_Part):
         self.teacher_heads: tuple[int, ...] = ()  # positions of the teachers whose heads it reads
         self.heads: tuple[str, ...] = ()  # of the student, that learn by it
         self.monitors: dict[str, Tensor] = {}  # values of the last step worth a curve, not optimised
+        self.world = World()  # the processes that share each batch; buffers are each process's own
 
     def attach(self, teachers: list[nn.Module]) -> None:
-        """Take the teachers' modules; for a term that calls a part of one, which must not register it as its own."""
+        """Take the teachers' modules, all of them; for a term that calls a part of one.
+
+        It must not register them as its own, and look up the part in `teacher.backbone` when it calls it, for a teacher
+        that is made fast gets another backbone.
+        """
 
     def forward(self, student: Output, teachers: list[Output], batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return named, weighted scalars; they are added to those of the other terms."""
@@ -91,10 +96,8 @@ class Term(_Part):
 class AuxiliaryTerm(_Part):
     """A second objective, stepped right after the first by optimizers of its own.
 
-    Registered in TERMS, with OPTIONS, SWITCH and READS, like a `Term`.
+    Registered in TERMS, with OPTIONS, SWITCH, WEIGHED_BY and READS, like a `Term`.
     """
-
-    READS = ()
 
     def __init__(self, optimizers: list[Optimizer]):
         super().__init__()

@@ -19,8 +19,8 @@ class KD(LogitTerm):
     """
 
     OPTIONS = {
-        # Weight of logit distillation; 0 = off.
-        "WEIGHT": Option(0.0, least=0),
+        # Weight of logit distillation; 0 = off, and then two heads of a student are one, their average.
+        "WEIGHT": Option(0.0, least=0, student=True),
         # Epochs over which it grows to its weight, by a step each; 0 = off.
         "WARMUP_EPOCHS": Option(0, least=0),
     }

@@ -19,9 +19,10 @@ from pycls_std.terms.base import RunDescription, Term
 
 
 class LogitTerm(Term):
-    """A term on logits; where they are standardized, a classifier of the student must not start at zero."""
+    """A term on logits; where they are standardized, a classifier of the student must not start at zero.
 
-    READS = ("DISTILLATION.",)
+    It reads all of section DISTILLATION: such a term has READS = ("DISTILLATION.",).
+    """
 
     @classmethod
     def prepare(cls, cfg, backbone):
@@ -48,6 +49,10 @@ class LogitLoss:
         extra_weight: float = 1.0,
     ):
         names = inspect.signature(form).parameters
+        known = {"student_logits", "teacher_logits", "targets", "labels", *map(str.lower, options)}
+        unknown = [name for name, each in names.items() if name not in known and each.default is each.empty]
+        if unknown:
+            raise ValueError(f"{form.__name__} asks for {', '.join(unknown)}, no option of section DISTILLATION")
         self.form = form
         self.options = {name: options[name.upper()] for name in names if name.upper() in options}
         self.of_targets = {"targets": lambda t: t, "labels": lambda t: t.argmax(dim=-1)}

@@ -43,6 +43,7 @@ class Mine(AuxiliaryTerm):
     }
     SWITCH = "SAMPLES"
     WEIGHED_BY = "CRITIC_LR"
+    READS = ()
 
     def __init__(self, critics: nn.ModuleList, optimizers: list, *, samples: int, period: str, repeats: int = 1):
         super().__init__(optimizers)

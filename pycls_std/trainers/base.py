@@ -81,6 +81,12 @@ class Trainer:
         self.prediction_heads = prediction_heads
         self.world = World()
 
+    def share(self, world: World) -> None:
+        """Let the student and its terms train in these processes."""
+        self.world = world
+        for term in self.terms.values():
+            term.world = world
+
     @property
     def terms(self) -> nn.ModuleDict:
         """The terms of the objective, by name."""
@@ -125,10 +131,12 @@ class Trainer:
 
     def auxiliary_losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return a second objective, stepped by `auxiliary_optimizers` right after the first; {} for none now."""
-        losses = {}
-        for term in self.auxiliary.values():
-            losses |= term.losses(self.student, batch, progress, self.world)
-        return losses
+        found = self.auxiliary_by_term(batch, progress).values()
+        return {name: value for own in found for name, value in own.items()}
+
+    def auxiliary_by_term(self, batch: Batch, progress: Progress) -> dict[str, dict[str, Tensor]]:
+        """Return what each auxiliary term returns, by its name."""
+        return {name: term.losses(self.student, batch, progress, self.world) for name, term in self.auxiliary.items()}
 
     def state_dict(self) -> dict:
         """Return the training state that is not in the student."""
