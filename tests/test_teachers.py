@@ -197,14 +197,14 @@ def test_batch_norms_may_take_the_statistics_of_each_batch(optimized, precision)
     assert line.startswith(f"teacher 0 resnet8: 0 batch norms folded, {precision}")
     awake, batch = optimized(DISTILLATION__TEACHER_FOLD=False)[0].backbone, images()
     awake.train()
-    expected = awake(teacher.own_input(batch))
+    expected = awake(teacher.own_input(batch).float())
     teacher.use_batch_statistics()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     session.trainer.teachers.train()
     limit = {} if precision == "fp32" else {"rtol": 0.05, "atol": 0.3}
     torch.testing.assert_close(logits(teacher), expected, **limit)
     assert same(before, dict(teacher.state_dict()))
-    assert not torch.allclose(expected, awake.eval()(teacher.own_input(batch)), atol=0.3)
+    assert not torch.allclose(expected, awake.eval()(teacher.own_input(batch).float()), atol=0.3)
 
 
 def test_a_teacher_is_scored_by_its_own_statistics_and_then_switches_to_those_of_batches(method, monkeypatch, caplog):
