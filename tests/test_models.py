@@ -8,7 +8,7 @@ import torch
 from methods import FAMILIES
 from torch import nn
 
-from pycls_std.core.structures import Normalization
+from pycls_std.core.structures import Normalization, Padded
 from pycls_std.models.contract import classifier_names
 from pycls_std.models.create import create_backbone
 from pycls_std.models.describe import Description
@@ -179,6 +179,17 @@ def test_teacher_sees_its_own_normalisation_and_size():
     larger = Teacher(Camera(), name="t", normalization=own, student=student, image_size=16)
     grown = nn.functional.interpolate(picture, (16, 16), mode="bilinear", align_corners=False)
     torch.testing.assert_close(larger(normalised(student)).heads["cls"], normalised(own, grown))
+
+
+def test_padded_images_are_normalised_where_there_is_image_and_keep_their_size():
+    pixels, mask = torch.rand(2, 3, 6, 8), torch.ones(2, 6, 8, dtype=torch.bool)
+    mask[0, 4:], mask[1, :, 5:] = False, False
+    teacher = Teacher(
+        nn.Identity(), name="t", normalization=HALF, student=Normalization((0.0,) * 3, (1.0,) * 3), image_size=4
+    )
+    found = teacher.own_input(Padded(pixels * mask.unsqueeze(1), mask))
+    assert found.mask is mask
+    torch.testing.assert_close(found.pixels, torch.where(mask.unsqueeze(1), 2 * pixels - 1, 0.0))
 
 
 def test_a_small_teacher_sees_small_images_as_they_were_before_they_were_enlarged():
