@@ -71,6 +71,17 @@ def test_what_two_classifiers_read_is_averaged():
         torch.testing.assert_close(backbone.head(features[POOLED]), backbone(images))
 
 
+def test_what_they_read_is_averaged_in_training_too():
+    """timm's PiT gives both then."""
+    backbone = create_backbone("pit_ti_distilled_224", num_classes=10, image_size=32)
+    backbone.set_distilled_training(True)
+    images, pooled = torch.randn(2, 3, 32, 32), []
+    for mode in (True, False):
+        with torch.no_grad():
+            pooled.append(read(backbone.train(mode), images, (POOLED,))[1][POOLED])
+    torch.testing.assert_close(*pooled)
+
+
 def test_nothing_is_computed_after_the_last_tap_that_is_asked_for():
     backbone = create_backbone("resnet8", num_classes=10, image_size=32).eval()
     seen = []
