@@ -124,3 +124,17 @@ def test_progress_lines(session, caplog, period, lines):
     with caplog.at_level(logging.INFO):
         loop.train_epoch(made, 0)
     assert sum("eta" in line for line in caplog.messages) == lines
+
+
+@pytest.mark.parametrize(("better", "expected"), [("higher", [1, 3]), ("lower", [1, 2])])
+def test_the_best_epoch_is_that_of_the_better_result(session, monkeypatch, better, expected):
+    """Whichever direction is better in the task; an equal result is no better one."""
+    made = session(OPTIM__MAX_EPOCH=4)
+    made.task.scores = {"top1": {"label": "x", "better": better}}
+    results = iter([40.0, 30.0, 50.0, 30.0])
+    monkeypatch.setattr(loop, "evaluate_all", lambda session, when: {"test/top1": next(results)})
+    monkeypatch.setattr(loop, "train_epoch", lambda session, epoch: {"train/loss": 1, "train/images_per_second": 1})
+    best = []
+    loop.fit(made, start_epoch=0, record=lambda done, values, is_best: best.append(done) if is_best else None)
+    assert best == expected
+    assert made.best == {"epoch": expected[-1], "top1": {"higher": 50.0, "lower": 30.0}[better]}
