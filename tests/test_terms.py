@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from pycls_std.builders.method import teacher_requests
 from pycls_std.builders.training import build_described_trainer
+from pycls_std.core.structures import Output
 from pycls_std.engine.optim import create_optimizer
 from pycls_std.engine.runtime import Runtime
 from pycls_std.models.taps import POOLED
@@ -151,10 +152,14 @@ def test_weight_decay_spares_what_a_term_says(load):
 
 
 def test_a_last_stage_called_with_the_teachers_own_features_gives_its_own(load):
-    """With the teacher's map in the place of the student's, the distance is 0: it is the same stage."""
+    """With the teacher's map in the place of the student's, the distance is 0; with another one it is not."""
     trainer, live = trainer_of(load, (LastStage,))
-    (teacher,), data = live.teachers, batch()
+    (teacher,), term, data = live.teachers, trainer.terms["LastStage"], batch()
+    term.projector = nn.Identity()
     with torch.no_grad():
         _, maps = teacher.backbone.forward_intermediates(data.images)
-        own = teacher.backbone.layer3(maps[1])
-    torch.testing.assert_close(own, live(data, START)[0].features["layer3"])
+        values = [
+            float(term(Output({}, {TAPS[1]: features}), live(data, START), data, START)["stage"])
+            for features in (maps[1], maps[1].flip(0))
+        ]
+    assert values[0] == pytest.approx(0, abs=1e-9) and values[1] > 1e-3

@@ -1,6 +1,6 @@
 """What a backbone offers: timm's contract, and names for its heads where they are not those of a classifier.
 
-Shapes: B batch, H height, W width, C channels, P patches, K classes.
+Shapes: B batch, H height, W width, C channels, K classes.
 """
 
 from typing import Protocol
@@ -51,8 +51,3 @@ def head_names(backbone: Backbone) -> tuple[str, ...]:
 def named_heads(output: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
     """Return what a backbone's head returned, by the names of the heads."""
     return output if isinstance(output, dict) else {"cls": output}
-
-
-def to_patches(feature_map: Tensor) -> Tensor:
-    """Turn a map (B, C, H, W) into patches (B, P, C), P = H W."""
-    return feature_map.flatten(2).transpose(1, 2)
