@@ -1,0 +1,21 @@
+"""Read files that hold bytes; a pipe, a socket or a device may let its reader wait for ever."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+
+def refuse_irregular(path: Path | str) -> None:
+    """Raise OSError that names a path if it is not there, or is no regular file (a link to one is)."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """Return the content of a regular file. Raises OSError that names the path for anything else."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe does not wait then
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        return file.read()

@@ -1,0 +1,12 @@
+"""Text that comes from files, made fit to be shown."""
+
+
+def printable(text: str) -> str:
+    """Return a text in which every character that is not printed, such as those that steer a terminal, is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """Return a text of at most so many characters, the middle left out of a longer one."""
+    half = (most - 5) // 2
+    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
