@@ -32,6 +32,8 @@ def train(cfg) -> None:
     saved, path = world.broadcast_from_rank_zero(lambda: folder.continued(options, world.size, cfg.OPTIM.MAX_EPOCH))
     start_epoch = saved["epoch"] if saved else 0
     if start_epoch == cfg.OPTIM.MAX_EPOCH:
+        for line in folder.repair(saved) if world.rank == 0 else ():
+            LOG.warning("%s: %s", folder, line)
         LOG.info("%s: already finished, %d epochs", folder, start_epoch)
         return
 
@@ -39,13 +41,19 @@ def train(cfg) -> None:
     identity = _identity(options, session, data)  # the teachers' fingerprints are of the weights as they were found
     if saved:
         identity.refuse_other_data(saved, path)
+        if saved["threads"] != identity.threads and runtime.device.type == "cpu":
+            LOG.warning(
+                "%s was computed by %d threads, it goes on with %d: sums round otherwise, so the run will not end as "
+                "one that was not interrupted, bit for bit (OMP_NUM_THREADS)",
+                *(path, saved["threads"], identity.threads),
+            )
     results = _score_teachers(cfg, session)
     set_batch_norm_mode(cfg, session.trainer.teachers)
     epochs = range(start_epoch, session.epochs)
     kept = build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=epochs)
     session.teacher_outputs = kept or session.teacher_outputs  # of the teachers as they teach now
     if saved:
-        session.load_state_dict(saved)
+        session.load_state_dict(saved, str(path))
     record = lambda *_: None  # noqa: E731
     if world.rank == 0:
         record = folder.start(session, identity, saved, seed=cfg.SEED, teachers=results)
@@ -65,6 +73,7 @@ def _identity(options: str, session, data) -> Identity:
     return Identity(
         config=options,
         processes=session.runtime.world.size,
+        threads=session.runtime.threads,
         teachers=[checkpoint.fingerprint(teacher) for teacher in session.trainer.teachers],
         data={
             "name": data.info.name,

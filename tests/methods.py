@@ -5,7 +5,7 @@ import torch
 
 from pycls_std.builders.data import build_task
 from pycls_std.builders.method import build_backbone, build_student, build_trainer, describe_run, teacher_requests
-from pycls_std.builders.models import build_teachers
+from pycls_std.builders.teachers import build_teachers
 from pycls_std.builders.weights import Weights
 from pycls_std.core.structures import Loaded, Normalization, Progress
 from pycls_std.tasks.mixing import Mixing
@@ -47,7 +47,7 @@ class Method:
 
     def __init__(self, cfg, classes=10, backbone=None):
         torch.manual_seed(0)
-        none = [Weights({}, "none") for _ in cfg.DISTILLATION.TEACHERS]
+        none = [Weights(None, "none") for _ in cfg.DISTILLATION.TEACHERS]
         self.cfg = cfg
         self.run = describe_run(cfg, build_task(cfg, classes), weights=none)
         backbone = build_backbone(cfg, classes) if backbone is None else backbone

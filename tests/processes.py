@@ -62,11 +62,13 @@ class Running:
         return self.process.exitcode, *(file.read_text() for file in self.files)
 
 
-def two_ranks(folder: Path, words, **options) -> list[Running]:
-    """Start a command in two processes that share its batches, as torchrun would."""
+def two_ranks(folder: Path, words, *, second=(), **options) -> list[Running]:
+    """Start a command in two processes that share its batches, as torchrun would. second: more words of the second."""
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), **shared} for rank in range(2)]
-    return [Running(folder / f"rank{env['RANK']}", words, env=env, **options) for env in ranks]
+    own = [list(words), [*words, *second]]
+    pairs = zip(own, ranks, strict=True)
+    return [Running(folder / f"rank{env['RANK']}", each, env=env, **options) for each, env in pairs]
 
 
 def _main(words, files, hook, arguments, env):

@@ -360,11 +360,9 @@ def test_a_folder_of_any_name_works(tmp_path, name):
 def test_names_that_would_break_a_table(record, tmp_path):  # noqa: F811
     """In a config.yaml from elsewhere a name may be anything."""
     for seed, name in enumerate((r"a|b_&$", "two\nlines", "=cmd|' /C calc'!A0", "+1", "@x", "<b>")):
-        folder = record(f"run{seed}", seed, [1, 2, 3])
-        path = folder / "config.yaml"
-        path.write_text(path.read_text().replace(f"NAME: run{seed}", f"NAME: {name!r}".replace("'two\\n", '"two\\n')))
-        if "\n" in name:
-            path.write_text(path.read_text().replace("lines'", 'lines"'))
+        quoted = f'"{name}"'.replace("\n", "\\n") if "\n" in name else f"'{name.replace(chr(39), 2 * chr(39))}'"
+        rename = lambda text, seed=seed, quoted=quoted: text.replace(f"NAME: run{seed}", f"NAME: {quoted}")  # noqa: E731
+        record(f"run{seed}", seed, [1, 2, 3], edit=rename)
     code, text, _ = make_table(tmp_path / "logs")
     assert code == 0
     rows = text.splitlines()

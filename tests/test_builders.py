@@ -32,7 +32,7 @@ def build(**overrides):
     words = {"DATA__LOADER": "workers"} | overrides
     words = [f"{key.replace('__', '.')}={value}" for key, value in words.items()]
     cfg = config.load(str(ROOT / "configs" / "debug" / "std_debug.yaml"), words)
-    data, none = build_data(cfg), Weights({}, "none")
+    data, none = build_data(cfg), Weights(None, "none")
     weights = PretrainedWeights(none, [none] * len(cfg.DISTILLATION.TEACHERS))
     session = assemble(cfg, data=data, runtime=build_runtime(cfg), weights=weights)
     trainer = session.trainer
@@ -253,11 +253,12 @@ ELSEWHERE = {
     "MODEL.WEIGHTS",
     *("TRAIN.KEEP", "DISTILLATION.CACHE", "DISTILLATION.CACHE_PRECISION", "DISTILLATION.CACHE_TOP"),
     *("DISTILLATION.TEACHERS", "DISTILLATION.TEACHER_WEIGHTS", "DISTILLATION.TEACHER_NORMS"),
-    *("DISTILLATION.TEACHER_SIZES", "DISTILLATION.TEACHER_MIN_ACC"),
+    *("DISTILLATION.TEACHER_SIZES", "DISTILLATION.TEACHER_MIN_ACC", "DISTILLATION.TEACHER_PREDICTIONS"),
     *("DISTILLATION.TEACHER_PRECISION", "DISTILLATION.TEACHER_FOLD"),
     # test_teachers.py, test_deit.py
     *("DISTILLATION.TEACHER_BN", "DISTILLATION.OFFLINE", "DEIT.MODE", "TASK.NAME"),
     *("TIME.WARMUP", "TIME.STEPS", "PUBLISHED.TOP1", "PUBLISHED.TOP5", "PUBLISHED.SOURCE"),
+    "PUBLISHED.CHANGED",
 }
 
 

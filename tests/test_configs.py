@@ -8,7 +8,8 @@ import torch
 from pycls_std import config
 from pycls_std.builders.data import build_task
 from pycls_std.builders.method import build_backbone, build_student, build_trainer, describe_run, teacher_requests
-from pycls_std.builders.models import build_teachers, find_pretrained
+from pycls_std.builders.models import find_pretrained
+from pycls_std.builders.teachers import build_teachers
 from pycls_std.builders.training import build_optimizer, build_runtime, build_schedule
 from pycls_std.core.structures import Loaded, Progress
 from pycls_std.datasets.normalizations import NORMALIZATIONS
@@ -71,7 +72,7 @@ REQUIRED = {
 def build(cfg):
     """Return the method of a config, with teachers of random weights."""
     task = build_task(cfg, cfg.MODEL.NUM_CLASSES)
-    weights = [each._replace(state={}) for each in find_pretrained(cfg, fetch=False).teachers]
+    weights = [each._replace(state=None) for each in find_pretrained(cfg, fetch=False).teachers]
     run = describe_run(cfg, task, weights=weights)
     teachers = build_teachers(cfg, task.classes, NORMALIZATIONS["half"], weights)
     student = build_student(cfg, build_backbone(cfg, task.classes), run)

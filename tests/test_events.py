@@ -54,9 +54,9 @@ def only_plain(monkeypatch):
 @pytest.fixture
 def short(tmp_path):
     """A folder with the events of three epochs, as a run writes them, and the path of its file."""
-    journal = Journal(tmp_path)
+    journal = Journal(tmp_path, "A: 1\nB: 2\n")
     for done in (1, 2, 3):
-        journal.epoch(done, {"train/loss": 1 / done, "test/top1": 10.0 * done})
+        journal.epoch(done, 3, {"train/loss": 1 / done, "test/top1": 10.0 * done})
     return tmp_path, journal.events
 
 
@@ -70,8 +70,13 @@ def test_checksums_of_random_bytes():
 
 def test_what_a_run_writes_is_read_directly(short, only_plain):
     folder, _ = short
-    expected = {"train/loss": {1: 1.0, 2: 0.5, 3: pytest.approx(1 / 3)}, "test/top1": {1: 10.0, 2: 20.0, 3: 30.0}}
-    assert events.read_events(folder) == expected == by_tensorboard(folder)
+    plan = {"run/epochs": {1: 3.0, 2: 3.0, 3: 3.0}}
+    expected = plan | {
+        "train/loss": {1: 1.0, 2: 0.5, 3: pytest.approx(1 / 3)},
+        "test/top1": {1: 10.0, 2: 20.0, 3: 30.0},
+    }
+    assert events.read_events(folder) == (expected, "A: 1\nB: 2\n")
+    assert by_tensorboard(folder) == expected
 
 
 @pytest.mark.parametrize("new_style", [False, True])
@@ -82,7 +87,7 @@ def test_what_a_summary_writer_writes(tmp_path, only_plain, new_style):
             for step in range(start, start + 8):
                 writer.add_scalar("test/top1", step + start, step)
                 writer.add_scalar("train/loss", step / 7, step, new_style=new_style)
-    found = events.read_events(tmp_path)
+    found = events.read_events(tmp_path).curves
     assert len(list(tmp_path.iterdir())) == 2
     assert found == by_tensorboard(tmp_path)
     assert found["test/top1"] == {step: step if step < 5 else step + 5.0 for step in range(13)}
@@ -97,7 +102,7 @@ def test_what_a_restart_took_back_is_not_read(tmp_path, version, last, steps):
     """In old files, a step that goes back is a restart."""
     values = [scalars(step, [{"tag": "a", "simple_value": 1.0}]) for step in range(1, 6)]
     write(tmp_path / "events.out.tfevents.0", version, *values, last)
-    found = events.read_events(tmp_path)
+    found = events.read_events(tmp_path).curves
     assert found == by_tensorboard(tmp_path)
     assert set(found["a"]) == steps
 
@@ -125,7 +130,7 @@ def test_random_files_are_read_as_by_tensorboard(tmp_path, seed):
         write(path, *messages)
         if rng.random() < 0.3:
             path.write_bytes(path.read_bytes()[: -rng.randrange(1, 60)])
-    found = events.read_events(tmp_path)
+    found = events.read_events(tmp_path).curves
     assert found == by_tensorboard(tmp_path)
 
 
@@ -138,7 +143,7 @@ def test_a_file_cut_at_any_byte(short):
         ends.add(max(ends) + 16 + len(record))
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        found = events.read_events(folder)
+        found = events.read_events(folder).curves
         assert found == by_tensorboard(folder)
         assert all(curve.items() <= true[tag].items() for tag, curve in found.items())
         if length not in ends:
@@ -157,13 +162,13 @@ def test_a_file_with_any_byte_changed(short):
             path.write_bytes(damaged)
             with pytest.raises(ValueError, match="is cut|is wrong"):
                 records(bytes(damaged))
-            found = events.read_events(folder)
+            found = events.read_events(folder).curves
             assert found == by_tensorboard(folder)
             assert all(curve.items() <= true[tag].items() for tag, curve in found.items())
 
 
 @pytest.mark.fault(34)
 def test_folders_that_hold_no_events(tmp_path):
-    assert events.read_events(tmp_path) == {}
+    assert events.read_events(tmp_path) == ({}, "")
     (tmp_path / "tfevents").mkdir()
-    assert events.read_events(tmp_path) == {}
+    assert events.read_events(tmp_path) == ({}, "")

@@ -138,7 +138,7 @@ def test_killed_at_random_moments_of_a_run(run, whole, tmp_path):
         for path in (tmp_path / "run" / "checkpoints").glob("*.pt"):
             checkpoint.read(path)
     (tmp_path / "run" / "checkpoints").mkdir(parents=True, exist_ok=True)
-    strays = [tmp_path / "run" / ".old.json.tmp", tmp_path / "run" / "checkpoints" / ".old.pt.tmp"]
+    strays = [tmp_path / "run" / ".run.json.tmp", tmp_path / "run" / "checkpoints" / ".last.pt.tmp"]
     for stray in strays:
         stray.write_bytes(b"half")
     assert run().end()[0] == 0

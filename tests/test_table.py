@@ -14,25 +14,45 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pycls_std import config
 from pycls_std.results.read import find_runs, read_run
 from pycls_std.results.table import aggregate
-from pycls_std.run.journal import Journal
+from pycls_std.run.journal import Journal, events_of
 
 
 @pytest.fixture
 def record(load, tmp_path):
-    """Return record(name, seed, top1s, **overrides): write a run whose epochs end with these accuracies."""
+    """Return record(name, seed, top1s, **overrides): write a run whose epochs end with these accuracies.
 
-    def write(name, seed, top1s, of="std/mixer-s4_c100_multi", finished=True, **overrides):
+    epochs: of the run, None = as many as its config has, of which these are the last. plans: how many each epoch was
+    recorded to be one of. edit: changes the text of the options.
+    """
+
+    def write(
+        name, seed, top1s, of="std/mixer-s4_c100_multi", finished=True, epochs=3, plans=(), edit=str, **overrides
+    ):
         folder = tmp_path / "logs" / name / f"seed{seed}"
         folder.mkdir(parents=True)
-        options = {"NAME": name, "SEED": seed, "OPTIM__MAX_EPOCH": 3} | overrides
-        (folder / "config.yaml").write_text(config.dump(load(of, **options)))
-        journal = Journal(folder)
-        for epoch, top1 in enumerate(top1s, start=1):
-            journal.epoch(epoch, {"train/loss": 1.0, "test/top1": top1, "test/top5": top1 + 10})
+        cfg = load(
+            of, **({"NAME": name, "SEED": seed} | (SHORT | {"OPTIM__MAX_EPOCH": epochs} if epochs else {}) | overrides)
+        )
+        text = edit(config.dump(cfg))
+        (folder / "config.yaml").write_text(text)
+        journal = Journal(folder, text)
+        top1s = top1s if epochs else [0.0] * (cfg.OPTIM.MAX_EPOCH - len(top1s)) + top1s
+        plans = plans or [cfg.OPTIM.MAX_EPOCH] * len(top1s)
+        for epoch, (top1, plan) in enumerate(zip(top1s, plans, strict=True), start=1):
+            journal.epoch(epoch, plan, {"train/loss": 1.0, "test/top1": top1, "test/top5": top1 + 10})
         (folder / "run.json").write_text(json.dumps({"status": "finished" if finished else "running"}))
         return folder
 
     return write
+
+
+# Options of a run of few epochs.
+SHORT = {"OPTIM__WARMUP_EPOCHS": 0, "KD__WARMUP_EPOCHS": 0, "OPTIM__SCHEDULE": "constant", "OPTIM__STEPS": "[]"}
+
+
+def journal_of(folder):
+    """Begin to record a run anew."""
+    return Journal(folder, (folder / "config.yaml").read_text(), outdated=list(folder.glob("*tfevents*")))
 
 
 def events(folder):
@@ -55,7 +75,7 @@ def rows_of(text):
 def test_mean_and_sample_deviation_over_seeds(record, tmp_path):
     runs = {0: [10, 40, 30], 1: [10, 20, 36], 2: [50, 20, 33]}
     for seed, top1s in runs.items():
-        record("multi", seed, top1s)
+        record("multi", seed, top1s, epochs=None)
     row = aggregate(find_runs([str(tmp_path / "logs")])).iloc[0]
     last, best = [v[-1] for v in runs.values()], [max(v) for v in runs.values()]
     assert row["n"] == 3
@@ -68,20 +88,20 @@ def test_mean_and_sample_deviation_over_seeds(record, tmp_path):
 
 def test_columns_of_the_reproductions_table(record, tmp_path):
     """What all rows have at its default has no column: DISTILLATION.TYPE, STD.TOKENS."""
-    record("base", 0, [1, 2, 3], of="mixer/mixer-s4_c100_base")
-    record("inter", 0, [1, 2, 3], of="std/mixer-s4_c100_inter")
-    record("paper", 0, [1, 2, 3], of="std/mixer-s4_c100_paper")
+    record("base", 0, [1, 2, 3], of="mixer/mixer-s4_c100_base", epochs=None)
+    record("inter", 0, [1, 2, 3], of="std/mixer-s4_c100_inter", epochs=None)
+    record("paper", 0, [1, 2, 3], of="std/mixer-s4_c100_paper", epochs=None)
     code, text, _ = make_table(tmp_path / "logs")
     assert code == 0
     assert text.splitlines() == [
         "| run | model | method | taps | propagated | teachers | data | epochs | n | top-1 | top-5 "
         "| best epoch top-1 | published top-1 | published top-5 | status |",
         "| --- " * 15 + "|",
-        "| base | mixer_s4 | baseline | - | - | - | cifar100 | 3 | 1 | 3.00 | 13.00 "
+        "| base | mixer_s4 | baseline | - | - | - | cifar100 | 300 | 1 | 3.00 | 13.00 "
         "| 3.00 | 70.68 | 88.91 | finished |",
-        "| inter | mixer_s4 | std + mine | 2/3, last | yes | resnet32 + resnet56 | cifar100 | 3 | 1 | 3.00 | 13.00 "
+        "| inter | mixer_s4 | std + mine | 2/3, last | yes | resnet32 + resnet56 | cifar100 | 300 | 1 | 3.00 | 13.00 "
         "| 3.00 | 77.52 | 94.82 | finished |",
-        "| paper | mixer_s4 | std + mine | 2/3, last | no | resnet32 + resnet56 | cifar100 | 3 | 1 | 3.00 | 13.00 "
+        "| paper | mixer_s4 | std + mine | 2/3, last | no | resnet32 + resnet56 | cifar100 | 300 | 1 | 3.00 | 13.00 "
         "| 3.00 | - | - | finished |",
     ]
 
@@ -168,25 +188,126 @@ def test_a_damaged_event_file_is_no_result(record, tmp_path, damage):
 def test_a_metric_that_came_while_a_run_went_on(record, tmp_path):
     """Its first epochs lack it, and that is no damage; a later epoch that lacks it is."""
     folder = record("multi", 0, [])
-    journal = Journal(folder)
+    journal = journal_of(folder)
     for epoch in (1, 2, 3):
-        journal.epoch(epoch, {"test/top1": 10.0 * epoch} | ({"test/other": 1.0} if epoch > 1 else {}))
+        journal.epoch(epoch, 3, {"test/top1": 10.0 * epoch} | ({"test/other": 1.0} if epoch > 1 else {}))
     assert read_run(folder).status == "finished"
-    journal = Journal(folder)
+    journal = journal_of(folder)
     for epoch in (1, 2, 3):
-        journal.epoch(epoch, {"test/top1": 10.0 * epoch} | ({"test/other": 1.0} if epoch < 3 else {}))
+        journal.epoch(epoch, 3, {"test/top1": 10.0 * epoch} | ({"test/other": 1.0} if epoch < 3 else {}))
     assert read_run(folder).status == "events damaged"
 
 
 def test_an_extended_run_is_no_result(record, tmp_path):
-    """Continued beyond its MAX_EPOCH, it had the learning rates of two runs."""
+    """Continued beyond its MAX_EPOCH, it had the learning rates of two runs; it says so without run.json, too."""
     record("multi", 0, [1, 2, 30])
-    folder = record("multi", 1, [1, 2, 90])
-    starts = [{"epochs_done": 0, "epochs": 2}, {"epochs_done": 2, "epochs": 3}]
+    folder = record("multi", 1, [1, 2, 90], plans=[2, 2, 3])
+    for _ in range(2):
+        table = aggregate(find_runs([str(tmp_path / "logs")])).iloc[0]
+        assert (table["n"], table["top1"]) == (1, 30)
+        assert table["status"] == "seed1: extended to 3 epochs after epoch 2"
+        (folder / "run.json").unlink(missing_ok=True)
+
+
+def older(folder, starts):
+    """Let a record be one of before November 2026: nothing but run.json says for how many epochs it was planned."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    plain = [{key: value for key, value in line.items() if key != "run/epochs"} for line in lines]
+    path = events(folder)
+    path.write_bytes(events_of(path.name, "", plain))
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("  CHANGED: []\n", ""))
     (folder / "run.json").write_text(json.dumps({"status": "finished", "starts": starts}))
+
+
+def test_records_of_before_november_2026(record, tmp_path):
+    """The published number is not shown: nobody compared their options with its recipe."""
+    first, second, third = (record("multi", seed, [1, 2, 30 + seed], epochs=None) for seed in range(3))
+    older(first, [{"epochs_done": 0, "epochs": 300}])
+    older(second, [{"epochs_done": 0, "epochs": 200}, {"epochs_done": 200, "epochs": 300}])
+    older(third, [])
     table = aggregate(find_runs([str(tmp_path / "logs")])).iloc[0]
     assert (table["n"], table["top1"]) == (1, 30)
-    assert table["status"] == "seed1: extended to 3 epochs after epoch 2"
+    gone = "run.json is gone or not whole, so it is not known whether it was extended"
+    assert table["status"] == f"seed1: extended to 300 epochs after epoch 200; seed2: {gone}"
+    assert "published_top1" not in table or pd.isna(table["published_top1"])
+    (third / "run.json").unlink()
+    assert read_run(third).status == gone
+
+
+# ---------------------------------------------------------------------------------- what the values are those of
+@pytest.mark.parametrize(("old", "new"), [("MAX_EPOCH: 3", "MAX_EPOCH: 2"), ("SEED: 1\n", "SEED: 5\n")])
+def test_an_edited_config_is_no_result(record, tmp_path, old, new):
+    """It would have made another number of epochs of the same values, or a second seed."""
+    record("multi", 0, [1, 2, 30])
+    folder = record("multi", 1, [1, 2, 90])
+    path = folder / "config.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    table = aggregate(find_runs([str(tmp_path / "logs")])).iloc[0]
+    key = "SEED" if "SEED" in old else "OPTIM.MAX_EPOCH"
+    assert (table["n"], table["top1"], table["epochs"]) == (1, 30, 3)
+    assert table["status"] == f"seed1: config.yaml is not what ran: {key}"
+    path.write_text(path.read_text().replace(new, old).replace("LOG_PERIOD: 50", "LOG_PERIOD: 7"))
+    assert read_run(folder).status == "finished", "which changes no number"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        ({"DATA__NAME": "tiny_imagenet", "MODEL__NUM_CLASSES": 200}, "DATA.NAME is tiny_imagenet, not cifar100"),
+        ({"DISTILLATION__TEACHERS": "[resnet20, resnet56]"}, "DISTILLATION.TEACHERS is ['resnet20', 'resnet56'], not"),
+        ({"DISTILLATION__TEACHER_WEIGHTS": "[a.pt, b.pt]"}, "DISTILLATION.TEACHER_WEIGHTS is ['a.pt', 'b.pt'], not"),
+        ({"OPTIM__MAX_EPOCH": 30}, "OPTIM.MAX_EPOCH is 30, not 300"),
+        ({"PRECISION": "fp32"}, "PRECISION is fp32, not bf16"),
+    ],
+)
+def test_a_published_number_stands_beside_its_recipe_alone(record, tmp_path, overrides, text):
+    """A run of one epoch on own images stood beside it as finished."""
+    record("mixer-s4_c100_multi", 0, [1, 2, 30], epochs=None, **overrides)
+    path = ROOT / "configs" / "std" / "mixer-s4_c100_multi.yaml"
+    code, output, _ = make_table(tmp_path / "logs", "--expect", path, "--format", "csv")
+    table = pd.read_csv(io.StringIO(output))
+    assert code == 0
+    assert sorted(table["status"]) == ["finished", "not yet run"]
+    ran, expected = (table[table["status"] == status].iloc[0] for status in ("finished", "not yet run"))
+    assert pd.isna(ran["published_top1"]) and ran["changed"].startswith(text)
+    assert expected["published_top1"] == 76.93 and pd.isna(expected["changed"])
+    assert "| not the published recipe |" in make_table(tmp_path / "logs")[1]
+
+
+def test_what_does_not_change_the_recipe(record, tmp_path):
+    """Seed, device, folders, what is kept of teachers: the number stands beside it, in one row."""
+    same = [
+        {},
+        {"DISTILLATION__CACHE": tmp_path},
+        {"DATA__ROOT": "/elsewhere", "LOG_PERIOD": 1, "MODEL__NUM_CLASSES": 0},
+    ]
+    for seed, overrides in enumerate(same):
+        record("mixer-s4_c100_multi", seed, [1, 2, 30 + seed], epochs=None, **overrides)
+    path = ROOT / "configs" / "std" / "mixer-s4_c100_multi.yaml"
+    code, output, _ = make_table(tmp_path / "logs", "--expect", path, "--format", "csv")
+    table = pd.read_csv(io.StringIO(output))
+    assert (code, len(table)) == (0, 1)
+    assert (table["n"][0], table["published_top1"][0], table["status"][0]) == (3, 76.93, "finished")
+
+
+def test_a_config_that_changes_its_base_has_not_its_published_number(tmp_path):
+    """It is stated by the base, and belongs to that; a score of its own belongs to the config itself."""
+    base = ROOT / "configs" / "std" / "mixer-s4_c100_single.yaml"
+    own = tmp_path / "own.yaml"
+    own.write_text(f"_BASE_: {base}\nOPTIM:\n  BASE_LR: 1.0e-3\nPRECISION: fp32\n")
+    published = config.load(str(own)).PUBLISHED
+    assert (published.TOP1, published.TOP5) == (77.24, 94.08)
+    assert published.CHANGED[0].startswith("OPTIM.BASE_LR is 0.001, not ")
+    assert len(published.CHANGED) == (2 if config.load(str(base)).PRECISION != "fp32" else 1)
+    own.write_text(own.read_text() + "PUBLISHED:\n  TOP1: 70.0\n")
+    published = config.load(str(own)).PUBLISHED
+    assert (published.TOP1, published.TOP5, published.CHANGED) == (70.0, -1.0, [])
+    record = tmp_path / "record.yaml"
+    record.write_text(config.dump(config.load(str(base), ["OPTIM.BASE_LR=1"])))
+    again = config.load(str(record), ["SEED=3", "OPTIM.WEIGHT_DECAY=0.5"]).PUBLISHED.CHANGED
+    assert [text.split(" is ")[0] for text in again] == ["OPTIM.BASE_LR", "OPTIM.WEIGHT_DECAY"]
 
 
 @pytest.mark.fault(34)
@@ -202,7 +323,7 @@ def test_nothing_finished_is_a_failure(record, tmp_path):
 
 
 def test_configs_that_have_not_run_are_named(record, tmp_path):
-    record("mixer-s4_c100_multi", 0, [1, 2, 30])
+    record("mixer-s4_c100_multi", 0, [1, 2, 30], epochs=None)
     names = ["mixer/mixer-s4_c100_base", "std/mixer-s4_c100_multi", "std/mixer-s4_c100_single"]
     paths = [ROOT / "configs" / f"{name}.yaml" for name in names]
     code, text, _ = make_table(tmp_path / "logs", "--expect", *paths, "--format", "csv")
@@ -215,9 +336,7 @@ def test_configs_that_have_not_run_are_named(record, tmp_path):
 
 def test_runs_of_one_name_and_other_options_are_told_apart(record, tmp_path):
     record("multi", 0, [1, 2, 30])
-    folder = record("other", 0, [1, 2, 40], OPTIM__BASE_LR=0.1)
-    text = (folder / "config.yaml").read_text().replace("NAME: other", "NAME: multi")
-    (folder / "config.yaml").write_text(text)
+    record("other", 0, [1, 2, 40], OPTIM__BASE_LR=0.1, NAME="multi")
     table = aggregate(find_runs([str(tmp_path / "logs")]))
     assert table["run"].tolist() == ["multi (OPTIM.BASE_LR 0.0005)", "multi (OPTIM.BASE_LR 0.1)"]
     assert table["n"].tolist() == [1, 1]
@@ -256,8 +375,8 @@ def test_folders_without_runs(tmp_path):
 @pytest.mark.fault(35)
 def test_a_run_killed_before_its_first_checkpoint_has_every_point_once(record):
     folder = record("multi", 0, [1])
-    journal = Journal(folder)
-    journal.epoch(1, {"test/top1": 5.0})
+    journal = journal_of(folder)
+    journal.epoch(1, 3, {"test/top1": 5.0})
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("test/top1")] == [(1, 5.0)]
@@ -303,9 +422,12 @@ def test_a_resumed_run_has_every_point_once(record):
     folder = record("multi", 0, [1, 2])
     saved = [json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])]
     (folder / "metrics.jsonl").write_text("of no use")
-    journal = Journal(folder, saved)  # epoch 2 was logged, its checkpoint was not
-    journal.epoch(2, {"test/top1": 5.0})
-    journal.epoch(3, {"test/top1": 6.0})
+    outdated = list(folder.glob("*tfevents*"))
+    journal = Journal(
+        folder, (folder / "config.yaml").read_text(), saved, outdated=outdated
+    )  # epoch 2 was logged, its checkpoint was not
+    journal.epoch(2, 3, {"test/top1": 5.0})
+    journal.epoch(3, 3, {"test/top1": 6.0})
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("test/top1")] == [(1, 1.0), (2, 5.0), (3, 6.0)]
@@ -316,9 +438,9 @@ def test_a_resumed_run_has_every_point_once(record):
 
 def test_evaluation_every_other_epoch(record):
     folder = record("multi", 0, [], TEST__PERIOD=2)
-    journal = Journal(folder)
+    journal = journal_of(folder)
     for epoch in (2, 3):
-        journal.epoch(epoch, {"test/top1": 5.0})
+        journal.epoch(epoch, 3, {"test/top1": 5.0})
     assert read_run(folder).status == "finished"
 
 

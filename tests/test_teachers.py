@@ -1,13 +1,15 @@
 """Teachers made fast: what is folded and converted, that they say the same, and what follows if not."""
 
+import json
+
 import pytest
 import torch
 from processes import ROOT
-from records import load_state, same
+from records import load_state, same, words
 
-from pycls_std import runner
+from pycls_std import config, runner
 from pycls_std.builders.teachers import optimize_teachers
-from pycls_std.builders.training import build_all, build_runtime
+from pycls_std.builders.training import build_all, build_described_trainer, build_runtime
 from pycls_std.engine import checkpoint, loop
 from pycls_std.engine.runtime import Runtime
 from pycls_std.losses.logit import soft_distillation
@@ -273,3 +275,77 @@ def test_the_benchmark_compares_all_ways(monkeypatch):
     ]
     assert all("images/s" in line for line in lines[1:])
     assert all("x (" in line for line in lines[2:])
+
+
+# ----------------------------------------------------------------------------------------------- students that teach
+@pytest.fixture(scope="module")
+def taught_student(teacher, tmp_path_factory):
+    """Path of the checkpoint of an STD student, whose class head has not learnt, and the scores of its predictions."""
+    folder = tmp_path_factory.mktemp("student")
+    own = {"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}]", "OUT_DIR": folder, "OPTIM__MAX_EPOCH": 2}
+    own |= {"STD__WEIGHT": 1.0, "TASK__WEIGHT": 1e-6}
+    runner.train(config.load(str(ROOT / "configs/debug/std_debug.yaml"), words(**own)))
+    line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    scores = {name: line[f"test/{name}_top1"] for name in ("avg", "cls", "dist")}
+    assert len(set(scores.values())) == 3
+    return folder / "checkpoints" / "last.pt", scores
+
+
+@pytest.mark.parametrize("prediction", ["", "avg", "cls", "dist"])
+def test_a_student_that_teaches_does_so_by_its_own_prediction(load, taught_student, tmp_path, prediction):
+    """By its class head alone an STD student of 83.3 taught at 39.5. Its score as a teacher is that of its run."""
+    path, scores = taught_student
+    own = {"TEACHERS": "[mixer_nano4]", "TEACHER_WEIGHTS": f"[{path}]", "TEACHER_MIN_ACC": 0}
+    own |= {"TEACHER_PREDICTIONS": f"[{prediction}]"} if prediction else {}
+    cfg = load(
+        "debug/kd_debug",
+        OUT_DIR=tmp_path / "run",
+        OPTIM__MAX_EPOCH=1,
+        **{f"DISTILLATION__{k}": v for k, v in own.items()},
+    )
+    session, _, _ = build_all(cfg, build_runtime(cfg))
+    runner.train(cfg)
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["teachers"] == {"0_mixer_nano4": pytest.approx(scores[prediction or "avg"])}
+    (its,) = session.trainer.teachers
+    assert f"by its prediction {prediction or 'avg'}" in its.description
+    # a plain second computation, by the student of the checkpoint
+    state = torch.load(path, weights_only=True)
+    student_cfg = config.load(str(path.parents[1] / "config.yaml"))
+    described = build_described_trainer(student_cfg, 10)[0].student.eval()
+    described.load_state_dict(state["student"])
+    images = torch.randn(5, 3, 8, 8)
+    with torch.no_grad():
+        heads = described(images).heads
+        others = torch.stack([value for name, value in heads.items() if name != "cls"]).mean(dim=0)
+    expected = {"cls": heads["cls"], "dist": others, "avg": (heads["cls"] + others) / 2}[prediction or "avg"]
+    torch.testing.assert_close(its(images).heads["cls"], expected)
+    both = its(images, Request(taps=("blocks.1",)))
+    torch.testing.assert_close(both.heads["cls"], expected)
+    assert (
+        both.features["blocks.1"].shape
+        == its(images, Request(head=False, taps=("blocks.1",))).features["blocks.1"].shape
+    )
+
+
+def test_predictions_that_a_teacher_does_not_offer(load, teacher, taught_student, tmp_path):
+    for name, path, wanted, known in (
+        ("resnet8", teacher, "avg", "cls"),
+        ("mixer_nano4", taught_student[0], "mean", "avg, cls, dist"),
+    ):
+        own = {"TEACHERS": f"[{name}]", "TEACHER_WEIGHTS": f"[{path}]", "TEACHER_PREDICTIONS": f"[{wanted}]"}
+        cfg = load("debug/kd_debug", OUT_DIR=tmp_path, **{f"DISTILLATION__{key}": value for key, value in own.items()})
+        with pytest.raises(ValueError, match=f"TEACHER_PREDICTIONS is '{wanted}', it offers {known}$"):
+            runner.train(cfg)
+
+
+def test_the_prediction_belongs_to_what_is_kept_of_a_teacher(load, taught_student, tmp_path):
+    """Two runs that a student teaches by two of its predictions do not read each other's cache."""
+    folders = []
+    for prediction in ("avg", "cls"):
+        own = {"TEACHERS": "[mixer_nano4]", "TEACHER_WEIGHTS": f"[{taught_student[0]}]", "TEACHER_MIN_ACC": 0}
+        own |= {"TEACHER_PREDICTIONS": f"[{prediction}]", "CACHE": tmp_path / "kept"}
+        own = {f"DISTILLATION__{key}": value for key, value in own.items()}
+        runner.train(load("debug/kd_debug", OUT_DIR=tmp_path / prediction, OPTIM__MAX_EPOCH=1, **own))
+        folders.append({path.name for path in (tmp_path / "kept").iterdir()})
+    assert [len(found) for found in folders] == [1, 2]

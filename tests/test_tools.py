@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import ROOT, called, wait_for
-from records import Malice
+from records import Malice, damage
 
 from pycls_std.builders import weights
 from pycls_std.models.create import create_backbone
@@ -98,6 +98,22 @@ def test_files_that_would_run_code_do_not(tmp_path, kind):
     assert not marker.exists()
     torch.jit.load(source) if kind == "script" else torch.load(source, weights_only=False)
     assert marker.exists(), "the file was harmless"
+
+
+@pytest.mark.fault(6)
+@pytest.mark.parametrize("how", ["flipped", "cut", "empty", "garbage", "pipe"])
+def test_a_damaged_file_does_not_become_a_valid_one(tmp_path, how):
+    """The file that it writes has checksums of its own, of whatever was read."""
+    source, target = tmp_path / "published.pth", tmp_path / "plain.pt"
+    if how == "pipe":
+        os.mkfifo(source)
+    else:
+        torch.save({"model": create_backbone("resnet8", num_classes=10, image_size=32).state_dict()}, source)
+        damage(source, how)
+    code, output, errors = import_weights(source, target)
+    assert (code, output, target.exists()) == (1, "", False)
+    assert errors.startswith("import_weights.py: ") and str(source) in errors
+    assert len(errors.splitlines()) == 1
 
 
 def test_weights_of_a_kind_that_cannot_be_kept(tmp_path):

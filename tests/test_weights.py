@@ -2,7 +2,10 @@
 
 import email.message
 import hashlib
+import socket
+import threading
 import urllib.error
+import urllib.request
 import urllib.response
 
 import pytest
@@ -10,8 +13,9 @@ import safetensors.torch
 import timm
 import torch
 
-from pycls_std.builders import weights
-from pycls_std.builders.models import build_teachers, find_teacher_weights
+from pycls_std.builders import downloads, weights
+from pycls_std.builders.models import find_teacher_weights
+from pycls_std.builders.teachers import build_teachers
 from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.engine import checkpoint
@@ -24,7 +28,7 @@ HALF = NORMALIZATIONS["half"]
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """torch.hub's folder, empty."""
-    monkeypatch.setattr(weights, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(downloads, "get_dir", lambda: str(tmp_path / "hub"))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     return tmp_path / "hub" / "checkpoints"
 
@@ -63,16 +67,34 @@ def test_plain_file(tmp_path):
         weights.find_weights("resnet8", "gone.pt")
 
 
-def serve(monkeypatch, path):
-    """Let torch.hub read a file in place of any URL; returns the list of URLs that were asked for."""
-    asked = []
+class Server(urllib.request.HTTPSHandler):
+    """Answers every https request with a file, or by sending on; a server that has no certificate to show."""
 
-    def urlopen(request):
-        asked.append(request.full_url)
-        return urllib.response.addinfourl(path.open("rb"), email.message.Message(), request.full_url)
+    def __init__(self, path=None, location="", length=0):
+        super().__init__()
+        self.path, self.location, self.length = path, location, length
+        self.asked = []
 
-    monkeypatch.setattr("torch.hub.urlopen", urlopen)
-    return asked
+    def https_open(self, request):
+        self.asked.append(request.full_url)
+        headers = email.message.Message()
+        if self.location:
+            headers["Location"] = self.location
+            response = urllib.response.addinfourl(self.path.open("rb"), headers, request.full_url, 302)
+            response.msg = "Found"
+            return response
+        if self.length:
+            headers["Content-Length"] = str(self.length)
+        response = urllib.response.addinfourl(self.path.open("rb"), headers, request.full_url, 200)
+        response.msg = "OK"
+        return response
+
+
+def serve(monkeypatch, path, **answer):
+    """Let a server answer every request; returns the list of URLs that it was asked for."""
+    server = Server(path, **answer)
+    monkeypatch.setattr(downloads, "OPENER", urllib.request.build_opener(downloads._OnlyHttps, server))
+    return server.asked
 
 
 @pytest.mark.fault(31)
@@ -91,7 +113,7 @@ def test_url_with_another_hash_is_never_accepted(hub, tmp_path, monkeypatch):
     path, digest, _ = plain_file(tmp_path)
     serve(monkeypatch, path)
     wrong = "0" * 64
-    with pytest.raises(ValueError, match="could not be downloaded .*invalid hash"):
+    with pytest.raises(ValueError, match="could not be downloaded .*it has the SHA-256 .*, expected 000"):
         weights.find_weights("resnet8", f"https://example.org/plain.pt#sha256={wrong}")
     assert list(hub.iterdir()) == []
     (hub / f"{digest[:8]}-plain.pt").write_bytes(path.read_bytes()[:-1])  # half a file put there by hand
@@ -99,11 +121,63 @@ def test_url_with_another_hash_is_never_accepted(hub, tmp_path, monkeypatch):
         weights.find_weights("resnet8", f"https://example.org/plain.pt#sha256={digest}")
 
 
+def test_the_digits_of_a_name_are_counted_in_the_log(hub, tmp_path, monkeypatch, caplog):
+    path, digest, _ = plain_file(tmp_path)
+    serve(monkeypatch, path)
+    with caplog.at_level("INFO"):
+        weights.find_weights("resnet8", f"https://example.org/{path.name}")
+        assert f"{path.name}: checked by the 8 digits of its SHA-256 that its name has" in caplog.text
+        caplog.clear()
+        weights.find_weights("resnet8", f"https://example.org/plain.pt#sha256={digest}")
+        assert not caplog.text
+
+
+@pytest.mark.fault(31)
+@pytest.mark.parametrize("scheme", ["http", "ftp"])
+def test_a_server_that_sends_on_to_what_is_not_encrypted(hub, tmp_path, monkeypatch, scheme):
+    path, digest, _ = plain_file(tmp_path)
+    asked = serve(monkeypatch, path, location=f"{scheme}://example.org/other.pt")
+    with pytest.raises(ValueError, match="https://example.org/plain.pt could not be downloaded .*leads on to"):
+        weights.find_weights("resnet8", f"https://example.org/plain.pt#sha256={digest}")
+    assert asked == ["https://example.org/plain.pt"]
+    assert list(hub.iterdir()) == []
+
+
+@pytest.mark.fault(31)
+def test_half_of_a_download_is_not_accepted(hub, tmp_path, monkeypatch):
+    path, digest, _ = plain_file(tmp_path)
+    serve(monkeypatch, path, length=path.stat().st_size + 1)
+    with pytest.raises(ValueError, match="could not be downloaded .*bytes came"):
+        weights.find_weights("resnet8", f"https://example.org/plain.pt#sha256={digest}")
+    assert list(hub.iterdir()) == []
+
+
+@pytest.mark.fault(31)
+def test_a_server_that_says_nothing_is_given_up(hub, monkeypatch):
+    """One that takes the connection, and does not even greet."""
+    monkeypatch.setattr(downloads, "PATIENCE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"https://127.0.0.1:{server.getsockname()[1]}/plain.pt"
+        found = []
+
+        def ask():
+            with pytest.raises(ValueError) as error:
+                weights.find_weights("resnet8", f"{url}#sha256={'0' * 64}")
+            found.append(str(error.value))
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(30)
+    assert found and found[0].startswith(f"{url} could not be downloaded (") and "timed out" in found[0]
+
+
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        ("https://example.org/plain.pt", "needs 8 to 64 digits of its SHA-256"),
-        ("https://example.org/plain.pt#sha256=xyz", "needs 8 to 64 digits of its SHA-256"),
+        ("https://example.org/plain.pt", "needs its SHA-256, as #sha256=<hex> or 8 digits of it or more"),
+        ("https://example.org/plain.pt#sha256=xyz", "has 3 digits or other signs, expected 64"),
+        ("https://example.org/plain.pt#sha256=0123abcd", "has 8 digits or other signs, expected 64"),
+        ("https://example.org/plain-0123abcd.pt#sha256=", "has 0 digits or other signs, expected 64"),
         ("http://example.org/plain-01234567.pt", "only https:// is downloaded from"),
     ],
 )
@@ -114,10 +188,11 @@ def test_url_without_hash_or_encryption(hub, url, text):
 
 @pytest.mark.fault(31)
 def test_download_without_network_says_where_the_file_goes(hub, monkeypatch):
-    def urlopen(request):
+    def refuse(*args, **options):
         raise urllib.error.URLError("no network")
 
-    monkeypatch.setattr("torch.hub.urlopen", urlopen)
+    monkeypatch.setattr(downloads, "OPENER", urllib.request.build_opener())
+    monkeypatch.setattr(downloads.OPENER, "open", refuse)
     with pytest.raises(
         ValueError, match="resnet56-f2eff4c8.pt could not be downloaded .*no network.* put it at"
     ) as error:
@@ -135,7 +210,7 @@ def test_published_weights_by_name(hub, tmp_path, monkeypatch):
     assert (found.num_classes, found.normalization, found.image_size) == (100, NORMALIZATIONS["cifar100"], 32)
     assert torch.equal(found.state["fc.weight"], state["fc.weight"])
     asked.clear()
-    assert weights.describe_weights("resnet20", "published:cifar100_resnet20") == found._replace(state={})
+    assert weights.describe_weights("resnet20", "published:cifar100_resnet20") == found._replace(state=None)
     assert asked == []
     for find in (weights.find_weights, weights.describe_weights):
         with pytest.raises(ValueError, match="no published weights of that name; known: cifar10_resnet20"):

@@ -17,7 +17,10 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
+from pycls_std.core.text import printable  # noqa: E402
 from pycls_std.engine import files  # noqa: E402
+from pycls_std.engine.checkpoint import read_whole  # noqa: E402
+from pycls_std.process.errors import one_line  # noqa: E402
 
 
 class StandIn:
@@ -40,12 +43,13 @@ def weights_in(path: Path, key: str) -> tuple[dict[str, torch.Tensor], list[str]
     """Return the weights of a file, and the names of the classes of what was dropped.
 
     key: entry that holds the weights, such as model or state_dict; "" = the file's only dictionary of tensors.
-    Raises ValueError that names the path if it cannot be read or the entry is not there.
+    Raises ValueError that names the path if it is damaged, cannot be read or the entry is not there.
     """
+    source = read_whole(path)  # with its checksums, which torch does not look at
     try:
         dropped = get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
         with safe_globals([(StandIn, name) for name in dropped]), warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises anything
         text = str(error)
         reason = (
@@ -84,11 +88,11 @@ def main(argv: list[str] | None = None) -> int:
         weights, dropped = weights_in(args.source, args.key)
         save(weights, args.target)
     except (ValueError, OSError) as error:
-        print(f"import_weights.py: {error}", file=sys.stderr)
+        print(f"import_weights.py: {one_line(error)}", file=sys.stderr)
         return 1
     print(f"{args.target}: {len(weights)} tensors, {sum(w.numel() for w in weights.values())} values")
     if dropped:
-        print(f"dropped, without running it: {', '.join(sorted(dropped))}")
+        print(f"dropped, without running it: {printable(', '.join(sorted(dropped)))}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Build the models of a run from the options: weights that are given, what is known of models, teachers."""
+"""What models a run has, by its options: weights that are given, and what is known of models without them."""
 
 import logging
 from collections.abc import Callable
@@ -8,13 +8,11 @@ from typing import NamedTuple
 from torch import nn
 
 import pycls_std.models  # noqa: F401  (registers the models)
-from pycls_std.builders.data import named_normalization
 from pycls_std.builders.weights import Weights, WeightsError, describe_weights, find_weights
-from pycls_std.core.structures import Normalization
 from pycls_std.engine import checkpoint
 from pycls_std.models.contract import classifier_names
+from pycls_std.models.create import refuse_reserved
 from pycls_std.models.describe import Description
-from pycls_std.teachers.teacher import Teacher
 
 LOG = logging.getLogger("pycls_std")
 
@@ -35,7 +33,7 @@ def find_pretrained(cfg, *, fetch: bool = True, start: bool = True) -> Pretraine
     Raises WeightsError that names the option if some cannot be had.
     """
     name, origin = cfg.MODEL.NAME, cfg.MODEL.WEIGHTS if start else ""
-    student = _find("MODEL.WEIGHTS", name, origin, fetch) if origin else Weights({}, "random weights")
+    student = _find("MODEL.WEIGHTS", name, origin, fetch) if origin else Weights(None, "random weights")
     return PretrainedWeights(student, find_teacher_weights(cfg, fetch=fetch))
 
 
@@ -61,7 +59,7 @@ def start_from(backbone: nn.Module, weights: Weights) -> None:
     backbone keeps its own. All else must fit.
     Raises ValueError that names MODEL.WEIGHTS and the keys if it does not.
     """
-    if not weights.state:
+    if weights.state is None:
         return
     label = f"MODEL.WEIGHTS {weights.source}"
     names = classifier_names(backbone)
@@ -82,10 +80,7 @@ def start_from(backbone: nn.Module, weights: Weights) -> None:
 def student_arguments(cfg) -> dict:
     """Return the arguments of the student's constructor. Raises ValueError for MODEL.ARGS that other options set."""
     model = cfg.MODEL
-    taken = {"name", "num_classes", "image_size", "img_size", "drop_path", "drop_path_rate", "norm_eps"}
-    taken = (taken | {"pretrained", "checkpoint_path"}) & set(model.ARGS)
-    if taken:
-        raise ValueError(f"MODEL.ARGS has {', '.join(sorted(taken))}, which is not for it to set")
+    refuse_reserved(model.ARGS, "MODEL.ARGS")
     sizes = {"image_size": cfg.DATA.IMAGE_SIZE, "drop_path": model.DROP_PATH, "norm_eps": model.NORM_EPS}
     return sizes | dict(model.ARGS)
 
@@ -141,35 +136,3 @@ def describe_teachers(cfg, num_classes: int, weights: list[Weights] | None = Non
 
 def _known_weights(cfg, index: int) -> Weights:
     return find_teacher_weights(cfg, fetch=False)[index]
-
-
-def build_teachers(cfg, num_classes: int, normalization: Normalization, weights: list[Weights]) -> list[Teacher]:
-    """Return the teachers, frozen.
-
-    normalization: of the student's input. weights: of each teacher; one without a state stays random, to be counted
-    and timed.
-    Raises ValueError that names the teacher if its weights do not fit or know another number of classes.
-    """
-    norms = cfg.DISTILLATION.TEACHER_NORMS or [""] * len(weights)
-    teachers = []
-    described = describe_teachers(cfg, num_classes, weights)
-    for index, (each, found, norm) in enumerate(zip(described, weights, norms, strict=True)):
-        label = f"teacher {index} {each.name} ({found.source})"
-        if found.num_classes not in (None, num_classes):
-            raise ValueError(f"{label} has {found.num_classes} classes, the data has {num_classes}")
-        backbone = each.build()
-        if found.state:
-            checkpoint.load_weights(backbone, found.state, label)
-        own = named_normalization("DISTILLATION.TEACHER_NORMS", norm) or found.normalization or normalization
-        sees = f", mean {own.mean}, deviation {own.std}" if found.state else ""
-        teachers.append(
-            Teacher(
-                backbone,
-                name=each.name,
-                normalization=own,
-                student=normalization,
-                image_size=each.image_size,
-                description=f"{label}, {each.image_size} px{sees}",
-            )
-        )
-    return teachers

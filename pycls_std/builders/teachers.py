@@ -1,10 +1,77 @@
-"""Make the teachers of a session fast, and let them teach, as the options ask."""
+"""Build the teachers, make them fast, and let them teach, as the options ask."""
 
+from torch import nn
 from torch.utils.data import DataLoader
 
+from pycls_std.builders.data import build_task, named_normalization
+from pycls_std.builders.method import build_backbone, build_student, describe_run
+from pycls_std.builders.models import DescribedTeacher, describe_teachers
+from pycls_std.builders.weights import Weights
+from pycls_std.core.structures import Normalization
+from pycls_std.engine import checkpoint
 from pycls_std.engine.loop import Session
+from pycls_std.teachers.predicting import PredictingStudent
 from pycls_std.teachers.teacher import Teacher
 from pycls_std.teachers.variants import optimize
+
+
+def build_teachers(cfg, num_classes: int, normalization: Normalization, weights: list[Weights]) -> list[Teacher]:
+    """Return the teachers, frozen.
+
+    normalization: of the student's input. weights: of each teacher; one without a state stays random, to be counted
+    and timed.
+    Raises ValueError that names the teacher if its weights do not fit, know another number of classes, or cannot teach
+    as DISTILLATION.TEACHER_PREDICTIONS asks.
+    """
+    options = cfg.DISTILLATION
+    norms, predictions = (each or [""] * len(weights) for each in (options.TEACHER_NORMS, options.TEACHER_PREDICTIONS))
+    teachers = []
+    described = describe_teachers(cfg, num_classes, weights)
+    for index, (each, found, norm, wanted) in enumerate(zip(described, weights, norms, predictions, strict=True)):
+        label = f"teacher {index} {each.name} ({found.source})"
+        if found.num_classes not in (None, num_classes):
+            raise ValueError(f"{label} has {found.num_classes} classes, the data has {num_classes}")
+        backbone, prediction = _build(each, found, wanted, label)
+        own = named_normalization("DISTILLATION.TEACHER_NORMS", norm) or found.normalization or normalization
+        sees = f", mean {own.mean}, deviation {own.std}" if found.state else ""
+        by = f", by its prediction {prediction}" if prediction else ""
+        teachers.append(
+            Teacher(
+                backbone,
+                name=each.name,
+                normalization=own,
+                student=normalization,
+                image_size=each.image_size,
+                description=f"{label}, {each.image_size} px{sees}{by}",
+            )
+        )
+    return teachers
+
+
+def _build(described: DescribedTeacher, found: Weights, wanted: str, label: str) -> tuple[nn.Module, str]:
+    """Return a teacher's model, and the prediction that it teaches by, "" if it has only one.
+
+    A student of this runner that has several heads is built as a whole, and teaches by what its run counted.
+    wanted: another one of its predictions.
+    """
+    student, known = None, ("cls",)
+    if found.student:
+        own = found.student.cfg.clone()
+        own.defrost()
+        own.DATA.IMAGE_SIZE = described.image_size
+        task = build_task(own, described.num_classes)
+        student = build_student(own, build_backbone(own, described.num_classes), describe_run(own, task))
+        known = tuple(task.prediction_heads(student.heads))
+    if wanted and wanted not in known:
+        raise ValueError(f"{label}: DISTILLATION.TEACHER_PREDICTIONS is {wanted!r}, it offers {', '.join(known)}")
+    if len(known) > 1:
+        checkpoint.load_weights(student, found.student.state, label)
+        prediction = wanted or own.TEST.PREDICTION or known[0]
+        return PredictingStudent(student, task.predictions, prediction), prediction
+    backbone = student.backbone if student else described.build()
+    if found.state is not None:
+        checkpoint.load_weights(backbone, found.state, label)
+    return backbone, ""
 
 
 def optimize_teachers(cfg, session: Session, *, loader: DataLoader | None = None, fall_back: bool = True) -> list[str]:

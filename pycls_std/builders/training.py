@@ -5,9 +5,11 @@ from functools import partial
 
 from torch.optim import Optimizer
 
+from pycls_std import config
 from pycls_std.builders.data import Data, build_data, build_task
 from pycls_std.builders.method import build_backbone, build_student, build_trainer, describe_run, teacher_requests
-from pycls_std.builders.models import PretrainedWeights, build_teachers, find_pretrained, start_from
+from pycls_std.builders.models import PretrainedWeights, find_pretrained, start_from
+from pycls_std.builders.teachers import build_teachers
 from pycls_std.core.registry import SCHEDULES
 from pycls_std.core.seeding import seed_all
 from pycls_std.engine.ema import create_ema
@@ -54,8 +56,18 @@ def build_optimizer(cfg, trainer: Trainer) -> Optimizer:
 
 
 def build_runtime(cfg) -> Runtime:
-    """Return the device and the precision."""
-    return Runtime(device=cfg.DEVICE, precision=cfg.PRECISION, seed=cfg.SEED)
+    """Return the device and the precision.
+
+    Raises ValueError if torchrun started processes of other options, which would train apart.
+    """
+    runtime = Runtime(device=cfg.DEVICE, precision=cfg.PRECISION, seed=cfg.SEED)
+    first, *others = runtime.world.gather(config.flatten(cfg))
+    for other in others:
+        keys = sorted(key for key in first.keys() | other.keys() if first.get(key) != other.get(key))
+        if keys:
+            text = ", ".join(f"{key} {first.get(key)} and {other.get(key)}" for key in keys[:5])
+            raise ValueError(f"the processes of this run were started with other options: {text}")
+    return runtime
 
 
 def build_described_trainer(cfg, classes: int) -> tuple[Trainer, RunDescription]:

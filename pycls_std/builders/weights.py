@@ -1,41 +1,56 @@
 """Find given weights: a checkpoint of this runner, a plain file, a URL, the published CIFAR weights, or timm's."""
 
-import hashlib
-import re
-import urllib.error
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 import timm
-import torch
 import yaml
 from timm.models import get_pretrained_cfg, is_model
 from torch import Tensor
-from torch.hub import download_url_to_file, get_dir
+from yacs.config import CfgNode
 
+from pycls_std import config
+from pycls_std.builders.downloads import download
 from pycls_std.core.structures import Normalization
+from pycls_std.core.text import printable
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.engine import checkpoint
+from pycls_std.engine.structure import refuse_other_kind
+from pycls_std.models.create import refuse_reserved
 from pycls_std.models.resnet_cifar import PUBLISHED, PUBLISHED_URL
 
-OWN = {"student", "ema", "config", "data"}  # what tells a checkpoint of this runner
+# What tells a checkpoint of this runner, and the kinds of what is read of it.
+OWN = {
+    "config": str,
+    "student": {...: Tensor},
+    "ema": {...: Tensor},
+    "data": {"classes": [str], "mean": [float], "std": [float]},
+}
 
 
 class WeightsError(ValueError):
     """Weights that a run is given cannot be had; the text names the option."""
 
 
+class TrainedStudent(NamedTuple):
+    """A whole student of a checkpoint of this runner."""
+
+    cfg: CfgNode  # the options it was trained with
+    state: dict[str, Tensor]
+
+
 class Weights(NamedTuple):
     """Weights of a backbone, and what their origin says of them; None or 0 where it says nothing."""
 
-    state: dict[str, Tensor]
+    state: dict[str, Tensor] | None  # None = none are given, and the backbone stays random
     source: str
     num_classes: int | None = None
     normalization: Normalization | None = None
     image_size: int = 0  # pixels
     args: Mapping = MappingProxyType({})  # keyword arguments the backbone was built with
+    student: TrainedStudent | None = None  # of which the backbone is a part
 
 
 def find_weights(name: str, origin: str) -> Weights:
@@ -51,7 +66,7 @@ def find_weights(name: str, origin: str) -> Weights:
     if "://" in origin:
         return Weights(_plain(checkpoint.read(download(origin)), origin), origin)
     state = checkpoint.read(Path(origin))
-    return _own(state, name, origin) if state.keys() >= OWN else Weights(_plain(state, origin), origin)
+    return _own(state, name, origin) if state.keys() >= OWN.keys() else Weights(_plain(state, origin), origin)
 
 
 def describe_weights(name: str, origin: str) -> Weights:
@@ -61,7 +76,7 @@ def describe_weights(name: str, origin: str) -> Weights:
     if origin.startswith("published:"):
         return _described_as_published(origin)
     if "://" in origin or not Path(origin).exists():
-        return Weights({}, f"{origin}, not here, so random weights")
+        return Weights(None, f"{origin}, not here, so random weights")
     return find_weights(name, origin)
 
 
@@ -69,16 +84,39 @@ def student_weights(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], dict]:
     """Return the weights of a student, and the checkpoint they stand in, which says how they were trained.
 
     ema: the moving average in a checkpoint. A plain file's weights are the backbone's; nothing, {}, is said of them.
-    Raises ValueError if there is no such file, or no average in it.
+    Raises ValueError if there is no such file, if it is not built as a checkpoint is, or has no average.
     """
     state = checkpoint.read(path)
-    if state.keys() >= OWN and state["format"] < 4:
-        state |= {part: _renamed(state[part]) for part in ("student", "ema")}
-    if ema and not state.get("ema"):
-        raise ValueError(f"TEST.EMA is True, {path} holds no moving average")
-    if not state.keys() >= OWN:
+    if not state.keys() >= OWN.keys():
+        if ema:
+            raise ValueError(f"TEST.EMA is True, {path} holds no moving average")
         return {f"backbone.{key}": value for key, value in _plain(state, str(path)).items()}, {}
-    return state["ema" if ema else "student"], state
+    options_of(state, str(path))
+    if ema and not state["ema"]:
+        raise ValueError(f"TEST.EMA is True, {path} holds no moving average")
+    return _of_today(state)["ema" if ema else "student"], state
+
+
+def options_of(state: dict, origin: str) -> CfgNode:
+    """Return the options by which a checkpoint of this runner was trained.
+
+    Raises ValueError that names its origin if it is not built as a checkpoint is.
+    """
+    try:
+        refuse_other_kind(state, OWN, "it")
+        options = config.restored(state["config"])
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = printable(str(error).splitlines()[0])
+        raise ValueError(f"{origin} is no checkpoint of this runner: {reason}") from error
+    if not state["student"]:
+        raise ValueError(f"{origin} holds no weights: its student is empty")
+    return options
+
+
+def _of_today(state: dict) -> dict:
+    """Return a checkpoint with the names that the parts of a student have today."""
+    old = state.get("format") == 3
+    return state | {part: _renamed(state[part]) for part in ("student", "ema")} if old else state
 
 
 def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -91,54 +129,26 @@ def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def download(url: str) -> Path:
-    """Return the local copy of a file, fetched into torch.hub's folder once and checked by its SHA-256.
-
-    The hash is the URL's fragment #sha256=<hex>, or the hex digits before the ending of the file's name.
-    Raises ValueError if there is no hash, if the URL is not https, and if the file cannot be had whole.
-    """
-    address, _, fragment = url.partition("#")
-    file_name = address.rsplit("/", 1)[-1]
-    in_name = re.search(r"-([0-9a-f]{8,64})\.\w+$", file_name)
-    if fragment:
-        digest = fragment.removeprefix("sha256=").lower()
-        file_name = f"{digest[:8]}-{file_name}"  # other files may have this name too
-    else:
-        digest = in_name[1] if in_name else ""
-    if not re.fullmatch(r"[0-9a-f]{8,64}", digest):
-        raise ValueError(f"{url}: needs 8 to 64 digits of its SHA-256, as #sha256=<hex> or in the file's name")
-    if not address.startswith("https://"):
-        raise ValueError(f"{url}: only https:// is downloaded from")
-    target = Path(get_dir()) / "checkpoints" / file_name
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            download_url_to_file(address, str(target), hash_prefix=digest, progress=False)
-        except (urllib.error.URLError, OSError, RuntimeError) as error:
-            raise ValueError(f"{address} could not be downloaded ({error}); put it at {target} by hand") from error
-    with target.open("rb") as file:  # a file put there by hand is checked too
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(digest):
-        raise ValueError(f"{target} has the SHA-256 {found}, {url} expects {digest}; delete it")
-    return target
-
-
 def _own(state: dict, name: str, origin: str) -> Weights:
-    try:
-        config, data = yaml.safe_load(state["config"]), state["data"]
-        model = config["MODEL"]
-    except (yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
-        raise ValueError(f"{origin} is no checkpoint of this runner: its config cannot be read") from error
-    if model["NAME"] != name:
-        raise ValueError(f"{origin} holds a {model['NAME']} and no {name}")
-    prefix = "backbone."
+    cfg = options_of(state, origin)
+    if name != cfg.MODEL.NAME:
+        raise ValueError(f"{origin} holds a {printable(cfg.MODEL.NAME)} and no {name}")
+    refuse_reserved(cfg.MODEL.ARGS, f"{origin}: MODEL.ARGS")
+    student, prefix = _of_today(state)["student"], "backbone."
+    backbone = {key.removeprefix(prefix): value for key, value in student.items() if key.startswith(prefix)}
+    if not backbone:
+        raise ValueError(f"{origin} holds no weights of a backbone: {', '.join(list(student)[:3])}")
+    data = state["data"]
+    if len(data["mean"]) != 3 or len(data["std"]) != 3:
+        raise ValueError(f"{origin} has the mean {data['mean']} and the deviation {data['std']}, expected 3 channels")
     return Weights(
-        state={key.removeprefix(prefix): value for key, value in state["student"].items() if key.startswith(prefix)},
+        state=backbone,
         source=origin,
         num_classes=len(data["classes"]),
         normalization=Normalization(tuple(data["mean"]), tuple(data["std"])),
-        image_size=config["DATA"]["IMAGE_SIZE"],
-        args={"norm_eps": model["NORM_EPS"], **model["ARGS"]},
+        image_size=cfg.DATA.IMAGE_SIZE,
+        args={"norm_eps": cfg.MODEL.NORM_EPS, **cfg.MODEL.ARGS},
+        student=TrainedStudent(cfg, student),
     )
 
 
@@ -153,7 +163,7 @@ def _described_as_published(origin: str) -> Weights:
     if key not in PUBLISHED:
         raise ValueError(f"{origin}: no published weights of that name; known: {', '.join(PUBLISHED)}")
     dataset = key.split("_")[0]
-    return Weights({}, origin, int(dataset.removeprefix("cifar")), NORMALIZATIONS[dataset], image_size=32)
+    return Weights(None, origin, int(dataset.removeprefix("cifar")), NORMALIZATIONS[dataset], image_size=32)
 
 
 def _from_timm(name: str) -> Weights:
@@ -171,13 +181,16 @@ def _described_by_timm(name: str) -> Weights:
         raise ValueError(f"timm has no model {name}")
     given = get_pretrained_cfg(name, allow_unregistered=True)
     normalization = Normalization(tuple(given.mean), tuple(given.std))
-    return Weights({}, f"timm {name}", given.num_classes, normalization, given.input_size[-1])
+    return Weights(None, f"timm {name}", given.num_classes, normalization, given.input_size[-1])
 
 
 def _plain(state: dict, origin: str) -> dict[str, Tensor]:
+    """Return the weights of a file that holds them by name. Raises ValueError if it holds anything else, or nothing."""
     for wrapper in ("state_dict", "model"):
         if isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not all(isinstance(value, Tensor) and isinstance(key, str) for key, value in state.items()):
         raise ValueError(f"{origin} is neither a checkpoint of this runner nor a plain dictionary of weights")
+    if not state:
+        raise ValueError(f"{origin} holds no weights: it is empty")
     return state

@@ -139,7 +139,7 @@ class Trial:
             loaded = self._build()
             self._optimize(loaded)
             set_batch_norm_mode(self.cfg, loaded.trainer.teachers)
-            loaded.load_state_dict(checkpoint.read(path))
+            loaded.load_state_dict(checkpoint.read(path), str(path))
         for session in (self.session, loaded):
             train(session, epoch=1)
         limit = 0.0 if self.runtime.device.type == "cpu" else 1e-2  # CUDA kernels may add in another order

@@ -11,10 +11,12 @@ from yacs.config import CfgNode
 from pycls_std.config.catalogue import Catalogue
 from pycls_std.config.checks import check
 from pycls_std.config.older import upgraded, upgraded_record
-from pycls_std.config.reading import ConfigError, merge, parse_overrides, read_yaml
-from pycls_std.config.setting import flatten, locate, set_option, tree
+from pycls_std.config.published import changed_recipe, stack
+from pycls_std.config.reading import ConfigError, parse_overrides, read_yaml
+from pycls_std.config.setting import dataset_name, flatten, locate, set_option, tree
 
 __all__ = ["Catalogue", "ConfigError", "complete", "dataset_name", "defaults", "dump", "flatten", "load", "out_dir"]
+__all__ += ["restored"]
 
 
 def load(path: str, overrides: list[str] = ()) -> CfgNode:
@@ -26,7 +28,21 @@ def load(path: str, overrides: list[str] = ()) -> CfgNode:
     a file that is not as it should be.
     """
     catalogue = Catalogue()
-    settings = upgraded(merge(read_yaml(Path(path)), parse_overrides(overrides)))
+    levels = [*read_yaml(Path(path)), parse_overrides(overrides)]
+    settings, recipe = stack(levels)
+    options, start, sources = _built(catalogue, settings)
+    options.NAME = options.NAME or Path(path).stem
+    check(catalogue, flatten(options), start, {"NAME": path} | sources)
+    if recipe:
+        published = flatten(_built(catalogue, recipe)[0])
+        options.PUBLISHED.CHANGED = options.PUBLISHED.CHANGED + changed_recipe(catalogue, published, flatten(options))
+    options.freeze()
+    return options
+
+
+def _built(catalogue: Catalogue, settings: dict) -> tuple[CfgNode, dict[str, object], dict[str, str]]:
+    """Return the options of settings, the defaults that these have changed, and where each was set."""
+    settings = upgraded(settings)
     dropped = catalogue.private_sections()
     settings = {
         key: pair for key, pair in settings.items() if not (key in dropped and pair[0] in (None, "null"))
@@ -35,10 +51,7 @@ def load(path: str, overrides: list[str] = ()) -> CfgNode:
     options = tree(start)
     for key, (value, where) in settings.items():
         set_option(options, key, value, where, catalogue.of(key))
-    options.NAME = options.NAME or Path(path).stem
-    check(catalogue, flatten(options), start, {"NAME": path} | {key: where for key, (_, where) in settings.items()})
-    options.freeze()
-    return options
+    return options, start, {key: where for key, (_, where) in settings.items()}
 
 
 def dump(options: CfgNode) -> str:
@@ -71,15 +84,27 @@ def complete(record: str | dict) -> dict[str, object]:
     return Catalogue().defaults(found) | found
 
 
+def restored(record: str) -> CfgNode:
+    """Return the frozen options of a record, as `load` returns those of a config; it may be of another version.
+
+    Options that are none any more are left out. Raises ValueError if it holds no options, and ConfigError that names
+    the key for a value of another type or out of its range.
+    """
+    catalogue, found = Catalogue(), complete(record)
+    options = tree(catalogue.defaults(found))
+    for key, value in found.items():
+        if value != {} and locate(options, key)[0] is not None:
+            option = catalogue.of(key)
+            set_option(options, key, value, "its options", option)
+            if expected := option.refusal(value):
+                raise ConfigError(f"its options: {key} is {value!r}, expected {expected}")
+    options.freeze()
+    return options
+
+
 def out_dir(options: CfgNode) -> Path:
     """Folder of the run record."""
     return Path(options.OUT_DIR or f"runs/{options.NAME}/seed{options.SEED}")
-
-
-def dataset_name(flat: dict[str, object]) -> str:
-    """Return the name of the dataset of a run; that of a folder of images is the folder's own, wherever it lies."""
-    folder = flat["DATA.NAME"] == "image_folder"
-    return Path(str(flat["DATA.ROOT"])).name if folder else str(flat["DATA.NAME"])
 
 
 def defaults(trainer: str = "baseline") -> CfgNode:

@@ -34,7 +34,7 @@ PAGE = {
     # drops those of a _BASE_.
     "MODEL.ARGS": Option({}, student=True),
     # Classes; 0 = as many as the data has, another number must agree with the data.
-    "MODEL.NUM_CLASSES": Option(0, least=0, student=True),
+    "MODEL.NUM_CLASSES": neutral(0, least=0),
     # Stochastic depth rate of the last block; 0 = off.
     "MODEL.DROP_PATH": Option(0.0, least=0, greatest=1, student=True),
     # Epsilon of every LayerNorm of the backbone; 0 = the model's own (timm's mixers 1e-6, the STD reference 1e-5).
@@ -99,6 +99,9 @@ PAGE = {
     "DISTILLATION.TEACHER_NORMS": Option([], of=str),
     # Input side, pixels; 0 = what the weights were trained at, or the student's where that is not known.
     "DISTILLATION.TEACHER_SIZES": Option([], of=int),
+    # Prediction that each teaches by, of a student trained here with several heads: avg, cls, dist; "" = the one that
+    # its run counted (TEST.PREDICTION).
+    "DISTILLATION.TEACHER_PREDICTIONS": Option([], of=str),
     # Least result of every teacher on the test split (classification: top-1 accuracy, %); below it the run refuses.
     # 0 = off, -1 = the task's own (classification: a quarter of the way from chance to 100).
     "DISTILLATION.TEACHER_MIN_ACC": neutral(-1.0, least=-1, greatest=100),
@@ -194,4 +197,7 @@ PAGE = {
     "TIME.STEPS": neutral(10, least=1),
     # Where they are published; "" = nowhere.
     "PUBLISHED.SOURCE": neutral(""),
+    # In what the run is not the recipe that the published scores belong to, that of the file that states them. It is
+    # found by comparing, not to be set.
+    "PUBLISHED.CHANGED": neutral([], of=str),
 }

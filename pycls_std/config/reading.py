@@ -10,8 +10,8 @@ class ConfigError(ValueError):
     """A mistake in a config file or on the command line; its text is one line that names key, place and values."""
 
 
-def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, tuple[object, str]]:
-    """Return {"SECTION.KEY": (value, "file:line")} of a YAML file and of the files it is based on."""
+def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> list[dict[str, tuple[object, str]]]:
+    """Return {"SECTION.KEY": (value, "file:line")} of the files that a YAML file is based on, and of itself, last."""
     if path.resolve() in chain:
         raise ConfigError("_BASE_ goes round in a circle: " + " -> ".join(map(str, [*chain, path.resolve()])))
     if path.suffix not in (".yaml", ".yml"):
@@ -30,10 +30,10 @@ def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> dict[str, tuple[objec
         raise ConfigError(f"{path}: is nested too deeply, or holds itself by an alias") from None
     base, where = settings.pop("_BASE_", ("", ""))
     if not base:
-        return settings
+        return [settings]
     if not isinstance(base, str) or not (path.parent / base).is_file():
         raise ConfigError(f"{where}: _BASE_ is {base!r}, there is no such file beside {path}")
-    return merge(read_yaml(path.parent / base, (*chain, path.resolve())), settings)
+    return [*read_yaml(path.parent / base, (*chain, path.resolve())), settings]
 
 
 def merge(first: dict, second: dict) -> dict:

@@ -18,6 +18,12 @@ def flatten(node: dict, prefix: str = "") -> dict[str, object]:
     return flat
 
 
+def dataset_name(flat: dict[str, object]) -> str:
+    """Return the name of the dataset of a run; that of a folder of images is the folder's own, wherever it lies."""
+    folder = flat["DATA.NAME"] == "image_folder"
+    return Path(str(flat["DATA.ROOT"])).name if folder else str(flat["DATA.NAME"])
+
+
 def tree(flat: dict[str, object]) -> CfgNode:
     """Return the options of {"SECTION.KEY": value} as a tree; an empty dictionary is a section that takes any keys."""
     root = CfgNode()

@@ -9,9 +9,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pycls_std.core.regular import read_bytes
+from pycls_std.core.text import printable
 from pycls_std.engine import files
+from pycls_std.engine.structure import differences, refuse
 
-FORMAT = 4  # of the training state; another one is not continued from
+FORMAT = 5  # of the training state; another one is not continued from
+
+
+class Damaged(ValueError):
+    """A file is shown to be no checkpoint, or not as it was written: by a checksum, or by how it is built."""
 
 
 def save(state: dict, path: Path, **options) -> None:
@@ -28,53 +35,87 @@ def save(state: dict, path: Path, **options) -> None:
 def read(path: Path) -> dict:
     """Return what a file holds, on the CPU. No code in it is run.
 
-    Raises ValueError that names the path if the file is absent, damaged or holds more than weights, and OSError if it
-    cannot be read at all, which says nothing about the file.
+    Raises Damaged that names the path if the file is damaged or holds more than weights; ValueError if there is none;
+    OSError if it cannot be read at all, for example for want of memory, which says nothing about the file.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no checkpoint {path}")
+    content = read_whole(path)
     try:
-        content = io.BytesIO(path.read_bytes())
-    except OSError as error:
-        raise OSError(f"{path} could not be read: {error.strerror or error}") from error
-    damaged = None
-    try:
-        if zipfile.is_zipfile(content):
-            with zipfile.ZipFile(content) as archive:
-                damaged = archive.testzip()  # torch.load does not notice a flipped bit in a tensor
-        content.seek(0)
         with warnings.catch_warnings(action="ignore"):  # of pickles that are no weights, which is told below
-            state = None if damaged else torch.load(content, map_location="cpu", weights_only=True)
-        if isinstance(state, dict):
-            return state
-        reason = f"its part {damaged} is not what was written" if damaged else f"it holds a {type(state).__name__}"
-    except MemoryError:
-        raise
-    except Exception as error:  # torch.load raises whatever the damage leads to
+            state = torch.load(content, map_location="cpu", weights_only=True)
+    except (MemoryError, RuntimeError) as error:
+        if not _shows_damage(error):
+            raise unreadable(path, error) from error
+        reason = str(error).splitlines()[0]
+    except Exception as error:  # what a pickle leads to that is none of weights
         unsafe = "weights_only" in str(error).lower()
         reason = (str(error) or type(error).__name__).splitlines()[0]
         reason = "it is no file of weights, or holds more than weights" if unsafe else reason
-    raise ValueError(f"checkpoint {path} is corrupt or no checkpoint: {reason}")
+    else:
+        if isinstance(state, dict) and type(state.get("format", 0)) is int:
+            return state
+        kind = type(state).__name__
+        reason = "its format is no number" if isinstance(state, dict) else f"it holds a {kind}"
+    raise Damaged(f"checkpoint {path} is corrupt or no checkpoint: {printable(reason)}")
+
+
+def read_whole(path: Path) -> io.BytesIO:
+    """Return the content of a file of torch.save, whose checksums are right: torch.load does not look at them.
+
+    A file of before 2020, which is no zip archive, has none. Raises what `read` raises.
+    """
+    if not path.exists():
+        raise ValueError(f"there is no checkpoint {path}")
+    try:
+        content = io.BytesIO(read_bytes(path))
+        reason = _damage(content)
+    except (OSError, MemoryError) as error:
+        raise unreadable(path, error) from error
+    if reason:
+        raise Damaged(f"checkpoint {path} is corrupt or no checkpoint: {printable(reason)}")
+    content.seek(0)
+    return content
+
+
+def unreadable(path: Path, error: Exception) -> OSError:
+    """Return an error that names a file, and why it could not be read."""
+    reason = getattr(error, "strerror", None) or str(error) or "there is not enough memory"
+    return OSError(f"{path} could not be read: {reason.splitlines()[0]}")
+
+
+def _damage(content: io.BytesIO) -> str:
+    """Return what is damaged in a zip archive of torch.save, "" if nothing is, and for other files."""
+    if not zipfile.is_zipfile(content):
+        return ""
+    try:
+        with zipfile.ZipFile(content) as archive:
+            names = archive.namelist()
+            part = archive.testzip()
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # of a damaged directory, or a method of compression that there is not
+        return (str(error) or type(error).__name__).splitlines()[0]
+    if part is not None:
+        return f"its part {part} is not what was written"
+    return "" if any(name.endswith("data.pkl") for name in names) else "it is a zip archive of something else"
+
+
+def _shows_damage(error: Exception) -> bool:
+    """Return whether an error of torch.load is due to the file, and not to the machine: memory, threads."""
+    text = str(error)
+    legacy = "magic number" in text or "corrupt" in text
+    return ("PytorchStreamReader" in text or legacy) and "alloc" not in text
 
 
 def load_weights(module: nn.Module, weights: dict, source: str) -> None:
     """Load weights into a module, strictly.
 
-    Raises ValueError that names the source and up to 10 keys that are missing, unexpected or of another shape.
+    Raises ValueError that names the source and up to 10 keys that are missing, unexpected, of another shape or no
+    floating numbers where the module has those; and if a number is not finite.
     """
-    weights = {key: value for key, value in weights.items() if isinstance(value, torch.Tensor)}
-    own = module.state_dict()
-    missing = [f"missing {key}" for key in own if key not in weights]
-    unexpected = [f"unexpected {key}" for key in weights if key not in own]
-    mismatched = [
-        f"{key} is {tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the model"
-        for key in own
-        if key in weights and weights[key].shape != own[key].shape
-    ]
-    differences = mismatched + missing + unexpected
-    if differences:
-        more = f" and {len(differences) - 10} more" if len(differences) > 10 else ""
-        raise ValueError(f"{source} does not fit the model: {'; '.join(differences[:10])}{more}")
+    refuse(differences(weights, module.state_dict()), source, "the model")
+    broken = [key for key, value in weights.items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(f"{source} holds numbers that are not finite: {', '.join(broken[:5])}")
     module.load_state_dict(weights)
 
 

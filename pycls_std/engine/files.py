@@ -33,9 +33,14 @@ def write(path: Path, content: bytes, before_rename: Callable[[], None] = lambda
 
 
 def append(path: Path, content: bytes) -> None:
-    """Append to a file. Raises OSError that names the path if it cannot be written, a part of it may then be there."""
+    """Append to a file; it survives a loss of power.
+
+    Raises OSError that names the path if it cannot be written, a part of it may then be there.
+    """
     with naming(path), path.open("ab") as file:
         file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class Growing:
@@ -79,10 +84,10 @@ class Growing:
             raise
 
 
-def clean(folder: Path) -> None:
-    """Remove what a process that was killed left half written."""
-    for path in folder.glob(TEMPORARY.format("*")):
-        path.unlink()
+def clean(paths: list[Path]) -> None:
+    """Remove what a process that was killed left half written of these files."""
+    for path in paths:
+        path.with_name(TEMPORARY.format(path.name)).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -223,7 +223,12 @@ class Runtime:
         info = Path("/proc/cpuinfo")
         lines = info.read_text().splitlines() if info.exists() else []
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
+        return f"{names[0] if names else platform.machine()}, {self.threads} threads"
+
+    @property
+    def threads(self) -> int:
+        """Threads that share an operation on the CPU; sums of other numbers of them round otherwise."""
+        return torch.get_num_threads()
 
     def peak_memory(self) -> float:
         """Return the most memory used so far, in GiB: of the device on cuda, of the process on a CPU."""

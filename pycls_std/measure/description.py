@@ -6,7 +6,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pycls_std.builders.data import build_info
-from pycls_std.builders.models import build_teachers, find_teacher_weights
+from pycls_std.builders.models import find_teacher_weights
+from pycls_std.builders.teachers import build_teachers
 from pycls_std.builders.training import build_described_trainer
 from pycls_std.core.structures import Normalization
 from pycls_std.models.describe import Description

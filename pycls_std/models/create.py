@@ -10,6 +10,17 @@ from torch import nn
 from pycls_std.core.registry import BACKBONES
 from pycls_std.models.contract import classifier_names
 
+# Arguments that are not for MODEL.ARGS: other options set them, or timm loads files by them.
+RESERVED = {"name", "num_classes", "image_size", "img_size", "drop_path", "drop_path_rate", "norm_eps"}
+RESERVED |= {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_custom_load"}
+RESERVED |= {"checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit", "features_only", "model_name"}
+
+
+def refuse_reserved(args, source: str) -> None:
+    """Raise ValueError that names a source for arguments of a constructor that are not for it to set."""
+    if taken := RESERVED & set(args):
+        raise ValueError(f"{source} has {', '.join(sorted(taken))}, which is not for it to set")
+
 
 def create_backbone(
     name: str, *, num_classes: int, image_size: int, drop_path: float = 0.0, norm_eps: float = 0.0, **args

@@ -1,34 +1,44 @@
-"""Read the scalars of a folder's event files: directly if all of them are whole and plain, else by tensorboard."""
+"""Read the event files of a folder: directly if all of them are whole and plain, else by tensorboard."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
 
+from pycls_std.core.regular import read_bytes
 from pycls_std.results.records import records
 
+OPTIONS = "options/"  # tags of the pieces of the options, as a run writes them
 VERSION = "brain.Event:2"  # of a file in which only the start of a session takes earlier values back
 
 
-def read_events(folder: Path) -> dict[str, dict[int, float]]:
-    """Return all scalars of a folder's event files, {tag: {step: value}}; {} if there are none that can be read.
+class Events(NamedTuple):
+    """What event files hold."""
+
+    curves: dict[str, dict[int, float]]  # all scalars, {tag: {step: value}}; {} if there are none that can be read
+    options: str  # of the run whose values they are, as YAML; "" if they do not say
+
+
+def read_events(folder: Path) -> Events:
+    """Return the scalars of a folder's event files, and the options they stand with.
 
     A later value of a step replaces an earlier one. Of a damaged file, what stands before the damage counts.
     """
-    files = sorted(folder.glob("*tfevents*"))
+    files = sorted(path for path in folder.glob("*tfevents*") if path.is_file())
     if not files:
-        return {}
+        return Events({}, "")
     try:
         return _read_plain(files)
     except (OSError, ValueError, DecodeError):
         return _read_by_tensorboard(folder)
 
 
-def _read_plain(files: list[Path]) -> dict[str, dict[int, float]]:
+def _read_plain(files: list[Path]) -> Events:
     """Raise ValueError, DecodeError or OSError for whatever is not a whole file of scalars, such as a run writes."""
-    curves, version = {}, ""
+    curves, texts, version = {}, {}, ""
     for path in files:
-        for record in records(path.read_bytes()):
+        for record in records(read_bytes(path)):
             event = Event.FromString(record)
             what = event.WhichOneof("what")
             version = event.file_version if what == "file_version" else version
@@ -40,16 +50,30 @@ def _read_plain(files: list[Path]) -> dict[str, dict[int, float]]:
                     curves.setdefault(value.tag, {})[event.step] = value.simple_value
                 elif kind != "tensor":  # which is no scalar to tensorboard's accumulator
                     raise ValueError(f"{path} has more than scalars")
-    return curves
+                elif value.tag.startswith(OPTIONS):
+                    texts[value.tag] = value.tensor
+    return Events(curves, _options(texts))
 
 
-def _read_by_tensorboard(folder: Path) -> dict[str, dict[int, float]]:
+def _read_by_tensorboard(folder: Path) -> Events:
     # Here, since the import takes a while and few need it.
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
     try:
         events.Reload()
     except Exception:  # tensorboard raises whatever a damaged file leads to; no scalars says it all
-        return {}
-    return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+        return Events({}, "")
+    curves = {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+    texts = {tag: events.Tensors(tag)[-1].tensor_proto for tag in events.Tags()["tensors"] if tag.startswith(OPTIONS)}
+    return Events(curves, _options(texts))
+
+
+def _options(texts: dict) -> str:
+    """Return the options of their pieces, each in a block of code; of several files, those of the last one."""
+    pieces = sorted(texts, key=lambda tag: (len(tag), tag))
+    try:
+        blocks = [texts[tag].string_val[0].decode() for tag in pieces]
+    except (IndexError, UnicodeDecodeError):
+        return ""
+    return "".join(block.removeprefix("```yaml\n").removesuffix("```\n") for block in blocks)

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from pycls_std import config
+from pycls_std.core.regular import read_bytes
 from pycls_std.results.events import read_events
 
 # Options without which a record cannot be read or shown; those of teachers are not in that of a run without any.
@@ -53,27 +54,54 @@ def find_runs(folders: list[str]) -> list[Run]:
 
 
 def read_run(folder: Path) -> Run:
-    """Return the run recorded in a folder; a lost or broken part shows in its status and never as a result."""
+    """Return the run recorded in a folder; a lost or broken part shows in its status and never as a result.
+
+    What ran, and for how many epochs, is what the event file says of its own values; config.yaml, which anybody can
+    edit, must agree. Records of before November 2026 have it in config.yaml and run.json alone.
+    """
     run = Run(folder)
-    try:
-        run.options = read_options(folder)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
-        run.status = "no readable config.yaml"
+    run.curves, recorded = read_events(folder)
+    text = _text(folder)
+    shown = _options_of(text)
+    run.options = shown if recorded in ("", text) else _options_of(recorded)
+    if not shown or not run.options:
+        run.status = "events damaged" if shown else "no readable config.yaml"
         return run
     epochs, period = run.options["OPTIM.MAX_EPOCH"], run.options["TEST.PERIOD"]
-    run.curves = read_events(folder)
     expected = {*range(period, epochs + 1, period), epochs}
     done = _whole([set(curve) for tag, curve in run.curves.items() if tag.startswith(("test/", "ema/"))])
+    facts = _facts(folder)
+    other = _edited(run.options, shown)
     if not done:
         run.status = "no results"
-    facts = _facts(folder)
-    lengths = {start["epochs"]: start["epochs_done"] for start in facts.get("starts", ())}
-    if done and expected - done:
+    elif other:
+        run.status = f"config.yaml is not what ran: {', '.join(other[:3])}"
+    elif expected - done:
         claimed = facts.get("status") == "finished" or epochs in done
         run.status = "events damaged" if claimed else f"unfinished, epoch {max(done)} of {epochs}"
-    elif len(lengths) > 1:  # its learning rate is that of no run of this length
-        run.status = f"extended to {epochs} epochs after epoch {lengths[epochs]}"
+    else:
+        run.status = _extended(run.curves, facts, epochs) or run.status
     return run
+
+
+def _edited(recorded: dict, shown: dict) -> list[str]:
+    """Return the options in which a config.yaml is not that of the values, but for those that do not matter to them."""
+    catalogue = config.Catalogue()
+    keys = sorted(key for key in recorded.keys() | shown.keys() if recorded.get(key) != shown.get(key))
+    return [key for key in keys if (option := catalogue.of(key)) is None or option.rows or option.on_resume != "free"]
+
+
+def _extended(curves: dict, facts: dict, epochs: int) -> str:
+    """Return in words whether a run was continued beyond its plan: its learning rate is that of no run, then."""
+    planned = curves.get("run/epochs")
+    if planned:
+        earlier = [epoch for epoch, plan in planned.items() if plan != planned[max(planned)]]
+        return f"extended to {epochs} epochs after epoch {max(earlier)}" if earlier else ""
+    starts = facts.get("starts")  # as records of before November 2026 have it
+    if not starts:
+        return "run.json is gone or not whole, so it is not known whether it was extended"
+    lengths = {start["epochs"]: start["epochs_done"] for start in starts}
+    return f"extended to {epochs} epochs after epoch {lengths.get(epochs)}" if len(lengths) > 1 else ""
 
 
 def _whole(curves: list[set[int]]) -> set[int]:
@@ -83,21 +111,32 @@ def _whole(curves: list[set[int]]) -> set[int]:
     }
 
 
-def read_options(folder: Path) -> dict[str, object]:
-    """Return the options of a run record. Raises ValueError if they are not whole."""
-    # Not by libyaml's loader: eight times as fast, but what is nested too deeply ends the process.
-    record = yaml.safe_load((folder / "config.yaml").read_text())
-    if not isinstance(record, dict) or not config.flatten(record).keys() >= REQUIRED:
-        raise ValueError(f"{folder}: config.yaml is not whole")
-    options = config.complete(record)
-    epochs, period = options["OPTIM.MAX_EPOCH"], options["TEST.PERIOD"]
-    if not all(isinstance(number, int) and number > 0 for number in (epochs, period)):
-        raise ValueError(f"{folder}: config.yaml has OPTIM.MAX_EPOCH {epochs}, TEST.PERIOD {period}")
+def _text(folder: Path) -> str:
+    try:
+        return read_bytes(folder / "config.yaml").decode()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _options_of(text: str) -> dict[str, object]:
+    """Return the options of a record, {} if they are not whole."""
+    try:
+        # Not by libyaml's loader: eight times as fast, but what is nested too deeply ends the process.
+        record = yaml.safe_load(text)
+        flat = config.flatten(record) if isinstance(record, dict) else {}
+        options = config.complete(record) if flat.keys() >= REQUIRED else {}
+    except (ValueError, yaml.YAMLError, RecursionError):
+        return {}
+    if not all(type(options.get(key)) is int and options[key] > 0 for key in ("OPTIM.MAX_EPOCH", "TEST.PERIOD")):
+        return {}
+    if "PUBLISHED.CHANGED" not in flat:  # nobody compared its options with the published recipe
+        options = {key: value for key, value in options.items() if not key.startswith("PUBLISHED.")}
     return options
 
 
 def _facts(folder: Path) -> dict:
     try:
-        return json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
+        facts = json.loads(read_bytes(folder / "run.json"))
+    except (OSError, ValueError, RecursionError):
         return {}
+    return facts if isinstance(facts, dict) else {}

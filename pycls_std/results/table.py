@@ -11,7 +11,8 @@ from pycls_std.results.read import Run
 def aggregate(runs: list[Run], expected: list[dict[str, object]] = ()) -> pd.DataFrame:
     """Return a row for each config that ran or was expected.
 
-    expected: all options of configs, {"SECTION.KEY": value}; one that did not run gets a row that says so.
+    expected: all options of configs, {"SECTION.KEY": value}; one that did not run, with these options, gets a row that
+    says so.
     Columns <score> and <score>_std are mean and sample deviation over the n finished runs, of the last epoch, and
     best_<result> of the best epoch, which is chosen on the test split. Nothing unfinished enters them.
     Raises ValueError if a config has two runs of one seed.
@@ -19,15 +20,14 @@ def aggregate(runs: list[Run], expected: list[dict[str, object]] = ()) -> pd.Dat
     catalogue = config.Catalogue()
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        group = groups.setdefault(str(_identity(catalogue, run)), [])
+        group = groups.setdefault(str(_identity(catalogue, run.options) or run.folder.parent), [])
         for twin in group:
             if twin.seed == run.seed:
                 raise ValueError(f"{run.name} {run.seed} is there twice: {twin.folder} and {run.folder}, leave one out")
         group.append(run)
     rows = [_row(catalogue, members) for members in groups.values()]
-    _tell_apart(rows, [_identity(catalogue, group[0]) for group in groups.values()])
-    ran = {run.name for run in runs}
-    missing = [options for options in expected if options["NAME"] not in ran]
+    _tell_apart(rows, [_identity(catalogue, group[0].options) for group in groups.values()])
+    missing = [options for options in expected if str(_identity(catalogue, options)) not in groups]
     rows += [_facts(catalogue, options) | {"n": 0, "status": "not yet run"} for options in missing]
     order = {options["NAME"]: position for position, options in enumerate(expected)}
     rows.sort(key=lambda row: (order.get(row["run"], len(order)), row["run"]))
@@ -49,15 +49,16 @@ def headings(catalogue: config.Catalogue) -> dict[str, str]:
     found |= {f"best_{score}": f"best epoch {label}" for score, label in scores.items()}
     found |= {f"ema_{score}": f"EMA {label}" for score, label in scores.items()}
     found |= {f"published_{score}": f"published {label}" for score, label in scores.items()}
-    return found | {"status": "status"}
+    return found | {"changed": "not the published recipe", "status": "status"}
 
 
-def _identity(catalogue, run: Run) -> dict:
-    """Return the options that runs of one row share."""
-    if not run.options:
-        return {"folder": str(run.folder.parent)}
-    own = {key: value for key, value in run.options.items() if (option := catalogue.of(key)) is None or option.rows}
-    return own | {"dataset": config.dataset_name(run.options)}
+def _identity(catalogue, options: dict[str, object]) -> dict:
+    """Return the options that runs of one row share, {} of a run whose options are lost."""
+    if not options:
+        return {}
+    keys = [key for key in sorted(options) if (option := catalogue.of(key)) is None or option.rows]
+    own = {key: options[key] for key in keys if options[key] != {}}  # which is an open section without keys
+    return own | {"dataset": config.dataset_name(options)}
 
 
 def _row(catalogue, runs: list[Run]) -> dict:
@@ -85,11 +86,14 @@ def _facts(catalogue, options: dict[str, object]) -> dict:
     shown = {
         key: _text(options[key]) for key, option in catalogue.options.items() if option.column and key not in unread
     }
-    published = {
+    claimed = {
         f"published_{score}": _known(options[key])
         for score in catalogue.scores
         if (key := f"PUBLISHED.{score.upper()}") in options
     }
+    # A published number belongs to the recipe of the file that states it; what is beside another one says so instead.
+    changed = options.get("PUBLISHED.CHANGED", []) if not all(map(math.isnan, claimed.values())) else []
+    published = dict.fromkeys(claimed, math.nan) | {"changed": ", ".join(changed)} if changed else claimed
     return {
         "run": options["NAME"],
         "model": options["MODEL.NAME"],

@@ -1,15 +1,20 @@
 """The folder of a run: lock, options, journal, checkpoints and record, as one thing."""
 
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
-from pycls_std.run.lock import locked
+from pycls_std.run.lock import LOCK, locked
+
+CONFIG = "config.yaml"
+BEST = "best.pt"
 
 
 class RunFolder:
     """A folder that one process at a time writes; of the processes of a run, the first.
 
-    keep: checkpoints to continue from, at most. What needs torch is imported when it is needed.
+    Nothing in it is replaced or removed but what this run wrote. keep: checkpoints to continue from, at most. What
+    needs torch is imported when it is needed.
     """
 
     def __init__(self, path: Path, *, keep: int = 2):
@@ -26,19 +31,26 @@ class RunFolder:
         with locked(self.path):
             yield self
 
+    # ----------------------------------------------------------------------------------------------------------- start
     def continued(self, options: str, processes: int, epochs: int = 0) -> tuple[dict | None, Path | None]:
         """Return the state to continue from, and its path; None, None if there is none.
 
-        options: as YAML. epochs: of the run. Raises ValueError if the folder holds a run of other options.
+        options: as YAML. epochs: of the run. Raises ValueError if the folder holds anything that is not this run's.
         """
-        from pycls_std.engine import files
-        from pycls_std.run.identity import refuse_other_options
+        from pycls_std.engine import checkpoint
+        from pycls_std.run.identity import refuse_other_head, refuse_other_options
 
-        for place in (self.path, self.checkpoints):
-            files.clean(place)
+        self._clean()
         saved, path = self._series().newest(epochs) or (None, None)
-        if saved:
-            refuse_other_options(saved, options, processes, path)
+        if not saved:
+            self._refuse_what_is_not_ours(options)
+            return None, None
+        refuse_other_head(saved, path, continued=saved.get("format") == checkpoint.FORMAT)
+        refuse_other_options(saved, options, processes, path)
+        own = self._own_events(options, saved.get("events", ""))
+        foreign = sorted(path.name for path in self.path.glob("*tfevents*") if path not in own)
+        if foreign and "events" in saved:
+            self._refuse(foreign)
         return saved, path
 
     def start(self, session, identity, saved: dict | None, *, seed: int, teachers: dict[str, float]):
@@ -52,27 +64,140 @@ class RunFolder:
 
         series, options = self._series(), identity.config.encode()
         start_epoch, lines = (saved["epoch"], saved["journal"]) if saved else (0, [])
+        outdated = self._own_events(identity.config, saved["events"] if saved else "")
         if not saved:
-            files.write(self.path / "config.yaml", options)
-        record = Record(self.path, session, seed=seed, teachers=teachers, start_epoch=start_epoch)
-        journal = Journal(self.path, lines)
+            files.write(self.path / CONFIG, options)
+        earlier = saved["record"] if saved else {}
+        record = Record(self.path, session, seed=seed, teachers=teachers, start_epoch=start_epoch, earlier=earlier)
+        journal = Journal(self.path, identity.config, lines, outdated=outdated)
         origin = identity._asdict()
 
         def write(done: int, values: dict[str, float], best: bool) -> None:
-            """Write down an epoch: values, best.pt, options, run.json; last.pt at last, so it is never ahead."""
-            journal.epoch(done, values)
-            state = session.state_dict() | {"journal": journal.lines}
-            if best:  # enough to test, to deploy and to teach
-                deployed = {"student": state["student"], "ema": state["ema"]}
-                checkpoint.save(origin | {"epoch": done} | deployed, self.checkpoints / "best.pt")
+            """Write down an epoch: values, best.pt, options; then last.pt, which has all of it; run.json at last."""
+            journal.epoch(done, session.epochs, values)
+            state = session.state_dict() | {"journal": journal.lines, "events": journal.events.name}
+            if best:
+                checkpoint.save(deployed(origin | {"epoch": done} | state), self.checkpoints / BEST)
             if done == start_epoch + 1:  # not before, for the options of a finished run belong to its result
-                files.write(self.path / "config.yaml", options)
+                files.write(self.path / CONFIG, options)
             record.update(done)
-            series.save(origin | {"epoch": done} | state)
+            series.save(origin | {"epoch": done} | state | {"record": record.facts})
+            record.write()
 
         return write
+
+    # ---------------------------------------------------------------------------------------------------------- finish
+    def repair(self, saved: dict) -> list[str]:
+        """Write anew what is damaged or gone of the record of a finished run, as its last checkpoint has it.
+
+        Returns what was done, in words. best.pt can be written anew if the last epoch is the best one.
+        """
+        from pycls_std.core.regular import read_bytes
+        from pycls_std.engine import checkpoint, files
+        from pycls_std.run.journal import METRICS, Journal, events_of, metrics_of
+        from pycls_std.run.record import NAME, record_of
+
+        if saved.get("format") != checkpoint.FORMAT:
+            return []
+        done = []
+        options, lines = saved["config"], saved["journal"]
+        contents = {CONFIG: options.encode(), METRICS: metrics_of(lines), NAME: record_of(saved["record"])}
+        for name, content in contents.items():
+            try:
+                whole = read_bytes(self.path / name) == content
+            except OSError:
+                whole = False
+            if not whole:
+                files.write(self.path / name, content)
+                done.append(f"{name} was not what the run wrote, and was written anew")
+        events = self._own_events(options, saved["events"])
+        if len(events) != 1 or read_bytes(events[0]) != events_of(events[0].name, options, lines):
+            Journal(self.path, options, lines, outdated=events)
+            done.append("the event file was not what the run wrote, and was written anew")
+        return done + self._repair_best(saved)
+
+    def _repair_best(self, saved: dict) -> list[str]:
+        from pycls_std.engine import checkpoint
+
+        path, epoch = self.checkpoints / BEST, saved["best"]["epoch"]
+        try:
+            if checkpoint.read(path).get("epoch") == epoch:
+                return []
+            reason = f"{path} is not of epoch {epoch}"
+        except checkpoint.Damaged as error:
+            reason = str(error)
+        except ValueError:
+            reason = f"{path} is gone"
+        if epoch != saved["epoch"]:
+            return [f"{reason}; the best epoch is {epoch} and the last one {saved['epoch']}, so it cannot be made anew"]
+        checkpoint.save(deployed(saved), path)
+        return [f"{reason}; it was written anew"]
+
+    # ------------------------------------------------------------------------------------------------------- ownership
+    def _own_events(self, options: str, name: str) -> list[Path]:
+        """Return the event files of this run: that of a name, those with its options, and those without any value."""
+        from pycls_std.core.regular import read_bytes
+        from pycls_std.run.identity import same_run
+        from pycls_std.run.journal import EVENTS, events_of, options_in
+
+        def is_own(path):
+            written = options_in(path)
+            return same_run(written, options) or written and read_bytes(path) == events_of(path.name, written, [])
+
+        paths = [path for path in sorted(self.path.glob("*tfevents*")) if EVENTS.fullmatch(path.name)]
+        return [path for path in paths if path.name == name or is_own(path)]
+
+    def _refuse_what_is_not_ours(self, options: str) -> None:
+        """Raise ValueError unless all that is here is what this run leaves if it is killed before its first checkpoint.
+
+        A record without a checkpoint to continue from is not replaced. A start of other options that came to no epoch
+        has recorded nothing, and is.
+        """
+        from pycls_std.core.regular import read_bytes
+        from pycls_std.run.identity import same_run
+        from pycls_std.run.journal import METRICS
+
+        own = {LOCK, CONFIG, METRICS, "checkpoints", *(path.name for path in self._own_events(options, ""))}
+        there = {entry.name for entry in os.scandir(self.path)} if self.path.is_dir() else set()
+        foreign = there - own
+        if "checkpoints" in there and self.checkpoints.is_dir():
+            foreign |= {f"checkpoints/{entry.name}" for entry in os.scandir(self.checkpoints) if entry.name != BEST}
+        if foreign:
+            self._refuse(sorted(foreign))
+        lines = read_bytes(self.path / METRICS).splitlines() if METRICS in there else []
+        if len(lines) > 1:
+            raise ValueError(
+                f"OUT_DIR {self.path} has a record of {len(lines)} epochs and no checkpoint to continue from"
+            )
+        begun = lines or (self.checkpoints / BEST).exists()
+        if begun and CONFIG in there and not same_run(read_bytes(self.path / CONFIG).decode(), options):
+            raise ValueError(f"{self.path / CONFIG} is that of a run of other options. Choose another OUT_DIR")
+
+    def _refuse(self, names: list[str]) -> None:
+        from pycls_std.run.identity import first_of
+
+        raise ValueError(f"OUT_DIR {self.path} holds what is not this run's: {first_of(names)}. Choose another OUT_DIR")
+
+    def _clean(self) -> None:
+        """Remove what a process that was killed left half written, and nothing else that looks like it."""
+        from pycls_std.engine import files
+        from pycls_std.run.journal import EVENTS, METRICS
+        from pycls_std.run.record import NAME
+
+        files.clean([self.path / name for name in (CONFIG, METRICS, NAME)])
+        files.clean([self.checkpoints / name for name in ("last.pt", BEST)])
+        for path in self.path.glob(files.TEMPORARY.format("events.*")):
+            if EVENTS.fullmatch(path.name.removeprefix(".").removesuffix(".tmp")):
+                path.unlink()
 
     def _series(self):
         from pycls_std.run.series import Series
 
         return Series(self.checkpoints, keep=self.keep)
+
+
+def deployed(state: dict) -> dict:
+    """Return of a checkpoint what is enough to test, to deploy and to teach."""
+    return {
+        key: state[key] for key in ("epoch", "config", "processes", "threads", "teachers", "data", "student", "ema")
+    }

@@ -3,8 +3,30 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+from torch import Tensor
+
 from pycls_std import config
 from pycls_std.core.option import Option
+from pycls_std.core.text import printable
+from pycls_std.engine.structure import refuse_other_kind
+from pycls_std.run.journal import EPOCHS
+
+# The kinds of what a checkpoint holds beside the state of the training.
+ORIGIN = {"config": str, "processes": int, "epoch": int}
+DATA = {"name": str, "classes": [str], "images": [int], "mean": [float], "std": [float], "memory": bool}
+HEAD = ORIGIN | {
+    "threads": int,
+    "teachers": [str],
+    "data": DATA,
+    "journal": [{"epoch": int, "time": (float, int), EPOCHS: int}],
+    "events": str,
+    "record": {"starts": [dict]},
+    "student": {...: Tensor},
+    "ema": {...: Tensor},
+    "best": {"epoch": int},
+    "seconds": [float],
+}
 
 
 class Identity(NamedTuple):
@@ -12,6 +34,7 @@ class Identity(NamedTuple):
 
     config: str  # the options as YAML
     processes: int
+    threads: int  # of each process, which share an operation on the CPU
     teachers: list[str]  # fingerprints of their weights, as they were found
     data: dict  # name, classes, images of both splits, mean, std, memory
 
@@ -33,6 +56,22 @@ class Identity(NamedTuple):
                 raise ValueError(f"{path} is a run with other weights of teacher {index}: DISTILLATION.TEACHER_WEIGHTS")
 
 
+def refuse_other_head(saved: dict, path: Path, *, continued: bool) -> None:
+    """Raise ValueError that names a checkpoint if it does not say as one of a run what it is of.
+
+    continued: whether training goes on from it; another one may be of an older format.
+    """
+    try:
+        refuse_other_kind(saved, HEAD if continued else ORIGIN, "it")
+        config.restored(saved["config"])
+        epochs = [line["epoch"] for line in saved["journal"]] if continued else []
+        if continued and epochs != list(range(1, saved["epoch"] + 1)):
+            raise ValueError(f"it has {saved['epoch']} epochs, and the values of {len(epochs)}")
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = printable(str(error).splitlines()[0])
+        raise ValueError(f"{path} is no checkpoint of a run: {reason}") from error
+
+
 def refuse_other_options(saved: dict, options: str, processes: int, path: Path) -> None:
     """Raise ValueError that names a checkpoint, and every option that is not what it was and should be.
 
@@ -43,6 +82,14 @@ def refuse_other_options(saved: dict, options: str, processes: int, path: Path) 
         changed.append(f"the number of processes was {saved['processes']}, is {processes}")
     if changed:
         raise ValueError(f"{path} is a run of other options: {'; '.join(changed)}. Choose another OUT_DIR")
+
+
+def same_run(before: str, now: str) -> bool:
+    """Return whether two dumps of options are of one run, as far as they must be the same to continue it."""
+    try:
+        return bool(before) and not changed_options(before, now, lambda option: option.on_resume != "free")
+    except (ValueError, yaml.YAMLError, RecursionError):
+        return False
 
 
 def changed_shape(before: str, now: str) -> list[str]:
@@ -71,4 +118,4 @@ def changed_options(before: str, now: str, counts) -> list[str]:
 
 def first_of(names: list[str]) -> str:
     """Return some names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return printable(", ".join(names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

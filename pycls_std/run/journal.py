@@ -2,14 +2,29 @@
 
 import io
 import json
+import re
+import struct
 import time
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from pycls_std.core.regular import read_bytes
 from pycls_std.engine import files
+
+METRICS = "metrics.jsonl"
+# TensorBoard wants a number that grows and this word in the name; the host's name, usual there, it does not.
+EVENTS = re.compile(r"events\.out\.tfevents\.(\d{19})")
+# Of the options, as pieces of text, in an event file: what its values are of cannot be separated from them.
+OPTIONS = "options/"
+PIECE = 1500  # characters of a piece, which tables read at once (results/records.py)
+# Of the epochs that the run was to have, in the values of an epoch: they grow when it is extended.
+EPOCHS = "run/epochs"
 
 
 class Journal:
@@ -18,37 +33,79 @@ class Journal:
     A checkpoint holds `lines`, and every start of a run writes metrics.jsonl and the event file anew from them. So each
     value is there once, however often the run was interrupted, and whatever became of these files.
 
-    folder: of the run. lines: those of the checkpoint that the run continues from.
+    folder: of the run. options: as YAML. lines: those of the checkpoint that the run continues from. outdated: event
+    files that the new one replaces.
     """
 
-    def __init__(self, folder: Path, lines: list[dict] = ()):
+    def __init__(self, folder: Path, options: str, lines: list[dict] = (), *, outdated: list[Path] = ()):
         self.lines = list(lines)
-        self.metrics = folder / "metrics.jsonl"
-        files.write(self.metrics, b"".join(map(_json, self.lines)))
-        outdated = list(folder.glob("*tfevents*"))
-        # TensorBoard wants a number that grows and this word in the name; the host's name, usual there, it does not.
-        self.events = folder / f"events.out.tfevents.{time.time_ns()}"
-        start = _record(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        files.write(self.events, start + b"".join(map(_events, self.lines)))
+        self.metrics = folder / METRICS
+        files.write(self.metrics, metrics_of(self.lines))
+        self.events = folder / f"events.out.tfevents.{time.time_ns():019d}"
+        files.write(self.events, events_of(self.events.name, options, self.lines))
         for path in outdated:
             path.unlink()
 
-    def epoch(self, done: int, values: dict[str, float]) -> None:
-        """Record the values of an epoch; done: epochs done, this one included.
+    def epoch(self, done: int, epochs: int, values: dict[str, float]) -> None:
+        """Record the values of an epoch; done: epochs done, this one included. epochs: of the run.
 
         Raises OSError that names the file if it cannot be written.
         """
-        line = {"epoch": done, "time": round(time.time(), 3), **values}
+        line = {"epoch": done, "time": round(time.time(), 3), EPOCHS: epochs, **values}
         files.append(self.metrics, _json(line))
-        files.append(self.events, _events(line))
+        files.append(self.events, _values(line))
         self.lines.append(line)
+
+
+def metrics_of(lines: list[dict]) -> bytes:
+    """Return the content of metrics.jsonl."""
+    return b"".join(map(_json, lines))
+
+
+def events_of(name: str, options: str, lines: list[dict]) -> bytes:
+    """Return the content of the event file of a name: the options, then the values of each epoch."""
+    start = int(EVENTS.fullmatch(name)[1]) / 1e9
+    pieces = [""]
+    for line in options.splitlines(keepends=True):
+        if len(pieces[-1]) + len(line) > PIECE:
+            pieces.append("")
+        pieces[-1] += line
+    head = [Event(wall_time=start, file_version="brain.Event:2")]
+    head += [_text(start, f"{OPTIONS}{number}", piece) for number, piece in enumerate(pieces)]
+    return b"".join(map(_record, head)) + b"".join(map(_values, lines))
+
+
+def options_in(path: Path) -> str:
+    """Return the options in an event file that a `Journal` wrote; "" if there are none, or it is no such file."""
+    text, position = "", 0
+    try:
+        content = read_bytes(path)
+        while position < len(content):
+            (length,) = struct.unpack_from("<Q", content, position)  # then its checksum, the data, their checksum
+            event = Event.FromString(content[position + 12 : position + 12 + length])
+            position += length + 16
+            pieces = [value for value in event.summary.value if value.tag.startswith(OPTIONS)]
+            if text and not pieces:
+                break
+            for value in pieces:
+                text += value.tensor.string_val[0].decode().removeprefix("```yaml\n").removesuffix("```\n")
+    except (OSError, ValueError, IndexError, struct.error, DecodeError):
+        return ""
+    return text
+
+
+def _text(when: float, tag: str, text: str) -> Event:
+    """Return an event whose text TensorBoard shows as it is."""
+    metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+    tensor = TensorProto(dtype=DT_STRING, string_val=[f"```yaml\n{text}```\n".encode()])
+    return Event(wall_time=when, summary=Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)]))
 
 
 def _json(line: dict) -> bytes:
     return (json.dumps(line) + "\n").encode()
 
 
-def _events(line: dict) -> bytes:
+def _values(line: dict) -> bytes:
     """Return the values of a line of metrics.jsonl as a record of an event file."""
     values = [Summary.Value(tag=tag, simple_value=value) for tag, value in line.items() if tag not in ("epoch", "time")]
     return _record(Event(wall_time=line["time"], step=line["epoch"], summary=Summary(value=values)))

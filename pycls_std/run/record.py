@@ -11,6 +11,7 @@ from pathlib import Path
 from pycls_std.engine import files
 from pycls_std.engine.loop import Session
 
+NAME = "run.json"
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -18,12 +19,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 class Record:
     """Keeps run.json up to date. Nothing of the environment's variables goes into it.
 
-    teachers: the result of each, by its name. start_epoch: epochs done before this start. A run that was started
-    several times lists each start, with its command and its commit.
+    teachers: the result of each, by its name. start_epoch: epochs done before this start. earlier: the facts as they
+    were then. A run that was started several times lists each start, with its command and its commit.
     """
 
-    def __init__(self, folder: Path, session: Session, *, seed: int, teachers: dict[str, float], start_epoch: int):
-        self.path = folder / "run.json"
+    def __init__(
+        self, folder: Path, session: Session, *, seed: int, teachers: dict[str, float], start_epoch: int, earlier: dict
+    ):
+        self.path = folder / NAME
         self.session = session
         trainer = session.trainer
         deployed = trainer.deployed_parameters()
@@ -35,10 +38,11 @@ class Record:
             "commit": commit(),
         }
         self.facts = {
-            "starts": [*self._earlier_starts(start_epoch), start],
+            "starts": [*earlier.get("starts", ()), start],
             "seed": seed,
             "processes": session.runtime.world.size,
             "device": session.runtime.device_name(),
+            "threads": session.runtime.threads,
             "precision": session.runtime.precision,
             "compiled": session.runtime.compiled,
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
@@ -47,15 +51,8 @@ class Record:
             "epochs": session.epochs,
         }
 
-    def _earlier_starts(self, start_epoch: int) -> list[dict]:
-        try:
-            starts = json.loads(self.path.read_text())["starts"]
-        except (OSError, ValueError, KeyError):
-            return []
-        return [start for start in starts if start["epochs_done"] < start_epoch]
-
     def update(self, done: int) -> None:
-        """Write the record after an epoch; done: epochs done."""
+        """Take down how far the run is; done: epochs done."""
         session = self.session
         images = done * session.epoch_images()
         self.facts |= {
@@ -66,7 +63,15 @@ class Record:
             "peak_memory_gib": round(session.runtime.peak_memory(), 3),
             "hours": round((session.train_seconds + session.test_seconds) / 3600, 4),
         }
-        files.write(self.path, (json.dumps(self.facts, indent=2) + "\n").encode())
+
+    def write(self) -> None:
+        """Write the file. Raises OSError that names it if it cannot be written."""
+        files.write(self.path, record_of(self.facts))
+
+
+def record_of(facts: dict) -> bytes:
+    """Return the content of run.json."""
+    return (json.dumps(facts, indent=2) + "\n").encode()
 
 
 def commit() -> str:

@@ -28,19 +28,20 @@ class Series:
 
         epochs: of the run. A state of all of them need not be continued, so it may be of an older format.
         A damaged file is renamed to *.corrupt, with a warning, and the one before it is read.
-        Raises ValueError if all are damaged, now or at an earlier call.
+        Raises ValueError if all are damaged, now or at an earlier call, and OSError if one cannot be read, which says
+        nothing about it.
         """
         paths = [self.last, *sorted(self.folder.glob("last-*.pt"), key=_age)]
         for path in filter(Path.exists, paths):
             try:
                 state = checkpoint.read(path)
-            except ValueError as error:
+            except checkpoint.Damaged as error:
                 moved = _unused(path.with_name(f"{path.name}.corrupt"))
                 path.replace(moved)
                 LOG.warning("%s; renamed to %s", error, moved.name)
                 continue
-            older = state.get("format") != checkpoint.FORMAT or "optimizer" not in state
-            if older and state.get("epoch") != epochs:
+            current = state.get("format") == checkpoint.FORMAT and "optimizer" in state
+            if not current and state.get("epoch") != epochs:
                 raise ValueError(
                     f"{path} has no training state of format {checkpoint.FORMAT}, it cannot be continued from"
                 )

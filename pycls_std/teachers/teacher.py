@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 from pycls_std.core.structures import Normalization, Output, Padded
 from pycls_std.models.contract import named_heads
 from pycls_std.models.taps import read
+from pycls_std.teachers.predicting import PredictingStudent
 
 
 class Request(NamedTuple):
@@ -121,6 +122,9 @@ def _own(value: Tensor) -> Tensor:
 
 def compute(backbone: nn.Module, images: Tensor, request: Request) -> Output:
     """Return what is asked of a backbone, and compute nothing else. images: as it takes them."""
+    if isinstance(backbone, PredictingStudent) and request.head:
+        logits, features = backbone.answer(images, request.taps)
+        return Output(named_heads(logits), features)
     if not request.taps:
         return Output(named_heads(backbone(images)) if request.head else {}, {})
     last, features = read(backbone, images, request.taps, head=request.head)

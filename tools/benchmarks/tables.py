@@ -39,25 +39,19 @@ def write_runs(folder: Path, *, runs: int, epochs: int, tags: int) -> None:
         facts = {"starts": [{"epochs_done": 0, "epochs": epochs}], "epochs": epochs, "status": "finished"}
         (run / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
         lines = [
-            {"epoch": done, "time": 1e9 + done} | {name: (done * 7 + seed + i) % 97 / 3 for i, name in enumerate(names)}
+            {"epoch": done, "time": 1e9 + done, "run/epochs": epochs}
+            | {name: (done * 7 + seed + i) % 97 / 3 for i, name in enumerate(names)}
             for done in range(1, epochs + 1)
         ]
-        Journal(run, lines)
+        Journal(run, config.dump(options), lines)
 
 
 def table_by_tensorboard(folder: str) -> int:
     """Do what make_table.py does, with the reader it had at first."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    from pycls_std.results import read
+    from pycls_std.results import events, read
     from tools import make_table
 
-    def read_events(folder):
-        events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-        events.Reload()
-        return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
-
-    read.read_events = read_events
+    read.read_events = events._read_by_tensorboard
     return make_table.main([folder])
 
 

@@ -1,0 +1,90 @@
+"""Download files of weights: by https alone, checked by their SHA-256, whole or not at all."""
+
+import hashlib
+import http.client
+import logging
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from torch.hub import get_dir
+
+from pycls_std.core.regular import refuse_irregular
+from pycls_std.engine import files
+
+LOG = logging.getLogger("pycls_std")
+PATIENCE = 60  # seconds that a server may say nothing
+CHUNK = 2**20  # bytes that are read at once
+
+
+class _OnlyHttps(urllib.request.HTTPRedirectHandler):
+    """Follows a server that sends on to another place, as long as what it sends is encrypted."""
+
+    def redirect_request(self, request, file, code, message, headers, url):
+        if urlsplit(url).scheme != "https":
+            raise urllib.error.URLError(f"it leads on to {url}, only https:// is downloaded from")
+        return super().redirect_request(request, file, code, message, headers, url)
+
+
+OPENER = urllib.request.build_opener(_OnlyHttps)
+
+
+def download(url: str) -> Path:
+    """Return the local copy of a file, fetched into torch.hub's folder once and checked by its SHA-256.
+
+    The hash is the URL's fragment #sha256=<hex> of 64 digits; or those before the ending of the file's name, 8 at
+    least, as torch.hub has them, of which the log says how many there are.
+    Raises ValueError if there is no hash, if the URL or what it leads to is not https, and if the file cannot be had
+    whole.
+    """
+    address, _, fragment = url.partition("#")
+    file_name = address.rsplit("/", 1)[-1]
+    in_name = re.search(r"-([0-9a-f]{8,64})\.\w+$", file_name)
+    if fragment:
+        digest = fragment.removeprefix("sha256=").lower()
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise ValueError(
+                f"{url}: #sha256= has {len(digest)} digits or other signs, expected 64 of 0 to 9 and a to f"
+            )
+        file_name = f"{digest[:8]}-{file_name}"  # other files may have this name too
+    else:
+        digest = in_name[1] if in_name else ""
+    if not digest:
+        raise ValueError(f"{url}: needs its SHA-256, as #sha256=<hex> or 8 digits of it or more in the file's name")
+    if urlsplit(address).scheme != "https":
+        raise ValueError(f"{url}: only https:// is downloaded from")
+    target = Path(get_dir()) / "checkpoints" / file_name
+    if not target.exists():
+        try:
+            _fetch(address, target, digest)
+        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+            raise ValueError(f"{address} could not be downloaded ({error}); put it at {target} by hand") from error
+    refuse_irregular(target)
+    with target.open("rb") as file:  # a file put there by hand is checked too
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(digest):
+        raise ValueError(f"{target} has the SHA-256 {found}, {url} expects {digest}; delete it")
+    if len(digest) < 64:
+        LOG.info("%s: checked by the %d digits of its SHA-256 that its name has", target, len(digest))
+    return target
+
+
+def _fetch(address: str, target: Path, digest: str) -> None:
+    """Write what an address holds to a file. Raises OSError if it cannot be had, or has another hash."""
+    with OPENER.open(address, timeout=PATIENCE) as response:
+        length, found, size = response.headers.get("Content-Length"), hashlib.sha256(), 0
+        file = files.Growing(target)
+        try:
+            while chunk := response.read(CHUNK):
+                file.write(chunk)
+                found.update(chunk)
+                size += len(chunk)
+            if length and size != int(length):
+                raise OSError(f"{size} of {length} bytes came")
+            if not found.hexdigest().startswith(digest):
+                raise OSError(f"it has the SHA-256 {found.hexdigest()}, expected {digest}")
+            file.finish()
+        finally:
+            file.abandon()

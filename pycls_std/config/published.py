@@ -1,0 +1,45 @@
+"""A published score belongs to a recipe: the options of the file that states it. Whatever changes them leaves it."""
+
+from pycls_std.config.catalogue import Catalogue
+from pycls_std.config.reading import merge
+from pycls_std.config.setting import dataset_name
+
+SECTION = "PUBLISHED."
+# What is said beside the scores.
+BESIDE = ("PUBLISHED.SOURCE", "PUBLISHED.CHANGED")
+
+
+def stack(levels: list[dict]) -> tuple[dict, dict]:
+    """Return the settings of files, each based on the one before it, and of the command line, as one.
+
+    And those up to the last level that states published scores: their recipe, {} if none does. Scores of the levels
+    before it are those of another recipe, and gone.
+    """
+    settings, recipe = {}, {}
+    for level in levels:
+        states = any(_is_score(key) for key in level)
+        if states:
+            settings = {key: pair for key, pair in settings.items() if not _is_score(key)}
+        settings = merge(settings, level)
+        recipe = settings if states else recipe
+    return settings, recipe
+
+
+def changed_recipe(catalogue: Catalogue, recipe: dict[str, object], options: dict[str, object]) -> list[str]:
+    """Return "KEY is .., not .." of the options of a run that are not those of a recipe; none if no score is published.
+
+    Those that may differ between the runs of a row, such as the seed, may differ here, too.
+    """
+    if not any(value >= 0 for key, value in recipe.items() if _is_score(key)):
+        return []
+    keys = [key for key in sorted(recipe.keys() | options.keys()) if recipe.get(key) != options.get(key)]
+    counted = [key for key in keys if key != "NAME" and ((option := catalogue.of(key)) is None or option.rows)]
+    changed = [f"{key} is {options.get(key)}, not {recipe.get(key)}" for key in counted]
+    names = [dataset_name(flat) for flat in (options, recipe)]
+    if names[0] != names[1] and "DATA.NAME" not in counted:
+        changed.insert(0, f"DATA.ROOT is {names[0]}, not {names[1]}")
+    return changed
+
+
+def _is_score(key: str) -> bool:
+    return key.startswith(SECTION) and key not in BESIDE

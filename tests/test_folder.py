@@ -1,0 +1,258 @@
+"""The folder of a run: what in it is another's is refused and left as it is, what is damaged is written anew."""
+
+import json
+import os
+import re
+import shutil
+import signal
+
+import pytest
+import torch
+from processes import ROOT, Running, called, two_ranks, wait_for
+from records import SMALL, assert_same_run, damage, load_state, words
+
+from pycls_std import config, runner
+from pycls_std.engine import checkpoint, files
+from pycls_std.results.read import read_run
+from pycls_std.run.journal import events_of, options_in
+
+CONFIG = "configs/debug/base_debug.yaml"
+
+
+def options(folder, **overrides):
+    # With one evaluation, the last epoch is the best one.
+    own = {"OUT_DIR": folder, "OPTIM__MAX_EPOCH": 2, "TEST__PERIOD": 2} | SMALL | overrides
+    return config.load(str(ROOT / CONFIG), words(**own))
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """Folder of a finished run of two epochs."""
+    folder = tmp_path_factory.mktemp("once") / "run"
+    runner.train(options(folder))
+    return folder
+
+
+@pytest.fixture
+def finished(once, tmp_path):
+    """A copy of it, to be damaged."""
+    shutil.copytree(once, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def content(folder):
+    """Content of every file of a folder, by its path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def events(folder):
+    (path,) = folder.glob("*tfevents*")
+    return path
+
+
+# ------------------------------------------------------------------------------------------------- what is another's
+def test_a_record_without_checkpoints_is_not_started_anew(finished):
+    """As tools/keep_run.py makes them: it was wiped, and trained once more."""
+    shutil.rmtree(finished / "checkpoints")
+    before = content(finished)
+    with pytest.raises(ValueError, match="OUT_DIR .*run holds what is not this run's: run.json"):
+        runner.train(options(finished))
+    (finished / "run.json").unlink()
+    with pytest.raises(ValueError, match="run has a record of 2 epochs and no checkpoint to continue from"):
+        runner.train(options(finished))
+    before.pop("run.json")
+    assert content(finished) == before
+
+
+def test_a_kept_record_is_not_written_to(finished, tmp_path):
+    assert called("tools/keep_run.py", tmp_path / "logs", finished)[0] == 0
+    kept = tmp_path / "logs" / "base_debug" / "seed0"
+    before = content(kept)
+    with pytest.raises(ValueError, match="holds what is not this run's: events.out.tfevents.0000, run.json"):
+        runner.train(options(kept))
+    assert content(kept) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", ".hidden", ".notes.tmp", "events.out.tfevents.1700000000.host", "plots/a.png", "last.pt"]
+)
+def test_a_folder_with_something_elses_files_is_refused(tmp_path, name):
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    with pytest.raises(ValueError, match=f"run holds what is not this run's: {re.escape(name.split('/')[0])}"):
+        runner.train(options(tmp_path / "run"))
+    assert content(tmp_path / "run") == {name: b"mine"}
+    (tmp_path / "run" / "checkpoints").mkdir()
+    path.rename(tmp_path / "run" / "checkpoints" / "other.pt")
+    shutil.rmtree(tmp_path / "run" / "plots", ignore_errors=True)
+    with pytest.raises(ValueError, match="run holds what is not this run's: checkpoints/other.pt"):
+        runner.train(options(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("kind", ["another program's", "another run's"])
+def test_event_files_of_others_are_not_removed(finished, tmp_path, kind):
+    """They would stand beside this run's curves, and were deleted when it went on."""
+    name = f"events.out.tfevents.{1_600_000_000 * 10**9}"
+    if kind == "another run's":
+        other = config.dump(options(tmp_path / "other", SEED=7))
+        line = {"epoch": 1, "time": 1.0, "test/top1": 5.0}
+        (finished / name).write_bytes(events_of(name, other, [line]))
+    else:
+        (finished / name).write_bytes(b"mine")
+    before = content(finished)
+    for epochs in (2, 3):
+        with pytest.raises(ValueError, match=f"holds what is not this run's: {name}"):
+            runner.train(options(finished, OPTIM__MAX_EPOCH=epochs))
+    assert content(finished) == before
+
+
+def test_other_files_beside_a_run_that_goes_on_are_left(finished):
+    for name in ("notes.txt", ".notes.tmp", ".x.pt.tmp"):
+        (finished / name).write_bytes(b"mine")
+    (finished / ".run.json.tmp").write_bytes(b"half of it, of a run that was killed")
+    runner.train(options(finished, OPTIM__MAX_EPOCH=3))
+    assert [(finished / name).read_bytes() for name in ("notes.txt", ".notes.tmp", ".x.pt.tmp")] == [b"mine"] * 3
+    assert not (finished / ".run.json.tmp").exists()
+
+
+@pytest.mark.fault(1)
+def test_a_start_that_came_to_no_epoch_is_replaced(tmp_path, once):
+    """By the same run, and by one of other options: nothing was recorded."""
+    for seed in (5, 0):
+        line = [
+            "--mode",
+            "train",
+            "--cfg",
+            CONFIG,
+            f"OUT_DIR={tmp_path}/run",
+            "OPTIM.MAX_EPOCH=2",
+            "TEST.PERIOD=2",
+            *words(**SMALL),
+        ]
+        arguments = (str(tmp_path), 0, 3)
+        running = Running(tmp_path, [*line, f"SEED={seed}"], hook="processes:pause", arguments=arguments)
+        wait_for((tmp_path / "paused").exists)
+        running.signal(signal.SIGKILL)
+        running.end()
+        (tmp_path / "paused").unlink()
+        assert list((tmp_path / "run").glob("*tfevents*"))
+    runner.train(options(tmp_path / "run"))
+    assert_same_run(once, tmp_path / "run")
+
+
+# -------------------------------------------------------------------------------------------------------------- damaged
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "run.json", "events", "best.pt"])
+@pytest.mark.parametrize("how", ["gone", "empty", "cut", "flipped", "added to"])
+def test_a_finished_run_is_repaired(finished, once, caplog, name, how):
+    """By the same command, which says so; the second time there is nothing to say."""
+    path = {"events": events(finished), "best.pt": finished / "checkpoints" / "best.pt"}.get(name, finished / name)
+    before = content(finished)
+    state = load_state(finished)
+    old = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    elif (name, how) == ("best.pt", "flipped"):
+        damage(path, how)
+    else:
+        middle = len(old) // 2
+        flipped = old[:middle] + bytes([old[middle] ^ 1]) + old[middle + 1 :]
+        path.write_bytes({"empty": b"", "cut": old[:-40], "flipped": flipped, "added to": old + b"x"}[how])
+    for told in (True, False):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            runner.train(options(finished))
+        assert caplog.messages[-1] == f"{finished}: already finished, 2 epochs"
+        harmless = name == "best.pt" and how == "added to"  # which a zip archive does not mind
+        assert (len(caplog.messages) == 2) is (told and not harmless)
+        assert ("anew" in caplog.text) is (told and not harmless)
+    after = content(finished)
+    if name == "events":
+        names = [next(n for n in each if "tfevents" in n) for each in (before, after)]
+        own = state["config"]
+        assert after.pop(names[1]) == events_of(names[1], own, state["journal"])
+        before.pop(names[0])
+    if name == "best.pt":
+        assert checkpoint.read(path)["epoch"] == 2
+        before.pop("checkpoints/best.pt"), after.pop("checkpoints/best.pt")
+    assert after == before
+    assert_same_run(once, finished)
+
+
+def test_a_best_checkpoint_that_cannot_be_made_anew_is_told(finished, caplog):
+    """Its epoch is not the last one, whose weights last.pt has."""
+    last = finished / "checkpoints" / "last.pt"
+    state = load_state(finished)
+    state["best"]["epoch"] = 1
+    state["record"]["best"]["epoch"] = 1
+    checkpoint.save(state, last)
+    damage(finished / "checkpoints" / "best.pt", "flipped")
+    runner.train(options(finished))
+    assert "best.pt is corrupt" in caplog.text and "so it cannot be made anew" in caplog.text
+
+
+def test_what_is_appended_is_on_the_disk(tmp_path, monkeypatch):
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")) or fsync(descriptor)
+    )
+    files.append(tmp_path / "metrics.jsonl", b"line\n")
+    assert synced == [str(tmp_path / "metrics.jsonl")]
+
+
+def test_the_record_of_a_run_that_lost_its_own_goes_on(finished):
+    """Starts, commands and commits are in the checkpoint, too."""
+    starts = json.loads((finished / "run.json").read_text())["starts"]
+    (finished / "run.json").unlink()
+    runner.train(options(finished, OPTIM__MAX_EPOCH=3))
+    facts = json.loads((finished / "run.json").read_text())
+    assert facts["starts"][:1] == starts
+    assert [(s["epochs_done"], s["epochs"]) for s in facts["starts"]] == [(0, 2), (2, 3)]
+
+
+# ------------------------------------------------------------------------------------------------------------- identity
+def test_event_files_say_what_their_values_are_of(finished):
+    assert options_in(events(finished)) == (finished / "config.yaml").read_text()
+    assert read_run(finished).curves["run/epochs"] == {1: 2.0, 2: 2.0}
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(finished), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    (text,) = accumulator.Tensors("options")
+    assert text.tensor_proto.string_val[0].decode().startswith("```yaml\nAUG:\n")
+    assert accumulator.SummaryMetadata("options").plugin_data.plugin_name == "text"
+
+
+def test_a_run_that_goes_on_with_other_threads_says_so(finished, caplog):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        runner.train(options(finished, OPTIM__MAX_EPOCH=3))
+    finally:
+        torch.set_num_threads(before)
+    assert (
+        f"last.pt was computed by {before} threads, it goes on with {before + 1}: sums round otherwise" in caplog.text
+    )
+    assert json.loads((finished / "run.json").read_text())["threads"] == before + 1
+    caplog.clear()
+    torch.set_num_threads(before + 1)
+    try:
+        runner.train(options(finished, OPTIM__MAX_EPOCH=4))
+    finally:
+        torch.set_num_threads(before)
+    assert "threads" not in caplog.text
+
+
+@pytest.mark.fault(29)
+@pytest.mark.parametrize("mode", ["train", "test"])
+def test_ranks_of_other_options_are_refused(finished, tmp_path, mode):
+    """They would train on other images, or by other weights, and average that."""
+    words_ = ["--mode", mode, "--cfg", CONFIG, f"OUT_DIR={tmp_path}/other", *words(**SMALL)]
+    words_ += [f"TEST.WEIGHTS={finished}/checkpoints/last.pt"]
+    ranks = two_ranks(tmp_path, words_, second=["AUG.FLIP=0.25"])
+    ended = [rank.end() for rank in ranks]
+    assert [code for code, *_ in ended] == [1, 1]
+    text = "the processes of this run were started with other options: AUG.FLIP 0.0 and 0.25"
+    assert any(text in errors for *_, errors in ended)
+    assert not list((tmp_path / "other").glob("*"))
