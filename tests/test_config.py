@@ -448,7 +448,10 @@ SHAPING = (
     "DATA.IMAGE_SIZE",
     "DATA.NORMALIZATION",
 )
-SHAPING += ("DATA.CROP_RATIO",)
+SHAPING += (
+    "DATA.CROP_RATIO",
+    "DATA.INTERPOLATION",
+)
 
 
 def other(value):

@@ -191,6 +191,7 @@ OTHERS = [
     {"AUG__FLIP": 0.5},
     {"AUG__CROP": "none"},
     {"AUG__CROP_PADDING": 2},
+    {"AUG__INTERPOLATION": "bilinear"},
     {"AUG__RAND_AUGMENT": ""},
     {"AUG__ERASING": 0.1},
     {"DATA__IMAGE_SIZE": 16},

@@ -81,6 +81,7 @@ def _offline(cfg, session, data, weights) -> OfflineTeachers:
     seen = {
         "images": views.fingerprint() if isinstance(views, MemoryViews) else _file_names(cfg, data),
         "number": data.images,
+        "interpolation": cfg.DATA.INTERPOLATION,
         "normalization": data.normalization,
         "batch": [PLAIN_BATCH, "permuted"],  # by whose statistics batch norms compute, with TEACHER_BN
     }
