@@ -100,6 +100,7 @@ def test_numbers_of_yaml_that_read_as_text(write):
         ("OPTIM.SCHEDULE=step", ["OPTIM.SCHEDULE", "step", "OPTIM.STEPS, which is []"]),
         ("TASK.WEIGHT=-1", ["TASK.WEIGHT", "-1", "at least 0"]),
         ("AUG.FLIP=2", ["AUG.FLIP", "2", "0 to 1"]),
+        ("MODEL.INIT=zero", ["MODEL.INIT", "zero", 'one of "", torch']),
         ("DISTILLATION.TYPE=warm", ["DISTILLATION.TYPE", "warm", "hard", "soft", "decoupled"]),
         ("AUG.RAND_AUGMENT=rand-q9", ["AUG.RAND_AUGMENT", "rand-q9"]),
         ("AUG.RAND_AUGMENT=rand-n2.5", ["AUG.RAND_AUGMENT", "rand-n2.5"]),

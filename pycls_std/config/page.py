@@ -39,6 +39,9 @@ PAGE = {
     "MODEL.DROP_PATH": Option(0.0, least=0, greatest=1, student=True),
     # Epsilon of every LayerNorm of the backbone; 0 = the model's own (timm's mixers 1e-6, the STD reference 1e-5).
     "MODEL.NORM_EPS": Option(0.0, least=0, greatest=1, student=True),
+    # What linear layers and convolutions of the backbone start from: "" = what the model gives them (timm's mixers a
+    # classifier of zeros); torch = PyTorch's own, even within 1 / sqrt(inputs of a unit).
+    "MODEL.INIT": Option(("", "torch"), student=True),
     # Weights that training starts from, in the forms of DISTILLATION.TEACHER_WEIGHTS; "" = random. A classifier of
     # another number of classes stays random, all else must fit. DATA.NORMALIZATION should be what they were trained
     # with.
