@@ -27,7 +27,7 @@ def load(path: str, overrides: list[str] = ()) -> CfgNode:
     """
     catalogue = Catalogue()
     settings = upgraded(merge(read_yaml(Path(path)), parse_overrides(overrides)))
-    dropped = catalogue.private_sections()
+    dropped = catalogue.optional_sections()
     settings = {
         key: pair for key, pair in settings.items() if not (key in dropped and pair[0] in (None, "null"))
     }  # what a _BASE_ had set there is gone already
