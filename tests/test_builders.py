@@ -23,6 +23,7 @@ from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.transforms import Augmentation
 from pycls_std.losses.logit import decoupled_distillation, hard_distillation, soft_distillation, standardized
 
+BILINEAR = transforms.InterpolationMode.BILINEAR
 LOGITS = torch.randn(2, 3, 5, 10, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(5)
 
@@ -85,6 +86,7 @@ WIRING = {
     "MODEL.NAME": ("resmlp_s12", lambda p: type(p.student.backbone.norm).__name__ == "Affine"),
     "MODEL.DROP_PATH": ("0.41", lambda p: p.student.backbone.blocks[0].drop_path.drop_prob == 0.41),
     "MODEL.NORM_EPS": ("1e-3", lambda p: p.student.backbone.norm.eps == 1e-3),
+    "MODEL.INIT": ("torch", lambda p: p.student.backbone.head.weight.any()),
     "DATA.IMAGE_SIZE": ("16", lambda p: next(iter(p.data.test)).images.shape[2:] == (16, 16)),
     "DATA.NORMALIZATION": (
         "half",
@@ -94,8 +96,10 @@ WIRING = {
         ),
     ),
     "DATA.CROP_RATIO": ("0.5", lambda p: step_of(p, transforms.Resize, "test").size == 2 * p.cfg.DATA.IMAGE_SIZE),
+    "DATA.INTERPOLATION": ("bilinear", lambda p: step_of(p, transforms.Resize, "test").interpolation == BILINEAR),
     "DATA.NUM_WORKERS": ("1", lambda p: p.data.train.num_workers == p.data.test.num_workers == 1),
     "AUG.CROP": ("resized", lambda p: step_of(p, transforms.RandomResizedCrop).size == (8, 8)),
+    "AUG.INTERPOLATION": ("bilinear", lambda p: step_of(p, transforms.Resize).interpolation == BILINEAR),
     "AUG.CROP_PADDING": ("2", lambda p: step_of(p, transforms.RandomCrop).padding == 2),
     "AUG.FLIP": ("0.42", lambda p: step_of(p, transforms.RandomHorizontalFlip).p == 0.42),
     "AUG.RAND_AUGMENT": ("rand-m3", lambda p: step_of(p, RandAugment).ops[0].magnitude == 3),
@@ -201,12 +205,14 @@ MEMORY = {
     "AUG__RAND_AUGMENT": "rand-m3-n5",
     "AUG__COLOR_JITTER": 0.2,
     "AUG__ERASING": 0.4,
+    "AUG__INTERPOLATION": "bilinear",
 }
 PAIRS += [
     (
         MEMORY,
         lambda p: (
-            p.data.train.dataset.transform.options == Augmentation("resized", 2, 0.7, 0.3, "rand-m3-n5", 0.2, 0.4)
+            p.data.train.dataset.transform.options
+            == Augmentation("resized", 2, 0.7, 0.3, "rand-m3-n5", 0.2, 0.4, "bilinear")
         ),
         lambda p: p.data.train.dataset.transform.seed == 7,
         lambda p: p.data.train.dataset.transform.rand_augment.layers == 5,

@@ -100,6 +100,7 @@ def test_numbers_of_yaml_that_read_as_text(write):
         ("OPTIM.SCHEDULE=step", ["OPTIM.SCHEDULE", "step", "OPTIM.STEPS, which is []"]),
         ("TASK.WEIGHT=-1", ["TASK.WEIGHT", "-1", "at least 0"]),
         ("AUG.FLIP=2", ["AUG.FLIP", "2", "0 to 1"]),
+        ("MODEL.INIT=zero", ["MODEL.INIT", "zero", 'one of "", torch']),
         ("DISTILLATION.TYPE=warm", ["DISTILLATION.TYPE", "warm", "hard", "soft", "decoupled"]),
         ("AUG.RAND_AUGMENT=rand-q9", ["AUG.RAND_AUGMENT", "rand-q9"]),
         ("AUG.RAND_AUGMENT=rand-n2.5", ["AUG.RAND_AUGMENT", "rand-n2.5"]),
@@ -329,6 +330,16 @@ def test_a_preset_gives_way_to_a_file_and_that_to_the_command_line(write):
     assert config.load(write("_BASE_: base.yaml\nTRAINER: std\nTASK: null\n", "z.yaml")).TASK.WEIGHT == 0.5
 
 
+def test_a_section_that_another_method_does_not_read_can_be_dropped(write):
+    write("TRAINER: std\nDISTILLATION:\n  WEIGHTING: entropy\nSTD:\n  UPDATE: shared\n", "base.yaml")
+    path = write("_BASE_: base.yaml\nTRAINER: baseline\nDISTILLATION: null\nSTD: null\n")
+    assert config.flatten(config.load(path)) == config.flatten(config.defaults()) | {"NAME": Path(path).stem}
+    words = ["TRAINER=kd", "DISTILLATION.WEIGHTING=uniform"]
+    assert config.load(path, words).DISTILLATION.WEIGHTING == "uniform"
+    with pytest.raises(ConfigError, match="DISTILLATION.WEIGHTING is 'entropy', which TRAINER baseline does not read"):
+        config.load(write("_BASE_: base.yaml\nTRAINER: baseline\nSTD: null\n", "z.yaml"))
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -448,7 +459,10 @@ SHAPING = (
     "DATA.IMAGE_SIZE",
     "DATA.NORMALIZATION",
 )
-SHAPING += ("DATA.CROP_RATIO",)
+SHAPING += (
+    "DATA.CROP_RATIO",
+    "DATA.INTERPOLATION",
+)
 
 
 def other(value):

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from timm.data.auto_augment import rand_augment_transform
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import calculate_md5
-from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import Compose, Normalize, RandomResizedCrop, Resize, ToTensor
 
 from pycls_std.builders.data import build_data
 from pycls_std.core.registry import DATASETS
@@ -242,6 +242,33 @@ def test_test_transform_of_imagenet_resizes_the_short_side_and_crops_the_centre(
     torch.testing.assert_close(tensor.double(), torch.from_numpy(expected).permute(2, 0, 1), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [24, 224])
+def test_a_bilinear_test_transform_is_torchvisions_default(size):
+    """Of PIL images, which torchvision resizes with antialiasing; not of the same pixels as the bicubic one."""
+    norm = NORMALIZATIONS["imagenet"]
+    theirs = Compose([Resize((size, size)), ToTensor(), Normalize(*norm)])(picture())
+    assert torch.equal(view_of(transforms.test_transform(size, norm, interpolation="bilinear"), picture()), theirs)
+    assert (view_of(transforms.test_transform(size, norm), picture()) - theirs).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("loader", ["memory", "workers"])
+@pytest.mark.parametrize("crop", ["pad", "none"])
+@pytest.mark.parametrize(("train", "test"), [("bicubic", "bilinear"), ("bilinear", "bicubic")])
+def test_training_and_test_images_are_resized_as_asked(load, loader, crop, train, test):
+    """Digits of 8 px at 20 px, each split in its own way, in memory and by workers."""
+    words = {"AUG__CROP": crop, "AUG__CROP_PADDING": 0, "AUG__FLIP": 0, "AUG__RAND_AUGMENT": "", "AUG__ERASING": 0}
+    words |= {"AUG__INTERPOLATION": train, "DATA__INTERPOLATION": test, "DATA__IMAGE_SIZE": 20}
+    cfg = load("debug/base_debug", **words, DATA__NORMALIZATION="half", DATA__LOADER=loader, DATA__NUM_WORKERS=0)
+    data = build_data(cfg)
+    for split, batches, interpolation in (("train", data.train, train), ("test", data.test, test)):
+        dataset, _ = DATASETS.get("digits")(root="", split=split)
+        loaded = next(iter(batches))
+        for view, index in zip(loaded.images[:8], loaded.index.tolist(), strict=False):
+            image = to_rgb(dataset[index][0]).resize((20, 20), Image.Resampling[interpolation.upper()])
+            expected = torch.from_numpy(np.asarray(image) / 127.5 - 1).permute(2, 0, 1)
+            torch.testing.assert_close(view.double(), expected, rtol=0, atol=1e-5)
+
+
 def test_everything_off_is_the_test_transform():
     norm = NORMALIZATIONS["half"]
     plain = transforms.train_transform(32, norm, Augmentation(crop="none", flip=0.0))
@@ -284,7 +311,7 @@ def test_a_jpeg_is_decoded_at_the_size_that_its_crop_needs(tmp_path, monkeypatch
     """The same rectangles as torchvision's; of a small image the same pixels, of a large one nearly so, from less."""
     path = jpeg(tmp_path / "a.jpg", width, height)
     ours = DecodedRandomResizedCrop(32, (scale, 1.0))
-    theirs = RandomResizedCrop(32, (scale, 1.0), interpolation=transforms.BICUBIC)
+    theirs = RandomResizedCrop(32, (scale, 1.0), interpolation=transforms.INTERPOLATIONS["bicubic"])
     decoded = []
     monkeypatch.setattr("pycls_std.datasets.decoding.to_rgb", lambda image: decoded.append(image.size) or to_rgb(image))
     for seed in range(5):
@@ -298,13 +325,14 @@ def test_a_jpeg_is_decoded_at_the_size_that_its_crop_needs(tmp_path, monkeypatch
     assert set(decoded) == {(-(-width // part), -(-height // part))}
 
 
-def test_a_crop_of_what_is_no_jpeg_is_torchvisions(tmp_path):
+@pytest.mark.parametrize("mode", transforms.INTERPOLATIONS.values())
+def test_a_crop_of_what_is_no_jpeg_is_torchvisions(tmp_path, mode):
     picture(size=200).save(tmp_path / "a.png")
     for image in (picture(size=200), open_image(tmp_path / "a.png"), picture(size=200).convert("L")):
         torch.manual_seed(0)
-        crop = DecodedRandomResizedCrop(32, (0.5, 1.0))(image)
+        crop = DecodedRandomResizedCrop(32, (0.5, 1.0), mode)(image)
         torch.manual_seed(0)
-        expected = RandomResizedCrop(32, (0.5, 1.0), interpolation=transforms.BICUBIC)(to_rgb(image))
+        expected = RandomResizedCrop(32, (0.5, 1.0), interpolation=mode)(to_rgb(image))
         assert np.array_equal(np.asarray(crop), np.asarray(expected))
 
 

@@ -20,6 +20,7 @@ from records import SMALL, assert_same_run, curves, load_state, words
 from pycls_std import runner
 from pycls_std.builders.data import build_data
 from pycls_std.core.structures import World
+from pycls_std.datasets.loader import EpochSampler
 from pycls_std.engine.distributed import Processes, close
 from pycls_std.engine.runtime import Runtime
 
@@ -227,20 +228,39 @@ def test_a_run_is_not_continued_by_another_number_of_processes(whole, load):
         runner.train(load("debug/base_debug", **SMALL, OUT_DIR=whole, OPTIM__MAX_EPOCH=EPOCHS + 1))
 
 
-@pytest.mark.parametrize(("batch_size", "processes"), [(8, 2), (24, 4), (10, 5), (6, 1), (9, 3)])
-def test_every_image_of_a_batch_belongs_to_one_process(batch_size, processes, monkeypatch):
+def dealt(monkeypatch, batch_size, processes):
+    """The places of a batch that each process has."""
     world = Processes("cpu")
+    monkeypatch.setattr(world, "size", processes)
     shares = []
     for rank in range(processes):
-        monkeypatch.setattr(world, "size", processes)
         monkeypatch.setattr(world, "rank", rank)
         shares.append(world.positions(batch_size))
+    return shares
+
+
+@pytest.mark.parametrize(("batch_size", "processes"), [(8, 2), (24, 4), (10, 5), (6, 1), (9, 3), (6, 2), (20, 4)])
+def test_every_image_of_a_batch_belongs_to_one_process(batch_size, processes, monkeypatch):
+    shares = dealt(monkeypatch, batch_size, processes)
     assert sorted(sum(shares, [])) == list(range(batch_size))
     assert {len(share) for share in shares} == {batch_size // processes}
     for share in shares:
         assert share == sorted(share)
         if len(share) % 2 == 0:  # the first is mixed with the last, as in the whole batch
             assert [batch_size - 1 - place for place in reversed(share)] == share
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_views_of_an_image_go_to_different_processes(processes, monkeypatch):
+    """In an epoch of 4 batches of 24, each image in 3 views: no process has all three, and with 4 none has two."""
+    seen = {}
+    for rank, places in enumerate(dealt(monkeypatch, 24, processes)):
+        for _, index in EpochSampler(96, seed=0, batch_size=24, positions=places, repeats=3):
+            seen.setdefault(index, []).append(rank)
+    assert len(seen) == 32
+    assert {len(ranks) for ranks in seen.values()} == {3}
+    assert {len(set(ranks)) for ranks in seen.values()} == {min(3, processes)}
+    assert sorted(sum(seen.values(), [])) == [rank for rank in range(processes) for _ in range(96 // processes)]
 
 
 def test_processes_mix_alike_and_drop_out_differently():

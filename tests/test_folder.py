@@ -219,9 +219,31 @@ def test_event_files_say_what_their_values_are_of(finished):
 
     accumulator = EventAccumulator(str(finished), size_guidance={"tensors": 0})
     accumulator.Reload()
-    (text,) = accumulator.Tensors("options")
+    tags = [tag for tag in accumulator.Tags()["tensors"] if tag.startswith("options/")]
+    (text,) = accumulator.Tensors(tags[0])
     assert text.tensor_proto.string_val[0].decode().startswith("```yaml\nAUG:\n")
-    assert accumulator.SummaryMetadata("options").plugin_data.plugin_name == "text"
+    assert {accumulator.SummaryMetadata(tag).plugin_data.plugin_name for tag in tags} == {"text"}
+
+
+@pytest.mark.fault(1)
+def test_an_extension_killed_while_it_writes_its_first_epoch(finished, once, monkeypatch):
+    """The event file has a value more than the checkpoint; neither command takes it for another run's."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_):
+        raise Killed
+
+    for epochs in (2, 3):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr("pycls_std.run.series.Series.save", kill)
+            runner.train(options(finished, OPTIM__MAX_EPOCH=3))
+        assert read_run(finished).curves["run/epochs"] == {1: 2.0, 2: 2.0, 3: 3.0}
+        runner.train(options(finished, OPTIM__MAX_EPOCH=epochs))
+        assert read_run(finished).status == ("finished" if epochs == 2 else "extended to 3 epochs after epoch 2")
+        if epochs == 2:
+            assert_same_run(once, finished)
 
 
 def test_a_run_that_goes_on_with_other_threads_says_so(finished, caplog):

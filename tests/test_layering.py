@@ -37,7 +37,7 @@ LIGHT += [PACKAGE / "run" / "lock.py"]
 TOP = {
     "run_net.py": {"config", "process", "run", "runner"},
     "tools": {"measure", "builders", "datasets", "models", "tasks", "teachers", "engine", "run", "results"}
-    | {"config", "core"},
+    | {"config", "core", "process"},
 }
 FILES = sorted([*PACKAGE.rglob("*.py"), ROOT / "run_net.py", *(ROOT / "tools").rglob("*.py")])
 

@@ -117,20 +117,24 @@ def test_crop_is_pillows_and_flips():
 
 
 @pytest.mark.parametrize("size", [8, 32, 48, 100])
-def test_resize_of_a_rectangle_is_pillows(size):
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_resize_of_a_rectangle_is_pillows(size, interpolation):
     """Within a level; where one side grows and the other shrinks, Pillow 13 takes them in another order."""
     rng = np.random.default_rng(0)
     height, width = (torch.from_numpy(rng.integers(6, 33, 48)) for _ in range(2))
     top, left = (torch.from_numpy(rng.integers(0, 33 - side.numpy())) for side in (height, width))
-    ours = geometry.resample(pixels(PICTURES), top, left, height, width, size)
+    ours = geometry.resample(pixels(PICTURES), top, left, height, width, size, interpolation=interpolation)
     boxes = zip(left.tolist(), top.tolist(), (left + width).tolist(), (top + height).tolist(), strict=True)
-    theirs = [p.crop(box).resize((size, size), Image.BICUBIC) for p, box in zip(PICTURES, boxes, strict=True)]
+    method = Image.Resampling[interpolation.upper()]
+    theirs = [p.crop(box).resize((size, size), method) for p, box in zip(PICTURES, boxes, strict=True)]
     apart = differences(ours, theirs)
     same_order = ((height >= size) == (width >= size)).view(-1, 1, 1, 1).expand_as(apart)
     assert apart[same_order].max() <= 2  # the cubic overshoots, so one level of the first pass may become two
     assert (apart[same_order] > 1).float().mean() < 1e-5
     assert (apart[same_order] > 0).float().mean() < 0.03
     assert (apart > 1).float().mean() < 0.01
+    other = geometry.resample(pixels(PICTURES), top, left, height, width, size)
+    assert interpolation == "bicubic" or (ours.int() - other.int()).abs().max() > 8
 
 
 def test_images_need_not_be_square():
@@ -284,11 +288,12 @@ def test_resized_rectangles_are_torchvisions():
         assert list(expected) in found
 
 
-def test_a_resized_view_is_pillows_crop_of_its_rectangle():
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_a_resized_view_is_pillows_crop_of_its_rectangle(interpolation):
     """A portrait and a landscape format: rows are not columns; some views are mirrored."""
     for width, height in ((48, 64), (64, 40)):
         pictures = [photograph(seed, width, height) for seed in range(40)]
-        options = Augmentation(crop="resized", crop_scale=0.3)
+        options = Augmentation(crop="resized", crop_scale=0.3, interpolation=interpolation)
         augment = BatchAugmentation(32, NORMALIZATIONS["half"], options, seed=3, device=CPU)
         ours, _ = augment(pixels(pictures), np.ones(40, int), np.arange(40))
         numbers = CounterRNG(3, np.ones(40, int), np.arange(40))
@@ -296,7 +301,7 @@ def test_a_resized_view_is_pillows_crop_of_its_rectangle():
         flip = numbers.uniform(1)[:, 0] < 0.5
         assert 10 < flip.sum() < 30
         for view, picture, (y, x), (h, w), mirrored in zip(ours, pictures, corner, sides, flip, strict=True):
-            crop = picture.crop((x, y, x + w, y + h)).resize((32, 32), Image.BICUBIC)
+            crop = picture.crop((x, y, x + w, y + h)).resize((32, 32), Image.Resampling[interpolation.upper()])
             crop = crop.transpose(Image.FLIP_LEFT_RIGHT) if mirrored else crop
             expected = pixels([crop])[0, ..., :3].permute(2, 0, 1) / 127.5 - 1
             assert (view - expected).abs().mean() * 127.5 < 0.5

@@ -8,6 +8,7 @@ import torch
 from methods import FAMILIES
 from torch import nn
 
+from pycls_std.builders.method import build_backbone
 from pycls_std.core.structures import Normalization, Padded
 from pycls_std.models.contract import classifier_names
 from pycls_std.models.create import create_backbone
@@ -122,6 +123,43 @@ def test_layer_norm_epsilon_is_an_option():
 
     assert epsilons() == {1e-6}
     assert epsilons(norm_eps=1e-5) == {1e-5}
+
+
+@pytest.mark.parametrize(("name", "classifier"), [("mixer_s4", "head"), ("pvt_v2_b0", "head")])
+def test_layers_as_pytorch_starts_them(load, name, classifier):
+    """Weights and biases are even within 1 / sqrt(n) of n inputs, so their deviation is 1 / sqrt(3 n); norms stay."""
+    words = {"MODEL__NAME": name, "MODEL__NUM_CLASSES": 100, "DATA__IMAGE_SIZE": 32}
+
+    def backbone(init, seed=0):
+        torch.manual_seed(seed)
+        return build_backbone(load("mixer/mixer-s4_c100_base", **words, MODEL__INIT=init), 100)
+
+    plain, ours = backbone(""), backbone("torch")
+    layers = {n: m for n, m in ours.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+    assert classifier in layers and any(isinstance(layer, nn.Conv2d) for layer in layers.values())
+    for layer in layers.values():
+        inputs = layer.weight[0].numel()
+        for values in [p.detach() for p in (layer.weight, layer.bias) if p is not None]:
+            bound, count = inputs**-0.5, values.numel()
+            assert values.abs().max() <= bound
+            if count > 1000:
+                assert values.std() == pytest.approx(bound / 3**0.5, rel=5 / (2 * count) ** 0.5)
+                assert values.abs().max() > 0.98 * bound
+    started = plain.state_dict()
+    for key, value in ours.state_dict().items():
+        assert (key.rpartition(".")[0] in layers) != torch.equal(value, started[key]), key
+    again, other = backbone("torch").state_dict(), backbone("torch", seed=1).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in ours.state_dict().items())
+    assert not torch.equal(other["head.weight"], again["head.weight"])
+
+
+def test_what_timms_mixers_start_from():
+    """Beside PyTorch's: a stem sqrt 3 times as wide, second layers of channel MLPs 2.2 times, a head of zeros."""
+    mixer = create_backbone("mixer_s4", num_classes=100, image_size=32)
+    stem, wide = mixer.stem.proj.weight, mixer.blocks[0].mlp_channels.fc2.weight
+    assert float(stem.detach().std()) == pytest.approx(3**0.5 * (3 * 48) ** -0.5, rel=0.03)
+    assert float(wide.detach().std()) == pytest.approx(2.2 * (3 * 2048) ** -0.5, rel=0.03)
+    assert not mixer.head.weight.any()
 
 
 def test_any_size_patch_and_resolution():

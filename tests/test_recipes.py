@@ -1,13 +1,16 @@
 """What the publications set, each number of it, is what the configs of their names set.
 
-Sources: lkhl/tiny-transformers, sunshangquan/logit-standardization-KD, megvii-research/mdistiller, kimyunoo/4782_final.
+Sources: lkhl/tiny-transformers, sunshangquan/logit-standardization-KD, megvii-research/mdistiller, kimyunoo/4782_final,
+devrimcavusoglu/std, chenyaofo/pytorch-cifar-models.
 """
 
 from pathlib import Path
 
 import pytest
+from timm.layers import DropPath
 
 from pycls_std import config
+from pycls_std.builders.method import build_backbone
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
@@ -18,10 +21,18 @@ TINY = {
     "TRAIN": {"BATCH_SIZE": 128, "EMA_DECAY": 0},
     "AUG": {
         **{"CROP": "resized", "CROP_SCALE": 0.08, "FLIP": 0.5, "RAND_AUGMENT": "rand-m9-mstd0.5-inc1"},
-        **{"ERASING": 0.25, "MIXUP": 0, "CUTMIX": 0, "LABEL_SMOOTHING": 0},
+        **{"ERASING": 0.25, "MIXUP": 0, "CUTMIX": 0, "LABEL_SMOOTHING": 0, "INTERPOLATION": "bicubic"},
     },
-    "DATA": {"IMAGE_SIZE": 224, "NORMALIZATION": "imagenet", "CROP_RATIO": 1},
+    "DATA": {"IMAGE_SIZE": 224, "NORMALIZATION": "imagenet", "CROP_RATIO": 1, "INTERPOLATION": "bilinear"},
     "MODEL": {"DROP_PATH": 0.1},
+}
+PIT = {"MODEL": {"DROP_PATH": pytest.approx(0.1 * 11 / 12)}}
+# Their teacher: trained with their augmentation, and in training mode beside the student.
+THEIRS = {
+    "DISTILLATION": {
+        **{"TEACHERS": ["resnet56"], "TEACHER_WEIGHTS": ["runs/r-56_c100_strong/seed0/checkpoints/last.pt"]},
+        **{"TEACHER_BN": "batch", "TEACHER_NORMS": [], "TEACHER_SIZES": []},  # both as it was trained
+    }
 }
 
 
@@ -29,6 +40,12 @@ def ours(extra):
     """Standardized logits as for transformers."""
     soft = {"TYPE": "soft", "TEMPERATURE": 2, "LOGIT_STANDARD": True, "EXTRA_WEIGHT": extra}
     return {"TRAINER": "kd", "DISTILLATION": soft, "TASK": {"WEIGHT": 0.5}, "KD": {"WEIGHT": 1, "WARMUP_EPOCHS": 0}}
+
+
+def guided(*taps):
+    """Locality guidance of these taps."""
+    pairs = {"STUDENT_TAPS": list(taps), "TEACHER_TAPS": ["layer1", "layer2", "layer3"], "TRANSFORM": "linear"}
+    return {"TRAINER": "locality", "LOCALITY": {"WEIGHT": 2.5, **pairs}, "TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 0}}
 
 
 MDISTILLER = {
@@ -47,12 +64,94 @@ KIM = {
     "AUG": {"CROP": "none", "FLIP": 0.5, "RAND_AUGMENT": "rand-m9-n2", "ERASING": 0.25, "LABEL_SMOOTHING": 0.1},
     "DATA": {"IMAGE_SIZE": 224, "NORMALIZATION": "imagenet"},
 }
+STD = {
+    "MODEL": {"NAME": "mixer_s4", "NORM_EPS": 1e-5, "INIT": "torch", "DROP_PATH": 0},
+    "OPTIM": {
+        **{"NAME": "adamw", "BASE_LR": 5e-4, "LR_BATCH": 512, "WEIGHT_DECAY": 0.05, "MAX_EPOCH": 300, "CLIP_NORM": 0},
+        **{"SCHEDULE": "cosine", "WARMUP_EPOCHS": 5, "WARMUP_LR": 1e-6, "MIN_LR": 1e-5},
+    },
+    "TRAIN": {"BATCH_SIZE": 128, "EMA_DECAY": 0.99996},
+    "AUG": {
+        **{"CROP": "pad", "CROP_PADDING": 4, "FLIP": 0.5, "RAND_AUGMENT": "rand-m9-mstd0.5-inc1", "ERASING": 0.25},
+        **{"COLOR_JITTER": 0, "MIXUP": 0.8, "CUTMIX": 1, "MIX_PROB": 1, "MIX_SWITCH": 0.5, "LABEL_SMOOTHING": 0.1},
+        **{"REPEATS": 1, "INTERPOLATION": "bicubic"},
+    },
+    "DATA": {"NAME": "cifar100", "IMAGE_SIZE": 32, "NORMALIZATION": "imagenet", "CROP_RATIO": 1},
+}
+TOKENS = {
+    "TRAINER": "std",
+    "TASK": {"WEIGHT": 0.5},
+    "STD": {
+        **{"WEIGHT": 0.5, "TAPS": ["last"], "ASSIGN": "all", "PROPAGATE": False, "TOKENS": "both"},
+        **{"UPDATE": "shared", "TOKEN_STD": 0.2, "DECAY_TOKENS": True},
+    },
+    "DISTILLATION": {"TYPE": "hard", "WEIGHTING": "entropy", "TEACHER_BN": "eval"},
+    "MINE": {
+        **{"SAMPLES": 128, "PERIOD": "epoch", "CRITIC_LR": 0.01, "STUDENT_LR": 0.01, "MOMENTUM": 0},
+        **{"WIDTH": 512, "DEPTH": 3},
+    },
+    "TEST": {"PREDICTION": ""},  # the average of both heads
+}
+
+
+def hub(*names):
+    """Teachers of chenyaofo's weights that see ImageNet's statistics."""
+    weights = [f"published:cifar100_{name}" for name in names]
+    return {
+        "DISTILLATION": {
+            "TEACHERS": list(names),
+            "TEACHER_WEIGHTS": weights,
+            "TEACHER_NORMS": ["imagenet"] * len(names),
+        }
+    }
+
+
+# DeiT's own recipe on ImageNet, whose numbers are the paper's.
+IMAGENET = {
+    "MODEL": {"NAME": "mixer_s16"},
+    "AUG": STD["AUG"] | {"CROP": "resized", "CROP_SCALE": 0.08},
+    "DATA": {"NAME": "image_folder", "IMAGE_SIZE": 224, "CROP_RATIO": 0.875},
+}
+DEIT = {"OPTIM": STD["OPTIM"], "TRAIN": {"BATCH_SIZE": 512, "EMA_DECAY": 0.99996}} | IMAGENET
+DEIT |= {"AUG": IMAGENET["AUG"] | {"REPEATS": 3}}
+HUB = {
+    "TRAINER": "baseline",
+    "OPTIM": {
+        **{"NAME": "sgd", "BASE_LR": 0.1, "MOMENTUM": 0.9, "WEIGHT_DECAY": 5e-4, "MAX_EPOCH": 200},
+        **{"SCHEDULE": "cosine", "WARMUP_EPOCHS": 0, "MIN_LR": 0},
+    },
+    "TRAIN": {"BATCH_SIZE": 256},
+    "AUG": {"CROP": "pad", "CROP_PADDING": 4, "FLIP": 0.5, "LABEL_SMOOTHING": 0, "RAND_AUGMENT": "", "ERASING": 0},
+}
 TEACHER = {"DISTILLATION": {"TEACHERS": ["regnetx_004_tv"], "TEMPERATURE": 2, "LOGIT_STANDARD": False}}
 TAUGHT = TEACHER | {"TASK": {"WEIGHT": 0.5}, "KD": {"WEIGHT": 0.5, "WARMUP_EPOCHS": 0}}
+BLOCKS = ("blocks.0", "blocks.6", "blocks.11")
 RECIPES = {
-    **{f"{name}_c100_base": [TINY] for name in ("deit-ti", "pit-ti", "pvtv2-b0", "convit-ti")},
-    **{f"{name}_c100_KD_ours": [TINY, ours(9)] for name in ("pit-ti", "pvtv2-b0", "convit-ti")},
-    "deit-ti_c100_KD_ours": [TINY, ours(10)],
+    **{f"{name}_c100_base": [TINY] for name in ("deit-ti", "pvtv2-b0", "convit-ti")},
+    "pit-ti_c100_base": [TINY, PIT],
+    **{f"{name}_c100_KD_ours": [TINY, ours(9)] for name in ("pvtv2-b0", "convit-ti")},
+    "pit-ti_c100_KD_ours": [TINY, PIT, ours(9), THEIRS],
+    "deit-ti_c100_KD_ours": [TINY, ours(10), THEIRS],
+    **{f"{name}_c100_ours": [TINY, guided(*BLOCKS), THEIRS] for name in ("deit-ti", "convit-ti")},
+    "pit-ti_c100_ours": [TINY, PIT, guided("transformers.0", "transformers.1", "transformers.2"), THEIRS],
+    "pvtv2-b0_c100_ours": [TINY, guided("stages.0", "stages.1", "stages.3"), THEIRS],
+    **{f"r-{depth}_{data}": [HUB] for depth in (20, 32, 56) for data in ("c10", "c100")},
+    "_reproduction": [STD, TOKENS, hub("resnet56")],
+    "mixer-s4_c100_base": [STD, {"TRAINER": "baseline", "TASK": {"WEIGHT": 1}, "MINE": {"SAMPLES": 0}}],
+    "mixer-s4_c100_single": [STD, TOKENS, hub("resnet56")],
+    "mixer-s4_c100_multi": [STD, TOKENS, hub("resnet32", "resnet56")],
+    "mixer-s4_c100_inter": [
+        *(STD, TOKENS, hub("resnet32", "resnet56"), {"STD": {"TAPS": ["2/3", "last"], "PROPAGATE": True}}),
+    ],
+    "mixer-s16_in1k_single": [
+        *(STD, TOKENS, IMAGENET, {"TRAIN": {"BATCH_SIZE": 64}, "MINE": {"SAMPLES": 64}}),
+        {"DISTILLATION": {"TEACHERS": ["resnet50.a1_in1k"], "TEACHER_WEIGHTS": ["timm"]}},
+    ],
+    "mixer-s16_in1k_base": [DEIT, {"TRAINER": "baseline"}],
+    "mixer-s16_in1k_paper": [
+        *(DEIT, TOKENS, {"STD": {"TAPS": ["2/3", "last"], "ASSIGN": "one_each", "UPDATE": "own"}}),
+        {"STD": {"DECAY_TOKENS": False}, "DISTILLATION": {"WEIGHTING": "confidence"}, "MODEL": {"INIT": ""}},
+    ],
     "r-20_c100_KD": [
         MDISTILLER,
         {"DISTILLATION": {"TYPE": "soft", "TEMPERATURE": 4, "LOGIT_STANDARD": False}},
@@ -66,7 +165,7 @@ RECIPES = {
     ],
     "r-20_c100_DKD_ours": [
         MDISTILLER,
-        {"DISTILLATION": {"TYPE": "decoupled", "TEMPERATURE": 4, "DKD_ALPHA": 9, "DKD_BETA": 81}},
+        {"DISTILLATION": {"TYPE": "decoupled", "TEMPERATURE": 3, "DKD_ALPHA": 18, "DKD_BETA": 36}},  # its log's
         {"DISTILLATION": {"LOGIT_STANDARD": True, "EXTRA_WEIGHT": 1}, "KD": {"WARMUP_EPOCHS": 20}},
     ],
     "deit-ti_c10_none": [KIM, {"DEIT": {"MODE": "none"}, "TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 0}}],
@@ -88,6 +187,8 @@ RECIPES = {
         {"AUG": TINY["AUG"], "DATA": {"IMAGE_SIZE": 32, "NORMALIZATION": "imagenet"}},
     ],
 }
+# Stand-ins at another size, whose headers say of what.
+STAND_INS = "deit-nano_c10jpeg_"
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -100,3 +201,48 @@ def test_recipes_are_the_published_ones(name):
             single = not isinstance(values, dict)
             expected |= {section: values} if single else {f"{section}.{key}": v for key, v in values.items()}
     assert {key: options[key] for key in expected} == expected
+
+
+def test_every_published_number_has_its_recipe_here():
+    paths = [path for path in (ROOT / "configs").rglob("*.yaml") if config.load(str(path)).PUBLISHED.TOP1 >= 0]
+    assert {path.stem for path in paths if not path.stem.startswith(STAND_INS)} <= RECIPES.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("deit-ti", [0.1 * i / 11 for i in range(12)]),
+        ("convit-ti", [0.1 * i / 11 for i in range(12)]),
+        ("pvtv2-b0", [0.1 * i / 7 for i in range(8)]),
+        ("pit-ti", [0.1 * i / 12 for i in range(12)]),
+    ],
+)
+def test_drop_path_of_each_block_is_the_published_one(name, rates):
+    """From 0 to 0.1 at the last block; PiT divides by the number of blocks and ends before."""
+    (path,) = (ROOT / "configs").rglob(f"{name}_c100_base.yaml")
+    backbone = build_backbone(config.load(str(path)), 100)
+    found = {}
+    for key, module in backbone.named_modules():
+        if isinstance(module, DropPath):
+            found.setdefault(key.rpartition(".")[0], set()).add(module.drop_prob)
+    assert rates[0] == 0  # where there is none
+    assert [len(probabilities) for probabilities in found.values()] == [1] * (len(rates) - 1)
+    assert sum(map(list, found.values()), []) == pytest.approx(rates[1:])
+
+
+def test_the_alpha_and_beta_that_a_command_of_logit_standardization_sets():
+    """The fork multiplies both of its config by --kd-weight: the log named 3,18,2.0 is of alpha 18, beta 36, T 3."""
+    options = config.load(str(ROOT / "configs/resnet/r-20_c100_DKD.yaml")).DISTILLATION
+    log = config.load(str(ROOT / "configs/resnet/r-20_c100_DKD_ours.yaml")).DISTILLATION
+    assert (log.DKD_ALPHA, log.DKD_BETA, log.TEMPERATURE) == (18 * options.DKD_ALPHA, 18 * options.DKD_BETA, 3)
+
+
+def test_the_reproduction_and_the_paper_differ_in_what_their_headers_say():
+    """Of the arrangement on CIFAR-100, beside where the tokens are and whom they listen to."""
+    paths = (ROOT / f"configs/std/mixer-s4_c100_{name}.yaml" for name in ("multi", "paper"))
+    reproduction, paper = (config.flatten(config.load(str(path))) for path in paths)
+    differing = {key for key in reproduction if reproduction[key] != paper[key]}
+    said = {"MODEL.INIT", "DISTILLATION.TEACHER_NORMS", "DISTILLATION.WEIGHTING", "STD.UPDATE", "STD.DECAY_TOKENS"}
+    placed = {"STD.TAPS", "STD.ASSIGN", "DISTILLATION.TEACHER_MIN_ACC"}
+    rest = {"NAME", "PUBLISHED.TOP1", "PUBLISHED.TOP5", "PUBLISHED.SOURCE"}
+    assert differing == said | placed | rest

@@ -587,7 +587,10 @@ def test_an_interrupted_run_is_not_finished_by_a_smaller_number_of_epochs(load, 
         ({"OPTIM__NAME": "adamww"}, "OPTIM.NAME is 'adamww'"),
         ({"MODEL__NAME": "mixer_s5"}, "no model 'mixer_s5'"),
         ({"STD__TAPS": "[middle]"}, "STD.TAPS has 'middle'"),
-        ({"DISTILLATION__TEACHERS": "[]", "DISTILLATION__TEACHER_WEIGHTS": "[]"}, "needs at least one teacher"),
+        (
+            {f"DISTILLATION__{key}": "[]" for key in ("TEACHERS", "TEACHER_WEIGHTS", "TEACHER_NORMS")},
+            "needs at least one teacher",
+        ),
     ],
 )
 def test_contradictions_are_told_before_anything_is_fetched(load, tmp_path, overrides, text):

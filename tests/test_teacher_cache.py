@@ -191,6 +191,7 @@ OTHERS = [
     {"AUG__FLIP": 0.5},
     {"AUG__CROP": "none"},
     {"AUG__CROP_PADDING": 2},
+    {"AUG__INTERPOLATION": "bilinear"},
     {"AUG__RAND_AUGMENT": ""},
     {"AUG__ERASING": 0.1},
     {"DATA__IMAGE_SIZE": 16},
@@ -228,6 +229,19 @@ def test_what_changes_what_is_said_changes_the_folder(folder, teacher, tmp_path,
     for what, path in found.items():
         names.setdefault(path, []).append(what)
     assert [alike for alike in names.values() if len(alike) > 1] == [["{'SEED': 1}", "{'DATA__SEED': 1}"]]
+
+
+def test_another_share_of_each_batch_changes_the_folder(method, tmp_path):
+    """Of one process, of the first of two, and of that one when batches are shared out otherwise."""
+    cfg = method("std", DISTILLATION__CACHE=tmp_path / "kept", DATA__PER_CLASS=30)
+    session, data, weights = build_all(cfg, build_runtime(cfg))
+    found = set()
+    for size, places in ((1, None), (2, [0, 2]), (2, [0, 3])):
+        world = session.runtime.world = World()
+        world.size, world.positions = size, lambda _, places=places: places
+        cache = build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1))
+        found.add(cache.specs[0].folder)
+    assert len(found) == 3
 
 
 # ----------------------------------------------------------------------------------------------------------------- runs

@@ -58,9 +58,12 @@ def build_cache(
         "seed": data_seed(cfg),
         "batch_size": cfg.TRAIN.BATCH_SIZE,
     }
+    world = session.runtime.world
+    if world.size > 1:  # whose files hold which views
+        seen["shares"] = world.gather(world.positions(cfg.TRAIN.BATCH_SIZE))
     specs = _specs(cfg, seen, session, data, weights)
     images = len(session.train_loader) * session.train_loader.batch_size
-    cached = CachedTeachers(session.teacher_outputs, specs, views=images, world=session.runtime.world)
+    cached = CachedTeachers(session.teacher_outputs, specs, views=images, world=world)
     LOG.info("DISTILLATION.CACHE %s: %s", options.CACHE, cached.check_room(epochs))
     return cached
 
@@ -78,6 +81,7 @@ def _offline(cfg, session, data, weights) -> OfflineTeachers:
     seen = {
         "images": views.fingerprint() if isinstance(views, MemoryViews) else _file_names(cfg, data),
         "number": data.images,
+        "interpolation": cfg.DATA.INTERPOLATION,
         "normalization": data.normalization,
         "batch": [PLAIN_BATCH, "permuted"],  # by whose statistics batch norms compute, with TEACHER_BN
     }

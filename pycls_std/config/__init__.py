@@ -43,7 +43,7 @@ def load(path: str, overrides: list[str] = ()) -> CfgNode:
 def _built(catalogue: Catalogue, settings: dict) -> tuple[CfgNode, dict[str, object], dict[str, str]]:
     """Return the options of settings, the defaults that these have changed, and where each was set."""
     settings = upgraded(settings)
-    dropped = catalogue.private_sections()
+    dropped = catalogue.optional_sections()
     settings = {
         key: pair for key, pair in settings.items() if not (key in dropped and pair[0] in (None, "null"))
     }  # what a _BASE_ had set there is gone already

@@ -68,11 +68,14 @@ class Catalogue:
         option = self.options[key]
         return tuple(declared(option.registry)) if option.registry else option.choices
 
-    def private_sections(self) -> set[str]:
-        """Return the sections that a config may set to null, to drop what a _BASE_ has set there."""
-        return {key for key, option in self.options.items() if option.value == {}} | {
-            each.section for group in (self.trainers, self.terms, self.tasks) for each in group.values()
-        }
+    def optional_sections(self) -> set[str]:
+        """Return the sections that not every run reads, or that are open.
+
+        A config may set them to null, to drop what a _BASE_ has set there.
+        """
+        own = {each.section for group in (self.trainers, self.terms, self.tasks) for each in group.values()}
+        own |= {key.partition(".")[0] for reader in self.readers() for key in reader.keys}
+        return own | {key for key, option in self.options.items() if option.value == {}}
 
     def defaults(self, settings: dict[str, object]) -> dict[str, object]:
         """Return the default of every option, as the chosen trainer, and choices within it, change them.

@@ -41,7 +41,7 @@ def _check_values(catalogue, flat, fail) -> None:
             continue  # an open section
         allowed = catalogue.choices(key)
         if allowed and flat[key] not in allowed:
-            fail(key, "one of " + ", ".join(allowed))
+            fail(key, "one of " + ", ".join(name or '""' for name in allowed))
         if expected := option.refusal(flat[key]):
             fail(key, expected)
     if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", flat["NAME"]):

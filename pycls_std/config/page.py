@@ -39,6 +39,9 @@ PAGE = {
     "MODEL.DROP_PATH": Option(0.0, least=0, greatest=1, student=True),
     # Epsilon of every LayerNorm of the backbone; 0 = the model's own (timm's mixers 1e-6, the STD reference 1e-5).
     "MODEL.NORM_EPS": Option(0.0, least=0, greatest=1, student=True),
+    # What linear layers and convolutions of the backbone start from: "" = what the model gives them (timm's mixers a
+    # classifier of zeros); torch = PyTorch's own, even within 1 / sqrt(inputs of a unit).
+    "MODEL.INIT": Option(("", "torch"), student=True),
     # Weights that training starts from, in the forms of DISTILLATION.TEACHER_WEIGHTS; "" = random. A classifier of
     # another number of classes stays random, all else must fit. DATA.NORMALIZATION should be what they were trained
     # with.
@@ -59,6 +62,8 @@ PAGE = {
     "DATA.NORMALIZATION": Option("", student=True),
     # At test, images are resized to IMAGE_SIZE / CROP_RATIO and centre-cropped; 1 = resized to IMAGE_SIZE, no crop.
     "DATA.CROP_RATIO": Option(1.0, least=0.01, greatest=1, student=True),
+    # Filter that test images are resized with; like Pillow's, both are antialiased.
+    "DATA.INTERPOLATION": Option(("bicubic", "bilinear"), student=True),
     # Where views are made: in batches on the device, from images held in memory; or one by one by worker processes.
     # auto = memory for images that take at most 2 GiB at 4 bytes a pixel.
     "DATA.LOADER": Option(("auto", "memory", "workers")),
@@ -70,6 +75,8 @@ PAGE = {
     "AUG.CROP_PADDING": Option(4, least=0),
     # Least area of the `resized` crop, as a share of the image.
     "AUG.CROP_SCALE": Option(0.08, least=0.001, greatest=1),
+    # Filter that training images or their crops are resized with; RandAugment moves by a bicubic one always.
+    "AUG.INTERPOLATION": Option(("bicubic", "bilinear")),
     # Probability of a horizontal flip; 0 = off.
     "AUG.FLIP": Option(0.5, least=0, greatest=1),
     # RandAugment in timm's notation, e.g. rand-m9-mstd0.5-inc1; "" = off.

@@ -32,8 +32,11 @@ class DecodedRandomResizedCrop(RandomResizedCrop):
     `seen`, see `crops`.
     """
 
-    def __init__(self, size: int, scale: tuple[float, float]):
-        super().__init__(size, scale=scale, interpolation=InterpolationMode.BICUBIC)
+    def __init__(
+        self, size: int, scale: tuple[float, float], interpolation: InterpolationMode = InterpolationMode.BICUBIC
+    ):
+        super().__init__(size, scale=scale, interpolation=interpolation)
+        self.filter = Image.Resampling[interpolation.name]
         self.seen = WHOLE
 
     def forward(self, image: Image.Image) -> Image.Image:
@@ -46,7 +49,7 @@ class DecodedRandomResizedCrop(RandomResizedCrop):
             image.draft(None, (-(-whole[0] // excess), -(-whole[1] // excess)))  # which decodes at no less than that
         image = to_rgb(image)
         if image.size == whole:
-            return image.crop((left, top, left + width, top + height)).resize(self.size, Image.Resampling.BICUBIC)
+            return image.crop((left, top, left + width, top + height)).resize(self.size, self.filter)
         across, down = (now / before for now, before in zip(image.size, whole, strict=True))
         box = (left * across, top * down, (left + width) * across, (top + height) * down)
-        return image.resize(self.size, Image.Resampling.BICUBIC, box)
+        return image.resize(self.size, self.filter, box)

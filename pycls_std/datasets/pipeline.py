@@ -21,7 +21,8 @@ from pycls_std.datasets.transforms import (
 class ImagePipeline:
     """The two ways to make a view, image by image in workers, and in batches of images held in memory.
 
-    image_size: pixels. crop_ratio: of test images, see `transforms.test_pixels`. seed: of the augmentation.
+    image_size: pixels. crop_ratio, interpolation: of test images, see `transforms.test_pixels`. seed: of the
+    augmentation.
     """
 
     image_size: int
@@ -29,6 +30,7 @@ class ImagePipeline:
     augmentation: Augmentation
     crop_ratio: float
     seed: int
+    interpolation: str = "bicubic"
     batched = True  # images in memory can be augmented in batches
 
     def train_transform(self) -> ImageTransform:
@@ -37,19 +39,20 @@ class ImagePipeline:
 
     def test_transform(self) -> ImageTransform:
         """Return what makes the test view of an image and its target."""
-        return test_transform(self.image_size, self.normalization, self.crop_ratio)
+        return test_transform(self.image_size, self.normalization, self.crop_ratio, self.interpolation)
 
     def whole(self, image_size: int) -> ImageTransform:
-        """Return what makes a view of all of an image, image_size pixels wide and high, for a teacher."""
-        return test_transform(image_size, self.normalization)
+        """Return what makes a test view of all of an image, image_size pixels wide and high, for a teacher."""
+        return test_transform(image_size, self.normalization, interpolation=self.interpolation)
 
     def resized(self):
         """Return what resizes a training image to be held in memory; None if its crop needs it at its own size."""
-        return None if self.augmentation.crop == "resized" else whole(self.image_size)
+        own = self.augmentation
+        return None if own.crop == "resized" else whole(self.image_size, own.interpolation)
 
     def test_pixels(self) -> Compose:
         """Return what makes of a test image the one to be held in memory."""
-        return test_pixels(self.image_size, self.crop_ratio)
+        return test_pixels(self.image_size, self.crop_ratio, self.interpolation)
 
     def batch_augmentation(self, device: torch.device, *, crops: bool) -> BatchAugmentation:
         """Return what makes training views of images in memory; crops: whether to record what they show."""

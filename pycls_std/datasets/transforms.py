@@ -19,7 +19,7 @@ from pycls_std.core.structures import Normalization
 from pycls_std.datasets.crops import Flip, PaddedCrop
 from pycls_std.datasets.decoding import DecodedRandomResizedCrop, to_rgb
 
-BICUBIC = InterpolationMode.BICUBIC
+INTERPOLATIONS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Augmentation:
     rand_augment: str = ""
     color_jitter: float = 0.0
     erasing: float = 0.0
+    interpolation: str = "bicubic"
 
 
 class ImageTransform(Compose):
@@ -48,10 +49,12 @@ def train_transform(image_size: int, normalization: Normalization, augmentation:
 
     Source: the DeiT recipe; at 32 px STD replaces its random resized crop by a padded one.
     """
+    mode = INTERPOLATIONS[augmentation.interpolation]
+    all_of_it = whole(image_size, augmentation.interpolation)
     crops = {
-        "pad": [to_rgb, whole(image_size), PaddedCrop(image_size, augmentation.crop_padding)],
-        "resized": [DecodedRandomResizedCrop(image_size, (augmentation.crop_scale, 1.0))],
-        "none": [to_rgb, whole(image_size)],
+        "pad": [to_rgb, all_of_it, PaddedCrop(image_size, augmentation.crop_padding)],
+        "resized": [DecodedRandomResizedCrop(image_size, (augmentation.crop_scale, 1.0), mode)],
+        "none": [to_rgb, all_of_it],
     }
     steps = crops[augmentation.crop]
     if augmentation.flip:
@@ -66,24 +69,28 @@ def train_transform(image_size: int, normalization: Normalization, augmentation:
     return ImageTransform(steps)
 
 
-def test_transform(image_size: int, normalization: Normalization, crop_ratio: float = 1.0) -> ImageTransform:
+def test_transform(
+    image_size: int, normalization: Normalization, crop_ratio: float = 1.0, interpolation: str = "bicubic"
+) -> ImageTransform:
     """Return the test transform: that of `test_pixels`, normalised."""
-    return ImageTransform([*test_pixels(image_size, crop_ratio).transforms, ToTensor(), Normalize(*normalization)])
+    pixels = test_pixels(image_size, crop_ratio, interpolation).transforms
+    return ImageTransform([*pixels, ToTensor(), Normalize(*normalization)])
 
 
-def test_pixels(image_size: int, crop_ratio: float = 1.0) -> Compose:
+def test_pixels(image_size: int, crop_ratio: float = 1.0, interpolation: str = "bicubic") -> Compose:
     """Return the test transform of pixels: resize to image_size / crop_ratio, centre crop.
 
     crop_ratio 1 resizes both sides to image_size and crops nothing; 0.875 at 224 px resizes the shorter side to 256.
     """
     if crop_ratio < 1:
-        return Compose([to_rgb, Resize(round(image_size / crop_ratio), BICUBIC), CenterCrop(image_size)])
-    return Compose([to_rgb, whole(image_size)])
+        resize = Resize(round(image_size / crop_ratio), INTERPOLATIONS[interpolation])
+        return Compose([to_rgb, resize, CenterCrop(image_size)])
+    return Compose([to_rgb, whole(image_size, interpolation)])
 
 
-def whole(image_size: int) -> Resize:
+def whole(image_size: int, interpolation: str = "bicubic") -> Resize:
     """Return what resizes both sides to image_size."""
-    return Resize((image_size, image_size), BICUBIC)
+    return Resize((image_size, image_size), INTERPOLATIONS[interpolation])
 
 
 def rand_augment(spec: str, image_size: int, normalization: Normalization):

@@ -46,11 +46,13 @@ class Processes(World):
         """Return the places of this process's images in a batch of all processes, ascending.
 
         Mixup and cutmix mix the first image with the last, the second with the last but one, and so on. Both of a pair
-        are given to the same process, so that W processes mix as one would.
+        are given to the same process, so that W processes mix as one would. The pairs are dealt in turn, so that the
+        views of repeated augmentation, which stand side by side, go to different processes, as in DeiT's sampler.
         """
         share = batch_size // self.size
-        folded = [place for pair in zip(range(batch_size), reversed(range(batch_size)), strict=True) for place in pair]
-        return sorted(folded[:batch_size][self.rank * share : (self.rank + 1) * share])
+        pairs = [(place, batch_size - 1 - place) for place in range((batch_size + 1) // 2)]  # the middle one twice
+        dealt = [place for rank in range(self.size) for pair in pairs[rank :: self.size] for place in pair]
+        return sorted(list(dict.fromkeys(dealt))[self.rank * share : (self.rank + 1) * share])
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum of the tensors of all processes, without gradient."""

@@ -49,6 +49,16 @@ def create_backbone(
     return backbone
 
 
+def reset_layers(backbone: nn.Module) -> None:
+    """Give linear layers and convolutions the weights and biases that PyTorch starts them with.
+
+    Both are uniform within 1 / sqrt(n), n inputs of a unit, so their deviation is 1 / sqrt(3 n).
+    """
+    for module in backbone.modules():
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            module.reset_parameters()
+
+
 def randomize_zero_heads(backbone: nn.Module) -> None:
     """Give classifiers whose weights all start at zero small random ones, deviation 0.02, as timm's transformers have.
 

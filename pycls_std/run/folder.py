@@ -69,7 +69,8 @@ class RunFolder:
             files.write(self.path / CONFIG, options)
         earlier = saved["record"] if saved else {}
         record = Record(self.path, session, seed=seed, teachers=teachers, start_epoch=start_epoch, earlier=earlier)
-        journal = Journal(self.path, identity.config, lines, outdated=outdated)
+        before = saved["config"] if saved else ""
+        journal = Journal(self.path, identity.config, lines, before=before, outdated=outdated)
         origin = identity._asdict()
 
         def write(done: int, values: dict[str, float], best: bool) -> None:

@@ -84,10 +84,12 @@ def refuse_other_options(saved: dict, options: str, processes: int, path: Path) 
         raise ValueError(f"{path} is a run of other options: {'; '.join(changed)}. Choose another OUT_DIR")
 
 
-def same_run(before: str, now: str) -> bool:
-    """Return whether two dumps of options are of one run, as far as they must be the same to continue it."""
+def same_run(first: str, second: str) -> bool:
+    """Return whether two dumps of options are of one run, which may have been extended between them."""
+    counts = lambda option: option.on_resume != "free"  # noqa: E731
+    pairs = ((first, second), (second, first))
     try:
-        return bool(before) and not changed_options(before, now, lambda option: option.on_resume != "free")
+        return bool(first) and any(not changed_options(*pair, counts) for pair in pairs)
     except (ValueError, yaml.YAMLError, RecursionError):
         return False
 

@@ -33,18 +33,20 @@ class Journal:
     A checkpoint holds `lines`, and every start of a run writes metrics.jsonl and the event file anew from them. So each
     value is there once, however often the run was interrupted, and whatever became of these files.
 
-    folder: of the run. options: as YAML. lines: those of the checkpoint that the run continues from. outdated: event
-    files that the new one replaces.
+    folder: of the run. options: as YAML. lines: those of the checkpoint that the run continues from. before: the
+    options of these, which the event file has until there is a value of its own. outdated: event files that the new one
+    replaces.
     """
 
-    def __init__(self, folder: Path, options: str, lines: list[dict] = (), *, outdated: list[Path] = ()):
+    def __init__(
+        self, folder: Path, options: str, lines: list[dict] = (), *, before: str = "", outdated: list[Path] = ()
+    ):
+        self.folder = folder
+        self.options = options
         self.lines = list(lines)
         self.metrics = folder / METRICS
         files.write(self.metrics, metrics_of(self.lines))
-        self.events = folder / f"events.out.tfevents.{time.time_ns():019d}"
-        files.write(self.events, events_of(self.events.name, options, self.lines))
-        for path in outdated:
-            path.unlink()
+        self._begin(before or options, outdated)
 
     def epoch(self, done: int, epochs: int, values: dict[str, float]) -> None:
         """Record the values of an epoch; done: epochs done, this one included. epochs: of the run.
@@ -53,8 +55,18 @@ class Journal:
         """
         line = {"epoch": done, "time": round(time.time(), 3), EPOCHS: epochs, **values}
         files.append(self.metrics, _json(line))
-        files.append(self.events, _values(line))
         self.lines.append(line)
+        if self.written == self.options:
+            files.append(self.events, _values(line))
+        else:
+            self._begin(self.options, [self.events])
+
+    def _begin(self, options: str, outdated: list[Path]) -> None:
+        self.written = options
+        self.events = self.folder / f"events.out.tfevents.{time.time_ns():019d}"
+        files.write(self.events, events_of(self.events.name, options, self.lines))
+        for path in outdated:
+            path.unlink()
 
 
 def metrics_of(lines: list[dict]) -> bytes:

@@ -27,6 +27,7 @@ class Classification:
     HEADS = ("cls",)  # that the labels teach
     READS = (
         "AUG.CROP",
+        "AUG.INTERPOLATION",
         "AUG.FLIP",
         "AUG.RAND_AUGMENT",
         "AUG.COLOR_JITTER",
@@ -35,6 +36,7 @@ class Classification:
         "AUG.CUTMIX",
         "AUG.LABEL_SMOOTHING",
         "DATA.CROP_RATIO",
+        "DATA.INTERPOLATION",
         "DATA.PER_CLASS",
     )
 
@@ -56,6 +58,7 @@ class Classification:
             rand_augment=aug.RAND_AUGMENT,
             color_jitter=aug.COLOR_JITTER,
             erasing=aug.ERASING,
+            interpolation=aug.INTERPOLATION,
         )
         pipeline = partial(
             ImagePipeline,
@@ -63,6 +66,7 @@ class Classification:
             augmentation=augmentation,
             crop_ratio=cfg.DATA.CROP_RATIO,
             seed=seed,
+            interpolation=cfg.DATA.INTERPOLATION,
         )
         mixing = Mixing(
             classes,

@@ -56,7 +56,7 @@ ROWS = {
 
 def prepare(words: list[str]) -> Steps:
     """Return what takes the steps of a row."""
-    cfg = config.load(str(ROOT / "configs/std/mixer-s4_c100_single.yaml"), [*BASE, *words])
+    cfg = config.load(str(ROOT / "configs/mixer/mixer-s4_c100_base.yaml"), [*BASE, *words])
     runtime = build_runtime(cfg)
     session, *_ = build_all(cfg, runtime, fetch=False)
     optimize_teachers(cfg, session, fall_back=False)

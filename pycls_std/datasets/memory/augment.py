@@ -102,7 +102,9 @@ class BatchAugmentation:
         if images.shape[1:3] != (self.size, self.size):
             whole = torch.zeros(1, device=images.device), torch.zeros(1, device=images.device)
             sides = (torch.full((1,), side, device=images.device) for side in images.shape[1:3])
-            images = geometry.resample(images[which], *whole, *sides, self.size)
+            images = geometry.resample(
+                images[which], *whole, *sides, self.size, interpolation=self.options.interpolation
+            )
             which = torch.arange(len(which), device=images.device, dtype=torch.int32)
         (top, left), flip = (torch.from_numpy(n).to(images.device, non_blocking=True) for n in (corner.T, flip))
         return geometry.crop(images, which, top, left, flip, self.size), seen
@@ -117,7 +119,7 @@ class BatchAugmentation:
         numbers = torch.from_numpy(np.concatenate([corner, sides], axis=1).T.copy()).to(
             images.device, non_blocking=True
         )
-        block = geometry.resample(images[which], *numbers, self.size)
+        block = geometry.resample(images[which], *numbers, self.size, interpolation=self.options.interpolation)
         return torch.where(flip.view(-1, 1, 1, 1), block.flip(2), block), seen
 
 

@@ -127,14 +127,38 @@ def _bytes(values: Tensor) -> Tensor:
     return (values + 1e-3).clamp_(0, 255).to(torch.uint8).unflatten(2, (-1, 4))
 
 
-def resample(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int) -> Tensor:
-    """Return rectangles of images, each resized to S x S by Pillow's antialiased bicubic.
+def _bicubic(distance: Tensor) -> Tensor:
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0))
 
-    top, left, height, width: (B,) pixels, within the image; (1,) for the same rectangle of all.
+
+def _bilinear(distance: Tensor) -> Tensor:
+    return (1 - distance).clamp_(min=0)
+
+
+# Pillow's filters for resizing: how far they reach, pixels, and the weight of a pixel at a distance.
+FILTERS = {"bicubic": (2, _bicubic), "bilinear": (1, _bilinear)}
+
+
+def resample(
+    images: Tensor,
+    top: Tensor,
+    left: Tensor,
+    height: Tensor,
+    width: Tensor,
+    size: int,
+    *,
+    interpolation: str = "bicubic",
+) -> Tensor:
+    """Return rectangles of images, each resized to S x S by an antialiased filter of Pillow's.
+
+    top, left, height, width: (B,) pixels, within the image; (1,) for the same rectangle of all. interpolation: a name
+    of FILTERS.
     Pillow 13 begins with the side that shrinks more, this with the width, which differs where values are cut.
     """
-    across = resize_matrix(left, width, images.shape[2], size)  # (B, S, W)
-    down = resize_matrix(top, height, images.shape[1], size)  # (B, S, H)
+    across = resize_matrix(left, width, images.shape[2], size, interpolation=interpolation)  # (B, S, W)
+    down = resize_matrix(top, height, images.shape[1], size, interpolation=interpolation)  # (B, S, H)
     several = max(1, SOURCE // (images.shape[1] * images.shape[2]))
     parts = []
     for start in range(0, len(images), several):
@@ -146,20 +170,19 @@ def resample(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: T
     return padded(torch.cat(parts))
 
 
-def resize_matrix(start: Tensor, length: Tensor, extent: int, size: int) -> Tensor:
+def resize_matrix(start: Tensor, length: Tensor, extent: int, size: int, *, interpolation: str = "bicubic") -> Tensor:
     """Return (B, S, extent) weights by which pixels start to start + length become S pixels."""
+    support, weight = FILTERS[interpolation]
     start, length = start.double().view(-1, 1, 1), length.double().view(-1, 1, 1)
     scale = length / size
-    reach = scale.clamp(min=1)  # of the kernel, in pixels of the source: wider where the image shrinks
+    stretch = scale.clamp(min=1)  # of the filter: it is wider where the image shrinks
+    reach = support * stretch  # pixels of the source
     centre = (torch.arange(size, device=start.device).view(1, -1, 1) + 0.5) * scale
-    first = (centre - 2 * reach + 0.5).floor().clamp(min=0) + start
-    last = torch.minimum((centre + 2 * reach + 0.5).floor(), length) + start
+    first = (centre - reach + 0.5).floor().clamp(min=0) + start
+    last = torch.minimum((centre + reach + 0.5).floor(), length) + start
     place = torch.arange(extent, device=start.device, dtype=torch.float32)
-    distance = ((place + 0.5 - (centre + start).float()) / reach.float()).abs()
-    near = (1.5 * distance - 2.5) * distance * distance + 1
-    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    kernel = torch.where(distance < 1, near, torch.where(distance < 2, far, 0))
-    kernel = kernel * ((place >= first.float()) & (place < last.float()))
+    distance = ((place + 0.5 - (centre + start).float()) / stretch.float()).abs()
+    kernel = weight(distance) * ((place >= first.float()) & (place < last.float()))
     return kernel / kernel.sum(dim=2, keepdim=True)
 
 
