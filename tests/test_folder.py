@@ -141,6 +141,63 @@ def test_a_start_that_came_to_no_epoch_is_replaced(tmp_path, once):
     assert_same_run(once, tmp_path / "run")
 
 
+@pytest.mark.fault(27)
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "pipe", "folder", "another program's"])
+def test_a_lock_that_is_none(tmp_path, kind):
+    """A link's target was emptied; at a pipe the run waited for ever."""
+    (tmp_path / "run").mkdir()
+    lock, target = tmp_path / "run" / ".lock", tmp_path / "target"
+    target.write_text("mine")
+    make = {
+        "link": lambda: lock.symlink_to(target),
+        "link to nothing": lambda: lock.symlink_to(tmp_path / "none"),
+        "pipe": lambda: os.mkfifo(lock),
+        "folder": lock.mkdir,
+        "another program's": lambda: lock.write_text("12345"),
+    }
+    make[kind]()
+    line = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={tmp_path}/run", "OPTIM.MAX_EPOCH=1"]
+    code, output, errors = Running(tmp_path, line).end()
+    what = "run's" if kind == "another program's" else "regular file"
+    assert (code, output) == (1, "")
+    assert errors == f"run_net.py: OUT_DIR {tmp_path}/run holds a .lock that is no {what}. Choose another OUT_DIR\n"
+    assert target.read_text() == "mine" and not (tmp_path / "none").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    if kind == "another program's":
+        assert lock.read_text() == "12345"
+
+
+@pytest.mark.fault(27)
+def test_a_lock_that_a_kill_left_behind(once, tmp_path):
+    """It says who held it; the kernel let it go with its holder."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").write_text("process 4000000 on a-machine\n")
+    line = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={tmp_path}/run", "OPTIM.MAX_EPOCH=1", *words(**SMALL)]
+    assert Running(tmp_path, line).end()[0] == 0
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "config.yaml", "checkpoints/last.pt", "events"])
+def test_a_pipe_in_the_place_of_a_record(finished, tmp_path, name):
+    """Nobody writes to it, and whoever reads it waits for ever: the run, and tables of it."""
+    path = events(finished) if name == "events" else finished / name
+    path.unlink()
+    os.mkfifo(path)
+    line = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={finished}", "OPTIM.MAX_EPOCH=2", "TEST.PERIOD=2"]
+    table = Running(tmp_path / "table", [finished], hook="test_folder:tabulate", arguments=(str(finished),))
+    assert table.end(patience=30)[0] == (2 if name == "config.yaml" else 1 if name == "events" else 0)
+    code, output, errors = Running(tmp_path, [*line, *words(**SMALL)]).end()
+    if name.endswith(".pt"):
+        assert (code, errors) == (1, f"run_net.py: {path} could not be read: it is no regular file\n")
+    else:
+        assert (code, errors) == (0, "") and "anew" in output
+
+
+def tabulate(folder):
+    """Hook: make a table of a folder, and end."""
+    os._exit(called("tools/make_table.py", folder)[0])
+
+
 # -------------------------------------------------------------------------------------------------------------- damaged
 @pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "run.json", "events", "best.pt"])
 @pytest.mark.parametrize("how", ["gone", "empty", "cut", "flipped", "added to"])

@@ -259,6 +259,7 @@ def test_an_edited_config_is_no_result(record, tmp_path, old, new):
         ({"DISTILLATION__TEACHERS": "[resnet20, resnet56]"}, "DISTILLATION.TEACHERS is ['resnet20', 'resnet56'], not"),
         ({"DISTILLATION__TEACHER_WEIGHTS": "[a.pt, b.pt]"}, "DISTILLATION.TEACHER_WEIGHTS is ['a.pt', 'b.pt'], not"),
         ({"OPTIM__MAX_EPOCH": 30}, "OPTIM.MAX_EPOCH is 30, not 300"),
+        ({"DATA__PER_CLASS": 100}, "DATA.PER_CLASS is 100, not 0"),
         ({"PRECISION": "fp32"}, "PRECISION is fp32, not bf16"),
     ],
 )
@@ -274,6 +275,18 @@ def test_a_published_number_stands_beside_its_recipe_alone(record, tmp_path, ove
     assert pd.isna(ran["published_top1"]) and ran["changed"].startswith(text)
     assert expected["published_top1"] == 76.93 and pd.isna(expected["changed"])
     assert "| not the published recipe |" in make_table(tmp_path / "logs")[1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        ({"DATA__ROOT": "/x/imagenette"}, "DATA.ROOT is imagenette, not imagenet"),
+        ({"DATA__ROOT": "/x/imagenet", "MODEL__NUM_CLASSES": 10}, "MODEL.NUM_CLASSES is 10, not 1000"),
+        ({"DATA__ROOT": "/x/imagenet"}, ""),
+    ],
+)
+def test_the_number_of_imagenet_is_not_that_of_another_folder(load, overrides, text):
+    assert ", ".join(load("mixer/mixer-s16_in1k_base", **overrides).PUBLISHED.CHANGED) == text
 
 
 def test_what_does_not_change_the_recipe(record, tmp_path):

@@ -125,6 +125,7 @@ def _specs(cfg, seen: dict, session, data, weights) -> list[CacheSpec]:
         "version": VERSION,
         "versions": [torch.__version__, timm.__version__],
         "device": session.runtime.device.type,
+        "threads": session.runtime.threads if session.runtime.device.type == "cpu" else 0,
     }
     if options.CACHE_TOP and not any(request.head for request in live.requests):
         raise ValueError(f"DISTILLATION.CACHE_TOP is {options.CACHE_TOP}, expected 0, for no term reads logits")

@@ -38,6 +38,9 @@ def changed_recipe(catalogue: Catalogue, recipe: dict[str, object], options: dic
     names = [dataset_name(flat) for flat in (options, recipe)]
     if names[0] != names[1] and "DATA.NAME" not in counted:
         changed.insert(0, f"DATA.ROOT is {names[0]}, not {names[1]}")
+    classes = [flat["MODEL.NUM_CLASSES"] for flat in (options, recipe)]  # 0 = as many as the data has
+    if all(classes) and classes[0] != classes[1]:
+        changed.append(f"MODEL.NUM_CLASSES is {classes[0]}, not {classes[1]}")
     return changed
 
 

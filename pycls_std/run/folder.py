@@ -93,7 +93,6 @@ class RunFolder:
 
         Returns what was done, in words. best.pt can be written anew if the last epoch is the best one.
         """
-        from pycls_std.core.regular import read_bytes
         from pycls_std.engine import checkpoint, files
         from pycls_std.run.journal import METRICS, Journal, events_of, metrics_of
         from pycls_std.run.record import NAME, record_of
@@ -104,15 +103,11 @@ class RunFolder:
         options, lines = saved["config"], saved["journal"]
         contents = {CONFIG: options.encode(), METRICS: metrics_of(lines), NAME: record_of(saved["record"])}
         for name, content in contents.items():
-            try:
-                whole = read_bytes(self.path / name) == content
-            except OSError:
-                whole = False
-            if not whole:
+            if content_of(self.path / name) != content:
                 files.write(self.path / name, content)
                 done.append(f"{name} was not what the run wrote, and was written anew")
         events = self._own_events(options, saved["events"])
-        if len(events) != 1 or read_bytes(events[0]) != events_of(events[0].name, options, lines):
+        if len(events) != 1 or content_of(events[0]) != events_of(events[0].name, options, lines):
             Journal(self.path, options, lines, outdated=events)
             done.append("the event file was not what the run wrote, and was written anew")
         return done + self._repair_best(saved)
@@ -137,13 +132,12 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------------------- ownership
     def _own_events(self, options: str, name: str) -> list[Path]:
         """Return the event files of this run: that of a name, those with its options, and those without any value."""
-        from pycls_std.core.regular import read_bytes
         from pycls_std.run.identity import same_run
         from pycls_std.run.journal import EVENTS, events_of, options_in
 
         def is_own(path):
             written = options_in(path)
-            return same_run(written, options) or written and read_bytes(path) == events_of(path.name, written, [])
+            return same_run(written, options) or written and content_of(path) == events_of(path.name, written, [])
 
         paths = [path for path in sorted(self.path.glob("*tfevents*")) if EVENTS.fullmatch(path.name)]
         return [path for path in paths if path.name == name or is_own(path)]
@@ -154,7 +148,6 @@ class RunFolder:
         A record without a checkpoint to continue from is not replaced. A start of other options that came to no epoch
         has recorded nothing, and is.
         """
-        from pycls_std.core.regular import read_bytes
         from pycls_std.run.identity import same_run
         from pycls_std.run.journal import METRICS
 
@@ -165,13 +158,14 @@ class RunFolder:
             foreign |= {f"checkpoints/{entry.name}" for entry in os.scandir(self.checkpoints) if entry.name != BEST}
         if foreign:
             self._refuse(sorted(foreign))
-        lines = read_bytes(self.path / METRICS).splitlines() if METRICS in there else []
+        lines = (content_of(self.path / METRICS) or b"").splitlines()
         if len(lines) > 1:
             raise ValueError(
                 f"OUT_DIR {self.path} has a record of {len(lines)} epochs and no checkpoint to continue from"
             )
         begun = lines or (self.checkpoints / BEST).exists()
-        if begun and CONFIG in there and not same_run(read_bytes(self.path / CONFIG).decode(), options):
+        written = content_of(self.path / CONFIG)
+        if begun and written is not None and not same_run(written.decode(errors="replace"), options):
             raise ValueError(f"{self.path / CONFIG} is that of a run of other options. Choose another OUT_DIR")
 
     def _refuse(self, names: list[str]) -> None:
@@ -195,6 +189,16 @@ class RunFolder:
         from pycls_std.run.series import Series
 
         return Series(self.checkpoints, keep=self.keep)
+
+
+def content_of(path: Path) -> bytes | None:
+    """Return what a file holds, None if it is not there or no regular one."""
+    from pycls_std.core.regular import read_bytes
+
+    try:
+        return read_bytes(path)
+    except OSError:
+        return None
 
 
 def deployed(state: dict) -> dict:

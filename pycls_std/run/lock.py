@@ -3,7 +3,9 @@
 import errno
 import fcntl
 import os
+import re
 import socket
+import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,7 +18,8 @@ def locked(folder: Path):
 
     The lock is the kernel's and belongs to this process alone: neither its children nor a kill leave it behind. It
     works across machines where their shared file system knows POSIX locks. A folder still empty at the end goes again.
-    Raises ValueError that names the holder if another process owns it, and OUT_DIR if it cannot be written to.
+    Raises ValueError that names the holder if another process owns it, and OUT_DIR if it cannot be written to, or has a
+    file of the lock's name that is none.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -24,6 +27,10 @@ def locked(folder: Path):
         lock = _lock(folder / LOCK)
     except OSError as error:
         _remove(made)
+        if error.errno in (errno.ELOOP, errno.EISDIR) and not folder.is_symlink():
+            raise ValueError(
+                f"OUT_DIR {folder} holds a {LOCK} that is no regular file. Choose another OUT_DIR"
+            ) from error
         raise ValueError(f"OUT_DIR {folder} is no folder that can be written to: {error.strerror}") from error
     try:
         yield
@@ -35,11 +42,15 @@ def locked(folder: Path):
 
 def _lock(path: Path):
     while True:
-        file = path.open("a+")
+        # Not through a link, whose target would be written to, and without waiting at a pipe.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        file = os.fdopen(descriptor, "r+", closefd=True) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+        if not file:
+            os.close(descriptor)
+            raise OSError(errno.ELOOP, "")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            file.seek(0)
             holder = file.read().strip() or "another process"
             file.close()
             if error.errno in (errno.EACCES, errno.EAGAIN):
@@ -49,7 +60,12 @@ def _lock(path: Path):
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 break
         file.close()  # its last holder has just removed it
-    file.truncate(0)
+    left = file.read()  # by a holder that was killed
+    if left and not re.fullmatch(r"process \d+ on .*\n", left):
+        file.close()
+        raise ValueError(f"OUT_DIR {path.parent} holds a {LOCK} that is no run's. Choose another OUT_DIR")
+    file.seek(0)
+    file.truncate()
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
     return file
