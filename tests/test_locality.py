@@ -314,6 +314,26 @@ def test_other_files_are_kept_elsewhere(load, teacher, tmp_path):
     assert folder(again) != kept
 
 
+def test_other_pixels_are_kept_elsewhere(method, tmp_path, monkeypatch):
+    """A dataset without files is known by its pixels: the names of its classes were taken for all of it."""
+    cfg = method("locality", **OFFLINE, DATA__LOADER="workers", DISTILLATION__CACHE=tmp_path / "kept")
+
+    def folder():
+        session, data, weights = build_all(cfg, build_runtime(cfg))
+        return build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1)).specs[0].folder
+
+    kept = folder()
+    assert folder() == kept
+    make = Digits.__init__
+
+    def digits(self, split):
+        make(self, split)
+        self.images[7, 0, 0] ^= 1
+
+    monkeypatch.setattr(Digits, "__init__", digits)
+    assert folder() != kept
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [

@@ -42,7 +42,7 @@ def main() -> int:
     try:
         with contextlib.chdir(ROOT):
             readme.write_text(filled(readme.read_text()))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"fill_tables.py: {error}", file=sys.stderr)
         return 1
     return 0

@@ -71,15 +71,15 @@ def build_cache(
 def _offline(cfg, session, data, weights) -> OfflineTeachers:
     """Return what says of each view what the teachers say of its image.
 
-    What is not there is computed and written first, by the first process. Without images in memory, the names and sizes
-    of their files stand for them.
+    What is not there is computed and written first, by the first process. Of images in files that are not in memory,
+    names and sizes stand for them.
     """
     folder, live, runtime = cfg.DISTILLATION.CACHE, session.teacher_outputs, session.runtime
     if not data.task.pipeline(normalization=data.normalization).batched:
         raise ValueError(f"DISTILLATION.OFFLINE is True, views of TASK.NAME {cfg.TASK.NAME} are no crops of one size")
     views = session.train_loader.dataset
     seen = {
-        "images": views.fingerprint() if isinstance(views, MemoryViews) else _file_names(cfg, data),
+        "images": views.fingerprint() if isinstance(views, MemoryViews) else _contents(cfg, data),
         "number": data.images,
         "interpolation": cfg.DATA.INTERPOLATION,
         "normalization": data.normalization,
@@ -105,16 +105,22 @@ def _offline(cfg, session, data, weights) -> OfflineTeachers:
     return OfflineTeachers(specs, images=data.images)
 
 
-def _file_names(cfg, data: Data) -> list:
-    """Return what tells the images of a dataset from those of another one without reading them."""
+def _contents(cfg, data: Data) -> list:
+    """Return what tells the images of a dataset from those of another one: their files, or, without any, their pixels."""
     dataset = training_images(cfg)
     chosen = range(len(dataset))
     if isinstance(dataset, Subset):
         dataset, chosen = dataset.dataset, dataset.indices
-    samples = getattr(dataset, "samples", None)
-    pairs = [samples[index] for index in chosen] if samples else []
-    files = [[*Path(path).parts[-2:], label, Path(path).stat().st_size] for path, label in pairs]
-    return [data.info.name, *data.info.classes, *files]
+    if hasattr(dataset, "samples"):  # whose names and sizes are known without reading them
+        pairs = [dataset.samples[index] for index in chosen]
+        images = [[*Path(path).parts[-2:], label, Path(path).stat().st_size] for path, label in pairs]
+    else:
+        digest = hashlib.sha256()
+        for image, _ in (dataset[index] for index in chosen):
+            digest.update(f"{image.mode} {image.size}".encode())
+            digest.update(image.tobytes())
+        images = [digest.hexdigest()]
+    return [data.info.name, *data.info.classes, *images]
 
 
 def _specs(cfg, seen: dict, session, data, weights) -> list[CacheSpec]:
