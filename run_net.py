@@ -9,7 +9,7 @@ from pycls_std import config
 from pycls_std.process import signals
 from pycls_std.process.errors import one_line
 from pycls_std.process.launch import launch
-from pycls_std.run.folder import RunFolder
+from pycls_std.run.lock import locked
 
 # What gloo and NCCL say when another process has ended.
 LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = config.load(args.cfg, args.overrides)
         trains = args.mode == "train" and launch().rank == 0
-        with RunFolder(config.out_dir(cfg)).lock() if trains else nullcontext():
+        with locked(config.out_dir(cfg)) if trains else nullcontext():
             from pycls_std import runner  # here, since torch takes seconds to import
 
             runner.run(args.mode, cfg)

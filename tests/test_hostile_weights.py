@@ -137,9 +137,9 @@ def test_no_crafted_checkpoint_is_continued_from_but_in_one_line(saved, teacher,
     weights = PretrainedWeights(Weights(None, "none"), [Weights(None, "none")])
     session = assemble(cfg, data=data, runtime=runtime, weights=weights)
     options = config.dump(cfg)
-    series = RunFolder(tmp_path)
-    series._series = lambda: type("Series", (), {"newest": lambda self, epochs: (changed, path)})()
-    series._own_events = lambda options, name: []
+    folder = RunFolder(tmp_path)
+    folder.series.newest = lambda epochs: (changed, path)
+    folder._own_events = lambda options, name: []
     refused = tried = 0
     expected = session.state_dict()
     for place, changed in crafted(state):
@@ -147,7 +147,7 @@ def test_no_crafted_checkpoint_is_continued_from_but_in_one_line(saved, teacher,
         try:
             if place[0] == "format":  # which is looked at first of all, see test_damage.py
                 continue
-            found, _ = series.continued(options, 1, 2)
+            found, _ = folder.continued(options, 1, 2)
             session.load_state_dict(found, "last.pt")
         except ValueError as error:
             refused += 1

@@ -16,6 +16,7 @@ from pycls_std.builders.cache import build_cache
 from pycls_std.builders.data import build_data, plain_batches
 from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.core.structures import Output
+from pycls_std.datasets.digits import Digits
 from pycls_std.losses.feature import attention, feature_distance, similarity
 from pycls_std.models.describe import Description
 from pycls_std.teachers.offline import crop_features, offline_order

@@ -106,7 +106,7 @@ def _offline(cfg, session, data, weights) -> OfflineTeachers:
 
 
 def _contents(cfg, data: Data) -> list:
-    """Return what tells the images of a dataset from those of another one: their files, or, without any, their pixels."""
+    """Return what tells the images of a dataset from those of another one: their files, or their pixels."""
     dataset = training_images(cfg)
     chosen = range(len(dataset))
     if isinstance(dataset, Subset):

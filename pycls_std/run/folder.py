@@ -1,10 +1,15 @@
-"""The folder of a run: lock, options, journal, checkpoints and record, as one thing."""
+"""The folder of a run: options, journal, checkpoints and record, as one thing, and whose it is."""
 
 import os
-from contextlib import contextmanager
 from pathlib import Path
 
-from pycls_std.run.lock import LOCK, locked
+from pycls_std.core.regular import read_bytes
+from pycls_std.engine import checkpoint, files
+from pycls_std.run.identity import first_of, refuse_other_head, refuse_other_options, same_run
+from pycls_std.run.journal import EVENTS, METRICS, Journal, events_of, metrics_of, options_in
+from pycls_std.run.lock import LOCK
+from pycls_std.run.record import RECORD, Record, record_of
+from pycls_std.run.series import Series
 
 CONFIG = "config.yaml"
 BEST = "best.pt"
@@ -13,23 +18,16 @@ BEST = "best.pt"
 class RunFolder:
     """A folder that one process at a time writes; of the processes of a run, the first.
 
-    Nothing in it is replaced or removed but what this run wrote. keep: checkpoints to continue from, at most. What
-    needs torch is imported when it is needed.
+    Nothing in it is replaced or removed but what this run wrote. keep: checkpoints to continue from, at most.
     """
 
     def __init__(self, path: Path, *, keep: int = 2):
         self.path = path
-        self.keep = keep
         self.checkpoints = path / "checkpoints"
+        self.series = Series(self.checkpoints, keep=keep)
 
     def __str__(self):
         return str(self.path)
-
-    @contextmanager
-    def lock(self):
-        """Make the folder and own it within the block; see `lock.locked`."""
-        with locked(self.path):
-            yield self
 
     # ----------------------------------------------------------------------------------------------------------- start
     def continued(self, options: str, processes: int, epochs: int = 0) -> tuple[dict | None, Path | None]:
@@ -37,11 +35,8 @@ class RunFolder:
 
         options: as YAML. epochs: of the run. Raises ValueError if the folder holds anything that is not this run's.
         """
-        from pycls_std.engine import checkpoint
-        from pycls_std.run.identity import refuse_other_head, refuse_other_options
-
         self._clean()
-        saved, path = self._series().newest(epochs) or (None, None)
+        saved, path = self.series.newest(epochs) or (None, None)
         if not saved:
             self._refuse_what_is_not_ours(options)
             return None, None
@@ -58,11 +53,7 @@ class RunFolder:
 
         identity: what the run is. saved: the state it continues from. teachers: the result of each, by its name.
         """
-        from pycls_std.engine import checkpoint, files
-        from pycls_std.run.journal import Journal
-        from pycls_std.run.record import Record
-
-        series, options = self._series(), identity.config.encode()
+        options = identity.config.encode()
         start_epoch, lines = (saved["epoch"], saved["journal"]) if saved else (0, [])
         outdated = self._own_events(identity.config, saved["events"] if saved else "")
         if not saved:
@@ -82,7 +73,7 @@ class RunFolder:
             if done == start_epoch + 1:  # not before, for the options of a finished run belong to its result
                 files.write(self.path / CONFIG, options)
             record.update(done)
-            series.save(origin | {"epoch": done} | state | {"record": record.facts})
+            self.series.save(origin | {"epoch": done} | state | {"record": record.facts})
             record.write()
 
         return write
@@ -93,15 +84,11 @@ class RunFolder:
 
         Returns what was done, in words. best.pt can be written anew if the last epoch is the best one.
         """
-        from pycls_std.engine import checkpoint, files
-        from pycls_std.run.journal import METRICS, Journal, events_of, metrics_of
-        from pycls_std.run.record import NAME, record_of
-
         if saved.get("format") != checkpoint.FORMAT:
             return []
         done = []
         options, lines = saved["config"], saved["journal"]
-        contents = {CONFIG: options.encode(), METRICS: metrics_of(lines), NAME: record_of(saved["record"])}
+        contents = {CONFIG: options.encode(), METRICS: metrics_of(lines), RECORD: record_of(saved["record"])}
         for name, content in contents.items():
             if content_of(self.path / name) != content:
                 files.write(self.path / name, content)
@@ -113,8 +100,6 @@ class RunFolder:
         return done + self._repair_best(saved)
 
     def _repair_best(self, saved: dict) -> list[str]:
-        from pycls_std.engine import checkpoint
-
         path, epoch = self.checkpoints / BEST, saved["best"]["epoch"]
         try:
             if checkpoint.read(path).get("epoch") == epoch:
@@ -132,8 +117,6 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------------------- ownership
     def _own_events(self, options: str, name: str) -> list[Path]:
         """Return the event files of this run: that of a name, those with its options, and those without any value."""
-        from pycls_std.run.identity import same_run
-        from pycls_std.run.journal import EVENTS, events_of, options_in
 
         def is_own(path):
             written = options_in(path)
@@ -148,9 +131,6 @@ class RunFolder:
         A record without a checkpoint to continue from is not replaced. A start of other options that came to no epoch
         has recorded nothing, and is.
         """
-        from pycls_std.run.identity import same_run
-        from pycls_std.run.journal import METRICS
-
         own = {LOCK, CONFIG, METRICS, "checkpoints", *(path.name for path in self._own_events(options, ""))}
         there = {entry.name for entry in os.scandir(self.path)} if self.path.is_dir() else set()
         foreign = there - own
@@ -169,32 +149,19 @@ class RunFolder:
             raise ValueError(f"{self.path / CONFIG} is that of a run of other options. Choose another OUT_DIR")
 
     def _refuse(self, names: list[str]) -> None:
-        from pycls_std.run.identity import first_of
-
         raise ValueError(f"OUT_DIR {self.path} holds what is not this run's: {first_of(names)}. Choose another OUT_DIR")
 
     def _clean(self) -> None:
         """Remove what a process that was killed left half written, and nothing else that looks like it."""
-        from pycls_std.engine import files
-        from pycls_std.run.journal import EVENTS, METRICS
-        from pycls_std.run.record import NAME
-
-        files.clean([self.path / name for name in (CONFIG, METRICS, NAME)])
+        files.clean([self.path / name for name in (CONFIG, METRICS, RECORD)])
         files.clean([self.checkpoints / name for name in ("last.pt", BEST)])
         for path in self.path.glob(files.TEMPORARY.format("events.*")):
             if EVENTS.fullmatch(path.name.removeprefix(".").removesuffix(".tmp")):
                 path.unlink()
 
-    def _series(self):
-        from pycls_std.run.series import Series
-
-        return Series(self.checkpoints, keep=self.keep)
-
 
 def content_of(path: Path) -> bytes | None:
     """Return what a file holds, None if it is not there or no regular one."""
-    from pycls_std.core.regular import read_bytes
-
     try:
         return read_bytes(path)
     except OSError:

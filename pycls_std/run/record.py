@@ -11,7 +11,7 @@ from pathlib import Path
 from pycls_std.engine import files
 from pycls_std.engine.loop import Session
 
-NAME = "run.json"
+RECORD = "run.json"
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -26,7 +26,7 @@ class Record:
     def __init__(
         self, folder: Path, session: Session, *, seed: int, teachers: dict[str, float], start_epoch: int, earlier: dict
     ):
-        self.path = folder / NAME
+        self.path = folder / RECORD
         self.session = session
         trainer = session.trainer
         deployed = trainer.deployed_parameters()
