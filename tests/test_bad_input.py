@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from processes import ROOT, Running, called
+from test_datasets import png_header
 from test_table import make_table, record  # noqa: F401  (a fixture)
 
 from pycls_std.core.network import patience
@@ -223,6 +224,30 @@ def test_a_corrupt_image_stops_with_its_path(folders, tmp_path, loader, content)
     assert len(errors.splitlines()) == 1
 
 
+STRANGE = {  # images that decoders do not complain of, or not as of others
+    "it is no regular file": os.mkfifo,
+    "Image size (900000000 pixels) exceeds limit": lambda path: path.write_bytes(png_header(30_000, 30_000)),
+    "image file is truncated": lambda path: path.write_bytes(png_header(9500, 9500)),  # for which Pillow warns of bombs
+    "its pixels are floats": lambda path: Image.new("F", (8, 8)).save(path, "TIFF"),
+    "its pixels are 32-bit numbers": lambda path: Image.new("I", (8, 8)).save(path, "TIFF"),
+}
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("loader", ["memory", "workers 0", "workers 2"])
+@pytest.mark.parametrize("text", list(STRANGE)[:3])
+def test_a_strange_image_stops_with_its_path(folders, tmp_path, loader, text):
+    path = tmp_path / "data" / "train" / "bee" / "3.png"
+    path.unlink()
+    STRANGE[text](path)
+    kind, _, workers = loader.partition(" ")
+    words = [f"DATA.LOADER={kind}", f"DATA.NUM_WORKERS={workers or 0}"]
+    code, output, errors = Running(tmp_path, ["--mode", "train", *folders, *words]).end()
+    assert code == 1
+    assert f"image {path} cannot be read: {text}" in errors
+    assert len(errors.splitlines()) == 1
+
+
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_corrupt_image_leaves_the_checkpoints(folders, tmp_path, split):
@@ -252,6 +277,22 @@ def test_check_data_lists_all_that_is_wrong(folders, tmp_path, workers):
     ]
     assert lines[2] == "train: 24 images read"
     assert lines[3].startswith(f"image {bad[2]} cannot be read: ")
+
+
+@pytest.mark.fault(22)
+def test_check_data_lists_strange_images(folders, tmp_path):
+    paths = [tmp_path / "data" / "train" / "bee" / f"{number}.png" for number in range(len(STRANGE))]
+    for path, make in zip(paths, STRANGE.values(), strict=True):
+        path.unlink()
+        make(path)
+    done = subprocess.run(
+        [sys.executable, "tools/check_data.py", *folders], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (1, "check_data.py: 5 images cannot be used\n")
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(STRANGE) + 2
+    for path, text, line in zip(paths, STRANGE, lines, strict=False):
+        assert line.startswith(f"image {path} cannot be read: {text}")
 
 
 def test_check_data_without_data(tmp_path):

@@ -3,7 +3,10 @@
 import io
 import pickle
 import random
+import struct
+import zlib
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,8 +21,7 @@ from pycls_std.builders.data import build_data
 from pycls_std.core.registry import DATASETS
 from pycls_std.core.structures import Loaded, Progress
 from pycls_std.datasets import transforms
-from pycls_std.datasets.decoding import DecodedRandomResizedCrop, to_rgb
-from pycls_std.datasets.image_folder import open_image
+from pycls_std.datasets.decoding import DecodedRandomResizedCrop, open_image, to_rgb
 from pycls_std.datasets.loader import EpochSampler, Views, train_loader
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.transforms import Augmentation
@@ -222,6 +224,143 @@ def test_number_of_classes_is_checked(load):
         build_data(load("debug/base_debug", MODEL__NUM_CLASSES=12))
     with pytest.raises(ValueError, match="DATA.NORMALIZATION is 'mnist', expected one of imagenet"):
         build_data(load("debug/base_debug", DATA__NORMALIZATION="mnist"))
+
+
+# ------------------------------------------------------------------------------------------------------ kinds of images
+RAMP = np.linspace(0, 65535, 4096).astype(np.uint16).reshape(64, 64)
+
+
+def tiff(path, pixels, *, photometric=1, kind=1, bits=None, order="<"):
+    """Write a TIFF by hand. pixels: (H, W) or (H, W, C). kind: 1 whole numbers, 2 signed ones, 3 floats."""
+    height, width, channels = (*pixels.shape, 1)[:3]
+    data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    bits = bits or 8 * pixels.dtype.itemsize
+    if bits == 12:
+        pairs = pixels.reshape(-1, 2).astype(int)
+        packed = (pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255)
+        data = np.stack(packed, axis=1).astype(np.uint8).tobytes()
+    depths = struct.pack(f"{order}{channels}H", *[bits] * channels)
+    start = 8 + 2 + 12 * 10 + 4
+    values = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: start + len(depths), 277: channels}
+    values |= {278: height, 279: len(data), 339: kind}
+    content = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(values))
+    for tag, value in values.items():
+        if tag == 258 and channels > 2:
+            content += struct.pack(f"{order}HHII", tag, 3, channels, start)
+        else:
+            content += struct.pack(
+                f"{order}HHI" + ("HH" if value < 2**16 else "I"), tag, 3, 1, value, *[0][: value < 2**16]
+            )
+    path.write_bytes(content + bytes(4) + depths + data)
+    return path
+
+
+def pgm(path, pixels, highest):
+    """Write a PGM of values from 0 to `highest`."""
+    head = f"P5 {pixels.shape[1]} {pixels.shape[0]} {highest}\n"
+    path.write_bytes(head.encode() + pixels.astype(">u2" if highest > 255 else "u1").tobytes())
+    return path
+
+
+def png16(path, pixels):
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("write", "highest"),
+    [
+        (png16, 65535),
+        (tiff, 65535),
+        (partial(tiff, order=">"), 65535),
+        (partial(tiff, bits=12), 4095),
+        (partial(pgm, highest=65535), 65535),
+        (partial(pgm, highest=255), 255),
+    ],
+    ids=["png", "tiff", "tiff of the other order", "tiff of 12 bits", "pgm", "pgm of 8 bits"],
+)
+def test_grey_of_more_bits_is_scaled_from_its_range(tmp_path, write, highest):
+    """In 8 bits each value is the nearest, so a ramp from black to white stays one; by every way to read it."""
+    ramp = RAMP if highest == 65535 else (RAMP >> (4 if highest == 4095 else 8))
+    path = write(tmp_path / "ramp.png", ramp)
+    expected = np.rint(ramp / (highest / 255)).astype(np.uint8)[..., None].repeat(3, axis=2)
+    assert expected[0, 0, 0] == 0 and expected[-1, -1, 0] == 255
+    assert np.array_equal(np.asarray(to_rgb(open_image(path))), expected)
+    crop = DecodedRandomResizedCrop(64, (1.0, 1.0))
+    crop.get_params = lambda *_: (0, 0, 64, 64)
+    assert np.array_equal(np.asarray(crop(open_image(path))), expected)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_16_bits_keep_their_high_ones(tmp_path, order, channels):
+    """Pillow takes the higher byte, so no value is off by more than 1."""
+    pixels = RAMP[..., None].repeat(channels, axis=2)
+    image = np.asarray(to_rgb(open_image(tiff(tmp_path / "a.tif", pixels, photometric=2, order=order))))
+    assert np.array_equal(image, (pixels[..., :3] >> 8).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("write", "text"),
+    [
+        (lambda path: Image.fromarray(RAMP.astype(np.int32)).save(path, "TIFF"), "its pixels are 32-bit numbers"),
+        (lambda path: Image.fromarray(RAMP.astype(np.float32)).save(path, "TIFF"), "its pixels are floats"),
+        (lambda path: tiff(path, RAMP.astype(np.int16), kind=2), "its pixels are 32-bit numbers"),
+        (lambda path: tiff(path, RAMP, photometric=0), "its 0 is white"),
+        (lambda path: path.write_bytes(png_header(30_000, 30_000)), "900000000 pixels"),
+        (lambda path: path.write_bytes(png_header(0, 3)), "cannot identify image file"),
+        (lambda path: path.mkdir(), "it is no regular file"),
+        (lambda path: None, "No such file or directory"),
+    ],
+    ids=["32 bits", "float", "signed", "white is 0", "bomb", "no pixels", "folder", "absent"],
+)
+def test_images_that_no_scale_is_known_of_are_refused(tmp_path, write, text):
+    path = tmp_path / "a.png"
+    write(path)
+    with pytest.raises(OSError, match=f"^image {path} cannot be read: .*{text}") as error:
+        to_rgb(open_image(str(path)))
+    assert "\n" not in str(error.value)
+
+
+def png_header(width, height):
+    """A PNG of no pixels but of this size, in grey."""
+    parts = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "ending", "expected"),
+    [
+        ("1", 1, "png", (255, 255, 255)),
+        ("L", 9, "png", (9, 9, 9)),
+        ("LA", (9, 128), "png", (9, 9, 9)),
+        ("RGBA", (200, 100, 50, 0), "png", (200, 100, 50)),
+        ("CMYK", (0, 255, 255, 0), "jpg", (255, 0, 0)),
+        ("CMYK", (0, 255, 255, 0), "tif", (255, 0, 0)),
+        ("YCbCr", (128, 128, 128), "tif", (128, 128, 128)),
+        ("LAB", (128, 128, 128), "tif", (119, 119, 119)),
+    ],
+)
+def test_every_other_mode_has_its_colours(tmp_path, mode, colour, ending, expected):
+    """What is transparent keeps the colour that is written, as with torchvision. Grey of lightness 50 is 119."""
+    Image.new(mode, (8, 8), colour).save(tmp_path / f"a.{ending}")
+    image = open_image(tmp_path / f"a.{ending}")
+    assert image.mode == mode
+    assert to_rgb(image).getpixel((3, 3)) == pytest.approx(expected, abs=1)
+
+
+def test_a_palette_of_transparent_colours_is_read_without_a_warning(tmp_path, recwarn):
+    palette = Image.new("P", (4, 1))
+    palette.putdata(range(4))
+    colours = np.random.default_rng(0).integers(0, 256, (4, 3), dtype=np.uint8)
+    palette.putpalette(colours.tobytes())
+    palette.save(tmp_path / "a.png", transparency=bytes([0, 128, 255, 255]))
+    image = open_image(tmp_path / "a.png")
+    assert image.mode == "P" and isinstance(image.info["transparency"], bytes)
+    assert np.array_equal(np.asarray(to_rgb(image))[0], colours)
+    assert not recwarn.list
 
 
 # ----------------------------------------------------------------------------------------------------------- transforms

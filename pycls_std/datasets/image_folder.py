@@ -6,14 +6,13 @@ Layout: root/train/<class>/<image> and root/val/<class>/<image> (or root/test). 
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
 from pycls_std.core.registry import DATASETS
 from pycls_std.core.structures import DatasetInfo
-from pycls_std.datasets.decoding import naming
+from pycls_std.datasets.decoding import open_image
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 
 
@@ -29,12 +28,6 @@ class VisibleFolders(ImageFolder):
         if not folders:
             raise ValueError(f"{directory} has no class folders")
         return folders, {name: index for index, name in enumerate(folders)}
-
-
-def open_image(path: str) -> Image.Image:
-    """Return an image that is not decoded yet, see `decoding`. Raises OSError that names the file if it is no image."""
-    with naming(path):
-        return Image.open(path)
 
 
 def _is_visible_image(folder: Path, path: str) -> bool:

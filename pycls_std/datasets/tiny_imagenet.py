@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from pycls_std.core.registry import DATASETS
 from pycls_std.core.structures import DatasetInfo
-from pycls_std.datasets.image_folder import open_image
+from pycls_std.datasets.decoding import open_image
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 
 
