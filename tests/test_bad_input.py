@@ -295,6 +295,15 @@ def test_check_data_lists_strange_images(folders, tmp_path):
         assert line.startswith(f"image {path} cannot be read: {text}")
 
 
+def test_check_data_tells_what_is_not_read(folders, tmp_path):
+    for name in ("ape/1.gif", "bee/2.gif", "cat/3"):
+        (tmp_path / "data" / "train" / name).touch()
+    code, output, errors = called("tools/check_data.py", *folders)
+    assert (code, errors) == (0, "")
+    line = "image_folder: train has 3 files that are not read, by their ending: .gif 2, none 1"
+    assert output.splitlines() == [line, "train: 24 images read", "test: 12 images read"]
+
+
 def test_check_data_without_data(tmp_path):
     for words, code in ((["DATA.ROOT=nowhere"], 1), (["DATA.ROOOT=nowhere"], 2)):
         found, _, errors = called("tools/check_data.py", "--cfg", CONFIG, "DATA.NAME=image_folder", *words)

@@ -1,19 +1,22 @@
 """Datasets in their real on-disk format, transforms, mixing, and loaders whose views depend on nothing else."""
 
 import io
+import os
 import pickle
 import random
 import struct
+import tempfile
 import zlib
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
 from timm.data.auto_augment import rand_augment_transform
-from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
 from torchvision.datasets.utils import calculate_md5
 from torchvision.transforms import RandomResizedCrop
 
@@ -175,6 +178,175 @@ def test_image_folders_that_are_wrong(tmp_path, load):
     cfg = load("debug/base_debug", DATA__NAME="image_folder", DATA__ROOT=tmp_path, MODEL__NUM_CLASSES=0)
     with pytest.raises(ValueError, match=r"differ in 2 classes: dog \(train only\), mouse \(test only\)"):
         build_data(cfg)
+
+
+def get_folder(root, split="train"):
+    return DATASETS.get("image_folder")(root=str(root), split=split)
+
+
+def test_folders_are_read_in_the_order_of_torchvision(tmp_path):
+    """Nested, with names that sort one way as paths and the other as parts, and hidden ones beside them."""
+    names = ["b", "a/z", "a/1", "a-b/3", "a-b/1", "a/b/2", "a/b-c/2", "a/b.d/2", "a/B/9", "A/10", "A/9", "ä/1", "a b/1"]
+    for name in names:
+        path = tmp_path / "train" / ("cat/" + name + ".PNG")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    write_folders(tmp_path, "train", ["dog", "Dog", "ant"])
+    dataset, info = get_folder(tmp_path)
+    expected = ImageFolder(str(tmp_path / "train"))
+    assert (dataset.samples, list(info.classes)) == (expected.samples, expected.classes)
+    assert len(dataset) == len(names) + 6
+    for hidden in ("cat/.cache/1.png", "cat/a/.x/1.png", "cat/a/.1.png", ".trash/1.png"):
+        (tmp_path / "train" / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / "train" / hidden).touch()
+    dataset, info = get_folder(tmp_path)
+    assert (dataset.samples, info.left_out) == (expected.samples, "")
+
+
+def test_plain_files_cost_no_look_of_their_own(tmp_path, monkeypatch):
+    write_folders(tmp_path, "train", ["cat", "dog"], images=20)
+    looks = []
+    for name in ("stat", "lstat", "readlink"):
+        own = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda path, *a, own=own, **k: looks.append(str(path)) or own(path, *a, **k))
+    get_folder(tmp_path)
+    assert [path for path in looks if path.endswith(".JPEG")] == []
+
+
+def test_links_that_take_nothing_from_other_classes_are_followed(tmp_path):
+    """Folders of classes, images that lie elsewhere, or in another split, or twice in a class."""
+    write_folders(tmp_path / "kept", "all", ["cats", "dogs"])
+    write_folders(tmp_path, "train", ["ant"])
+    (tmp_path / "train" / "cat").symlink_to("../kept/all/cats")
+    (tmp_path / "train" / "ant" / "linked.png").symlink_to(tmp_path / "kept" / "all" / "dogs" / "0.JPEG")
+    (tmp_path / "train" / "ant" / "twice.jpg").symlink_to("0.JPEG")
+    dataset, info = get_folder(tmp_path)
+    assert (dataset.samples, list(info.classes)) == (ImageFolder(str(tmp_path / "train")).samples, ["ant", "cat"])
+    assert Counter(label for _, label in dataset.samples) == {0: 4, 1: 2}
+    (tmp_path / "train" / "ant" / "gone.png").symlink_to("gone")
+    dataset, _ = get_folder(tmp_path)
+    with pytest.raises(OSError, match="image .*train/ant/gone.png cannot be read: No such file or directory"):
+        dataset[[path.endswith("gone.png") for path, _ in dataset.samples].index(True)]
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "text"),
+    [
+        ("dog/more", "../cat", "the link {}/dog/more leads to {}/cat, a folder, which is not followed within a class"),
+        ("dog/more", "..", "the link {}/dog/more leads to {}, a folder, which is not followed within a class"),
+        (
+            "dog/in/more",
+            "../../.cows",
+            "the link {}/dog/in/more leads to {}/.cows, a folder, which is not followed within a class",
+        ),
+        ("dog/2.png", "../cat/0.JPEG", "the link {}/dog/2.png leads to {}/cat/0.JPEG, an image of another class"),
+        ("dog/2.png", "../cat/in/3.png", "the link {}/dog/2.png leads to {}/cat/in/3.png, an image of another class"),
+        ("dog/2.png", "../cow/0.JPEG", "the link {}/dog/2.png leads to {}/.cows/0.JPEG, an image of another class"),
+        ("puss", "cat", "{}/cat and {}/puss are one folder, by a link"),
+        ("bull", ".cows", "{}/bull and {}/cow are one folder, by a link"),
+        ("puss", "cat/in", "{}/puss lies within {}/cat, by a link"),
+        ("all", ".", "the link {}/all/all leads to {}, a folder, which is not followed within a class"),
+        ("gone", "nowhere", "the link {}/gone leads to {}/nowhere, which is not there"),
+    ],
+)
+def test_links_that_give_images_of_one_class_to_another_are_refused(tmp_path, link, target, text):
+    write_folders(tmp_path, "train", ["cat", "dog", ".cows"])
+    (tmp_path / "train" / "dog" / "in").mkdir()
+    (tmp_path / "train" / "cat" / "in").mkdir()
+    picture().save(tmp_path / "train" / "cat" / "in" / "3.png")
+    (tmp_path / "train" / "cow").symlink_to(".cows")
+    assert len(get_folder(tmp_path)[0]) == 7
+    (tmp_path / "train" / link).symlink_to(target)
+    with pytest.raises(ValueError) as error:
+        get_folder(tmp_path)
+    assert str(error.value) == text.replace("{}", f"{tmp_path}/train")
+
+
+def test_files_that_are_not_read_are_told_once(tmp_path, load, caplog):
+    """In a line for each split, by their endings; a class of nothing else has no images."""
+    for split in ("train", "val"):
+        write_folders(tmp_path, split, ["cat", "dog"])
+    for name in [*(f"cat/{number}.GIF" for number in range(7)), "dog/a.heic", "dog/in/b.heic", "dog/notes", "dog/.x"]:
+        (tmp_path / "train" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "train" / name).touch()
+    for name in ("loose.png", "labels.csv"):
+        (tmp_path / "val" / name).touch()
+    lines = [
+        "image_folder: train has 10 files that are not read, by their ending: .gif 7, .heic 2, none 1",
+        "image_folder: val has 1 images that lie in no class folder",
+    ]
+    assert [get_folder(tmp_path, split)[1].left_out for split in ("train", "test")] == lines
+    words = {"DATA__NAME": "image_folder", "DATA__ROOT": tmp_path, "MODEL__NUM_CLASSES": 2, "TRAIN__BATCH_SIZE": 2}
+    build_data(load("debug/base_debug", **words))
+    assert sorted(record.message for record in caplog.records if record.levelname == "WARNING") == lines
+    (tmp_path / "train" / "eel").mkdir()
+    (tmp_path / "train" / "eel" / "1.bmp.gz").touch()
+    (tmp_path / "train" / "eel" / "2.\x1b[31m").touch()
+    with pytest.raises(
+        ValueError, match=r"train: no image of eel \(2 files .* by their ending: .gz 1, .\\x1b\[31m 1\)"
+    ):
+        get_folder(tmp_path)
+
+
+def test_many_endings_and_names_are_cut_short(tmp_path):
+    write_folders(tmp_path, "train", ["cat", "dog"])
+    for number in range(9):
+        (tmp_path / "train" / "cat" / f"x.{number}{'y' * 200}").touch()
+    line = get_folder(tmp_path)[1].left_out
+    assert line.startswith("image_folder: train has 9 files that are not read") and line.endswith(", others 4")
+    assert len(line) < 500
+    for number in range(9):
+        (tmp_path / "train" / f"no{number}").mkdir()
+    with pytest.raises(ValueError, match="no image of no0, no1, no2, no3, no4, 4 others$"):
+        get_folder(tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
+    """torchvision passes over it."""
+    with tempfile.TemporaryDirectory() as root:  # which others may enter
+        os.chmod(root, 0o755)
+        write_folders(Path(root), "train", ["cat", "dog"])
+        (Path(root) / "train" / "cat" / "in").mkdir(mode=0o000)
+        before = os.geteuid()
+        try:
+            if before == 0:
+                os.seteuid(65534)  # the administrator may enter anything
+            with pytest.raises(PermissionError, match="train/cat/in"):
+                get_folder(root)
+        finally:
+            os.seteuid(before)
+
+
+def test_one_class_is_nothing_to_tell_apart(tmp_path):
+    """Such as the folder above that of the classes."""
+    write_folders(tmp_path, "train/imagenet", ["cat", "dog"])
+    with pytest.raises(ValueError, match="train has only one class folder, imagenet: there is nothing to tell apart"):
+        get_folder(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["link", "file"])
+def test_val_that_is_no_folder_is_not_passed_over(tmp_path, content):
+    write_folders(tmp_path, "test", ["cat", "dog"])
+    (tmp_path / "val").symlink_to("gone") if content == "link" else (tmp_path / "val").touch()
+    with pytest.raises(ValueError, match=f"image_folder: DATA.ROOT {tmp_path}: val is no folder"):
+        get_folder(tmp_path, "test")
+
+
+@pytest.mark.fault(36)
+def test_names_of_classes_are_shown_without_what_steers_a_terminal(tmp_path, load):
+    write_folders(tmp_path, "train", ["cat", "do\x1b[2Jg"])
+    write_folders(tmp_path, "val", ["cat", "two\nlines", os.fsdecode(b"\xff")])
+    cfg = load("debug/base_debug", DATA__NAME="image_folder", DATA__ROOT=tmp_path, MODEL__NUM_CLASSES=0)
+    with pytest.raises(ValueError) as error:
+        build_data(cfg)
+    odd = r"do\x1b[2Jg (train only), two\nlines (test only), \udcff (test only)"
+    assert str(error.value) == f"DATA.ROOT {tmp_path}: the splits differ in 3 classes: {odd}"
+    path = tmp_path / "train" / "cat" / "a\x1b[2J\nb.png"
+    path.touch()
+    dataset, _ = get_folder(tmp_path)
+    with pytest.raises(OSError, match=r"train/cat/a\\x1b\[2J\\nb.png cannot be read: cannot identify") as error:
+        dataset[[name for name, _ in dataset.samples].index(str(path))]
+    assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
