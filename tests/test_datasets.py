@@ -6,6 +6,7 @@ import pickle
 import random
 import struct
 import tempfile
+import threading
 import zlib
 from collections import Counter
 from functools import partial
@@ -364,7 +365,9 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, load, workers, content)
         build_data(load("debug/base_debug", **words, DATA__LOADER="memory"))
 
 
-def test_tiny_imagenet_in_its_original_layout(tmp_path):
+@pytest.fixture
+def tiny(tmp_path):
+    """Folder of 3 classes in the layout of Tiny-ImageNet."""
     root = tmp_path / "tiny-imagenet-200"
     wnids = ["n03", "n01", "n02"]
     for wnid in wnids:
@@ -374,21 +377,119 @@ def test_tiny_imagenet_in_its_original_layout(tmp_path):
     (root / "wnids.txt").write_text("\n".join(wnids) + "\n")
     (root / "val" / "images").mkdir(parents=True)
     lines = []
-    for number, wnid in enumerate(["n02", "n01"]):
+    for number, wnid in enumerate(["n02", "n01", "n03"]):
         Image.new("L", (64, 64), 100 * number).save(root / "val" / "images" / f"val_{number}.JPEG")
         lines.append(f"val_{number}.JPEG\t{wnid}\t0\t0\t62\t62\n")
     (root / "val" / "val_annotations.txt").write_text("".join(lines))
-    train, info = DATASETS.get("tiny_imagenet")(root=str(tmp_path), split="train")
-    test, _ = DATASETS.get("tiny_imagenet")(root=str(tmp_path), split="test")
+    return root
+
+
+def get_tiny(root, split):
+    return DATASETS.get("tiny_imagenet")(root=str(root.parent), split=split)
+
+
+def test_tiny_imagenet_in_its_original_layout(tiny, tmp_path):
+    (tiny / "train" / "n01" / "n01_boxes.txt").touch()
+    (tiny / "train" / "n01" / "images" / "._n01_0.JPEG").touch()
+    train, info = get_tiny(tiny, "train")
+    test, _ = get_tiny(tiny, "test")
     assert info.classes == ("n01", "n02", "n03")
     assert [label for _, label in train] == [0, 0, 1, 1, 2, 2]
-    assert [label for _, label in test] == [1, 0]
+    assert [label for _, label in test] == [1, 0, 2]
     assert (test[1][0].mode, to_rgb(test[1][0]).mode) == ("L", "RGB")
-    (root / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn09\t0\n")
-    with pytest.raises(ValueError, match="val_annotations.txt has .*n09.*, expected an image and a class"):
-        DATASETS.get("tiny_imagenet")(root=str(tmp_path), split="test")
     with pytest.raises(ValueError, match="wnids.txt; unpack http"):
-        DATASETS.get("tiny_imagenet")(root=str(tmp_path / "elsewhere"), split="test")
+        get_tiny(tmp_path / "elsewhere" / "tiny-imagenet-200", "test")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        (
+            "val/val_annotations.txt",
+            "val_0.JPEG\tn09\t0\n",
+            r"annotations.txt has .*n09.*, expected an image and a",
+        ),
+        (
+            "val/val_annotations.txt",
+            "../x.JPEG\tn01\t0\n",
+            r"annotations.txt has .*x.JPEG.*, expected an image and a",
+        ),
+        (
+            "val/val_annotations.txt",
+            "val_0.JPEG\n",
+            r"annotations.txt has .*val_0.*, expected an image and a",
+        ),
+        ("val/val_annotations.txt", "a.JPEG\tn01\na.JPEG\tn02\n", r"val_annotations.txt has a.JPEG twice"),
+        ("val/val_annotations.txt", "", r"val_annotations.txt has no images"),
+        ("val/val_annotations.txt", b"\xff\xfe", r"val_annotations.txt is no text"),
+        ("val/val_annotations.txt", ..., r"val_annotations.txt"),
+        ("wnids.txt", "n01\nn02\nn01\n", r"wnids.txt has n01 twice"),
+        ("wnids.txt", "n01\n../n02\n", r"wnids.txt has ../n02, expected the name of a folder"),
+        ("wnids.txt", "", r"wnids.txt has 0 classes"),
+        ("wnids.txt", b"\xff\xfe", r"wnids.txt is no text"),
+        ("wnids.txt", ..., r"wnids.txt; unpack"),
+        ("wnids.txt", "n01\nn02\nn03\nn05\nn04\n", r"train: no image of n04, n05$"),
+    ],
+)
+def test_lists_of_tiny_imagenet_that_are_wrong(tiny, name, content, text):
+    """They are read as they are written, and a class of them without images does not vanish."""
+    (tiny / name).unlink()
+    if content is not ...:
+        (tiny / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises((ValueError, OSError), match=text) as error:
+        get_tiny(tiny, "train"), get_tiny(tiny, "test")
+    assert str(tiny) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["wnids.txt", "val/val_annotations.txt"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_lists_of_tiny_imagenet_that_are_no_files(tiny, name, make, tmp_path):
+    (tiny / name).unlink()
+    make(tiny / name)
+    found = []
+
+    def read():
+        with pytest.raises(OSError, match=f"no regular file: '{tiny}/{name}'"):
+            get_tiny(tiny, "test")
+        found.append(True)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(20)
+    assert found
+
+
+def test_images_of_tiny_imagenet_that_are_not_used_or_not_there(tiny):
+    """Told, counted; a missing one when it is read."""
+    original = "{} images of 3 classes, the original has {} of 200"
+    for split, images, all_images in (("train", 6, 100_000), ("test", 3, 10_000)):
+        name = "val" if split == "test" else "train"
+        line = f"tiny_imagenet: {name} has {original.format(images, all_images)}"
+        assert get_tiny(tiny, split)[1].left_out == line
+    (tiny / "train" / "n09").mkdir()
+    for name in ("train/n01/images/a.png", "val/images/val_7.JPEG", "val/images/val_8.JPEG"):
+        picture().save(tiny / name)
+    (tiny / "val" / "images" / "val_1.JPEG").unlink()
+    assert get_tiny(tiny, "train")[1].left_out == (
+        "tiny_imagenet: train has 1 files that are not read, by their ending: .png 1; folders that wnids.txt does not "
+        f"name: n09; {original.format(6, 100_000)}"
+    )
+    test, info = get_tiny(tiny, "test")
+    assert info.left_out == (
+        "tiny_imagenet: val has 2 files that val_annotations.txt does not name; " + original.format(3, 10_000)
+    )
+    with pytest.raises(OSError, match="image .*val/images/val_1.JPEG cannot be read: No such file or directory"):
+        test[1]
+
+
+def test_links_of_tiny_imagenet_to_other_classes_are_refused(tiny):
+    (tiny / "train" / "n01" / "images" / "x.JPEG").symlink_to("../../n02/images/n02_0.JPEG")
+    with pytest.raises(ValueError, match="n01/images/x.JPEG leads to .*n02/images/n02_0.JPEG, an image of another"):
+        get_tiny(tiny, "train")
+    (tiny / "train" / "n01").rename(tiny / "n01")
+    (tiny / "train" / "n01").symlink_to("n02")
+    with pytest.raises(ValueError, match="train/n01/images and .*train/n02/images are one folder, by a link"):
+        get_tiny(tiny, "train")
 
 
 def test_number_of_classes_is_checked(load):
