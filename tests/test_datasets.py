@@ -582,17 +582,34 @@ def test_colours_of_16_bits_keep_their_high_ones(tmp_path, order, channels):
         (lambda path: tiff(path, RAMP, photometric=0), "its 0 is white"),
         (lambda path: path.write_bytes(png_header(30_000, 30_000)), "900000000 pixels"),
         (lambda path: path.write_bytes(png_header(0, 3)), "cannot identify image file"),
+        (
+            lambda path: path.write_bytes(png_header(1, 1001)),
+            "it has 1 x 1001 pixels, a side over 1000 times",
+        ),
         (lambda path: path.mkdir(), "it is no regular file"),
         (lambda path: None, "No such file or directory"),
     ],
-    ids=["32 bits", "float", "signed", "white is 0", "bomb", "no pixels", "folder", "absent"],
+    ids=["32 bits", "float", "signed", "white is 0", "bomb", "no pixels", "line", "folder", "absent"],
 )
-def test_images_that_no_scale_is_known_of_are_refused(tmp_path, write, text):
+def test_images_that_cannot_be_used_are_refused(tmp_path, write, text):
     path = tmp_path / "a.png"
     write(path)
     with pytest.raises(OSError, match=f"^image {path} cannot be read: .*{text}") as error:
         to_rgb(open_image(str(path)))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (90, 1)])
+def test_a_side_of_one_pixel_is_enough(tmp_path, size):
+    Image.new("RGB", size, (200, 100, 50)).save(tmp_path / "a.png")
+    for transform in (
+        transforms.test_transform(16, NORMALIZATIONS["half"], 0.875),
+        transforms.train_transform(16, NORMALIZATIONS["half"], Augmentation(crop="resized")),
+        transforms.train_transform(16, NORMALIZATIONS["half"], Augmentation()),
+    ):
+        view = view_of(transform, open_image(tmp_path / "a.png"))
+        assert view.shape == (3, 16, 16)
+        assert view[:, 8, 8].tolist() == pytest.approx([value / 127.5 - 1 for value in (200, 100, 50)], abs=1e-5)
 
 
 def png_header(width, height):
