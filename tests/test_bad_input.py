@@ -1,16 +1,23 @@
 """What users and files get wrong: one line that names it, the exit code, no traceback, nothing made, nothing lost."""
 
+import contextlib
 import io
 import os
+import socket
 import subprocess
 import sys
+import threading
+import urllib.request
+from functools import partial
 
 import pandas as pd
 import pytest
 from PIL import Image
 from processes import ROOT, Running, called
+from test_datasets import png_header
 from test_table import make_table, record  # noqa: F401  (a fixture)
 
+from pycls_std.core.network import patience
 from pycls_std.datasets.loader import Views, train_loader
 from pycls_std.tasks.classification import Classification
 
@@ -217,6 +224,30 @@ def test_a_corrupt_image_stops_with_its_path(folders, tmp_path, loader, content)
     assert len(errors.splitlines()) == 1
 
 
+STRANGE = {  # images that decoders do not complain of, or not as of others
+    "it is no regular file": os.mkfifo,
+    "Image size (900000000 pixels) exceeds limit": lambda path: path.write_bytes(png_header(30_000, 30_000)),
+    "image file is truncated": lambda path: path.write_bytes(png_header(9500, 9500)),  # for which Pillow warns of bombs
+    "its pixels are floats": lambda path: Image.new("F", (8, 8)).save(path, "TIFF"),
+    "its pixels are 32-bit numbers": lambda path: Image.new("I", (8, 8)).save(path, "TIFF"),
+}
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("loader", ["memory", "workers 0", "workers 2"])
+@pytest.mark.parametrize("text", list(STRANGE)[:3])
+def test_a_strange_image_stops_with_its_path(folders, tmp_path, loader, text):
+    path = tmp_path / "data" / "train" / "bee" / "3.png"
+    path.unlink()
+    STRANGE[text](path)
+    kind, _, workers = loader.partition(" ")
+    words = [f"DATA.LOADER={kind}", f"DATA.NUM_WORKERS={workers or 0}"]
+    code, output, errors = Running(tmp_path, ["--mode", "train", *folders, *words]).end()
+    assert code == 1
+    assert f"image {path} cannot be read: {text}" in errors
+    assert len(errors.splitlines()) == 1
+
+
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_corrupt_image_leaves_the_checkpoints(folders, tmp_path, split):
@@ -246,6 +277,31 @@ def test_check_data_lists_all_that_is_wrong(folders, tmp_path, workers):
     ]
     assert lines[2] == "train: 24 images read"
     assert lines[3].startswith(f"image {bad[2]} cannot be read: ")
+
+
+@pytest.mark.fault(22)
+def test_check_data_lists_strange_images(folders, tmp_path):
+    paths = [tmp_path / "data" / "train" / "bee" / f"{number}.png" for number in range(len(STRANGE))]
+    for path, make in zip(paths, STRANGE.values(), strict=True):
+        path.unlink()
+        make(path)
+    done = subprocess.run(
+        [sys.executable, "tools/check_data.py", *folders], capture_output=True, text=True, cwd=ROOT, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (1, "check_data.py: 5 images cannot be used\n")
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(STRANGE) + 2
+    for path, text, line in zip(paths, STRANGE, lines, strict=False):
+        assert line.startswith(f"image {path} cannot be read: {text}")
+
+
+def test_check_data_tells_what_is_not_read(folders, tmp_path):
+    for name in ("ape/1.gif", "bee/2.gif", "cat/3"):
+        (tmp_path / "data" / "train" / name).touch()
+    code, output, errors = called("tools/check_data.py", *folders)
+    assert (code, errors) == (0, "")
+    line = "image_folder: train has 3 files that are not read, by their ending: .gif 2, none 1"
+    assert output.splitlines() == [line, "train: 24 images read", "test: 12 images read"]
 
 
 def test_check_data_without_data(tmp_path):
@@ -332,6 +388,72 @@ def test_half_an_archive_is_not_data(tmp_path):
     assert f"put cifar-100-python.tar.gz (MD5 eb9058c3a382ffc7106e4002c42a8d85) into {tmp_path} by hand" in errors
     assert len(errors.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.fault(31)
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\nhalf"])
+def test_a_server_that_stalls(answer, tmp_path):
+    """It accepts, and never answers, or never goes on."""
+    data = tmp_path / "data"
+    words = ["--mode", "train", "--cfg", "configs/resnet/r-20_c100.yaml", f"DATA.ROOT={data}", "DEVICE=cpu"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/archive"
+        threading.Thread(target=stall, args=(server, answer), daemon=True).start()
+        hook = {"hook": "test_bad_input:impatient", "arguments": (url,)}
+        code, output, errors = Running(tmp_path, [*words, f"OUT_DIR={tmp_path}/run"], **hook).end()
+    assert (code, output) == (1, "")
+    assert f"{data} has no whole copy and {url} could not be downloaded (" in errors.splitlines()[-1]
+    assert "timed out" in errors.splitlines()[-1]
+    assert answer or len(errors.splitlines()) == 1  # a download that has begun shows how far it is
+    assert list(data.iterdir()) == []
+
+
+def stall(server, answer):
+    """Begin to answer whoever connects, and let all connections open; its HEAD is answered, if anything is."""
+    kept = []
+    with contextlib.suppress(OSError):  # the server is closed
+        while True:
+            kept.append(server.accept()[0])
+            head = answer and kept[-1].recv(4096).startswith(b"HEAD")
+            kept[-1].sendall(answer.removesuffix(b"half") if head else answer)
+
+
+def impatient(url):
+    """Hook: CIFAR-100 is somewhere else, and waited for for a second."""
+    from torchvision.datasets import CIFAR100
+
+    from pycls_std.datasets import cifar
+
+    os.environ["no_proxy"] = "*"
+    CIFAR100.url, cifar.patience = url, partial(cifar.patience, 1)
+
+
+def test_patience_ends_with_its_block():
+    with patience(7), socket.socket() as within:
+        assert within.gettimeout() == 7
+    with pytest.raises(KeyError), patience(7):
+        raise KeyError
+    assert socket.getdefaulttimeout() is None
+
+
+@pytest.mark.parametrize("name", ["cifar-100-python.tar.gz", "cifar-100-python/train"])
+def test_an_archive_that_is_a_pipe(name, tmp_path):
+    path = tmp_path / "data" / name
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    words = ["--mode", "train", "--cfg", "configs/resnet/r-20_c100.yaml", f"DATA.ROOT={tmp_path}/data", "DEVICE=cpu"]
+    ended = Running(tmp_path, [*words, f"OUT_DIR={tmp_path}/run"], hook="test_bad_input:answer_garbage").end()
+    errors = one_line(*ended, expected=1)
+    assert "no regular file" in errors and str(path) in errors
+
+
+def answer_garbage():
+    """Hook: whatever is asked for is there."""
+
+    class Garbage(io.BytesIO):
+        url, length = None, 5000
+
+    urllib.request.urlopen = lambda *args, **options: Garbage(bytes(5000))
 
 
 @pytest.mark.fault(32)

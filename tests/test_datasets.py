@@ -1,16 +1,23 @@
 """Datasets in their real on-disk format, transforms, mixing, and loaders whose views depend on nothing else."""
 
 import io
+import os
 import pickle
 import random
+import struct
+import tempfile
+import threading
+import zlib
 from collections import Counter
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
 from timm.data.auto_augment import rand_augment_transform
-from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
 from torchvision.datasets.utils import calculate_md5
 from torchvision.transforms import Compose, Normalize, RandomResizedCrop, Resize, ToTensor
 
@@ -18,8 +25,7 @@ from pycls_std.builders.data import build_data
 from pycls_std.core.registry import DATASETS
 from pycls_std.core.structures import Loaded, Progress
 from pycls_std.datasets import transforms
-from pycls_std.datasets.decoding import DecodedRandomResizedCrop, to_rgb
-from pycls_std.datasets.image_folder import open_image
+from pycls_std.datasets.decoding import DecodedRandomResizedCrop, open_image, to_rgb
 from pycls_std.datasets.loader import EpochSampler, Views, train_loader
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.transforms import Augmentation
@@ -175,6 +181,175 @@ def test_image_folders_that_are_wrong(tmp_path, load):
         build_data(cfg)
 
 
+def get_folder(root, split="train"):
+    return DATASETS.get("image_folder")(root=str(root), split=split)
+
+
+def test_folders_are_read_in_the_order_of_torchvision(tmp_path):
+    """Nested, with names that sort one way as paths and the other as parts, and hidden ones beside them."""
+    names = ["b", "a/z", "a/1", "a-b/3", "a-b/1", "a/b/2", "a/b-c/2", "a/b.d/2", "a/B/9", "A/10", "A/9", "ä/1", "a b/1"]
+    for name in names:
+        path = tmp_path / "train" / ("cat/" + name + ".PNG")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    write_folders(tmp_path, "train", ["dog", "Dog", "ant"])
+    dataset, info = get_folder(tmp_path)
+    expected = ImageFolder(str(tmp_path / "train"))
+    assert (dataset.samples, list(info.classes)) == (expected.samples, expected.classes)
+    assert len(dataset) == len(names) + 6
+    for hidden in ("cat/.cache/1.png", "cat/a/.x/1.png", "cat/a/.1.png", ".trash/1.png"):
+        (tmp_path / "train" / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / "train" / hidden).touch()
+    dataset, info = get_folder(tmp_path)
+    assert (dataset.samples, info.left_out) == (expected.samples, "")
+
+
+def test_plain_files_cost_no_look_of_their_own(tmp_path, monkeypatch):
+    write_folders(tmp_path, "train", ["cat", "dog"], images=20)
+    looks = []
+    for name in ("stat", "lstat", "readlink"):
+        own = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda path, *a, own=own, **k: looks.append(str(path)) or own(path, *a, **k))
+    get_folder(tmp_path)
+    assert [path for path in looks if path.endswith(".JPEG")] == []
+
+
+def test_links_that_take_nothing_from_other_classes_are_followed(tmp_path):
+    """Folders of classes, images that lie elsewhere, or in another split, or twice in a class."""
+    write_folders(tmp_path / "kept", "all", ["cats", "dogs"])
+    write_folders(tmp_path, "train", ["ant"])
+    (tmp_path / "train" / "cat").symlink_to("../kept/all/cats")
+    (tmp_path / "train" / "ant" / "linked.png").symlink_to(tmp_path / "kept" / "all" / "dogs" / "0.JPEG")
+    (tmp_path / "train" / "ant" / "twice.jpg").symlink_to("0.JPEG")
+    dataset, info = get_folder(tmp_path)
+    assert (dataset.samples, list(info.classes)) == (ImageFolder(str(tmp_path / "train")).samples, ["ant", "cat"])
+    assert Counter(label for _, label in dataset.samples) == {0: 4, 1: 2}
+    (tmp_path / "train" / "ant" / "gone.png").symlink_to("gone")
+    dataset, _ = get_folder(tmp_path)
+    with pytest.raises(OSError, match="image .*train/ant/gone.png cannot be read: No such file or directory"):
+        dataset[[path.endswith("gone.png") for path, _ in dataset.samples].index(True)]
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "text"),
+    [
+        ("dog/more", "../cat", "the link {}/dog/more leads to {}/cat, a folder, which is not followed within a class"),
+        ("dog/more", "..", "the link {}/dog/more leads to {}, a folder, which is not followed within a class"),
+        (
+            "dog/in/more",
+            "../../.cows",
+            "the link {}/dog/in/more leads to {}/.cows, a folder, which is not followed within a class",
+        ),
+        ("dog/2.png", "../cat/0.JPEG", "the link {}/dog/2.png leads to {}/cat/0.JPEG, an image of another class"),
+        ("dog/2.png", "../cat/in/3.png", "the link {}/dog/2.png leads to {}/cat/in/3.png, an image of another class"),
+        ("dog/2.png", "../cow/0.JPEG", "the link {}/dog/2.png leads to {}/.cows/0.JPEG, an image of another class"),
+        ("puss", "cat", "{}/cat and {}/puss are one folder, by a link"),
+        ("bull", ".cows", "{}/bull and {}/cow are one folder, by a link"),
+        ("puss", "cat/in", "{}/puss lies within {}/cat, by a link"),
+        ("all", ".", "the link {}/all/all leads to {}, a folder, which is not followed within a class"),
+        ("gone", "nowhere", "the link {}/gone leads to {}/nowhere, which is not there"),
+    ],
+)
+def test_links_that_give_images_of_one_class_to_another_are_refused(tmp_path, link, target, text):
+    write_folders(tmp_path, "train", ["cat", "dog", ".cows"])
+    (tmp_path / "train" / "dog" / "in").mkdir()
+    (tmp_path / "train" / "cat" / "in").mkdir()
+    picture().save(tmp_path / "train" / "cat" / "in" / "3.png")
+    (tmp_path / "train" / "cow").symlink_to(".cows")
+    assert len(get_folder(tmp_path)[0]) == 7
+    (tmp_path / "train" / link).symlink_to(target)
+    with pytest.raises(ValueError) as error:
+        get_folder(tmp_path)
+    assert str(error.value) == text.replace("{}", f"{tmp_path}/train")
+
+
+def test_files_that_are_not_read_are_told_once(tmp_path, load, caplog):
+    """In a line for each split, by their endings; a class of nothing else has no images."""
+    for split in ("train", "val"):
+        write_folders(tmp_path, split, ["cat", "dog"])
+    for name in [*(f"cat/{number}.GIF" for number in range(7)), "dog/a.heic", "dog/in/b.heic", "dog/notes", "dog/.x"]:
+        (tmp_path / "train" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "train" / name).touch()
+    for name in ("loose.png", "labels.csv"):
+        (tmp_path / "val" / name).touch()
+    lines = [
+        "image_folder: train has 10 files that are not read, by their ending: .gif 7, .heic 2, none 1",
+        "image_folder: val has 1 images that lie in no class folder",
+    ]
+    assert [get_folder(tmp_path, split)[1].left_out for split in ("train", "test")] == lines
+    words = {"DATA__NAME": "image_folder", "DATA__ROOT": tmp_path, "MODEL__NUM_CLASSES": 2, "TRAIN__BATCH_SIZE": 2}
+    build_data(load("debug/base_debug", **words))
+    assert sorted(record.message for record in caplog.records if record.levelname == "WARNING") == lines
+    (tmp_path / "train" / "eel").mkdir()
+    (tmp_path / "train" / "eel" / "1.bmp.gz").touch()
+    (tmp_path / "train" / "eel" / "2.\x1b[31m").touch()
+    with pytest.raises(
+        ValueError, match=r"train: no image of eel \(2 files .* by their ending: .gz 1, .\\x1b\[31m 1\)"
+    ):
+        get_folder(tmp_path)
+
+
+def test_many_endings_and_names_are_cut_short(tmp_path):
+    write_folders(tmp_path, "train", ["cat", "dog"])
+    for number in range(9):
+        (tmp_path / "train" / "cat" / f"x.{number}{'y' * 200}").touch()
+    line = get_folder(tmp_path)[1].left_out
+    assert line.startswith("image_folder: train has 9 files that are not read") and line.endswith(", others 4")
+    assert len(line) < 500
+    for number in range(9):
+        (tmp_path / "train" / f"no{number}").mkdir()
+    with pytest.raises(ValueError, match="no image of no0, no1, no2, no3, no4, 4 others$"):
+        get_folder(tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
+    """torchvision passes over it."""
+    with tempfile.TemporaryDirectory() as root:  # which others may enter
+        os.chmod(root, 0o755)
+        write_folders(Path(root), "train", ["cat", "dog"])
+        (Path(root) / "train" / "cat" / "in").mkdir(mode=0o000)
+        before = os.geteuid()
+        try:
+            if before == 0:
+                os.seteuid(65534)  # the administrator may enter anything
+            with pytest.raises(PermissionError, match="train/cat/in"):
+                get_folder(root)
+        finally:
+            os.seteuid(before)
+
+
+def test_one_class_is_nothing_to_tell_apart(tmp_path):
+    """Such as the folder above that of the classes."""
+    write_folders(tmp_path, "train/imagenet", ["cat", "dog"])
+    with pytest.raises(ValueError, match="train has only one class folder, imagenet: there is nothing to tell apart"):
+        get_folder(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["link", "file"])
+def test_val_that_is_no_folder_is_not_passed_over(tmp_path, content):
+    write_folders(tmp_path, "test", ["cat", "dog"])
+    (tmp_path / "val").symlink_to("gone") if content == "link" else (tmp_path / "val").touch()
+    with pytest.raises(ValueError, match=f"image_folder: DATA.ROOT {tmp_path}: val is no folder"):
+        get_folder(tmp_path, "test")
+
+
+@pytest.mark.fault(36)
+def test_names_of_classes_are_shown_without_what_steers_a_terminal(tmp_path, load):
+    write_folders(tmp_path, "train", ["cat", "do\x1b[2Jg"])
+    write_folders(tmp_path, "val", ["cat", "two\nlines", os.fsdecode(b"\xff")])
+    cfg = load("debug/base_debug", DATA__NAME="image_folder", DATA__ROOT=tmp_path, MODEL__NUM_CLASSES=0)
+    with pytest.raises(ValueError) as error:
+        build_data(cfg)
+    odd = r"do\x1b[2Jg (train only), two\nlines (test only), \udcff (test only)"
+    assert str(error.value) == f"DATA.ROOT {tmp_path}: the splits differ in 3 classes: {odd}"
+    path = tmp_path / "train" / "cat" / "a\x1b[2J\nb.png"
+    path.touch()
+    dataset, _ = get_folder(tmp_path)
+    with pytest.raises(OSError, match=r"train/cat/a\\x1b\[2J\\nb.png cannot be read: cannot identify") as error:
+        dataset[[name for name, _ in dataset.samples].index(str(path))]
+    assert str(error.value).isprintable()
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("content", [b"", b"not an image", "half"])
 def test_an_image_that_cannot_be_read_is_named(tmp_path, load, workers, content):
@@ -190,7 +365,9 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, load, workers, content)
         build_data(load("debug/base_debug", **words, DATA__LOADER="memory"))
 
 
-def test_tiny_imagenet_in_its_original_layout(tmp_path):
+@pytest.fixture
+def tiny(tmp_path):
+    """Folder of 3 classes in the layout of Tiny-ImageNet."""
     root = tmp_path / "tiny-imagenet-200"
     wnids = ["n03", "n01", "n02"]
     for wnid in wnids:
@@ -200,21 +377,119 @@ def test_tiny_imagenet_in_its_original_layout(tmp_path):
     (root / "wnids.txt").write_text("\n".join(wnids) + "\n")
     (root / "val" / "images").mkdir(parents=True)
     lines = []
-    for number, wnid in enumerate(["n02", "n01"]):
+    for number, wnid in enumerate(["n02", "n01", "n03"]):
         Image.new("L", (64, 64), 100 * number).save(root / "val" / "images" / f"val_{number}.JPEG")
         lines.append(f"val_{number}.JPEG\t{wnid}\t0\t0\t62\t62\n")
     (root / "val" / "val_annotations.txt").write_text("".join(lines))
-    train, info = DATASETS.get("tiny_imagenet")(root=str(tmp_path), split="train")
-    test, _ = DATASETS.get("tiny_imagenet")(root=str(tmp_path), split="test")
+    return root
+
+
+def get_tiny(root, split):
+    return DATASETS.get("tiny_imagenet")(root=str(root.parent), split=split)
+
+
+def test_tiny_imagenet_in_its_original_layout(tiny, tmp_path):
+    (tiny / "train" / "n01" / "n01_boxes.txt").touch()
+    (tiny / "train" / "n01" / "images" / "._n01_0.JPEG").touch()
+    train, info = get_tiny(tiny, "train")
+    test, _ = get_tiny(tiny, "test")
     assert info.classes == ("n01", "n02", "n03")
     assert [label for _, label in train] == [0, 0, 1, 1, 2, 2]
-    assert [label for _, label in test] == [1, 0]
+    assert [label for _, label in test] == [1, 0, 2]
     assert (test[1][0].mode, to_rgb(test[1][0]).mode) == ("L", "RGB")
-    (root / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn09\t0\n")
-    with pytest.raises(ValueError, match="val_annotations.txt has .*n09.*, expected an image and a class"):
-        DATASETS.get("tiny_imagenet")(root=str(tmp_path), split="test")
     with pytest.raises(ValueError, match="wnids.txt; unpack http"):
-        DATASETS.get("tiny_imagenet")(root=str(tmp_path / "elsewhere"), split="test")
+        get_tiny(tmp_path / "elsewhere" / "tiny-imagenet-200", "test")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        (
+            "val/val_annotations.txt",
+            "val_0.JPEG\tn09\t0\n",
+            r"annotations.txt has .*n09.*, expected an image and a",
+        ),
+        (
+            "val/val_annotations.txt",
+            "../x.JPEG\tn01\t0\n",
+            r"annotations.txt has .*x.JPEG.*, expected an image and a",
+        ),
+        (
+            "val/val_annotations.txt",
+            "val_0.JPEG\n",
+            r"annotations.txt has .*val_0.*, expected an image and a",
+        ),
+        ("val/val_annotations.txt", "a.JPEG\tn01\na.JPEG\tn02\n", r"val_annotations.txt has a.JPEG twice"),
+        ("val/val_annotations.txt", "", r"val_annotations.txt has no images"),
+        ("val/val_annotations.txt", b"\xff\xfe", r"val_annotations.txt is no text"),
+        ("val/val_annotations.txt", ..., r"val_annotations.txt"),
+        ("wnids.txt", "n01\nn02\nn01\n", r"wnids.txt has n01 twice"),
+        ("wnids.txt", "n01\n../n02\n", r"wnids.txt has ../n02, expected the name of a folder"),
+        ("wnids.txt", "", r"wnids.txt has 0 classes"),
+        ("wnids.txt", b"\xff\xfe", r"wnids.txt is no text"),
+        ("wnids.txt", ..., r"wnids.txt; unpack"),
+        ("wnids.txt", "n01\nn02\nn03\nn05\nn04\n", r"train: no image of n04, n05$"),
+    ],
+)
+def test_lists_of_tiny_imagenet_that_are_wrong(tiny, name, content, text):
+    """They are read as they are written, and a class of them without images does not vanish."""
+    (tiny / name).unlink()
+    if content is not ...:
+        (tiny / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises((ValueError, OSError), match=text) as error:
+        get_tiny(tiny, "train"), get_tiny(tiny, "test")
+    assert str(tiny) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["wnids.txt", "val/val_annotations.txt"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_lists_of_tiny_imagenet_that_are_no_files(tiny, name, make, tmp_path):
+    (tiny / name).unlink()
+    make(tiny / name)
+    found = []
+
+    def read():
+        with pytest.raises(OSError, match=f"no regular file: '{tiny}/{name}'"):
+            get_tiny(tiny, "test")
+        found.append(True)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(20)
+    assert found
+
+
+def test_images_of_tiny_imagenet_that_are_not_used_or_not_there(tiny):
+    """Told, counted; a missing one when it is read."""
+    original = "{} images of 3 classes, the original has {} of 200"
+    for split, images, all_images in (("train", 6, 100_000), ("test", 3, 10_000)):
+        name = "val" if split == "test" else "train"
+        line = f"tiny_imagenet: {name} has {original.format(images, all_images)}"
+        assert get_tiny(tiny, split)[1].left_out == line
+    (tiny / "train" / "n09").mkdir()
+    for name in ("train/n01/images/a.png", "val/images/val_7.JPEG", "val/images/val_8.JPEG"):
+        picture().save(tiny / name)
+    (tiny / "val" / "images" / "val_1.JPEG").unlink()
+    assert get_tiny(tiny, "train")[1].left_out == (
+        "tiny_imagenet: train has 1 files that are not read, by their ending: .png 1; folders that wnids.txt does not "
+        f"name: n09; {original.format(6, 100_000)}"
+    )
+    test, info = get_tiny(tiny, "test")
+    assert info.left_out == (
+        "tiny_imagenet: val has 2 files that val_annotations.txt does not name; " + original.format(3, 10_000)
+    )
+    with pytest.raises(OSError, match="image .*val/images/val_1.JPEG cannot be read: No such file or directory"):
+        test[1]
+
+
+def test_links_of_tiny_imagenet_to_other_classes_are_refused(tiny):
+    (tiny / "train" / "n01" / "images" / "x.JPEG").symlink_to("../../n02/images/n02_0.JPEG")
+    with pytest.raises(ValueError, match="n01/images/x.JPEG leads to .*n02/images/n02_0.JPEG, an image of another"):
+        get_tiny(tiny, "train")
+    (tiny / "train" / "n01").rename(tiny / "n01")
+    (tiny / "train" / "n01").symlink_to("n02")
+    with pytest.raises(ValueError, match="train/n01/images and .*train/n02/images are one folder, by a link"):
+        get_tiny(tiny, "train")
 
 
 def test_number_of_classes_is_checked(load):
@@ -222,6 +497,160 @@ def test_number_of_classes_is_checked(load):
         build_data(load("debug/base_debug", MODEL__NUM_CLASSES=12))
     with pytest.raises(ValueError, match="DATA.NORMALIZATION is 'mnist', expected one of imagenet"):
         build_data(load("debug/base_debug", DATA__NORMALIZATION="mnist"))
+
+
+# ------------------------------------------------------------------------------------------------------ kinds of images
+RAMP = np.linspace(0, 65535, 4096).astype(np.uint16).reshape(64, 64)
+
+
+def tiff(path, pixels, *, photometric=1, kind=1, bits=None, order="<"):
+    """Write a TIFF by hand. pixels: (H, W) or (H, W, C). kind: 1 whole numbers, 2 signed ones, 3 floats."""
+    height, width, channels = (*pixels.shape, 1)[:3]
+    data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    bits = bits or 8 * pixels.dtype.itemsize
+    if bits == 12:
+        pairs = pixels.reshape(-1, 2).astype(int)
+        packed = (pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255)
+        data = np.stack(packed, axis=1).astype(np.uint8).tobytes()
+    depths = struct.pack(f"{order}{channels}H", *[bits] * channels)
+    start = 8 + 2 + 12 * 10 + 4
+    values = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: start + len(depths), 277: channels}
+    values |= {278: height, 279: len(data), 339: kind}
+    content = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(values))
+    for tag, value in values.items():
+        if tag == 258 and channels > 2:
+            content += struct.pack(f"{order}HHII", tag, 3, channels, start)
+        else:
+            content += struct.pack(
+                f"{order}HHI" + ("HH" if value < 2**16 else "I"), tag, 3, 1, value, *[0][: value < 2**16]
+            )
+    path.write_bytes(content + bytes(4) + depths + data)
+    return path
+
+
+def pgm(path, pixels, highest):
+    """Write a PGM of values from 0 to `highest`."""
+    head = f"P5 {pixels.shape[1]} {pixels.shape[0]} {highest}\n"
+    path.write_bytes(head.encode() + pixels.astype(">u2" if highest > 255 else "u1").tobytes())
+    return path
+
+
+def png16(path, pixels):
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("write", "highest"),
+    [
+        (png16, 65535),
+        (tiff, 65535),
+        (partial(tiff, order=">"), 65535),
+        (partial(tiff, bits=12), 4095),
+        (partial(pgm, highest=65535), 65535),
+        (partial(pgm, highest=255), 255),
+    ],
+    ids=["png", "tiff", "tiff of the other order", "tiff of 12 bits", "pgm", "pgm of 8 bits"],
+)
+def test_grey_of_more_bits_is_scaled_from_its_range(tmp_path, write, highest):
+    """In 8 bits each value is the nearest, so a ramp from black to white stays one; by every way to read it."""
+    ramp = RAMP if highest == 65535 else (RAMP >> (4 if highest == 4095 else 8))
+    path = write(tmp_path / "ramp.png", ramp)
+    expected = np.rint(ramp / (highest / 255)).astype(np.uint8)[..., None].repeat(3, axis=2)
+    assert expected[0, 0, 0] == 0 and expected[-1, -1, 0] == 255
+    assert np.array_equal(np.asarray(to_rgb(open_image(path))), expected)
+    crop = DecodedRandomResizedCrop(64, (1.0, 1.0))
+    crop.get_params = lambda *_: (0, 0, 64, 64)
+    assert np.array_equal(np.asarray(crop(open_image(path))), expected)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colours_of_16_bits_keep_their_high_ones(tmp_path, order, channels):
+    """Pillow takes the higher byte, so no value is off by more than 1."""
+    pixels = RAMP[..., None].repeat(channels, axis=2)
+    image = np.asarray(to_rgb(open_image(tiff(tmp_path / "a.tif", pixels, photometric=2, order=order))))
+    assert np.array_equal(image, (pixels[..., :3] >> 8).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("write", "text"),
+    [
+        (lambda path: Image.fromarray(RAMP.astype(np.int32)).save(path, "TIFF"), "its pixels are 32-bit numbers"),
+        (lambda path: Image.fromarray(RAMP.astype(np.float32)).save(path, "TIFF"), "its pixels are floats"),
+        (lambda path: tiff(path, RAMP.astype(np.int16), kind=2), "its pixels are 32-bit numbers"),
+        (lambda path: tiff(path, RAMP, photometric=0), "its 0 is white"),
+        (lambda path: path.write_bytes(png_header(30_000, 30_000)), "900000000 pixels"),
+        (lambda path: path.write_bytes(png_header(0, 3)), "cannot identify image file"),
+        (
+            lambda path: path.write_bytes(png_header(1, 1001)),
+            "it has 1 x 1001 pixels, a side over 1000 times",
+        ),
+        (lambda path: path.mkdir(), "it is no regular file"),
+        (lambda path: None, "No such file or directory"),
+    ],
+    ids=["32 bits", "float", "signed", "white is 0", "bomb", "no pixels", "line", "folder", "absent"],
+)
+def test_images_that_cannot_be_used_are_refused(tmp_path, write, text):
+    path = tmp_path / "a.png"
+    write(path)
+    with pytest.raises(OSError, match=f"^image {path} cannot be read: .*{text}") as error:
+        to_rgb(open_image(str(path)))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (90, 1)])
+def test_a_side_of_one_pixel_is_enough(tmp_path, size):
+    Image.new("RGB", size, (200, 100, 50)).save(tmp_path / "a.png")
+    for transform in (
+        transforms.test_transform(16, NORMALIZATIONS["half"], 0.875),
+        transforms.train_transform(16, NORMALIZATIONS["half"], Augmentation(crop="resized")),
+        transforms.train_transform(16, NORMALIZATIONS["half"], Augmentation()),
+    ):
+        view = view_of(transform, open_image(tmp_path / "a.png"))
+        assert view.shape == (3, 16, 16)
+        assert view[:, 8, 8].tolist() == pytest.approx([value / 127.5 - 1 for value in (200, 100, 50)], abs=1e-5)
+
+
+def png_header(width, height):
+    """A PNG of no pixels but of this size, in grey."""
+    parts = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "ending", "expected"),
+    [
+        ("1", 1, "png", (255, 255, 255)),
+        ("L", 9, "png", (9, 9, 9)),
+        ("LA", (9, 128), "png", (9, 9, 9)),
+        ("RGBA", (200, 100, 50, 0), "png", (200, 100, 50)),
+        ("CMYK", (0, 255, 255, 0), "jpg", (255, 0, 0)),
+        ("CMYK", (0, 255, 255, 0), "tif", (255, 0, 0)),
+        ("YCbCr", (128, 128, 128), "tif", (128, 128, 128)),
+        ("LAB", (128, 128, 128), "tif", (119, 119, 119)),
+    ],
+)
+def test_every_other_mode_has_its_colours(tmp_path, mode, colour, ending, expected):
+    """What is transparent keeps the colour that is written, as with torchvision. Grey of lightness 50 is 119."""
+    Image.new(mode, (8, 8), colour).save(tmp_path / f"a.{ending}")
+    image = open_image(tmp_path / f"a.{ending}")
+    assert image.mode == mode
+    assert to_rgb(image).getpixel((3, 3)) == pytest.approx(expected, abs=1)
+
+
+def test_a_palette_of_transparent_colours_is_read_without_a_warning(tmp_path, recwarn):
+    palette = Image.new("P", (4, 1))
+    palette.putdata(range(4))
+    colours = np.random.default_rng(0).integers(0, 256, (4, 3), dtype=np.uint8)
+    palette.putpalette(colours.tobytes())
+    palette.save(tmp_path / "a.png", transparency=bytes([0, 128, 255, 255]))
+    image = open_image(tmp_path / "a.png")
+    assert image.mode == "P" and isinstance(image.info["transparency"], bytes)
+    assert np.array_equal(np.asarray(to_rgb(image))[0], colours)
+    assert not recwarn.list
 
 
 # ----------------------------------------------------------------------------------------------------------- transforms

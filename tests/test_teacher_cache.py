@@ -454,7 +454,9 @@ def test_a_damaged_file_is_named(cache, train, copied, tmp_path):
     content = path.read_bytes()
     np.save(tmp_path / "short.npy", ENTRIES[:-1])
     turned = content[:-50] + bytes([content[-50] ^ 1]) + content[-49:]
-    for damaged in (content[:-1], b"x" * 500, b"", turned, (tmp_path / "short.npy").read_bytes()):
+    np.savez(tmp_path / "many.npz", ENTRIES)
+    others = [(tmp_path / name).read_bytes() for name in ("short.npy", "many.npz")]
+    for damaged in (content[:-1], b"x" * 500, b"", turned, *others):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"epoch-0001.npy is damaged, delete it"):
             cache.open(0)
@@ -462,6 +464,22 @@ def test_a_damaged_file_is_named(cache, train, copied, tmp_path):
     own.write_bytes(own.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"epoch-0001.npy is damaged, delete it"):
         train("run")
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_cache_that_is_no_file_is_named(teacher, tmp_path, offline):
+    """A pipe lets its reader wait for ever."""
+    options = {"DISTILLATION__OFFLINE": "true", "AUG__MIXUP": 0, "AUG__CUTMIX": 0} if offline else {}
+    words = words_of(teacher, tmp_path, OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=1, **options)
+    assert Running(tmp_path, words).end()[0] == 0
+    (name,) = kept_files(tmp_path)
+    path = tmp_path / "kept" / name
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        path.unlink()
+        make(path)
+        code, _, errors = Running(tmp_path, [*words, f"OUT_DIR={tmp_path}/other"]).end()
+        assert code == 1
+        assert errors == f"run_net.py: [Errno 22] it is no regular file: '{path}'\n"
 
 
 def test_what_nobody_finished_is_removed_after_a_day(cache):

@@ -23,7 +23,9 @@ def main(argv: list[str] | None = None) -> int:
 
         bad = 0
         for split in ("train", "test"):
-            faults, images = scan(cfg, split)
+            faults, images, left_out = scan(cfg, split)
+            if left_out:
+                print(left_out)
             for fault in tqdm(faults, desc=split, total=images, leave=False, disable=not sys.stderr.isatty()):
                 if fault:
                     bad += 1

@@ -12,6 +12,7 @@ import pycls_std.datasets  # noqa: F401  (registers the datasets)
 import pycls_std.tasks  # noqa: F401  (registers the tasks)
 from pycls_std.core.registry import DATASETS, TASKS
 from pycls_std.core.structures import DatasetInfo, Normalization, World
+from pycls_std.core.text import printable, shortened
 from pycls_std.datasets import loader as loaders
 from pycls_std.datasets.memory import NotInMemory, store
 from pycls_std.datasets.memory.views import MemoryLoader, MemoryViews
@@ -65,6 +66,7 @@ def build_data(
     if train:  # first, for what is wrong with it is told before anything is read
         train_set, train_info = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")
         _refuse_other_classes(cfg, train_info, info)
+        _tell_left_out(train_info, world)
         task.check_share(cfg.TRAIN.BATCH_SIZE // world.size, cfg.TRAIN.BATCH_SIZE, world.size)
         train_set = first_of_each_class(train_set, cfg.DATA.PER_CLASS) if cfg.DATA.PER_CLASS else train_set
         loaders.check_batch_size(len(train_set), cfg.TRAIN.BATCH_SIZE, world)
@@ -77,6 +79,7 @@ def build_data(
             repeats=cfg.AUG.REPEATS,
             world=world,
         )
+    _tell_left_out(info, world)
     views = _test_views(cfg, test_set, task, normalization, device)
     test = loaders.test_loader(views, batch_size=cfg.TEST.BATCH_SIZE, workers=workers, world=world)
     return Data(info, task, normalization, test, *((train_batches, len(train_set)) if train else ()))
@@ -115,8 +118,17 @@ def _split(cfg, split: str) -> tuple[Dataset, DatasetInfo]:
 def _refuse_other_classes(cfg, train: DatasetInfo, test: DatasetInfo) -> None:
     if train.classes != test.classes:
         odd = set(train.classes) ^ set(test.classes)
-        names = [f"{name} ({'test' if name in test.classes else 'train'} only)" for name in sorted(odd)[:5]]
-        raise ValueError(f"DATA.ROOT {cfg.DATA.ROOT}: the splits differ in {len(odd)} classes: {', '.join(names)}")
+        names = [
+            f"{shortened(printable(name), 60)} ({'test' if name in test.classes else 'train'} only)"
+            for name in sorted(odd)[:5]
+        ]
+        root = printable(cfg.DATA.ROOT)
+        raise ValueError(f"DATA.ROOT {root}: the splits differ in {len(odd)} classes: {', '.join(names)}")
+
+
+def _tell_left_out(info: DatasetInfo, world: World) -> None:
+    if info.left_out and world.rank == 0:
+        LOG.warning("%s", info.left_out)
 
 
 def _train_views(cfg, dataset, task, normalization, device, crops) -> loaders.Views | MemoryViews:
@@ -197,11 +209,11 @@ def plain_batches(cfg, data: Data, image_size: int, order: list[int]) -> DataLoa
     return views.loader(addresses, batch_size=PLAIN_BATCH, workers=cfg.DATA.NUM_WORKERS)
 
 
-def scan(cfg, split: str) -> tuple[Iterator[str], int]:
-    """Return what is wrong with each image of a split, "" if nothing is, and the number of images."""
+def scan(cfg, split: str) -> tuple[Iterator[str], int, str]:
+    """Return what is wrong with each image of a split, "" if nothing is, their number, and what is left out."""
     dataset, info = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split=split)
     task = build_task(cfg, len(info.classes))
-    return read_all(dataset, check=task.check, workers=cfg.DATA.NUM_WORKERS), len(dataset)
+    return read_all(dataset, check=task.check, workers=cfg.DATA.NUM_WORKERS), len(dataset), info.left_out
 
 
 def data_seed(cfg) -> int:

@@ -64,6 +64,7 @@ class DatasetInfo:
     name: str
     classes: tuple[str, ...]
     normalization: Normalization
+    left_out: str = ""  # in a line, what lies with its files and is not read, or is missing
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from pathlib import Path
 from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10, CIFAR100
 
+from pycls_std.core.network import patience
 from pycls_std.core.registry import DATASETS
+from pycls_std.core.regular import refuse_irregular
 from pycls_std.core.structures import DatasetInfo
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 
@@ -29,8 +31,13 @@ def cifar100(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
 def _load(kind, name, root, split):
     archive = Path(root) / kind.filename
     was_there = archive.exists()
+    names = [kind.meta["filename"], *(name for name, _ in kind.train_list + kind.test_list)]
+    for path in (archive, *(Path(root) / kind.base_folder / name for name in names)):
+        if path.exists():
+            refuse_irregular(path)  # torchvision takes a pipe for an absent file, and writes to it for ever
     try:
-        dataset = kind(root, train=split == "train", download=True)
+        with patience():
+            dataset = kind(root, train=split == "train", download=True)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         if not was_there:
             archive.unlink(missing_ok=True)  # torchvision writes to its final name, and this is half of it

@@ -1,27 +1,47 @@
 """Decode images, JPEGs of which less is needed at less than their full size."""
 
+import warnings
 from contextlib import contextmanager
 
 from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
+from pycls_std.core.regular import refuse_irregular
+from pycls_std.core.text import printable
 from pycls_std.datasets.crops import WHOLE
+from pycls_std.datasets.modes import in_rgb
+
+# Pillow warns of images that it reads, without their path; twice as large ones it refuses.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Of a line of 1 x 100,000 pixels whose shorter side is made 256, the longer one takes more memory than there is.
+THINNEST = 1000
 
 
 @contextmanager
 def naming(path: str):
-    """Raise an error of the block again as an OSError with the file's path."""
+    """Raise an error of the block again as an OSError of one line with the file's path."""
     try:
         yield
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken PNGs
-        raise OSError(f"image {path} cannot be read: {error}") from error
+    except Exception as error:  # a decoder raises what it likes: SyntaxError, struct.error, DecompressionBombError
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise OSError(f"image {printable(path)} cannot be read: {printable(reason)}") from error
+
+
+def open_image(path: str) -> Image.Image:
+    """Return an image that is not decoded yet. Raises OSError that names the file if it is no image."""
+    with naming(str(path)):
+        refuse_irregular(path)
+        image = Image.open(path)
+        if max(image.size) > THINNEST * min(image.size):
+            raise ValueError(f"it has {image.width} x {image.height} pixels, a side over {THINNEST} times the other")
+        return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return an image decoded, in red, green and blue. Raises OSError that names its file if it cannot be read."""
-    with naming(getattr(image, "filename", "")):
+    with naming(str(getattr(image, "filename", ""))):
         image.load()
-        return image if image.mode == "RGB" else image.convert("RGB")
+        return in_rgb(image)
 
 
 class DecodedRandomResizedCrop(RandomResizedCrop):

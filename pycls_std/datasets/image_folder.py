@@ -1,61 +1,83 @@
 """Folders of images, one for each class: ImageNet, or any data of your own.
 
 Layout: root/train/<class>/<image> and root/val/<class>/<image> (or root/test). What is hidden is passed over.
+The folders of classes and the images may be links, but not the folders within a class, see `folders`.
 """
 
-from functools import partial
+import os
+from collections import Counter
 from pathlib import Path
 
-from PIL import Image
 from torch.utils.data import Dataset
-from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from pycls_std.core.registry import DATASETS
 from pycls_std.core.structures import DatasetInfo
-from pycls_std.datasets.decoding import naming
+from pycls_std.core.text import printable
+from pycls_std.datasets import folders
+from pycls_std.datasets.decoding import open_image
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 
 
-class VisibleFolders(ImageFolder):
-    """torchvision's ImageFolder without hidden folders such as .ipynb_checkpoints, and hidden files such as ._1.png."""
+class ClassFolders(Dataset):
+    """Pairs of an image, not decoded yet, and a label; classes and images in the order of torchvision's ImageFolder.
+
+    left_out: in words, what lies there and is not read; "" for nothing.
+    Raises ValueError that names the classes without images, and the links that give images of one class to another.
+    """
 
     def __init__(self, folder: Path):
-        super().__init__(folder, loader=open_image, is_valid_file=partial(_is_visible_image, folder))
+        found = folders.entries(str(folder))
+        for entry in found:
+            folders.refuse_dangling(entry)  # it may have been a class
+        own = {entry.name: entry.path for entry in found if entry.is_dir()}
+        if len(own) < 2:
+            one = f"only one class folder, {folders.first_names(own)}: there is nothing to tell apart"
+            raise ValueError(f"{printable(str(folder))} has {one if own else 'no class folders'}")
+        self.classes, self.samples = list(own), []
+        linked, unread = self._read(own)
+        empty = own.keys() - {self.classes[label] for _, label in self.samples}
+        if empty:
+            others = folders.unread(sum((unread[name] for name in empty), Counter()))
+            which = folders.first_names(sorted(empty)) + (f" ({others})" if others else "")
+            raise ValueError(f"image folder {printable(str(folder))}: no image of {which}")
+        if linked or any(entry.is_symlink() for entry in found):
+            folders.refuse_shared(own, linked)
+        loose = sum(not entry.is_dir() and folders.ending(entry.name) in IMG_EXTENSIONS for entry in found)
+        parts = [folders.unread(sum(unread.values(), Counter()))]
+        parts += [f"{loose} images that lie in no class folder"] if loose else []
+        self.left_out = "; ".join(filter(None, parts))
 
-    def find_classes(self, directory) -> tuple[list[str], dict[str, int]]:
-        """Return the class folders in alphabetical order, and the number of each."""
-        folders = sorted(f.name for f in Path(directory).iterdir() if f.is_dir() and not f.name.startswith("."))
-        if not folders:
-            raise ValueError(f"{directory} has no class folders")
-        return folders, {name: index for index, name in enumerate(folders)}
+    def _read(self, own: dict[str, str]) -> tuple[list[tuple[str, str]], dict[str, Counter]]:
+        """Fill the samples; return links to images, with their classes, and the endings of other files by class."""
+        linked, unread = [], {name: Counter() for name in own}
+        for label, (name, path) in enumerate(own.items()):
+            for file in folders.files_below(path):
+                if file.ending in IMG_EXTENSIONS:
+                    self.samples.append((file.path, label))
+                    linked += [(file.path, name)] if file.is_link else []
+                else:
+                    unread[name][file.ending] += 1
+        return linked, unread
 
+    def __len__(self) -> int:
+        return len(self.samples)
 
-def open_image(path: str) -> Image.Image:
-    """Return an image that is not decoded yet, see `decoding`. Raises OSError that names the file if it is no image."""
-    with naming(path):
-        return Image.open(path)
-
-
-def _is_visible_image(folder: Path, path: str) -> bool:
-    hidden = any(part.startswith(".") for part in Path(path).relative_to(folder).parts)
-    return not hidden and has_file_allowed_extension(path, IMG_EXTENSIONS)
-
-
-def read_folders(folder: Path) -> ImageFolder:
-    """Return the images of a folder of class folders. Raises ValueError that names the folder and the empty classes."""
-    try:
-        return VisibleFolders(folder)
-    except FileNotFoundError as error:
-        raise ValueError(f"image folder {folder}: {error}".splitlines()[0]) from error
+    def __getitem__(self, index: int):
+        path, label = self.samples[index]
+        return open_image(path), label
 
 
 @DATASETS.register("image_folder")
 def image_folder(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
     """Return root/train, or for the test split root/val, or root/test where there is no val."""
     names = ("train",) if split == "train" else ("val", "test")
-    folder = next((Path(root) / name for name in names if (Path(root) / name).is_dir()), None)
-    if folder is None:
-        raise ValueError(f"image_folder: DATA.ROOT {root} has no folder {' or '.join(names)}")
-    dataset = read_folders(folder)
-    return dataset, DatasetInfo(Path(root).name, tuple(dataset.classes), NORMALIZATIONS["imagenet"])
+    name = next((name for name in names if os.path.lexists(Path(root) / name)), None)
+    if name is None:
+        raise ValueError(f"image_folder: DATA.ROOT {printable(root)} has no folder {' or '.join(names)}")
+    folder = Path(root) / name
+    if not folder.is_dir():
+        raise ValueError(f"image_folder: DATA.ROOT {printable(root)}: {name} is no folder")
+    dataset = ClassFolders(folder)
+    left_out = f"image_folder: {name} has {dataset.left_out}" if dataset.left_out else ""
+    return dataset, DatasetInfo(Path(root).name, tuple(dataset.classes), NORMALIZATIONS["imagenet"], left_out)

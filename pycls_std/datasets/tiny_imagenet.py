@@ -4,54 +4,127 @@ Layout: root/tiny-imagenet-200/train/<wnid>/images/*.JPEG, val/images/*.JPEG wit
 The archive is at http://cs231n.stanford.edu/tiny-imagenet-200.zip; it is not downloaded, for no hash is published.
 """
 
+from collections import Counter
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
 from pycls_std.core.registry import DATASETS
+from pycls_std.core.regular import read_bytes
 from pycls_std.core.structures import DatasetInfo
-from pycls_std.datasets.image_folder import open_image
+from pycls_std.core.text import printable, shortened
+from pycls_std.datasets import folders
+from pycls_std.datasets.decoding import open_image
 from pycls_std.datasets.normalizations import NORMALIZATIONS
+
+CLASSES, IMAGES = 200, {"train": 100_000, "val": 10_000}  # of the original
 
 
 class TinyImageNet(Dataset):
-    """Pairs of an image, not decoded yet, and a label, the position of its class among the sorted wnids."""
+    """Pairs of an image, not decoded yet, and a label, the position of its class among the sorted wnids.
+
+    split: train or val. left_out: in words, what lies there and is not read, and how much less it is than the original.
+    Raises ValueError for lists that are wrong, training classes without images, and links from one class to another;
+    OSError for what cannot be read.
+    """
 
     def __init__(self, folder: Path, split: str):
-        self.classes = sorted((folder / "wnids.txt").read_text().split())
+        names = folder / "wnids.txt"
+        wnids = [line.strip() for line in _lines(names)]
+        _refuse_twice(names, wnids)
+        for wnid in wnids:
+            if not _is_plain(wnid):
+                raise ValueError(f"tiny_imagenet: {names} has {_shown(wnid)}, expected the name of a folder")
+        if len(wnids) < 2:
+            raise ValueError(f"tiny_imagenet: {names} has {len(wnids)} classes, expected {CLASSES}")
+        self.classes = sorted(wnids)
+        self.samples = []
+        parts = self._read_train(folder / "train") if split == "train" else self._read_val(folder / "val")
+        images, classes = len(self.samples), len(self.classes)
+        if (images, classes) != (IMAGES[split], CLASSES):
+            parts.append(f"{images} images of {classes} classes, the original has {IMAGES[split]} of {CLASSES}")
+        self.left_out = "; ".join(parts)
+
+    def _read_train(self, folder: Path) -> list[str]:
+        """Fill the samples; return in words what is left out."""
+        places = {wnid: str(folder / wnid / "images") for wnid in self.classes}
+        linked, unread, empty = [], Counter(), []
+        for label, (wnid, place) in enumerate(places.items()):
+            found = folders.entries(place) if Path(place).is_dir() else []
+            images = [entry for entry in found if entry.name.endswith(".JPEG")]
+            self.samples += [(entry.path, label) for entry in images]
+            linked += [(entry.path, wnid) for entry in images if entry.is_symlink()]
+            unread.update(folders.ending(entry.name) for entry in found if not entry.name.endswith(".JPEG"))
+            empty += [] if images else [wnid]
+        if empty:
+            raise ValueError(f"tiny_imagenet: {folder}: no image of {folders.first_names(empty)}")
+        folders.refuse_shared(places, linked)
+        others = [e.name for e in folders.entries(str(folder)) if e.is_dir() and e.name not in places]
+        parts = [f"folders that wnids.txt does not name: {folders.first_names(others)}"] if others else []
+        return [*filter(None, [folders.unread(unread)]), *parts]
+
+    def _read_val(self, folder: Path) -> list[str]:
+        """Fill the samples; return in words what is left out."""
         label = {wnid: index for index, wnid in enumerate(self.classes)}
-        if split == "train":
-            self.samples = [
-                (path, label[wnid])
-                for wnid in self.classes
-                for path in sorted((folder / "train" / wnid / "images").glob("*.JPEG"))
-            ]
-        else:
-            annotations = folder / "val" / "val_annotations.txt"
-            pairs = [line.split("\t")[:2] for line in annotations.read_text().splitlines() if line]
-            strange = [pair for pair in pairs if len(pair) != 2 or pair[1] not in label]
-            if strange:
+        annotations = folder / "val_annotations.txt"
+        pairs = [line.split("\t")[:2] for line in _lines(annotations)]
+        for pair in pairs:
+            if len(pair) != 2 or pair[1] not in label or not _is_plain(pair[0]):
                 raise ValueError(
-                    f"tiny_imagenet: {annotations} has {strange[0]}, expected an image and a class of wnids.txt"
+                    f"tiny_imagenet: {annotations} has {_shown(pair)}, expected an image and a class of wnids.txt"
                 )
-            self.samples = [(folder / "val" / "images" / name, label[wnid]) for name, wnid in sorted(pairs)]
+        names = [name for name, _ in pairs]
+        _refuse_twice(annotations, names)
+        if not names:
+            raise ValueError(f"tiny_imagenet: {annotations} has no images")
+        self.samples = [(str(folder / "images" / name), label[wnid]) for name, wnid in sorted(pairs)]
+        empty = sorted(label.keys() - {wnid for _, wnid in pairs})
+        others = {entry.name for entry in folders.entries(str(folder / "images"))} - set(names)
+        parts = [f"no image of {folders.first_names(empty)}"] if empty else []
+        return parts + ([f"{len(others)} files that {annotations.name} does not name"] if others else [])
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int):
         path, label = self.samples[index]
-        return open_image(str(path)), label
+        return open_image(path), label
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a list that are not empty."""
+    try:
+        return [line for line in read_bytes(path).decode().splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"tiny_imagenet: {path} is no text") from error
+
+
+def _refuse_twice(path: Path, names: list[str]) -> None:
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise ValueError(f"tiny_imagenet: {path} has {_shown(twice[0])} twice")
+
+
+def _is_plain(name: str) -> bool:
+    return "/" not in name and not name.startswith(".") and name.isprintable()
+
+
+def _shown(value) -> str:
+    return shortened(printable(str(value)), 100)
 
 
 @DATASETS.register("tiny_imagenet")
 def tiny_imagenet(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
     """Return the training split, or the validation split as test. Raises ValueError if the folder is not there."""
     folder = Path(root) / "tiny-imagenet-200"
-    if not (folder / "wnids.txt").is_file():
+    if not (folder / "wnids.txt").exists():
         raise ValueError(
             f"tiny_imagenet: there is no {folder / 'wnids.txt'}; unpack "
             f"http://cs231n.stanford.edu/tiny-imagenet-200.zip into DATA.ROOT {root}"
         )
-    dataset = TinyImageNet(folder, split)
-    return dataset, DatasetInfo("tiny_imagenet", tuple(dataset.classes), NORMALIZATIONS["tiny_imagenet"])
+    name = "train" if split == "train" else "val"
+    dataset = TinyImageNet(folder, name)
+    left_out = f"tiny_imagenet: {name} has {dataset.left_out}" if dataset.left_out else ""
+    return dataset, DatasetInfo(
+        "tiny_imagenet", tuple(dataset.classes), NORMALIZATIONS["tiny_imagenet"], left_out=left_out
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pycls_std.core.regular import refuse_irregular
 from pycls_std.engine import files
 
 STALE = 24 * 3600  # seconds after which a file that nobody finished is removed
@@ -17,10 +18,12 @@ CHUNK = 2**24  # bytes that are summed at once
 def read_entries(path: Path, count: int, kind: np.dtype) -> np.ndarray:
     """Return the entries of a file, which are read from the disk when they are used.
 
-    Raises ValueError that names the file if it does not hold so many of this kind, as they were written.
+    Raises ValueError that names the file if it does not hold so many of this kind, as they were written, and OSError if
+    it is no file.
     """
+    refuse_irregular(path)
     try:
-        entries = np.load(path, mmap_mode="r")
+        entries = np.lib.format.open_memmap(path, mode="r")
         whole = (entries.shape, entries.dtype) == ((count,), kind) and _last_bytes(path) == _checksum(entries)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path} is damaged, delete it: {error}") from error

@@ -1,0 +1,99 @@
+"""What lies in folders: files in a fixed order, none of another class, none left out without a word.
+
+What is hidden is passed over. Of plain files nothing is asked but what a listing says; only links are looked at.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from typing import NamedTuple
+
+from pycls_std.core.text import printable, shortened
+
+MOST = 5  # names, or endings, that a line tells
+
+
+class File(NamedTuple):
+    """A file below a folder. ending: from its last dot on, in small letters; "" if it has none."""
+
+    path: str
+    ending: str
+    is_link: bool
+
+
+def entries(folder: str) -> list[os.DirEntry]:
+    """Return what is visible in a folder, by name. Raises OSError that names a folder that cannot be read."""
+    with os.scandir(folder) as found:
+        return sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+
+
+def files_below(folder: str) -> list[File]:
+    """Return the files of a folder and of those in it, in the order of torchvision's ImageFolder.
+
+    Raises ValueError for a link to a folder: followed, it would bring images of elsewhere, or go round for ever.
+    """
+    found, waiting = [], [folder]
+    while waiting:
+        place, files = waiting.pop(), []
+        for entry in entries(place):
+            if not entry.is_dir():
+                files.append(File(entry.path, ending(entry.name), entry.is_symlink()))
+            elif entry.is_symlink():
+                raise ValueError(f"{_leads(entry.path)}, a folder, which is not followed within a class")
+            else:
+                waiting.append(entry.path)
+        found.append((place, files))
+    return [file for _, files in sorted(found) for file in files]
+
+
+def ending(name: str) -> str:
+    """Return a file's name from its last dot on, in small letters."""
+    return os.path.splitext(name)[1].lower()
+
+
+def refuse_shared(folders: dict[str, str], links: Iterable[tuple[str, str]]) -> None:
+    """Raise ValueError if links give images of one class to another.
+
+    folders: of each class. links: pairs of a linked image and its class.
+    """
+    places = {}  # where a folder really is -> its class
+    for name, folder in folders.items():
+        other = places.setdefault(os.path.realpath(folder), name)
+        if other != name:
+            raise ValueError(f"{printable(folders[other])} and {printable(folder)} are one folder, by a link")
+
+    @cache
+    def owner(place):
+        above = os.path.dirname(place)
+        return places.get(place) or (owner(above) if above != place else None)
+
+    for place, name in places.items():
+        if other := owner(os.path.dirname(place)):
+            raise ValueError(f"{printable(folders[name])} lies within {printable(folders[other])}, by a link")
+    for path, name in links:
+        if owner(os.path.dirname(os.path.realpath(path))) not in (None, name):
+            raise ValueError(f"{_leads(path)}, an image of another class")
+
+
+def refuse_dangling(entry: os.DirEntry) -> None:
+    """Raise ValueError if an entry is a link that leads nowhere, so that nobody knows what it would be."""
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        raise ValueError(f"{_leads(entry.path)}, which is not there")
+
+
+def _leads(link: str) -> str:
+    return f"the link {printable(link)} leads to {printable(os.path.realpath(link))}"
+
+
+def first_names(names: Iterable[str]) -> str:
+    """Return the first of some names, and how many others there are, fit to be shown."""
+    shown = [shortened(printable(name), 60) for name in names]
+    return ", ".join([*shown[:MOST], *([f"{len(shown) - MOST} others"] if len(shown) > MOST else [])])
+
+
+def unread(count: Counter) -> str:
+    """Return in words how many files of each ending are not read, the most first; "" for none."""
+    rows = [f"{shortened(printable(name), 60) or 'none'} {number}" for name, number in count.most_common(MOST)]
+    rows += [f"others {count.total() - sum(n for _, n in count.most_common(MOST))}"] if len(count) > MOST else []
+    return f"{count.total()} files that are not read, by their ending: {', '.join(rows)}" if rows else ""

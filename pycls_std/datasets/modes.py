@@ -1,0 +1,43 @@
+"""Images of every mode in red, green and blue of 8 bits.
+
+Pillow cuts off what lies above 255 where it converts a mode of more bits, so that most images would be white.
+"""
+
+from functools import cache
+
+import numpy as np
+from PIL import Image
+
+BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of a TIFF: tags, and a value of the second
+
+
+def in_rgb(image: Image.Image) -> Image.Image:
+    """Return a decoded image in RGB; alpha is left out, the colours under it stay.
+
+    Grey of up to 16 bits is scaled from its full range to 0..255, each value to the nearest.
+    Raises ValueError for pixels whose range is not known.
+    """
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return Image.fromarray(_scale(_highest(image))[np.asarray(image)]).convert("RGB")
+    if image.mode in ("I", "F"):
+        kind = "32-bit numbers" if image.mode == "I" else "floats"
+        raise ValueError(f"its pixels are {kind}, whose black and white are not known: convert it to 8 or 16 bits")
+    if isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # for a palette, as Pillow warns one should
+    return image.convert("RGB")
+
+
+def _highest(image: Image.Image) -> int:
+    """Return the highest value of grey of more than 8 bits, which is white."""
+    tags = image.tag_v2 if image.format == "TIFF" else {}
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts such images of 8 bits only
+        raise ValueError("its 0 is white, which is read of 8 bits only: convert it")
+    return 2 ** tags.get(BITS, (16,))[0] - 1
+
+
+@cache
+def _scale(highest: int) -> np.ndarray:
+    """Return the byte of each value from 0 to the highest."""
+    return np.rint(np.arange(highest + 1) * (255 / highest)).astype(np.uint8)
