@@ -254,6 +254,21 @@ def test_a_teacher_of_unknown_normalisation_has_the_datasets_and_not_the_student
 
 
 @pytest.mark.fault(31)
+def test_a_hub_that_says_nothing_is_given_up(monkeypatch):
+    """What timm downloads by torch.hub has no time-out of its own."""
+    waited = []
+
+    def load(*args, **kwargs):
+        waited.append(socket.getdefaulttimeout())
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", load)
+    with pytest.raises(ValueError, match="timm's weights of resnet18.a1_in1k could not be loaded: timed out$"):
+        weights.find_weights("resnet18.a1_in1k", "timm")
+    assert waited == [60] and socket.getdefaulttimeout() is None
+
+
+@pytest.mark.fault(31)
 def test_timm_without_network(monkeypatch):
     def no_network(*args, **kwargs):
         raise OSError("no network\nand more lines")

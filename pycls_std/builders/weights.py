@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 
 from pycls_std import config
 from pycls_std.builders.downloads import download
+from pycls_std.core.network import patience
 from pycls_std.core.structures import Normalization
 from pycls_std.core.text import printable
 from pycls_std.datasets.normalizations import NORMALIZATIONS
@@ -169,7 +170,8 @@ def _described_as_published(origin: str) -> Weights:
 def _from_timm(name: str) -> Weights:
     described = _described_by_timm(name)
     try:
-        model = timm.create_model(name, pretrained=True)
+        with patience():
+            model = timm.create_model(name, pretrained=True)
     except Exception as error:  # a hub raises what it likes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"timm's weights of {name} could not be loaded: {reason}") from error
