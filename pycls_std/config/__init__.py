@@ -5,14 +5,16 @@ This package imports no torch, so that a mistake in a configuration is told with
 
 from pathlib import Path
 
-import yaml
 from yacs.config import CfgNode
 
 from pycls_std.config.catalogue import Catalogue
 from pycls_std.config.checks import check
+from pycls_std.config.mistake import ConfigError
 from pycls_std.config.older import upgraded, upgraded_record
-from pycls_std.config.reading import ConfigError, merge, parse_overrides, read_yaml
+from pycls_std.config.plain_yaml import load_yaml
+from pycls_std.config.reading import merge, parse_overrides, read_yaml
 from pycls_std.config.setting import flatten, locate, set_option, tree
+from pycls_std.core.text import printable, shortened
 
 __all__ = ["Catalogue", "ConfigError", "complete", "dataset_name", "defaults", "dump", "flatten", "load", "out_dir"]
 
@@ -36,7 +38,8 @@ def load(path: str, overrides: list[str] = ()) -> CfgNode:
     for key, (value, where) in settings.items():
         set_option(options, key, value, where, catalogue.of(key))
     options.NAME = options.NAME or Path(path).stem
-    check(catalogue, flatten(options), start, {"NAME": path} | {key: where for key, (_, where) in settings.items()})
+    sources = {"NAME": printable(shortened(path))} | {key: where for key, (_, where) in settings.items()}
+    check(catalogue, flatten(options), start, sources)
     options.freeze()
     return options
 
@@ -64,11 +67,15 @@ def complete(record: str | dict) -> dict[str, object]:
 
     What was not an option then is at its default. Raises ValueError if it holds no options.
     """
-    options = yaml.safe_load(record) if isinstance(record, str) else record
+    options = load_yaml(record, "a record's options") if isinstance(record, str) else record
     if not isinstance(options, dict):
         raise ValueError("no options")
     found = upgraded_record(flatten(options))
-    return Catalogue().defaults(found) | found
+    known = Catalogue().defaults(found)
+    for key in found:
+        if any(other.startswith(f"{key}.") for other in known):
+            raise ValueError(f"{key} is a section, and holds no options")
+    return known | found
 
 
 def out_dir(options: CfgNode) -> Path:
