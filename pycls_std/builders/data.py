@@ -12,6 +12,7 @@ import pycls_std.datasets  # noqa: F401  (registers the datasets)
 import pycls_std.tasks  # noqa: F401  (registers the tasks)
 from pycls_std.core.registry import DATASETS, TASKS
 from pycls_std.core.structures import DatasetInfo, Normalization, World
+from pycls_std.core.text import printable
 from pycls_std.datasets import loader as loaders
 from pycls_std.datasets.memory import NotInMemory, store
 from pycls_std.datasets.memory.views import MemoryLoader, MemoryViews
@@ -115,7 +116,7 @@ def _split(cfg, split: str) -> tuple[Dataset, DatasetInfo]:
 def _refuse_other_classes(cfg, train: DatasetInfo, test: DatasetInfo) -> None:
     if train.classes != test.classes:
         odd = set(train.classes) ^ set(test.classes)
-        names = [f"{name} ({'test' if name in test.classes else 'train'} only)" for name in sorted(odd)[:5]]
+        names = [f"{printable(name)} ({'test' if name in test.classes else 'train'} only)" for name in sorted(odd)[:5]]
         raise ValueError(f"DATA.ROOT {cfg.DATA.ROOT}: the splits differ in {len(odd)} classes: {', '.join(names)}")
 
 

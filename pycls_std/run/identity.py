@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from pycls_std import config
 from pycls_std.core.option import Option
+from pycls_std.core.text import printable
 
 
 class Identity(NamedTuple):
@@ -71,4 +72,4 @@ def changed_options(before: str, now: str, counts) -> list[str]:
 
 def first_of(names: list[str]) -> str:
     """Return some names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return printable(", ".join(names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
