@@ -2,17 +2,24 @@
 
 import argparse
 import logging
+import signal
 import sys
-from contextlib import nullcontext
+import time
+from contextlib import nullcontext, suppress
 
-from pycls_std import config
-from pycls_std.process import signals
-from pycls_std.process.errors import one_line
-from pycls_std.process.launch import launch
-from pycls_std.run.lock import locked
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends what has not begun without a traceback
+
+from pycls_std import config  # noqa: E402
+from pycls_std.core.text import printable, shortened  # noqa: E402
+from pycls_std.process import limits, signals, streams  # noqa: E402
+from pycls_std.process.errors import one_line  # noqa: E402
+from pycls_std.process.launch import launch  # noqa: E402
+from pycls_std.run.lock import locked  # noqa: E402
 
 # What gloo and NCCL say when another process has ended.
 LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+PATIENCE = 5.0  # seconds that another process than the first waits before it complains
 MODES = {
     "train": "train a student and record the run in OUT_DIR; continues where an interrupted run stopped",
     "test": "score the checkpoint TEST.WEIGHTS on the test split",
@@ -22,9 +29,17 @@ MODES = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """Complains of usage with a message that is not too long, and has no character that steers a terminal."""
+
+    def error(self, message: str):
+        """Print usage and message; leave with code 2."""
+        super().error(printable(shortened(message, 400)))
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return mode, cfg and overrides; flags may stand anywhere."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="run_net.py",
         description="A runner for knowledge distillation of vision MLPs and tiny transformers.",
         epilog="modes:\n" + "\n".join(f"  {name:6s} {text}" for name, text in MODES.items()) + "\n\n"
@@ -40,15 +55,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
+@streams.program("run_net.py")
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0 done, 1 the run failed, 2 usage or configuration, 130 and 143 stopped by a signal."""
     args = parse(argv)
-    signals.install()
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("pycls_std").setLevel(logging.WARNING if launch().rank else logging.INFO)
-    logging.raiseExceptions = False  # a reader that has seen enough, such as head, is no error
     try:
+        signals.install(quiet=launch().rank > 0)
+        log(sys.stdout)
         cfg = config.load(args.cfg, args.overrides)
+        limits.open_more_files()
+        limits.refuse_few_files(cfg.DATA.NUM_WORKERS if args.mode != "info" else 0)
         trains = args.mode == "train" and launch().rank == 0
         with locked(config.out_dir(cfg)) if trains else nullcontext():
             from pycls_std import runner  # here, since torch takes seconds to import
@@ -56,27 +72,49 @@ def main(argv: list[str] | None = None) -> int:
             runner.run(args.mode, cfg)
     except config.ConfigError as error:
         return complain(error, 2)
-    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+    except (ValueError, OSError, FloatingPointError, RuntimeError, MemoryError) as error:
         if args.traceback:
             raise
+        if signals.received():
+            stopped = signals.Stopped(signals.received())
+            return complain(stopped, stopped.code)
         return complain(error, 1)
     except signals.Stopped as stopped:
         return complain(stopped, stopped.code)
+    finally:
+        signals.uninstall()
     return 0
 
 
+def log(stream) -> None:
+    """Let the messages of the run go to a stream; of several processes, the first one's."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(streams.Printable())
+    logging.basicConfig(handlers=[handler])
+    logging.getLogger("pycls_std").setLevel(logging.WARNING if launch().rank else logging.INFO)
+
+
 def complain(error: BaseException, code: int) -> int:
-    """Print one line about an error; return the exit code."""
+    """Print one line about an error; return the exit code.
+
+    The processes of a job have most mistakes in common, and a process whose peer has ended complains of that. So all
+    but the first wait: torchrun ends them meanwhile if the first has ended, and who is alone with a mistake is heard.
+    """
+    signals.uninstall()
     summary = one_line(error)
-    hint = " (--traceback shows where)" if isinstance(error, RuntimeError) else ""
+    hint = limits.hint(error) or (" (--traceback shows where)" if isinstance(error, RuntimeError) else "")
     if "DataLoader worker (pid" in summary:
         summary = summary.rstrip(".")
         hint = "; often memory ran out, of the machine or of /dev/shm: try a smaller DATA.NUM_WORKERS"
     if any(text in summary for text in LOST):
         summary, hint = "the connection to another process of this run was lost, its own message says why", ""
-    rank = launch().rank
+    rank = 0
+    with suppress(ValueError):  # that is the mistake then
+        rank = launch().rank
+    if rank and not isinstance(error, signals.Stopped):
+        time.sleep(PATIENCE)
     process = f" [process {rank}]" if rank else ""
-    print(f"run_net.py{process}: {summary}{hint}", file=sys.stderr)
+    streams.complain(f"run_net.py{process}: {summary}{hint}")
     return code
 
 

@@ -19,6 +19,7 @@ from test_table import make_table, record  # noqa: F401  (a fixture)
 
 from pycls_std.core.network import patience
 from pycls_std.datasets.loader import Views, train_loader
+from pycls_std.run.identity import first_of
 from pycls_std.tasks.classification import Classification
 
 CONFIG = "configs/debug/base_debug.yaml"
@@ -92,7 +93,12 @@ def test_friendly_spellings_and_flags_in_any_place(tmp_path):
         fault(14, "a.yaml", b"\x80\x81\x00", ": cannot be read"),
         fault(14, "a.yaml", None, ": cannot be read: Is a directory"),
         fault(14, "gone.yaml", ..., ": cannot be read: No such file or directory"),
-        fault(15, "a.yaml", "NAME: !!python/object/apply:os.system ['touch {}/marker']\n", ":1: could not determine"),
+        fault(
+            15,
+            "a.yaml",
+            "NAME: !!python/object/apply:os.system ['touch {}/marker']\n",
+            ":1: the tag !!python/object/apply:os",
+        ),
         fault(15, "a.py", "open('{}/marker', 'w')", ": a config is a .yaml file"),
         fault(16, "a.yaml", "_BASE_: a.yaml\n", "_BASE_ goes round in a circle: "),
         fault(16, "a.yaml", "_BASE_: gone.yaml\n", ":1: _BASE_ is 'gone.yaml', there is no such file beside "),
@@ -328,6 +334,22 @@ def test_splits_of_other_classes(folders, tmp_path):
     (tmp_path / "data" / "val" / "bee").rename(tmp_path / "data" / "val" / "dog")
     errors = one_line(*Running(tmp_path, ["--mode", "train", *folders]).end(), expected=1)
     assert "the splits differ in 2 classes: bee (train only), dog (test only)" in errors
+
+
+@pytest.mark.fault(36)
+def test_names_from_files_do_not_steer_the_terminal(folders, tmp_path):
+    """A class is a folder and an image a file, and either may be called anything."""
+    code, output, errors = called("tools/check_data.py", *folders, "DATA.NUM_WORKERS=0")
+    assert (code, errors) == (0, "")
+    (tmp_path / "data" / "val" / "bee").rename(tmp_path / "data" / "val" / "b\x1b[31m\nee")
+    errors = one_line(*Running(tmp_path, ["--mode", "train", *folders]).end(), expected=1)
+    assert r"differ in 2 classes: b\x1b[31m\nee (test only), bee (train only)" in errors
+    assert errors[:-1].isprintable()
+    (tmp_path / "data" / "val" / "b\x1b[31m\nee" / "a\x1b[2Jb.png").write_bytes(b"")
+    code, output, _ = called("tools/check_data.py", *folders, "DATA.NUM_WORKERS=0")
+    assert code == 1 and r"a\x1b[2Jb.png" in output
+    assert output.replace("\n", "").isprintable()
+    assert first_of(["a\x1b[31m\n", "b"]) == r"a\x1b[31m\n, b"
 
 
 @pytest.mark.fault(25)

@@ -295,7 +295,7 @@ def refuse_work():
 @pytest.mark.fault(17)
 def test_a_learning_rate_of_1e38(train, tmp_path):
     """The first epoch is calm, by a warm-up that starts low; the second is not."""
-    calm = ["OPTIM.NAME=sgd", "OPTIM.CLIP_NORM=0", "OPTIM.SCHEDULE=step", "OPTIM.STEPS=[3]"]
+    calm = ["OPTIM.NAME=sgd", "OPTIM.CLIP_NORM=0", "OPTIM.SCHEDULE=step", "OPTIM.STEPS=[2]"]
     calm += ["OPTIM.BASE_LR=1e38", "OPTIM.WARMUP_LR=1e-9", "OPTIM.WARMUP_EPOCHS=1e-9"]
     code, _, errors = train(*calm, hook="test_damage:calm_first_epoch")
     assert code == 1

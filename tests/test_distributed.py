@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from processes import Running, free_port, two_ranks, wait_for
 from records import SMALL, assert_same_run, curves, load_state, words
 
@@ -23,6 +24,7 @@ from pycls_std.core.structures import World
 from pycls_std.datasets.loader import EpochSampler
 from pycls_std.engine.distributed import Processes, close
 from pycls_std.engine.runtime import Runtime
+from pycls_std.run.lock import locked
 
 # Plain SGD, for AdamW divides gradients near 0 by their size and makes much of the last digit.
 SGD = {"OPTIM__NAME": "momentum", "OPTIM__BASE_LR": 0.1, "OPTIM__CLIP_NORM": 1, "OPTIM__MAX_EPOCH": 2}
@@ -149,8 +151,6 @@ def scores(text):
 @pytest.mark.fault(29)
 def test_evaluation_is_exact_for_an_odd_number_of_images(train, load, tmp_path, caplog):
     """Of five images, one process has two batches and the other one."""
-    from PIL import Image
-
     numbers, images = random.Random(0), 5
     for split, count in (("train", 8), ("val", images)):
         for label in ("cat", "dog"):
@@ -220,6 +220,29 @@ def test_a_batch_that_cannot_be_shared(load):
         build_data(load("debug/base_debug", TRAIN__BATCH_SIZE=126), world=world)
     with pytest.raises(ValueError, match="TRAIN.BATCH_SIZE is 125, 2 processes cannot share it evenly"):
         build_data(load("debug/base_debug", TRAIN__BATCH_SIZE=125, AUG__MIXUP=0, AUG__CUTMIX=0), world=world)
+
+
+def test_a_process_that_is_alone_with_a_mistake_is_heard(tmp_path):
+    """Later than the first one would be, whose line says no more than that the connection is lost."""
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    own = ["--mode", "train", *BASE, f"OUT_DIR={tmp_path / 'run'}", "DATA.NAME=image_folder"]
+    for split in ("train", "val"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for label in ("a", "b"):
+            (tmp_path / "images" / split / label).mkdir()
+            for number in range(20):
+                Image.new("RGB", (8, 8)).save(tmp_path / "images" / split / label / f"{number}.png")
+    own += ["MODEL.NUM_CLASSES=2"]
+    both = [
+        Running(tmp_path / f"rank{rank}", [*own, f"DATA.ROOT={root}"], env={"RANK": str(rank), **shared})
+        for rank, root in enumerate((tmp_path / "images", "nowhere"))
+    ]
+    ends = [one.end() for one in both]
+    assert [code for code, *_ in ends] == [1, 1]
+    assert ends[1][2] == "run_net.py [process 1]: image_folder: DATA.ROOT nowhere has no folder val or test\n"
+    assert (
+        ends[0][2] == "run_net.py: the connection to another process of this run was lost, its own message says why\n"
+    )
 
 
 @pytest.mark.fault(20)
@@ -331,6 +354,31 @@ def running_in(folder):
         except OSError:
             continue
     return found
+
+
+@pytest.mark.slow
+@pytest.mark.fault(11)
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["OPTIM.BASE_LRR=1"], "command line: no option OPTIM.BASE_LRR, did you mean OPTIM.BASE_LR?"),
+        (["DATA.NAME=image_folder", "DATA.ROOT=nowhere"], "image_folder: DATA.ROOT nowhere has no folder val or test"),
+        (["OUT_DIR={}/run"], "OUT_DIR {}/run is in use by process "),
+    ],
+)
+def test_a_mistake_under_torchrun_is_one_line(tmp_path, words, told):
+    """Of the first process; before and after torch is there, and while it is imported."""
+    own = ["--nproc_per_node=2", f"--master_port={free_port()}", *TRAIN, f"OUT_DIR={tmp_path}/other"]
+    own += [word.format(tmp_path) for word in words]
+    with locked(tmp_path / "run"):
+        code, output, errors = Running(tmp_path, [], hook="test_distributed:torchrun", arguments=own).end()
+    lines = [
+        line for line in (output + errors).splitlines() if "run_net.py" in line and "run_net.py FAILED" not in line
+    ]
+    assert code == 1
+    assert len(lines) == 1 and lines[0].startswith(f"run_net.py: {told.format(tmp_path)}"), output + errors
+    assert "Exception ignored" not in errors and "stopped by" not in errors
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.slow

@@ -83,7 +83,8 @@ def test_a_method_on_features_is_one_file_and_one_yaml(tree, teacher, tmp_path):
     config = "configs/digits/mixer-nano_digits_fitnet.yaml"
     run = tree("pycls_std/terms/fitnet.py", config)
     common = ["--cfg", config, "DISTILLATION.TEACHERS=[resnet8]", f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]"]
-    common += ["DATA.IMAGE_SIZE=8", "MODEL.ARGS.embed_dim=16", "MODEL.ARGS.num_blocks=2", "OPTIM.MAX_EPOCH=1"]
+    common += ["DATA.IMAGE_SIZE=8", "MODEL.ARGS.embed_dim=16", "MODEL.ARGS.num_blocks=2"]
+    common += ["OPTIM.MAX_EPOCH=1", "OPTIM.WARMUP_EPOCHS=1"]
     train = ["--mode", "train", *common]
     text, errors = run(
         ["--mode", "info", *common],

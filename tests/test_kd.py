@@ -72,7 +72,7 @@ def test_a_form_that_asks_for_what_is_no_option_is_named():
 
 
 def test_warm_up_grows_by_a_step_each_epoch(load):
-    method, data = make(load, "kd", KD__WARMUP_EPOCHS=4), batch()
+    method, data = make(load, "kd", KD__WARMUP_EPOCHS=4, OPTIM__MAX_EPOCH=8), batch()
     grown = [float(method.losses(data, Progress(epoch, 0, 1, 9))["kd"].detach()) for epoch in range(6)]
     assert [value / grown[-1] for value in grown] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
 

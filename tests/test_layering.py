@@ -12,7 +12,7 @@ GROUND = {"core", "process"}
 # part of the package -> parts it may import, besides itself
 FLOORS = {
     "core": set(),
-    "process": set(),
+    "process": {"core"},
     "losses": {"core"},
     "layers": {"core"},
     "config": {"core"},
@@ -32,10 +32,11 @@ FLOORS = {
     "runner": {"measure", "check", "builders", "run", "engine", "config", *GROUND},
 }
 # Parts that import nothing of torch, so that a mistake in the options and a table take no seconds.
-LIGHT = [*(PACKAGE / folder for folder in ("config", "results", "process")), PACKAGE / "core" / "option.py"]
+LIGHT = [*(PACKAGE / folder for folder in ("config", "results", "process"))]
+LIGHT += [PACKAGE / "core" / f"{name}.py" for name in ("option", "regular", "text")]
 LIGHT += [PACKAGE / "run" / "lock.py"]
 TOP = {
-    "run_net.py": {"config", "process", "run", "runner"},
+    "run_net.py": {"config", "core", "process", "run", "runner"},
     "tools": {"measure", "builders", "datasets", "models", "tasks", "teachers", "engine", "run", "results"}
     | {"config", "core", "process"},
 }

@@ -9,8 +9,12 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
 from pycls_std import config  # noqa: E402
+from pycls_std.core.text import printable  # noqa: E402
+from pycls_std.process import streams  # noqa: E402
+from pycls_std.process.errors import one_line  # noqa: E402
 
 
+@streams.program("check_data.py")
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0 all images are good, 1 some are not or there is no data, 2 usage or configuration."""
     parser = argparse.ArgumentParser(prog="check_data.py", description=__doc__)
@@ -29,13 +33,13 @@ def main(argv: list[str] | None = None) -> int:
             for fault in tqdm(faults, desc=split, total=images, leave=False, disable=not sys.stderr.isatty()):
                 if fault:
                     bad += 1
-                    print(fault)
+                    print(printable(fault))
             print(f"{split}: {images} images read")
     except config.ConfigError as error:
-        print(f"check_data.py: {error}", file=sys.stderr)
+        streams.complain(f"check_data.py: {one_line(error)}")
         return 2
-    except (ValueError, OSError) as error:
-        print(f"check_data.py: {error}", file=sys.stderr)
+    except (ValueError, OSError, MemoryError) as error:
+        streams.complain(f"check_data.py: {one_line(error)}")
         return 1
     if bad:
         print(f"check_data.py: {bad} images cannot be used", file=sys.stderr)

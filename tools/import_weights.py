@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 from pycls_std.core.text import printable  # noqa: E402
 from pycls_std.engine import files  # noqa: E402
 from pycls_std.engine.checkpoint import read_whole  # noqa: E402
+from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 
 
@@ -74,6 +75,7 @@ def _tensors(entry: dict) -> dict[str, torch.Tensor]:
     return {str(name): value.detach() for name, value in entry.items() if isinstance(value, torch.Tensor)}
 
 
+@streams.program("import_weights.py")
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0 done, 1 the file cannot be read or written."""
     formatter = argparse.RawDescriptionHelpFormatter
@@ -87,8 +89,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"{args.target} is there already")
         weights, dropped = weights_in(args.source, args.key)
         save(weights, args.target)
-    except (ValueError, OSError) as error:
-        print(f"import_weights.py: {one_line(error)}", file=sys.stderr)
+    except (ValueError, OSError, MemoryError) as error:
+        streams.complain(f"import_weights.py: {one_line(error)}")
         return 1
     print(f"{args.target}: {len(weights)} tensors, {sum(w.numel() for w in weights.values())} values")
     if dropped:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
+from pycls_std.process import streams  # noqa: E402
+from pycls_std.process.errors import one_line  # noqa: E402
 from pycls_std.results.read import find_runs  # noqa: E402
 
 SMALL = ("config.yaml", "run.json", "metrics.jsonl")
 
 
+@streams.program("keep_run.py")
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0 done, 2 a run is not whole or its place is taken; then nothing is copied."""
     parser = argparse.ArgumentParser(prog="keep_run.py", description=__doc__)
@@ -31,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         for place, folder in places.items():
             _copy(folder, place)
     except (ValueError, OSError) as error:
-        print(f"keep_run.py: {error}", file=sys.stderr)
+        streams.complain(f"keep_run.py: {one_line(error)}")
         return 2
     return 0
 

@@ -7,11 +7,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
 from pycls_std import config  # noqa: E402
+from pycls_std.process import streams  # noqa: E402
 from pycls_std.results.read import find_runs  # noqa: E402
 from pycls_std.results.render import FORMATS  # noqa: E402
 from pycls_std.results.table import aggregate  # noqa: E402
 
 
+@streams.program("make_table.py")
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0 done, 1 no run is finished, 2 a folder or a config is not right."""
     parser = argparse.ArgumentParser(prog="make_table.py", description=__doc__)

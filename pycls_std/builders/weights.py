@@ -6,7 +6,6 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import timm
-import yaml
 from timm.models import get_pretrained_cfg, is_model
 from torch import Tensor
 from yacs.config import CfgNode
@@ -106,7 +105,7 @@ def options_of(state: dict, origin: str) -> CfgNode:
     try:
         refuse_other_kind(state, OWN, "it")
         options = config.restored(state["config"])
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except ValueError as error:
         reason = printable(str(error).splitlines()[0])
         raise ValueError(f"{origin} is no checkpoint of this runner: {reason}") from error
     if not state["student"]:

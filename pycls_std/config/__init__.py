@@ -5,15 +5,17 @@ This package imports no torch, so that a mistake in a configuration is told with
 
 from pathlib import Path
 
-import yaml
 from yacs.config import CfgNode
 
 from pycls_std.config.catalogue import Catalogue
 from pycls_std.config.checks import check
+from pycls_std.config.mistake import ConfigError
 from pycls_std.config.older import upgraded, upgraded_record
+from pycls_std.config.plain_yaml import load_yaml, short
 from pycls_std.config.published import changed_recipe, stack
-from pycls_std.config.reading import ConfigError, parse_overrides, read_yaml
+from pycls_std.config.reading import parse_overrides, read_yaml
 from pycls_std.config.setting import dataset_name, flatten, locate, set_option, tree
+from pycls_std.core.text import printable, shortened
 
 __all__ = ["Catalogue", "ConfigError", "complete", "dataset_name", "defaults", "dump", "flatten", "load", "out_dir"]
 __all__ += ["restored"]
@@ -32,7 +34,7 @@ def load(path: str, overrides: list[str] = ()) -> CfgNode:
     settings, recipe = stack(levels)
     options, start, sources = _built(catalogue, settings)
     options.NAME = options.NAME or Path(path).stem
-    check(catalogue, flatten(options), start, {"NAME": path} | sources)
+    check(catalogue, flatten(options), start, {"NAME": printable(shortened(path))} | sources)
     if recipe:
         published = flatten(_built(catalogue, recipe)[0])
         options.PUBLISHED.CHANGED = options.PUBLISHED.CHANGED + changed_recipe(catalogue, published, flatten(options))
@@ -77,11 +79,15 @@ def complete(record: str | dict) -> dict[str, object]:
 
     What was not an option then is at its default. Raises ValueError if it holds no options.
     """
-    options = yaml.safe_load(record) if isinstance(record, str) else record
+    options = load_yaml(record, "a record's options") if isinstance(record, str) else record
     if not isinstance(options, dict):
         raise ValueError("no options")
     found = upgraded_record(flatten(options))
-    return Catalogue().defaults(found) | found
+    known = Catalogue().defaults(found)
+    for key in found:
+        if any(other.startswith(f"{key}.") for other in known):
+            raise ValueError(f"{key} is a section, and holds no options")
+    return known | found
 
 
 def restored(record: str) -> CfgNode:
@@ -96,8 +102,9 @@ def restored(record: str) -> CfgNode:
         if value != {} and locate(options, key)[0] is not None:
             option = catalogue.of(key)
             set_option(options, key, value, "its options", option)
-            if expected := option.refusal(value):
-                raise ConfigError(f"its options: {key} is {value!r}, expected {expected}")
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, (int, float)) and (expected := option.refusal(each)):
+                    raise ConfigError(f"its options: {key} is {short(value)}, expected {expected}")
     options.freeze()
     return options
 

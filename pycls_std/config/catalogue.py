@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from pycls_std.config.declared import REGISTRIES, declared
+from pycls_std.config.mistake import ConfigError
 from pycls_std.config.page import PAGE
-from pycls_std.config.reading import ConfigError
 from pycls_std.core.option import Option, neutral
 
 # What a term reads of the page unless its `READS` say otherwise: what there is of teachers, but not of logit losses.

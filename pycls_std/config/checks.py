@@ -1,10 +1,13 @@
 """What no run can use: values that are not allowed, options that nobody reads, options that contradict each other."""
 
+import os
 import re
 from pathlib import Path
 
 from pycls_std.config.catalogue import Catalogue
-from pycls_std.config.reading import ConfigError
+from pycls_std.config.mistake import ConfigError
+from pycls_std.config.plain_yaml import short
+from pycls_std.core.option import Option
 
 RAND_AUGMENT = re.compile(r"(rand(-(m|n|inc|mmax)\d+|-(mstd|p)\d+(\.\d+)?)*)?")  # timm's notation
 
@@ -19,7 +22,7 @@ class Refusal:
     def __call__(self, key: str, expected: str) -> None:
         """Raise ConfigError that says what is expected in place of an option's value."""
         where = self.sources.get(key, "default")
-        raise ConfigError(f"{where}: {key} is {self.flat[key]!r}, expected {expected}")
+        raise ConfigError(f"{where}: {key} is {short(self.flat[key])}, expected {expected}")
 
 
 def check(catalogue: Catalogue, flat: dict[str, object], start: dict[str, object], sources: dict[str, str]) -> None:
@@ -42,12 +45,37 @@ def _check_values(catalogue, flat, fail) -> None:
         allowed = catalogue.choices(key)
         if allowed and flat[key] not in allowed:
             fail(key, "one of " + ", ".join(name or '""' for name in allowed))
-        if expected := option.refusal(flat[key]):
-            fail(key, expected)
+        _check_range(key, option, flat, fail)
+        if option.path:
+            _check_path(key, flat, fail)
     if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", flat["NAME"]):
         fail("NAME", "letters, digits and . + - _ only")
+    if len(flat["NAME"].encode()) > 200:
+        fail("NAME", "at most 200 bytes, for it names a folder")
     if not catalogue.active_terms(flat):
         fail("TASK.WEIGHT", "a weight above 0, for no term has one, and there is nothing to learn from")
+
+
+def _check_range(key: str, option: Option, flat, fail) -> None:
+    values = flat[key] if isinstance(flat[key], list) else [flat[key]]
+    for value in values:
+        if not isinstance(value, (int, float)):
+            return
+        if expected := option.refusal(value):
+            fail(key, expected if flat[key] is value else f"entries of {expected}")
+        if option.within and value > flat[option.within]:
+            fail(key, f"at most {flat[option.within]}, for the run has no more epochs ({option.within})")
+
+
+def _check_path(key: str, flat, fail) -> None:
+    """What no file system takes is told by its key, before it is looked for."""
+    for path in flat[key] if isinstance(flat[key], list) else [flat[key]]:
+        try:
+            longest = 0 if "://" in path else max(len(os.fsencode(name)) for name in path.split("/"))
+        except UnicodeEncodeError:
+            fail(key, "a path, whose characters a file system can hold")
+        if "\0" in path or len(os.fsencode(path)) > 4000 or longest > 255:
+            fail(key, "a path of at most 4000 bytes, of at most 255 between two /, without NUL")
 
 
 def _check_read(catalogue, flat, start, sources) -> None:
@@ -55,7 +83,7 @@ def _check_read(catalogue, flat, start, sources) -> None:
     for key, on in sorted(catalogue.unread(flat).items()):
         if key in sources and flat[key] != start.get(key):
             raise ConfigError(
-                f"{sources[key]}: {key} is {flat[key]!r}, which TRAINER {flat['TRAINER']} does not read; "
+                f"{sources[key]}: {key} is {short(flat[key])}, which TRAINER {flat['TRAINER']} does not read; "
                 f"it is read with {on}"
             )
 
@@ -76,8 +104,6 @@ def _check_teachers(flat, fail, sources) -> None:
         if len(entries) != len(teachers) and (entries or key == "TEACHER_WEIGHTS"):
             where = sources.get(f"DISTILLATION.{key}") or sources.get("DISTILLATION.TEACHERS")
             raise ConfigError(f"{where}: DISTILLATION.TEACHERS has {len(teachers)} entries, {key} has {len(entries)}")
-    if any(size < 0 for size in flat["DISTILLATION.TEACHER_SIZES"]):
-        fail("DISTILLATION.TEACHER_SIZES", "pixels, or 0")
     _check_kept(flat, fail)
     if flat["DISTILLATION.CACHE_TOP"] and flat["DISTILLATION.LOGIT_STANDARD"]:
         fail("DISTILLATION.CACHE_TOP", "0 with LOGIT_STANDARD, which needs the deviation of all logits")
@@ -110,3 +136,5 @@ def _check_optimizer(flat, fail) -> None:
         fail("OPTIM.STEPS", f"[], for OPTIM.SCHEDULE is {flat['OPTIM.SCHEDULE']} and not step")
     if not steps and flat["OPTIM.SCHEDULE"] == "step":
         fail("OPTIM.SCHEDULE", "epochs in OPTIM.STEPS, which is []")
+    if steps and steps[-1] >= flat["OPTIM.MAX_EPOCH"]:
+        fail("OPTIM.STEPS", f"epochs before the run ends, at OPTIM.MAX_EPOCH {flat['OPTIM.MAX_EPOCH']}")

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from pycls_std.config.reading import ConfigError
+from pycls_std.config.mistake import ConfigError
 from pycls_std.core import option
 from pycls_std.core.option import Option
 

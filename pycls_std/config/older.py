@@ -4,7 +4,7 @@ Until November 2026 the weights of an objective were those of its method: KD.CE_
 DISTILLATION.ALPHA for the share of distillation in std and in deit.
 """
 
-from pycls_std.config.reading import ConfigError
+from pycls_std.config.mistake import ConfigError
 from pycls_std.config.setting import coerce
 
 ALPHA = 0.5  # its default

@@ -34,7 +34,7 @@ PAGE = {
     # drops those of a _BASE_.
     "MODEL.ARGS": Option({}, student=True),
     # Classes; 0 = as many as the data has, another number must agree with the data.
-    "MODEL.NUM_CLASSES": neutral(0, least=0),
+    "MODEL.NUM_CLASSES": neutral(0, least=0, greatest=1_000_000),
     # Stochastic depth rate of the last block; 0 = off.
     "MODEL.DROP_PATH": Option(0.0, least=0, greatest=1, student=True),
     # Epsilon of every LayerNorm of the backbone; 0 = the model's own (timm's mixers 1e-6, the STD reference 1e-5).
@@ -56,7 +56,7 @@ PAGE = {
     # share what a teacher said of them.
     "DATA.SEED": Option(-1, least=-1, greatest=2**32 - 1),
     # Side of the square input images, pixels.
-    "DATA.IMAGE_SIZE": Option(32, least=1, student=True),
+    "DATA.IMAGE_SIZE": Option(32, least=1, greatest=4096, student=True),
     # Channel mean and deviation of the student's input; "" = the dataset's own, or imagenet, half, cifar10,
     # cifar100, tiny_imagenet, digits.
     "DATA.NORMALIZATION": Option("", student=True),
@@ -68,11 +68,11 @@ PAGE = {
     # auto = memory for images that take at most 2 GiB at 4 bytes a pixel.
     "DATA.LOADER": Option(("auto", "memory", "workers")),
     # Processes that read images for each training process; 0 = that one reads.
-    "DATA.NUM_WORKERS": neutral(2, least=0),
+    "DATA.NUM_WORKERS": neutral(2, least=0, greatest=1024),
     # Training crop: zero-padded random crop (small images), random resized crop (large images), plain resize.
     "AUG.CROP": Option(("pad", "resized", "none")),
     # Padding of the `pad` crop, pixels; 0 = no shift.
-    "AUG.CROP_PADDING": Option(4, least=0),
+    "AUG.CROP_PADDING": Option(4, least=0, greatest=4096),
     # Least area of the `resized` crop, as a share of the image.
     "AUG.CROP_SCALE": Option(0.08, least=0.001, greatest=1),
     # Filter that training images or their crops are resized with; RandAugment moves by a bicubic one always.
@@ -96,7 +96,7 @@ PAGE = {
     # Share of the target spread over all classes; 0 = off.
     "AUG.LABEL_SMOOTHING": Option(0.0, least=0, greatest=1),
     # Repeated augmentation: views of an image within an epoch, whose length stays; 1 = off.
-    "AUG.REPEATS": Option(1, least=1),
+    "AUG.REPEATS": Option(1, least=1, greatest=1000),
     # Teachers, by model name; [] = none. The TEACHER_* lists run parallel to it; [] there = each entry's default.
     "DISTILLATION.TEACHERS": Option([], of=str),
     # One each: a checkpoint | https://...#sha256=<hex> | published:cifar100_resnet56 | timm (the name holds the tag).
@@ -105,7 +105,7 @@ PAGE = {
     # known.
     "DISTILLATION.TEACHER_NORMS": Option([], of=str),
     # Input side, pixels; 0 = what the weights were trained at, or the student's where that is not known.
-    "DISTILLATION.TEACHER_SIZES": Option([], of=int),
+    "DISTILLATION.TEACHER_SIZES": Option([], of=int, least=0, greatest=4096),
     # Prediction that each teaches by, of a student trained here with several heads: avg, cls, dist; "" = the one that
     # its run counted (TEST.PREDICTION).
     "DISTILLATION.TEACHER_PREDICTIONS": Option([], of=str),
@@ -166,14 +166,14 @@ PAGE = {
     "OPTIM.MAX_EPOCH": Option(300, least=1, on_resume="longer"),
     # Shape of the learning rate after the warm-up; the shape is counted from the first epoch on.
     "OPTIM.SCHEDULE": Option(("cosine", "step", "constant")),
-    # Epochs of linear warm-up from WARMUP_LR; 0 = off.
-    "OPTIM.WARMUP_EPOCHS": Option(0.0, least=0),
+    # Epochs of linear warm-up from WARMUP_LR, at most MAX_EPOCH; 0 = off.
+    "OPTIM.WARMUP_EPOCHS": Option(0.0, least=0, within="OPTIM.MAX_EPOCH"),
     # Learning rate at the start of the warm-up.
     "OPTIM.WARMUP_LR": Option(1e-6, least=0),
     # Learning rate at the end of `cosine`.
     "OPTIM.MIN_LR": Option(0.0, least=0),
-    # Epochs at which `step` multiplies the learning rate by GAMMA; [] = never.
-    "OPTIM.STEPS": Option([], of=float),
+    # Epochs at which `step` multiplies the learning rate by GAMMA, above 0 and before MAX_EPOCH; [] = never.
+    "OPTIM.STEPS": Option([], of=float, least=0),
     # Factor of `step`.
     "OPTIM.GAMMA": Option(0.1, least=0, greatest=1),
     # Images in a training batch, of all processes together; an incomplete last batch is dropped.

@@ -3,11 +3,12 @@
 import difflib
 from pathlib import Path
 
-import yaml
 from yacs.config import CfgNode
 
-from pycls_std.config.reading import ConfigError, Text
-from pycls_std.core.option import Option
+from pycls_std.config.mistake import ConfigError
+from pycls_std.config.plain_yaml import TRUTH, NotYaml, Text, decided, number_of, parse, reading, short, value_of
+from pycls_std.core.option import MOST, Option
+from pycls_std.core.text import shortened
 
 
 def flatten(node: dict, prefix: str = "") -> dict[str, object]:
@@ -55,9 +56,11 @@ def set_option(options: CfgNode, key: str, value, where: str, declaration: Optio
     node, leaf = locate(options, key)
     if node is None:
         near = difflib.get_close_matches(key, flatten(options), n=1, cutoff=0.6)
-        raise ConfigError(f"{where}: no option {key}" + (f", did you mean {near[0]}?" if near else ""))
+        raise ConfigError(f"{where}: no option {shortened(key)}" + (f", did you mean {near[0]}?" if near else ""))
     if isinstance(node.get(leaf), CfgNode):
-        raise ConfigError(f"{where}: {key} is a section, it takes keys and not {value!r}")
+        if value == {}:
+            return
+        raise ConfigError(f"{where}: {key} is a section, it takes keys and not {short(value)}")
     value = coerce(value, node.get(leaf), declaration and declaration.of, f"{where}: {key}")
     if declaration and declaration.path:
         value = [_at_home(path) for path in value] if isinstance(value, list) else _at_home(value)
@@ -75,41 +78,47 @@ def coerce(value, default, entry, where: str):
     entries where the default list is empty. default None: anything goes (MODEL.ARGS).
     Raises ConfigError that names where, what was expected and what was given.
     """
-    text = value if isinstance(value, Text) else None
-    if text is not None and not isinstance(default, str):
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = str(text)
+    given = value
+    if isinstance(value, Text) and not isinstance(default, str):
+        value = _words(value, where)
     if isinstance(default, list):
         if not isinstance(value, list):
-            raise ConfigError(f"{where} expects a list such as [a, b], got {value!r}")
+            raise ConfigError(f"{where} expects a list such as [a, b], got {short(given)}")
         example = entry() if entry else default[0] if default else None
         return [coerce(item, example, None, f"{where}[{index}]") for index, item in enumerate(value)]
-    number = _number(value)
     if default is None:
-        return value if number is None or isinstance(value, bool) else number
+        return _finite(decided(value, where), where)
     if isinstance(default, str) and isinstance(value, (str, int, float)) and not isinstance(value, bool):
         return str(value)
-    if isinstance(default, bool) and isinstance(value, bool):
-        return value
-    if isinstance(default, float) and number is not None and abs(number) <= GREATEST:
-        return float(number)
-    if type(default) is int and isinstance(number, int):
-        return number
-    raise ConfigError(f"{where} expects {_NAMES[type(default)]}, got {str(text) if text is not None else value!r}")
+    if isinstance(default, bool):
+        value = TRUTH.get(value.lower(), value) if isinstance(value, Text) else value
+        if isinstance(value, bool):
+            return value
+    number = number_of(value) if isinstance(value, str) else value
+    if isinstance(number, (int, float)) and not isinstance(number, bool):
+        if isinstance(default, float) and abs(number) <= GREATEST:
+            return float(number)
+        if type(default) is int and isinstance(number, int):
+            return number
+    more = "" if isinstance(default, (str, bool)) else reading(str(given))
+    raise ConfigError(f"{where} expects {_NAMES[type(default)]}, got {short(given)}{more}")
 
 
 GREATEST = 3.4e38  # that a tensor of 32 bits can hold; no NaN is below it
 _NAMES = {str: "text", bool: "true or false", float: "a number", int: "a whole number"}
 
 
-def _number(value) -> int | float | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, (int, float)):
-        return value
+def _words(text: Text, where: str):
     try:
-        return float(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
+        return value_of(parse(text, where), where)
+    except NotYaml:
+        return text
+
+
+def _finite(value, where: str):
+    """Return a value whose numbers a model can be given. Raises ConfigError that shows one that is too large."""
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _finite(each, where)
+    if isinstance(value, int) and abs(value) > MOST or isinstance(value, float) and not abs(value) <= GREATEST:
+        raise ConfigError(f"{where} is {short(value)}, expected at most {MOST if isinstance(value, int) else GREATEST}")
+    return value

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+MOST = 2**31 - 1  # of a whole number that says no other: what C libraries count with
+
 
 @dataclass(frozen=True)
 class Option:
@@ -9,7 +11,9 @@ class Option:
 
     default: its value where nothing sets it; a tuple lists the allowed values, the default first. An empty dictionary
         is a section that takes any keys.
-    least, greatest: the allowed range, both included.
+    least, greatest: the allowed range, both included, of each entry where it is a list. Every number has one; a whole
+        number of no declared greatest is at most MOST.
+    within: for a number of epochs, the option that counts the run's, which it may not exceed.
     of: type of the entries of a list that is empty by default.
     registry: name of the registry (`core/registry.py`) whose names are the allowed values.
     presets: for a value of the option, other defaults of other options.
@@ -24,6 +28,7 @@ class Option:
     default: object
     least: float | None = None
     greatest: float | None = None
+    within: str = ""
     of: type | None = None
     registry: str = ""
     presets: dict[object, dict[str, object]] = field(default_factory=dict)
@@ -44,10 +49,12 @@ class Option:
         return self.default[0] if isinstance(self.default, tuple) else self.default
 
     def refusal(self, value) -> str:
-        """Return what is expected in place of a value that is out of the range, "" if it is not."""
-        if self.least is not None and value < self.least or self.greatest is not None and value > self.greatest:
-            return f"at least {self.least:g}" if self.greatest is None else f"{self.least:g} to {self.greatest:g}"
-        return ""
+        """Return what is expected in place of a number that is out of the range, "" if it is not."""
+        if self.least is not None and value < self.least:
+            return f"at least {self.least}" if self.greatest is None else f"{self.least} to {self.greatest}"
+        if self.greatest is not None and value > self.greatest:
+            return f"at most {self.greatest}" if self.least is None else f"{self.least} to {self.greatest}"
+        return f"at most {MOST}" if isinstance(value, int) and self.greatest is None and value > MOST else ""
 
 
 def neutral(default, **facts) -> Option:

@@ -8,17 +8,22 @@ from pathlib import Path
 
 def refuse_irregular(path: Path | str) -> None:
     """Raise OSError that names a path if it is not there, or is no regular file (a link to one is)."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    _refuse(os.stat(path).st_mode, path)
 
 
 def read_bytes(path: Path | str) -> bytes:
     """Return the content of a regular file. Raises OSError that names the path for anything else."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe does not wait then
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        _refuse(os.fstat(descriptor).st_mode, path)
         with open(descriptor, "rb", closefd=False) as file:
             return file.read()
     finally:
         os.close(descriptor)
+
+
+def _refuse(mode: int, path: Path | str) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))

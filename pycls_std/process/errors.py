@@ -1,10 +1,18 @@
 """An error in one line."""
 
+from pycls_std.core.text import printable, shortened
+
+MOST = 1500  # characters; what is longer holds values from files, or a C++ program's state
+
 
 def one_line(error: BaseException) -> str:
     """Return the first line of an error's text and the last, or the name of its kind if it has none.
 
-    A loader's worker sends its whole traceback: the first line says where, the last one what.
+    A loader's worker sends its whole traceback: the first line says where, the last one what. Names from files are in
+    it, so control characters are escaped.
     """
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
+    if isinstance(error, MemoryError):
+        return f"memory ran out: {error}" if str(error) else "memory ran out"
+    lines = [line.strip() for line in str(error).strip().split("\n")]
+    first, last = lines[0] or type(error).__name__, lines[-1]
+    return printable(shortened(first if len(lines) == 1 else f"{first} {last}", MOST))

@@ -37,9 +37,9 @@ class Mine(AuxiliaryTerm):
         # Momentum of both; 0 = off.
         "MOMENTUM": Option(0.0, least=0, greatest=1),
         # Hidden units of the critic.
-        "WIDTH": Option(512, least=1),
+        "WIDTH": Option(512, least=1, greatest=65536),
         # Linear layers of the critic; 1 = no hidden layer.
-        "DEPTH": Option(3, least=1),
+        "DEPTH": Option(3, least=1, greatest=1000),
     }
     SWITCH = "SAMPLES"
     WEIGHED_BY = "CRITIC_LR"
