@@ -97,6 +97,8 @@ def called(tool: str, *words) -> tuple[int, str, str]:
     spec = importlib.util.spec_from_file_location(Path(tool).stem, ROOT / tool)
     module = importlib.util.module_from_spec(spec)
     path, output, errors = list(sys.path), io.StringIO(), io.StringIO()
+    log = logging.getLogger("pycls_std")
+    level = log.level  # which a benchmark changes
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), contextlib.chdir(ROOT):
         try:
             spec.loader.exec_module(module)
@@ -105,6 +107,7 @@ def called(tool: str, *words) -> tuple[int, str, str]:
             code = usage.code
         finally:
             sys.path[:] = path
+            log.setLevel(level)
     return code or 0, output.getvalue(), errors.getvalue()
 
 

@@ -225,24 +225,38 @@ def test_a_batch_that_cannot_be_shared(load):
 def test_a_process_that_is_alone_with_a_mistake_is_heard(tmp_path):
     """Later than the first one would be, whose line says no more than that the connection is lost."""
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    own = ["--mode", "train", *BASE, f"OUT_DIR={tmp_path / 'run'}", "DATA.NAME=image_folder"]
-    for split in ("train", "val"):
-        (tmp_path / "images" / split).mkdir(parents=True)
-        for label in ("a", "b"):
-            (tmp_path / "images" / split / label).mkdir()
-            for number in range(20):
-                Image.new("RGB", (8, 8)).save(tmp_path / "images" / split / label / f"{number}.png")
-    own += ["MODEL.NUM_CLASSES=2"]
+    own = ["--mode", "train", *BASE, f"OUT_DIR={tmp_path / 'run'}"]
     both = [
-        Running(tmp_path / f"rank{rank}", [*own, f"DATA.ROOT={root}"], env={"RANK": str(rank), **shared})
-        for rank, root in enumerate((tmp_path / "images", "nowhere"))
+        Running(tmp_path / f"rank{rank}", own, env={"RANK": str(rank), "LOCAL_RANK": str(rank), **shared}, **options)
+        for rank, options in enumerate(({}, {"hook": "test_distributed:have_no_images"}))
     ]
     ends = [one.end() for one in both]
     assert [code for code, *_ in ends] == [1, 1]
-    assert ends[1][2] == "run_net.py [process 1]: image_folder: DATA.ROOT nowhere has no folder val or test\n"
-    assert (
-        ends[0][2] == "run_net.py: the connection to another process of this run was lost, its own message says why\n"
-    )
+    assert ends[1][2] == "run_net.py [process 1]: this machine has no images\n"
+    lost = "the connection to another process of this run was lost, its own message says why"
+    assert ends[0][2] == f"run_net.py: {lost}\n"
+
+
+def have_no_images():
+    """Hook: the data cannot be read here."""
+    from pycls_std.builders import data
+
+    def split(cfg, name):
+        raise ValueError("this machine has no images")
+
+    data._split = split
+
+
+@pytest.mark.parametrize("missing", ["RANK", "LOCAL_RANK"])
+def test_a_process_that_does_not_know_its_place(tmp_path, missing):
+    """It was taken for one that is alone, or for the first of its machine: several trained the same, in one folder."""
+    env = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
+    del env[missing]
+    code, output, errors = Running(tmp_path, ["--mode", "train", *BASE, f"OUT_DIR={tmp_path}/run"], env=env).end()
+    assert (code, output) == (1, "")
+    told = f"the environment variable WORLD_SIZE is 2, and {missing} is not set: torchrun sets both"
+    assert errors == f"run_net.py: {told}\n"
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.fault(20)

@@ -15,15 +15,19 @@ class Launch(NamedTuple):
 
 
 def launch() -> Launch:
-    """Return this process's place, by the environment. Raises ValueError that names a variable which is no number."""
-    size = _number("WORLD_SIZE", "1")
-    if size == 1 or "RANK" not in os.environ:
-        return Launch()
-    return Launch(_number("RANK", "0"), size, _number("LOCAL_RANK", "0"))
+    """Return this process's place, by the environment.
+
+    Raises ValueError that names a variable which is no number, or is not set where there are several processes.
+    """
+    size = _number("WORLD_SIZE", default=1)
+    return Launch(_number("RANK"), size, _number("LOCAL_RANK")) if size > 1 else Launch()
 
 
-def _number(name: str, default: str) -> int:
-    text = os.environ.get(name, default)
-    if not text.isdecimal():
+def _number(name: str, default: int | None = None) -> int:
+    text = os.environ.get(name)
+    if text is None and default is None:
+        size = os.environ["WORLD_SIZE"]
+        raise ValueError(f"the environment variable WORLD_SIZE is {size}, and {name} is not set: torchrun sets both")
+    if text is not None and not text.isdecimal():
         raise ValueError(f"the environment variable {name} is {shortened(text)!r}, expected a whole number")
-    return int(text)
+    return default if text is None else int(text)

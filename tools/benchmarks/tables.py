@@ -32,7 +32,9 @@ def write_runs(folder: Path, *, runs: int, epochs: int, tags: int) -> None:
     for number in range(runs):
         seed, kind = divmod(number, len(CONFIGS))
         path = ROOT / "configs" / f"{CONFIGS[kind]}.yaml"
-        options = config.load(str(path), ["SEED", str(seed), "OPTIM.MAX_EPOCH", str(epochs)])
+        options = config.load(
+            str(path), ["SEED", str(seed), "OPTIM.MAX_EPOCH", str(epochs), "OPTIM.WARMUP_EPOCHS", "0"]
+        )
         run = folder / options.NAME / f"seed{seed}"
         run.mkdir(parents=True)
         (run / "config.yaml").write_text(config.dump(options))
