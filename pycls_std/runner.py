@@ -11,11 +11,12 @@ from pycls_std.builders.method import build_backbone, build_student, choose_pred
 from pycls_std.builders.teachers import optimize_teachers, set_batch_norm_mode
 from pycls_std.builders.training import build_all, build_described_trainer, build_optimizer, build_runtime
 from pycls_std.builders.weights import WeightsError, student_weights
+from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint, distributed, loop
 from pycls_std.measure.description import info
 from pycls_std.measure.speed import time
 from pycls_std.run.folder import RunFolder
-from pycls_std.run.identity import Identity, changed_shape, first_of
+from pycls_std.run.identity import Identity, changed_shape
 
 LOG = logging.getLogger("pycls_std")
 

@@ -18,8 +18,8 @@ from test_datasets import png_header
 from test_table import make_table, record  # noqa: F401  (a fixture)
 
 from pycls_std.core.network import patience
+from pycls_std.core.text import first_of
 from pycls_std.datasets.loader import Views, train_loader
-from pycls_std.run.identity import first_of
 from pycls_std.tasks.classification import Classification
 
 CONFIG = "configs/debug/base_debug.yaml"

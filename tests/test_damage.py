@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import zipfile
 
 import pytest
 import torch
@@ -85,6 +86,29 @@ def test_whatever_the_damage_the_checkpoint_before_it_is_used(broken, caplog):
         assert "weights_only" not in caplog.text
         moved = max(broken.glob("last.pt.corrupt*"), key=lambda path: path.stat().st_mtime_ns)
         assert moved.read_bytes() == bad
+
+
+@pytest.mark.fault(36)
+@pytest.mark.parametrize("place", ["part", "key", "class"])
+def test_names_in_a_checkpoint_do_not_steer_the_terminal(broken, tmp_path, place):
+    """Of parts of its archive, of its weights, of its classes: they come from the file, and are shown."""
+    evil, state = "a\x1b]0;owned\x07\n\x1b[2J", load_state(broken.parent)
+    given = tmp_path / "given.pt"
+    if place == "part":
+        with zipfile.ZipFile(given, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(f"x/{evil}", b"12345678")
+        content = given.read_bytes()
+        given.write_bytes(content.replace(b"12345678", b"1234567x"))
+    else:
+        state |= {"student": state["student"] | {evil: torch.ones(1)}} if place == "key" else {}
+        state["data"] |= {"classes": [evil] * 10} if place == "class" else {}
+        torch.save(state, given)
+    own = ["--mode", "test", *WORDS, f"TEST.WEIGHTS={given}"]
+    code, output, errors = Running(tmp_path, own).end()
+    assert code == (0 if place == "class" else 1)
+    assert "\x1b" not in output + errors and "\x07" not in output + errors
+    assert r"\x1b]0;owned\x07" in output + errors
+    assert len(errors.splitlines()) <= 1
 
 
 @pytest.mark.fault(2)

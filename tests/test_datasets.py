@@ -298,7 +298,7 @@ def test_many_endings_and_names_are_cut_short(tmp_path):
     assert len(line) < 500
     for number in range(9):
         (tmp_path / "train" / f"no{number}").mkdir()
-    with pytest.raises(ValueError, match="no image of no0, no1, no2, no3, no4, 4 others$"):
+    with pytest.raises(ValueError, match="no image of no0, no1, no2, no3, no4 and 4 more$"):
         get_folder(tmp_path)
 
 

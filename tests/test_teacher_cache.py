@@ -244,6 +244,21 @@ def test_another_share_of_each_batch_changes_the_folder(method, tmp_path):
     assert len(found) == 3
 
 
+def test_another_number_of_threads_changes_the_folder(method, tmp_path):
+    """Sums of other numbers of threads round otherwise, so what is kept would not end in the same bits."""
+    cfg = method("std", DISTILLATION__CACHE=tmp_path / "kept", DATA__PER_CLASS=30)
+    session, data, weights = build_all(cfg, build_runtime(cfg))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 1):
+            torch.set_num_threads(threads)
+            cache = build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1))
+            found.append(cache.specs[0].folder)
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[2] != found[1]
+
+
 # ----------------------------------------------------------------------------------------------------------------- runs
 @pytest.fixture(scope="module")
 def written(teacher, tmp_path_factory):

@@ -1,5 +1,7 @@
 """Text that comes from files, made fit to be shown."""
 
+from collections.abc import Iterable
+
 
 def printable(text: str) -> str:
     """Return a text in which every character that is not printed, such as those that steer a terminal, is escaped."""
@@ -10,3 +12,9 @@ def shortened(text: str, most: int = 200) -> str:
     """Return a text of at most so many characters, the middle left out of a longer one."""
     half = (most - 5) // 2
     return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
+
+
+def first_of(names: Iterable[str], most: int = 5) -> str:
+    """Return the first of some names, and how many more there are."""
+    shown = [shortened(printable(name), 60) for name in names]
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")

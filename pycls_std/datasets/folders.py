@@ -86,12 +86,6 @@ def _leads(link: str) -> str:
     return f"the link {printable(link)} leads to {printable(os.path.realpath(link))}"
 
 
-def first_names(names: Iterable[str]) -> str:
-    """Return the first of some names, and how many others there are, fit to be shown."""
-    shown = [shortened(printable(name), 60) for name in names]
-    return ", ".join([*shown[:MOST], *([f"{len(shown) - MOST} others"] if len(shown) > MOST else [])])
-
-
 def unread(count: Counter) -> str:
     """Return in words how many files of each ending are not read, the most first; "" for none."""
     rows = [f"{shortened(printable(name), 60) or 'none'} {number}" for name, number in count.most_common(MOST)]

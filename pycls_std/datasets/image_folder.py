@@ -13,7 +13,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from pycls_std.core.registry import DATASETS
 from pycls_std.core.structures import DatasetInfo
-from pycls_std.core.text import printable
+from pycls_std.core.text import first_of, printable
 from pycls_std.datasets import folders
 from pycls_std.datasets.decoding import open_image
 from pycls_std.datasets.normalizations import NORMALIZATIONS
@@ -32,14 +32,14 @@ class ClassFolders(Dataset):
             folders.refuse_dangling(entry)  # it may have been a class
         own = {entry.name: entry.path for entry in found if entry.is_dir()}
         if len(own) < 2:
-            one = f"only one class folder, {folders.first_names(own)}: there is nothing to tell apart"
+            one = f"only one class folder, {first_of(own)}: there is nothing to tell apart"
             raise ValueError(f"{printable(str(folder))} has {one if own else 'no class folders'}")
         self.classes, self.samples = list(own), []
         linked, unread = self._read(own)
         empty = own.keys() - {self.classes[label] for _, label in self.samples}
         if empty:
             others = folders.unread(sum((unread[name] for name in empty), Counter()))
-            which = folders.first_names(sorted(empty)) + (f" ({others})" if others else "")
+            which = first_of(sorted(empty)) + (f" ({others})" if others else "")
             raise ValueError(f"image folder {printable(str(folder))}: no image of {which}")
         if linked or any(entry.is_symlink() for entry in found):
             folders.refuse_shared(own, linked)

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from pycls_std.core.registry import DATASETS
 from pycls_std.core.regular import read_bytes
 from pycls_std.core.structures import DatasetInfo
-from pycls_std.core.text import printable, shortened
+from pycls_std.core.text import first_of, printable, shortened
 from pycls_std.datasets import folders
 from pycls_std.datasets.decoding import open_image
 from pycls_std.datasets.normalizations import NORMALIZATIONS
@@ -57,10 +57,10 @@ class TinyImageNet(Dataset):
             unread.update(folders.ending(entry.name) for entry in found if not entry.name.endswith(".JPEG"))
             empty += [] if images else [wnid]
         if empty:
-            raise ValueError(f"tiny_imagenet: {folder}: no image of {folders.first_names(empty)}")
+            raise ValueError(f"tiny_imagenet: {folder}: no image of {first_of(empty)}")
         folders.refuse_shared(places, linked)
         others = [e.name for e in folders.entries(str(folder)) if e.is_dir() and e.name not in places]
-        parts = [f"folders that wnids.txt does not name: {folders.first_names(others)}"] if others else []
+        parts = [f"folders that wnids.txt does not name: {first_of(others)}"] if others else []
         return [*filter(None, [folders.unread(unread)]), *parts]
 
     def _read_val(self, folder: Path) -> list[str]:
@@ -80,7 +80,7 @@ class TinyImageNet(Dataset):
         self.samples = [(str(folder / "images" / name), label[wnid]) for name, wnid in sorted(pairs)]
         empty = sorted(label.keys() - {wnid for _, wnid in pairs})
         others = {entry.name for entry in folders.entries(str(folder / "images"))} - set(names)
-        parts = [f"no image of {folders.first_names(empty)}"] if empty else []
+        parts = [f"no image of {first_of(empty)}"] if empty else []
         return parts + ([f"{len(others)} files that {annotations.name} does not name"] if others else [])
 
     def __len__(self) -> int:

@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 from pycls_std.core.regular import read_bytes
+from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint, files
-from pycls_std.run.identity import first_of, refuse_other_head, refuse_other_options, same_run
+from pycls_std.run.identity import refuse_other_head, refuse_other_options, same_run
 from pycls_std.run.journal import EVENTS, METRICS, Journal, events_of, metrics_of, options_in
 from pycls_std.run.lock import LOCK
 from pycls_std.run.record import RECORD, Record, record_of

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pycls_std import config
 from pycls_std.core.option import Option
-from pycls_std.core.text import printable
+from pycls_std.core.text import first_of, printable
 from pycls_std.engine.structure import refuse_other_kind
 from pycls_std.run.journal import EPOCHS
 
@@ -115,8 +115,3 @@ def changed_options(before: str, now: str, counts) -> list[str]:
     if names[0] != names[1] and old["DATA.NAME"] == new["DATA.NAME"]:
         changed.append(f"DATA.ROOT was {names[0]!r}, is {names[1]!r}")
     return changed
-
-
-def first_of(names: list[str]) -> str:
-    """Return some names, and how many more there are."""
-    return printable(", ".join(names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
