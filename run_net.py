@@ -91,7 +91,7 @@ def log(stream) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(streams.Printable())
     logging.basicConfig(handlers=[handler])
-    logging.getLogger("pycls_std").setLevel(logging.WARNING if launch().rank else logging.INFO)
+    logging.getLogger("pycls_std").setLevel(logging.ERROR if launch().rank else logging.INFO)
 
 
 def complain(error: BaseException, code: int) -> int:

@@ -78,10 +78,10 @@ def _identity(options: str, session, data) -> Identity:
         teachers=[checkpoint.fingerprint(teacher) for teacher in session.trainer.teachers],
         data={
             "name": data.info.name,
-            "classes": list(data.info.classes),
+            "classes": list(map(str, data.info.classes)),
             "images": [data.images, len(data.test.dataset)],
-            "mean": list(data.normalization.mean),
-            "std": list(data.normalization.std),
+            "mean": list(map(float, data.normalization.mean)),
+            "std": list(map(float, data.normalization.std)),
             "memory": data.in_memory,
         },
     )
@@ -123,7 +123,7 @@ def test(cfg) -> None:
     runtime = build_runtime(cfg)
     world = runtime.world
     data = world.rank_zero_first(lambda: build_data(cfg, device=runtime.device, train=False, world=world))
-    if saved and saved["data"]["classes"] != list(data.info.classes):
+    if saved and saved["data"]["classes"] != list(map(str, data.info.classes)):
         LOG.warning("%s was trained on other classes: %s", cfg.TEST.WEIGHTS, first_of(saved["data"]["classes"]))
     task = data.task
     student = build_student(cfg, build_backbone(cfg, task.classes), describe_run(cfg, task))

@@ -48,7 +48,7 @@ START = Event(wall_time=1, step=3, session_log=SessionLog(status=SessionLog.STAR
 @pytest.fixture
 def only_plain(monkeypatch):
     """Reading by tensorboard fails the test."""
-    monkeypatch.setattr(events, "_read_by_tensorboard", lambda folder: pytest.fail("not read as plain"))
+    monkeypatch.setattr(events, "read_by_tensorboard", lambda folder: pytest.fail("not read as plain"))
 
 
 @pytest.fixture

@@ -153,7 +153,7 @@ def test_a_lock_that_is_none(tmp_path, kind):
         "link to nothing": lambda: lock.symlink_to(tmp_path / "none"),
         "pipe": lambda: os.mkfifo(lock),
         "folder": lock.mkdir,
-        "another program's": lambda: lock.write_text("12345"),
+        "another program's": lambda: lock.write_bytes(b"12345\xff"),
     }
     make[kind]()
     line = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={tmp_path}/run", "OPTIM.MAX_EPOCH=1"]
@@ -164,7 +164,7 @@ def test_a_lock_that_is_none(tmp_path, kind):
     assert target.read_text() == "mine" and not (tmp_path / "none").exists()
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
     if kind == "another program's":
-        assert lock.read_text() == "12345"
+        assert lock.read_bytes() == b"12345\xff"
 
 
 @pytest.mark.fault(27)
@@ -332,6 +332,6 @@ def test_ranks_of_other_options_are_refused(finished, tmp_path, mode):
     ranks = two_ranks(tmp_path, words_, second=["AUG.FLIP=0.25"])
     ended = [rank.end() for rank in ranks]
     assert [code for code, *_ in ended] == [1, 1]
-    text = "the processes of this run were started with other options: AUG.FLIP 0.0 and 0.25"
+    text = "the processes of this run have other options: process 1 has AUG.FLIP 0.25, process 0 has 0.0"
     assert any(text in errors for *_, errors in ended)
     assert not list((tmp_path / "other").glob("*"))

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         streams.complain(f"check_data.py: {one_line(error)}")
         return 1
     if bad:
-        print(f"check_data.py: {bad} images cannot be used", file=sys.stderr)
+        streams.complain(f"check_data.py: {bad} images cannot be used")
     return 1 if bad else 0
 
 

@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import make_table  # noqa: E402
+
+from pycls_std.process import streams  # noqa: E402
+from pycls_std.process.errors import one_line  # noqa: E402
 
 TABLE = re.compile(r"(<!-- python tools/make_table\.py (.+?) -->\n)(.*?)(<!-- end -->)", re.S)
 RECORD = re.compile(r"(<!-- (logs/\S+) -->\n)(.*?)(<!-- end -->)", re.S)
@@ -35,15 +38,16 @@ def filled(text: str) -> str:
     return RECORD.sub(copy, TABLE.sub(fill, text))
 
 
-def main() -> int:
+@streams.program("fill_tables.py")
+def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0 done, 1 a table cannot be made."""
-    argparse.ArgumentParser(prog="fill_tables.py", description=__doc__).parse_args()
+    argparse.ArgumentParser(prog="fill_tables.py", description=__doc__).parse_args(argv)
     readme = ROOT / "README.md"
     try:
         with contextlib.chdir(ROOT):
             readme.write_text(filled(readme.read_text()))
     except (ValueError, OSError) as error:
-        print(f"fill_tables.py: {error}", file=sys.stderr)
+        streams.complain(f"fill_tables.py: {one_line(error)}")
         return 1
     return 0
 

@@ -17,9 +17,9 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
-from pycls_std.core.text import printable  # noqa: E402
+from pycls_std.core.text import first_of, printable  # noqa: E402
 from pycls_std.engine import files  # noqa: E402
-from pycls_std.engine.checkpoint import read_whole  # noqa: E402
+from pycls_std.engine.checkpoint import read_whole, unreadable  # noqa: E402
 from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 
@@ -48,16 +48,21 @@ def weights_in(path: Path, key: str) -> tuple[dict[str, torch.Tensor], list[str]
     """
     source = read_whole(path)  # with its checksums, which torch does not look at
     try:
-        dropped = get_unsafe_globals_in_checkpoint(path) if zipfile.is_zipfile(path) else []
+        zipped = zipfile.is_zipfile(source)
+        source.seek(0)
+        dropped = get_unsafe_globals_in_checkpoint(source) if zipped else []
+        source.seek(0)
         with safe_globals([(StandIn, name) for name in dropped]), warnings.catch_warnings(action="ignore"):
             content = torch.load(source, map_location="cpu", weights_only=True)
+    except (MemoryError, OSError) as error:
+        raise unreadable(path, error) from error
     except Exception as error:  # a damaged pickle raises anything
         text = str(error)
         reason = (
             text.splitlines()[0] if text and "weights_only" not in text else "it is no zip of tensors by torch.save"
         )
         raise ValueError(f"{path} cannot be read: {reason}") from error
-    content = content if isinstance(content, dict) else {}
+    content = {str(name): entry for name, entry in content.items()} if isinstance(content, dict) else {}
     entries = {name: _tensors(entry) for name, entry in {"": content, **content}.items() if isinstance(entry, dict)}
     found = {name: tensors for name, tensors in entries.items() if tensors}
     if key not in found and key:
@@ -67,7 +72,9 @@ def weights_in(path: Path, key: str) -> tuple[dict[str, torch.Tensor], list[str]
         raise ValueError(f"{path} has {there}")
     name = key or next(iter(found))
     if lost := [weight for weight, value in (content[name] if name else content).items() if isinstance(value, StandIn)]:
-        raise ValueError(f"{path}: {', '.join(lost[:5])} among the weights is of a kind that cannot be kept: {dropped}")
+        raise ValueError(
+            f"{path}: {first_of(map(str, lost))} among the weights is of a kind that cannot be kept: {dropped}"
+        )
     return found[name], dropped
 
 

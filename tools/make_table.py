@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 
 from pycls_std import config  # noqa: E402
 from pycls_std.process import streams  # noqa: E402
+from pycls_std.process.errors import one_line  # noqa: E402
 from pycls_std.results.read import find_runs  # noqa: E402
 from pycls_std.results.render import FORMATS  # noqa: E402
 from pycls_std.results.table import aggregate  # noqa: E402
@@ -28,18 +29,18 @@ def main(argv: list[str] | None = None) -> int:
         runs = find_runs(args.folders)
         expected = [config.flatten(config.load(path)) for path in args.expect]
         table = aggregate(runs, expected)
-    except ValueError as error:
-        print(f"make_table.py: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        streams.complain(f"make_table.py: {one_line(error)}")
         return 2
     text = FORMATS[args.format](table)
     try:
         Path(args.out).write_text(text) if args.out else print(text, end="")
     except OSError as error:
-        print(f"make_table.py: {error}", file=sys.stderr)
+        streams.complain(f"make_table.py: {one_line(error)}")
         return 2
     for run in runs:
         if run.status != "finished":
-            print(f"make_table.py: warning: {run.folder}: {run.status}", file=sys.stderr)
+            streams.complain(f"make_table.py: warning: {run.folder}: {run.status}")
     return 1 if runs and all(run.status != "finished" for run in runs) else 0
 
 

@@ -66,7 +66,7 @@ def build_data(
     if train:  # first, for what is wrong with it is told before anything is read
         train_set, train_info = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")
         _refuse_other_classes(cfg, train_info, info)
-        _tell_left_out(train_info, world)
+        _tell_left_out(train_info)
         task.check_share(cfg.TRAIN.BATCH_SIZE // world.size, cfg.TRAIN.BATCH_SIZE, world.size)
         train_set = first_of_each_class(train_set, cfg.DATA.PER_CLASS) if cfg.DATA.PER_CLASS else train_set
         loaders.check_batch_size(len(train_set), cfg.TRAIN.BATCH_SIZE, world)
@@ -79,7 +79,7 @@ def build_data(
             repeats=cfg.AUG.REPEATS,
             world=world,
         )
-    _tell_left_out(info, world)
+    _tell_left_out(info)
     views = _test_views(cfg, test_set, task, normalization, device)
     test = loaders.test_loader(views, batch_size=cfg.TEST.BATCH_SIZE, workers=workers, world=world)
     return Data(info, task, normalization, test, *((train_batches, len(train_set)) if train else ()))
@@ -126,8 +126,8 @@ def _refuse_other_classes(cfg, train: DatasetInfo, test: DatasetInfo) -> None:
         raise ValueError(f"DATA.ROOT {root}: the splits differ in {len(odd)} classes: {', '.join(names)}")
 
 
-def _tell_left_out(info: DatasetInfo, world: World) -> None:
-    if info.left_out and world.rank == 0:
+def _tell_left_out(info: DatasetInfo) -> None:
+    if info.left_out:
         LOG.warning("%s", info.left_out)
 
 

@@ -62,11 +62,13 @@ def _build(described: DescribedTeacher, found: Weights, wanted: str, label: str)
         task = build_task(own, described.num_classes)
         student = build_student(own, build_backbone(own, described.num_classes), describe_run(own, task))
         known = tuple(task.prediction_heads(student.heads))
-    if wanted and wanted not in known:
-        raise ValueError(f"{label}: DISTILLATION.TEACHER_PREDICTIONS is {wanted!r}, it offers {', '.join(known)}")
+    counted = found.student.cfg.TEST.PREDICTION if found.student else ""
+    prediction = wanted or counted or known[0]
+    if prediction not in known:
+        key = "DISTILLATION.TEACHER_PREDICTIONS" if wanted else "TEST.PREDICTION of its checkpoint"
+        raise ValueError(f"{label}: {key} is {prediction!r}, it offers {', '.join(known)}")
     if len(known) > 1:
         checkpoint.load_weights(student, found.student.state, label)
-        prediction = wanted or own.TEST.PREDICTION or known[0]
         return PredictingStudent(student, task.predictions, prediction), prediction
     backbone = student.backbone if student else described.build()
     if found.state is not None:

@@ -58,15 +58,19 @@ def build_optimizer(cfg, trainer: Trainer) -> Optimizer:
 def build_runtime(cfg) -> Runtime:
     """Return the device and the precision.
 
-    Raises ValueError if torchrun started processes of other options, which would train apart.
+    Raises ValueError if the processes of the run were started with other options; those that change no number, such as
+    where the data lies, may be each process's own.
     """
     runtime = Runtime(device=cfg.DEVICE, precision=cfg.PRECISION, seed=cfg.SEED)
-    first, *others = runtime.world.gather(config.flatten(cfg))
-    for other in others:
+    catalogue, flat = config.Catalogue(), config.flatten(cfg)
+    own = {key: value for key, value in flat.items() if catalogue.of(key).on_resume != "free"}
+    own["DATA.NAME"] = config.dataset_name(flat)
+    first, *others = runtime.world.gather(own)
+    for rank, other in enumerate(others, start=1):
         keys = sorted(key for key in first.keys() | other.keys() if first.get(key) != other.get(key))
         if keys:
-            text = ", ".join(f"{key} {first.get(key)} and {other.get(key)}" for key in keys[:5])
-            raise ValueError(f"the processes of this run were started with other options: {text}")
+            text = ", ".join(f"{key} {other.get(key)}, process 0 has {first.get(key)}" for key in keys[:5])
+            raise ValueError(f"the processes of this run have other options: process {rank} has {text}")
     return runtime
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import printable
 from pycls_std.engine import files
-from pycls_std.engine.structure import differences, refuse
+from pycls_std.engine.structure import differences, refuse, refuse_unreadable
 
 FORMAT = 5  # of the training state; another one is not continued from
 
@@ -25,8 +25,10 @@ def save(state: dict, path: Path, **options) -> None:
     """Write a state of tensors, numbers, strings, lists and dictionaries to a file, replacing it in one step.
 
     options: see `files.write`.
-    Raises OSError that names the path if it cannot be written; the file is then as it was.
+    Raises TypeError that names the entry for anything else, which could not be read again, and OSError that names the
+    path if it cannot be written; the file is then as it was.
     """
+    refuse_unreadable(state)
     buffer = io.BytesIO()  # torch's own writing to a file does not say why it failed
     torch.save({"format": FORMAT, **state}, buffer)
     files.write(path, buffer.getbuffer(), **options)
@@ -42,7 +44,7 @@ def read(path: Path) -> dict:
     try:
         with warnings.catch_warnings(action="ignore"):  # of pickles that are no weights, which is told below
             state = torch.load(content, map_location="cpu", weights_only=True)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, OSError, RuntimeError) as error:
         if not _shows_damage(error):
             raise unreadable(path, error) from error
         reason = str(error).splitlines()[0]

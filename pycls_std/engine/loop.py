@@ -18,7 +18,7 @@ from pycls_std.engine.checkpoint import tensors
 from pycls_std.engine.optim import set_learning_rate
 from pycls_std.engine.progress import ProgressBar, duration
 from pycls_std.engine.runtime import Runtime
-from pycls_std.engine.structure import differences, optimizer_differences, refuse
+from pycls_std.engine.structure import refuse, training_differences
 from pycls_std.process import signals
 
 LOG = logging.getLogger("pycls_std")
@@ -66,9 +66,10 @@ class Session:
 
         Raises ValueError that names the source if it is not built as what would be saved, and then nothing is restored.
         """
-        own = self.state_dict()
+        own = self.state_dict() | {"best": {"epoch": 0, self.task.RESULT: 0.0} if state.get("best") else {}}
         found = {key: state.get(key) for key in own}
-        refuse(self._differences(found, own), source, "the run")
+        lines = training_differences(found, own, self.optimizer, self.trainer.auxiliary_optimizers)
+        refuse(lines, source, "the run")
         self.trainer.student.load_state_dict(state["student"])
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
@@ -77,23 +78,6 @@ class Session:
         self.trainer.load_state_dict(state["trainer"])
         self.best = state["best"]
         self.train_seconds, self.test_seconds = state["seconds"]
-
-    def _differences(self, found: dict, own: dict) -> list[str]:
-        """Return in lines where a state is not built as this session's own; each optimizer knows what it saves."""
-        best = {"epoch": 0, self.task.RESULT: 0.0}
-        expected = own | {"optimizer": found["optimizer"], "best": best if found["best"] else {}}
-        lines = differences(found | {"trainer": {}}, expected | {"trainer": {}})
-        lines += optimizer_differences(found["optimizer"], self.optimizer, "optimizer")
-        parts, optimizers = own["trainer"], self.trainer.auxiliary_optimizers
-        saved = found["trainer"]
-        if not isinstance(saved, dict) or not isinstance(saved.get("optimizers"), list):
-            return [*lines, "trainer is not what a trainer saves"]
-        lines += differences(saved | {"optimizers": []}, parts | {"optimizers": []}, "trainer")
-        if len(saved["optimizers"]) != len(optimizers):
-            return [*lines, f"trainer.optimizers has {len(saved['optimizers'])} entries, expected {len(optimizers)}"]
-        for index, (state, optimizer) in enumerate(zip(saved["optimizers"], optimizers, strict=True)):
-            lines += optimizer_differences(state, optimizer, f"trainer.optimizers.{index}")
-        return lines
 
 
 def fit(session: Session, *, start_epoch: int, record: Callable[[int, dict[str, float], bool], None]) -> None:

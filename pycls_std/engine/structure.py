@@ -27,6 +27,19 @@ def refuse_other_kind(value, kind, name: str) -> None:
         _refuse_other_type(value, kind if isinstance(kind, tuple) else (kind,), name)
 
 
+def refuse_unreadable(state, name: str = "") -> None:
+    """Raise TypeError that names an entry of a kind that weights-only reading refuses, such as a number of numpy's."""
+    if isinstance(state, dict):
+        for key, value in state.items():
+            refuse_unreadable(key, f"{name}.{key}".strip("."))
+            refuse_unreadable(value, f"{name}.{key}".strip("."))
+    elif type(state) in (list, tuple):
+        for index, value in enumerate(state):
+            refuse_unreadable(value, f"{name}.{index}".strip("."))
+    elif not (state is None or type(state) in (bool, int, float, str) or isinstance(state, Tensor)):
+        raise TypeError(f"{name} is {_kind(state)}, a checkpoint holds tensors, numbers and text of Python's own types")
+
+
 def refuse(lines: list[str], source: str, what: str) -> None:
     """Raise ValueError that names a source and up to 10 lines on how it differs from what it should be, if any does."""
     if lines:
@@ -65,6 +78,8 @@ def unfit(found, expected: Tensor, name: str) -> list[str]:
     """
     if not isinstance(found, Tensor):
         return [f"{name} is {_kind(found)}, expected a tensor"]
+    if found.is_meta:
+        return [f"{name} has no numbers in the file"]
     if found.shape != expected.shape:
         return [f"{name} is {tuple(found.shape)} in the file, {tuple(expected.shape)} in the model"]
     both_float = found.is_floating_point() and expected.is_floating_point()
@@ -80,7 +95,7 @@ def unfit(found, expected: Tensor, name: str) -> list[str]:
 def optimizer_state(optimizer: Optimizer) -> dict:
     """Return what an optimizer would save after a step: that of a copy, whose step is on zeros.
 
-    Parameters and state are unchanged; what they take is taken once more for a moment.
+    Parameters and state are unchanged. For a moment it takes about four times the memory of the parameters.
     """
     twin = copy.deepcopy(optimizer)
     for group in twin.param_groups:
@@ -90,25 +105,48 @@ def optimizer_state(optimizer: Optimizer) -> dict:
     return twin.state_dict()
 
 
-def optimizer_differences(found: dict, optimizer: Optimizer, name: str) -> list[str]:
+def optimizer_differences(found, optimizer: Optimizer, name: str, *, stepped: bool = False) -> list[str]:
     """Return in lines where a state is none of an optimizer: its kernels trust what they are given.
 
-    A parameter that had no gradient has no state. What a first step does not make yet is as large as its parameter.
+    stepped: whether it must have a state of some parameter; one that had no gradient has none. What a first step does
+    not make yet is as large as its parameter.
     """
+    keys = {"state", "param_groups"}
+    if not isinstance(found, dict) or found.keys() != keys or not isinstance(found["state"], dict):
+        return [f"{name} is no state of an optimizer, which has {' and '.join(sorted(keys))}"]
     expected = optimizer_state(optimizer)
-    lines = differences(found, expected | {"state": {}}, name) if not isinstance(found, dict) else []
-    if lines or found.keys() != expected.keys() or not isinstance(found["state"], dict):
-        return lines or [f"{name} is no state of an optimizer"]
     lines = differences(found["param_groups"], expected["param_groups"], f"{name}.param_groups")
+    if stepped and expected["state"] and not found["state"]:
+        lines.append(f"{name}.state is empty")
     parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
     for key, own in found["state"].items():
         place = f"{name}.state.{key}"
         if key not in parameters or not isinstance(own, dict):
             lines.append(f"unexpected {place}")
             continue
-        known = expected["state"].get(key, {})
-        later = {each: parameters[key] for each, value in own.items() if each not in known and torch.is_tensor(value)}
-        lines += differences({each: own[each] for each in own if each in known | later}, known | later, place)
+        usual = expected["state"].get(key, {})
+        later = {each: parameters[key] for each, value in own.items() if each not in usual and torch.is_tensor(value)}
+        lines += differences({each: own[each] for each in own if each in usual | later}, usual | later, place)
+    return lines
+
+
+def training_differences(found: dict, own: dict, optimizer: Optimizer, auxiliary: list[Optimizer]) -> list[str]:
+    """Return in lines where the state of a training is not built as another one's.
+
+    found, own: as `loop.Session.state_dict` returns it. Each optimizer knows what it saves.
+    """
+    apart = {"trainer": {}, "optimizer": {}}
+    lines = differences(found | apart, own | apart)
+    lines += optimizer_differences(found["optimizer"], optimizer, "optimizer", stepped=True)
+    trainer = found["trainer"]
+    if not isinstance(trainer, dict) or not isinstance(trainer.get("optimizers"), list):
+        return [*lines, "trainer is not what a trainer saves"]
+    lines += differences(trainer | {"optimizers": []}, own["trainer"] | {"optimizers": []}, "trainer")
+    states = trainer["optimizers"]
+    if len(states) != len(auxiliary):
+        return [*lines, f"trainer.optimizers has {len(states)} entries, expected {len(auxiliary)}"]
+    for index, (state, each) in enumerate(zip(states, auxiliary, strict=True)):
+        lines += optimizer_differences(state, each, f"trainer.optimizers.{index}")
     return lines
 
 

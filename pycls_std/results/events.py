@@ -6,10 +6,10 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
 
+from pycls_std.core import event_options
 from pycls_std.core.regular import read_bytes
 from pycls_std.results.records import records
 
-OPTIONS = "options/"  # tags of the pieces of the options, as a run writes them
 VERSION = "brain.Event:2"  # of a file in which only the start of a session takes earlier values back
 
 
@@ -31,13 +31,14 @@ def read_events(folder: Path) -> Events:
     try:
         return _read_plain(files)
     except (OSError, ValueError, DecodeError):
-        return _read_by_tensorboard(folder)
+        return read_by_tensorboard(folder)
 
 
 def _read_plain(files: list[Path]) -> Events:
     """Raise ValueError, DecodeError or OSError for whatever is not a whole file of scalars, such as a run writes."""
     curves, texts, version = {}, {}, ""
     for path in files:
+        own = {}
         for record in records(read_bytes(path)):
             event = Event.FromString(record)
             what = event.WhichOneof("what")
@@ -50,12 +51,14 @@ def _read_plain(files: list[Path]) -> Events:
                     curves.setdefault(value.tag, {})[event.step] = value.simple_value
                 elif kind != "tensor":  # which is no scalar to tensorboard's accumulator
                     raise ValueError(f"{path} has more than scalars")
-                elif value.tag.startswith(OPTIONS):
-                    texts[value.tag] = value.tensor
+                elif value.tag.startswith(event_options.TAG):
+                    own[value.tag] = value.tensor
+        texts = own or texts
     return Events(curves, _options(texts))
 
 
-def _read_by_tensorboard(folder: Path) -> Events:
+def read_by_tensorboard(folder: Path) -> Events:
+    """Return what `read_events` does, of files of any kind and in any state; several files count as one."""
     # Here, since the import takes a while and few need it.
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -65,15 +68,16 @@ def _read_by_tensorboard(folder: Path) -> Events:
     except Exception:  # tensorboard raises whatever a damaged file leads to; no scalars says it all
         return Events({}, "")
     curves = {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
-    texts = {tag: events.Tensors(tag)[-1].tensor_proto for tag in events.Tags()["tensors"] if tag.startswith(OPTIONS)}
+    texts = {
+        tag: events.Tensors(tag)[-1].tensor_proto
+        for tag in events.Tags()["tensors"]
+        if tag.startswith(event_options.TAG)
+    }
     return Events(curves, _options(texts))
 
 
 def _options(texts: dict) -> str:
-    """Return the options of their pieces, each in a block of code; of several files, those of the last one."""
-    pieces = sorted(texts, key=lambda tag: (len(tag), tag))
     try:
-        blocks = [texts[tag].string_val[0].decode() for tag in pieces]
+        return event_options.joined({tag: tensor.string_val[0].decode() for tag, tensor in texts.items()})
     except (IndexError, UnicodeDecodeError):
         return ""
-    return "".join(block.removeprefix("```yaml\n").removesuffix("```\n") for block in blocks)

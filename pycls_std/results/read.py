@@ -96,10 +96,12 @@ def _extended(curves: dict, facts: dict, epochs: int) -> str:
     if planned:
         earlier = [epoch for epoch, plan in planned.items() if plan != planned[max(planned)]]
         return f"extended to {epochs} epochs after epoch {max(earlier)}" if earlier else ""
-    starts = facts.get("starts")  # as records of before November 2026 have it
-    if not starts:
+    try:  # as records of before November 2026 have it
+        lengths = {start["epochs"]: start["epochs_done"] for start in facts["starts"]}
+    except (KeyError, TypeError):
+        lengths = {}
+    if not lengths:
         return "run.json is gone or not whole, so it is not known whether it was extended"
-    lengths = {start["epochs"]: start["epochs_done"] for start in starts}
     return f"extended to {epochs} epochs after epoch {lengths.get(epochs)}" if len(lengths) > 1 else ""
 
 

@@ -14,15 +14,13 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from pycls_std.core import event_options
 from pycls_std.core.regular import read_bytes
 from pycls_std.engine import files
 
 METRICS = "metrics.jsonl"
 # TensorBoard wants a number that grows and this word in the name; the host's name, usual there, it does not.
 EVENTS = re.compile(r"events\.out\.tfevents\.(\d{19})")
-# Of the options, as pieces of text, in an event file: what its values are of cannot be separated from them.
-OPTIONS = "options/"
-PIECE = 1500  # characters of a piece, which tables read at once (results/records.py)
 # Of the epochs that the run was to have, in the values of an epoch: they grow when it is extended.
 EPOCHS = "run/epochs"
 
@@ -77,39 +75,33 @@ def metrics_of(lines: list[dict]) -> bytes:
 def events_of(name: str, options: str, lines: list[dict]) -> bytes:
     """Return the content of the event file of a name: the options, then the values of each epoch."""
     start = int(EVENTS.fullmatch(name)[1]) / 1e9
-    pieces = [""]
-    for line in options.splitlines(keepends=True):
-        if len(pieces[-1]) + len(line) > PIECE:
-            pieces.append("")
-        pieces[-1] += line
     head = [Event(wall_time=start, file_version="brain.Event:2")]
-    head += [_text(start, f"{OPTIONS}{number}", piece) for number, piece in enumerate(pieces)]
+    head += [_text(start, tag, piece) for tag, piece in event_options.pieces(options).items()]
     return b"".join(map(_record, head)) + b"".join(map(_values, lines))
 
 
 def options_in(path: Path) -> str:
     """Return the options in an event file that a `Journal` wrote; "" if there are none, or it is no such file."""
-    text, position = "", 0
+    found, position = {}, 0
     try:
         content = read_bytes(path)
         while position < len(content):
             (length,) = struct.unpack_from("<Q", content, position)  # then its checksum, the data, their checksum
             event = Event.FromString(content[position + 12 : position + 12 + length])
             position += length + 16
-            pieces = [value for value in event.summary.value if value.tag.startswith(OPTIONS)]
-            if text and not pieces:
+            pieces = [value for value in event.summary.value if value.tag.startswith(event_options.TAG)]
+            if found and not pieces:
                 break
-            for value in pieces:
-                text += value.tensor.string_val[0].decode().removeprefix("```yaml\n").removesuffix("```\n")
+            found |= {value.tag: value.tensor.string_val[0].decode() for value in pieces}
     except (OSError, ValueError, IndexError, struct.error, DecodeError):
         return ""
-    return text
+    return event_options.joined(found)
 
 
 def _text(when: float, tag: str, text: str) -> Event:
     """Return an event whose text TensorBoard shows as it is."""
     metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
-    tensor = TensorProto(dtype=DT_STRING, string_val=[f"```yaml\n{text}```\n".encode()])
+    tensor = TensorProto(dtype=DT_STRING, string_val=[text.encode()])
     return Event(wall_time=when, summary=Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)]))
 
 

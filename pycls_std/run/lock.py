@@ -44,23 +44,23 @@ def _lock(path: Path):
     while True:
         # Not through a link, whose target would be written to, and without waiting at a pipe.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-        file = os.fdopen(descriptor, "r+", closefd=True) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
-        if not file:
-            os.close(descriptor)
-            raise OSError(errno.ELOOP, "")
+        file = open(descriptor, "r+", errors="replace")  # noqa: SIM115  (held as long as the lock)
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.ELOOP, "")
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                    break
         except OSError as error:
-            holder = file.read().strip() or "another process"
+            in_use = error.errno in (errno.EACCES, errno.EAGAIN)
+            holder = in_use and (file.read(200).strip() or "another process")
             file.close()
-            if error.errno in (errno.EACCES, errno.EAGAIN):
+            if in_use:
                 raise ValueError(f"OUT_DIR {path.parent} is in use by {holder}") from None
             raise
-        with suppress(FileNotFoundError):
-            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                break
         file.close()  # its last holder has just removed it
-    left = file.read()  # by a holder that was killed
+    left = file.read(200)  # by a holder that was killed
     if left and not re.fullmatch(r"process \d+ on .*\n", left):
         file.close()
         raise ValueError(f"OUT_DIR {path.parent} holds a {LOCK} that is no run's. Choose another OUT_DIR")

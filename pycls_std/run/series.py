@@ -1,10 +1,12 @@
 """The newest checkpoints of a run, and which of them to continue from."""
 
 import logging
+import re
 from pathlib import Path
 
 from pycls_std.engine import checkpoint
 
+NAME = re.compile(r"last-([1-9]\d*)\.pt")  # of one before the newest, by its age
 LOG = logging.getLogger("pycls_std")
 
 
@@ -31,7 +33,7 @@ class Series:
         Raises ValueError if all are damaged, now or at an earlier call, and OSError if one cannot be read, which says
         nothing about it.
         """
-        paths = [self.last, *sorted(self.folder.glob("last-*.pt"), key=_age)]
+        paths = [self.last, *self._older_ones()]
         for path in filter(Path.exists, paths):
             try:
                 state = checkpoint.read(path)
@@ -57,7 +59,7 @@ class Series:
     def _shift(self) -> None:
         if not self.last.exists():  # it was damaged: until there is a new one, the one before it is all there is
             return
-        for path in sorted(self.folder.glob("last-*.pt"), key=_age, reverse=True):
+        for path in reversed(self._older_ones()):
             if _age(path) + 1 >= self.keep:
                 path.unlink()
             else:
@@ -65,13 +67,16 @@ class Series:
         if self.keep > 1:
             self.last.replace(self._older(1))
 
+    def _older_ones(self) -> list[Path]:
+        """Return those before the newest, by their age; other files, such as last-good.pt, are somebody else's."""
+        return sorted((path for path in self.folder.glob("last-*.pt") if NAME.fullmatch(path.name)), key=_age)
+
     def _older(self, age: int) -> Path:
         return self.folder / f"last-{age}.pt"
 
 
 def _age(path: Path) -> int:
-    number = path.stem.removeprefix("last-")
-    return int(number) if number.isdecimal() else 0
+    return int(NAME.fullmatch(path.name)[1])
 
 
 def _unused(path: Path) -> Path:

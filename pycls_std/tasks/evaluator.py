@@ -17,7 +17,7 @@ class Evaluator:
 
     def compute(self, world: World) -> dict[str, float]:
         """Return all scores by name, over the images of all processes, which must all call this."""
-        return {score: value for metric in self.metrics for score, value in metric.compute(world).items()}
+        return {score: float(value) for metric in self.metrics for score, value in metric.compute(world).items()}
 
 
 def scores_of(task: str) -> dict[str, dict]:

@@ -53,7 +53,7 @@ def table_by_tensorboard(folder: str) -> int:
     from pycls_std.results import events, read
     from tools import make_table
 
-    read.read_events = events._read_by_tensorboard
+    read.read_events = events.read_by_tensorboard
     return make_table.main([folder])
 
 
