@@ -289,8 +289,10 @@ def test_the_number_of_imagenet_is_not_that_of_another_folder(load, overrides, t
     assert ", ".join(load("mixer/mixer-s16_in1k_base", **overrides).PUBLISHED.CHANGED) == text
 
 
-def test_what_does_not_change_the_recipe(record, tmp_path):
+def test_what_does_not_change_the_recipe(record, load, tmp_path):
     """Seed, device, folders, what is kept of teachers: the number stands beside it, in one row."""
+    computed = {"DATA__LOADER": "workers", "TRAIN__COMPILE": "off", "DISTILLATION__TEACHER_FOLD": "false"}
+    assert load("std/mixer-s4_c100_multi", **computed, DATA__SEED=0).PUBLISHED.CHANGED == []
     same = [
         {},
         {"DISTILLATION__CACHE": tmp_path},

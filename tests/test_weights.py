@@ -175,9 +175,10 @@ def test_a_server_that_says_nothing_is_given_up(hub, monkeypatch):
     ("url", "text"),
     [
         ("https://example.org/plain.pt", "needs its SHA-256, as #sha256=<hex> or 8 digits of it or more"),
-        ("https://example.org/plain.pt#sha256=xyz", "has 3 digits or other signs, expected 64"),
-        ("https://example.org/plain.pt#sha256=0123abcd", "has 8 digits or other signs, expected 64"),
-        ("https://example.org/plain-0123abcd.pt#sha256=", "has 0 digits or other signs, expected 64"),
+        ("https://example.org/plain.pt#sha256=xyz", "expected #sha256=<64 hexadecimal digits>, got #sha256="),
+        ("https://example.org/plain.pt#sha256=0123abcd", "expected #sha256=<64 hexadecimal digits>, got #sha256="),
+        ("https://example.org/plain.pt#md5=0123", "expected #sha256=<64 hexadecimal digits>, got #md5=0123"),
+        ("https://example.org/plain-0123abcd.pt#sha256=", "expected #sha256=<64 hexadecimal digits>, got #sha256="),
         ("http://example.org/plain-01234567.pt", "only https:// is downloaded from"),
     ],
 )

@@ -1,6 +1,7 @@
 """Copy the small part of finished run records into logs/: all but the checkpoints."""
 
 import argparse
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     places = {}
     try:
         for run in find_runs(args.runs):
+            if not all(re.fullmatch(r"[\w.+-]*\w[\w.+-]*", part) for part in (run.name, run.seed)):
+                raise ValueError(f"{run.folder}: its name {run.name!r} or its seed {run.seed!r} cannot name a folder")
             place = Path(args.table) / run.name / run.seed
             missing = [name for name in SMALL if not (run.folder / name).is_file()]
             if run.status != "finished" or missing:
@@ -31,8 +34,15 @@ def main(argv: list[str] | None = None) -> int:
             if place.exists() or place in places:
                 raise ValueError(f"{run.folder}: its place {place} is taken")
             places[place] = run.folder
-        for place, folder in places.items():
-            _copy(folder, place)
+        done = []
+        try:
+            for place, folder in places.items():
+                done.append(place)
+                _copy(folder, place)
+        except OSError:
+            for place in done:
+                shutil.rmtree(place, ignore_errors=True)
+            raise
     except (ValueError, OSError) as error:
         streams.complain(f"keep_run.py: {one_line(error)}")
         return 2

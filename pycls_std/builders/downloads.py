@@ -45,9 +45,7 @@ def download(url: str) -> Path:
     if fragment:
         digest = fragment.removeprefix("sha256=").lower()
         if not re.fullmatch(r"[0-9a-f]{64}", digest):
-            raise ValueError(
-                f"{url}: #sha256= has {len(digest)} digits or other signs, expected 64 of 0 to 9 and a to f"
-            )
+            raise ValueError(f"{url}: expected #sha256=<64 hexadecimal digits>, got #{fragment}")
         file_name = f"{digest[:8]}-{file_name}"  # other files may have this name too
     else:
         digest = in_name[1] if in_name else ""
@@ -81,7 +79,7 @@ def _fetch(address: str, target: Path, digest: str) -> None:
                 file.write(chunk)
                 found.update(chunk)
                 size += len(chunk)
-            if length and size != int(length):
+            if length and str(size) != length.strip():
                 raise OSError(f"{size} of {length} bytes came")
             if not found.hexdigest().startswith(digest):
                 raise OSError(f"it has the SHA-256 {found.hexdigest()}, expected {digest}")

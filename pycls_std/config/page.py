@@ -9,7 +9,7 @@ from pycls_std.core.option import Option, neutral
 
 PAGE = {
     # Name of the run in logs and tables; "" = the config file's name without .yaml.
-    "NAME": Option("", on_resume="free"),
+    "NAME": Option("", on_resume="free", recipe=False),
     # Method, by its name in pycls_std/trainers/: a preset of the weights of terms (pycls_std/terms/). Any other term
     # joins it when its own weight is set.
     "TRAINER": Option("baseline", registry="TRAINERS", student=True),
@@ -54,7 +54,7 @@ PAGE = {
     "DATA.PER_CLASS": Option(0, least=0, column="images a class"),
     # Seed of order, augmentation and mixing; -1 = SEED. With one for several SEEDs these see the same views, and can
     # share what a teacher said of them.
-    "DATA.SEED": Option(-1, least=-1, greatest=2**32 - 1),
+    "DATA.SEED": Option(-1, least=-1, greatest=2**32 - 1, recipe=False),
     # Side of the square input images, pixels.
     "DATA.IMAGE_SIZE": Option(32, least=1, greatest=4096, student=True),
     # Channel mean and deviation of the student's input; "" = the dataset's own, or imagenet, half, cifar10,
@@ -66,7 +66,7 @@ PAGE = {
     "DATA.INTERPOLATION": Option(("bicubic", "bilinear"), student=True),
     # Where views are made: in batches on the device, from images held in memory; or one by one by worker processes.
     # auto = memory for images that take at most 2 GiB at 4 bytes a pixel.
-    "DATA.LOADER": Option(("auto", "memory", "workers")),
+    "DATA.LOADER": Option(("auto", "memory", "workers"), recipe=False),
     # Processes that read images for each training process; 0 = that one reads.
     "DATA.NUM_WORKERS": neutral(2, least=0, greatest=1024),
     # Training crop: zero-padded random crop (small images), random resized crop (large images), plain resize.
@@ -114,9 +114,9 @@ PAGE = {
     "DISTILLATION.TEACHER_MIN_ACC": neutral(-1.0, least=-1, greatest=100),
     # Arithmetic of the teachers, whose weights are converted to it; auto = PRECISION's, and fp32 for a teacher that
     # then names more than 1 % of 1000 test images otherwise, or whose features are off by more than 5 % of their size.
-    "DISTILLATION.TEACHER_PRECISION": Option(("auto", "fp32", "bf16", "fp16")),
+    "DISTILLATION.TEACHER_PRECISION": Option(("auto", "fp32", "bf16", "fp16"), recipe=False),
     # Fold the teachers' batch norms into the convolutions before them: the same function but for rounding.
-    "DISTILLATION.TEACHER_FOLD": Option(True),
+    "DISTILLATION.TEACHER_FOLD": Option(True, recipe=False),
     # Statistics of the teachers' batch norms: those they were trained with; or those of each batch, as in references
     # that put the teacher into training mode. Nothing is folded then, and each process has its own.
     "DISTILLATION.TEACHER_BN": Option(("eval", "batch")),
@@ -184,7 +184,7 @@ PAGE = {
     "TRAIN.EMA_WARMUP": Option(False),
     # Compile the forward pass of a training step, which takes a minute or two; graphs = record it as CUDA
     # graphs, too; auto = on for CUDA and runs of at least 5000 iterations, otherwise off.
-    "TRAIN.COMPILE": Option(("auto", "off", "on", "graphs")),
+    "TRAIN.COMPILE": Option(("auto", "off", "on", "graphs"), recipe=False),
     # Newest checkpoints that are kept to continue from: last.pt, last-1.pt, ...; 1 = last.pt alone, and no way back
     # from a damaged one.
     "TRAIN.KEEP": neutral(2, least=1),

@@ -28,12 +28,13 @@ def stack(levels: list[dict]) -> tuple[dict, dict]:
 def changed_recipe(catalogue: Catalogue, recipe: dict[str, object], options: dict[str, object]) -> list[str]:
     """Return "KEY is .., not .." of the options of a run that are not those of a recipe; none if no score is published.
 
-    Those that may differ between the runs of a row, such as the seed, may differ here, too.
+    Those that may differ between the runs of a row, such as the seed, may differ here, too. Values are compared as they
+    are written.
     """
     if not any(value >= 0 for key, value in recipe.items() if _is_score(key)):
         return []
     keys = [key for key in sorted(recipe.keys() | options.keys()) if recipe.get(key) != options.get(key)]
-    counted = [key for key in keys if key != "NAME" and ((option := catalogue.of(key)) is None or option.rows)]
+    counted = [key for key in keys if (option := catalogue.of(key)) is None or option.rows and option.recipe]
     changed = [f"{key} is {options.get(key)}, not {recipe.get(key)}" for key in counted]
     names = [dataset_name(flat) for flat in (options, recipe)]
     if names[0] != names[1] and "DATA.NAME" not in counted:

@@ -22,6 +22,7 @@ class Option:
     on_resume: `same`, a run is continued with this value alone; `free`, another one does not change its numbers;
         `longer`, it may grow.
     rows: runs that differ in it are different rows of a table, and not seeds of one.
+    recipe: it is part of the recipe that a published number belongs to, and not only of how that is computed.
     column: heading under which a table shows it, where a run has another value than the default; "" = not shown.
     """
 
@@ -36,6 +37,7 @@ class Option:
     student: bool = False
     on_resume: str = "same"
     rows: bool = True
+    recipe: bool = True
     column: str = ""
 
     @property

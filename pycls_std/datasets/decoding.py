@@ -11,8 +11,6 @@ from pycls_std.core.text import printable
 from pycls_std.datasets.crops import WHOLE
 from pycls_std.datasets.modes import in_rgb
 
-# Pillow warns of images that it reads, without their path; twice as large ones it refuses.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # Of a line of 1 x 100,000 pixels whose shorter side is made 256, the longer one takes more memory than there is.
 THINNEST = 1000
 
@@ -31,7 +29,9 @@ def open_image(path: str) -> Image.Image:
     """Return an image that is not decoded yet. Raises OSError that names the file if it is no image."""
     with naming(str(path)):
         refuse_irregular(path)
-        image = Image.open(path)
+        with warnings.catch_warnings():  # Pillow warns of images that it reads; twice as large ones it refuses
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
         if max(image.size) > THINNEST * min(image.size):
             raise ValueError(f"it has {image.width} x {image.height} pixels, a side over {THINNEST} times the other")
         return image

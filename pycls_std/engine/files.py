@@ -28,8 +28,10 @@ def write(path: Path, content: bytes, before_rename: Callable[[], None] = lambda
         finally:
             temporary.unlink(missing_ok=True)
         folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)  # a rename is on the disk only with its folder
-        os.close(folder)
+        try:
+            os.fsync(folder)  # a rename is on the disk only with its folder
+        finally:
+            os.close(folder)
 
 
 def append(path: Path, content: bytes) -> None:

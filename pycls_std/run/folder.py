@@ -134,6 +134,11 @@ class RunFolder:
         """
         own = {LOCK, CONFIG, METRICS, "checkpoints", *(path.name for path in self._own_events(options, ""))}
         there = {entry.name for entry in os.scandir(self.path)} if self.path.is_dir() else set()
+        if RECORD in there:
+            raise ValueError(
+                f"OUT_DIR {self.path} has the record of a run, and no checkpoint to continue from. "
+                "Choose another OUT_DIR"
+            )
         foreign = there - own
         if "checkpoints" in there and self.checkpoints.is_dir():
             foreign |= {f"checkpoints/{entry.name}" for entry in os.scandir(self.checkpoints) if entry.name != BEST}
@@ -142,7 +147,8 @@ class RunFolder:
         lines = (content_of(self.path / METRICS) or b"").splitlines()
         if len(lines) > 1:
             raise ValueError(
-                f"OUT_DIR {self.path} has a record of {len(lines)} epochs and no checkpoint to continue from"
+                f"OUT_DIR {self.path} has a record of {len(lines)} epochs, and no checkpoint to continue from. "
+                "Choose another OUT_DIR"
             )
         begun = lines or (self.checkpoints / BEST).exists()
         written = content_of(self.path / CONFIG)

@@ -50,6 +50,8 @@ class Identity(NamedTuple):
             )
         if before["images"] != now["images"]:
             raise ValueError(f"{path} is a run on {before['images']} images for training and test, now {now['images']}")
+        if len(saved["teachers"]) != len(self.teachers):
+            raise ValueError(f"{path} is a run of {len(saved['teachers'])} teachers, now {len(self.teachers)}")
         for index, (old, new) in enumerate(zip(saved["teachers"], self.teachers, strict=True)):
             if old != new:
                 raise ValueError(f"{path} is a run with other weights of teacher {index}: DISTILLATION.TEACHER_WEIGHTS")
