@@ -58,6 +58,12 @@ def train(cfg) -> None:
     record = lambda *_: None  # noqa: E731
     if world.rank == 0:
         record = folder.start(session, identity, saved, seed=cfg.SEED, teachers=results)
+    if saved and saved["journal"][-1]["run/epochs"] != session.epochs:
+        LOG.warning(
+            "%s: extended from %d to %d epochs (OPTIM.MAX_EPOCH); no run of this length has these learning rates, and "
+            "tables leave it out",
+            *(folder, saved["journal"][-1]["run/epochs"], session.epochs),
+        )
     LOG.info("objective: %s", session.trainer.describe())
     start = f"continues from {path}" if saved else "started"
     LOG.info("%s: %s, at epoch %d of %d", folder, start, start_epoch + 1, session.epochs)

@@ -5,6 +5,7 @@ import os
 import resource
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from processes import ROOT, Running
@@ -69,13 +70,14 @@ def test_a_file_that_was_named_and_gives_nothing_is_an_error(load, method, teach
 
 
 # --------------------------------------------------------------------------------------------- numbers that are no such
-@pytest.mark.parametrize("kind", ["nan", "inf", "int", "bool", "complex", "sparse", "expanded"])
-@pytest.mark.parametrize("place", ["test", "student", "teacher"])
+@pytest.mark.parametrize("kind", ["nan", "inf", "int", "bool", "complex", "sparse", "expanded", "meta"])
+@pytest.mark.parametrize("place", ["test", "test of the average", "student", "teacher"])
 def test_weights_that_are_no_finite_numbers(load, method, teacher, tmp_path, place, kind):
     state = torch.load(teacher, weights_only=True)
+    state["ema"] = dict(state["student"])
     key = "backbone.layer1.0.conv1.weight"
     value = state["student"][key].contiguous()
-    state["student"][key] = {
+    state["student"][key] = state["ema"][key] = {
         "nan": value.index_fill(0, torch.tensor([1]), float("nan")),
         "inf": value.index_fill(0, torch.tensor([1]), float("inf")),
         "int": value.mul(100).to(torch.int8),
@@ -83,16 +85,22 @@ def test_weights_that_are_no_finite_numbers(load, method, teacher, tmp_path, pla
         "complex": value.to(torch.complex64),
         "sparse": value.to_sparse(),
         "expanded": value[:1, :1, :1, :1].expand(value.shape),
+        "meta": value.to("meta"),
     }[kind]
     torch.save(state, tmp_path / "given.pt")
     given = tmp_path / "given.pt"
-    if place == "test":
-        mode, cfg = runner.test, load("debug/teacher_debug", TEST__WEIGHTS=given)
+    if place.startswith("test"):
+        mode, cfg = runner.test, load("debug/teacher_debug", TEST__WEIGHTS=given, TEST__EMA="average" in place)
     elif place == "student":
         mode, cfg = runner.train, load("debug/teacher_debug", OUT_DIR=tmp_path / "run", MODEL__WEIGHTS=given)
     else:
         mode, cfg = runner.train, method("kd", DISTILLATION__TEACHER_WEIGHTS=f"[{given}]")
-    texts = {"nan": "not finite", "inf": "not finite", "expanded": "fewer numbers in the file than its shape"}
+    texts = {
+        "meta": "has no numbers in the file",
+        "nan": "not finite",
+        "inf": "not finite",
+        "expanded": "fewer numbers in the file than its shape",
+    }
     with pytest.raises(ValueError, match=f"given.pt.*{texts.get(kind, 'in the file, float32 in the model')}") as error:
         mode(cfg)
     assert "layer1.0.conv1.weight" in str(error.value)
@@ -106,6 +114,40 @@ def test_weights_of_half_precision_are_taken(load, teacher, tmp_path, caplog):
     with caplog.at_level("INFO"):
         runner.test(load("debug/teacher_debug", TEST__WEIGHTS=tmp_path / "half.pt"))
     assert "top-1" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("place", ["MODEL.WEIGHTS", "teacher", "TEST.WEIGHTS"])
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_weights_that_are_no_file(load, tmp_path, place, kind):
+    """At a pipe that nobody writes to the run waited for ever."""
+    given = tmp_path / "given.pt"
+    os.mkfifo(given) if kind == "pipe" else given.mkdir()
+    own = ["--mode", "train", "--cfg", "configs/debug/teacher_debug.yaml", f"MODEL.WEIGHTS={given}"]
+    if place == "teacher":
+        own = ["--mode", "train", "--cfg", "configs/debug/kd_debug.yaml", f"DISTILLATION.TEACHER_WEIGHTS=[{given}]"]
+    elif place == "TEST.WEIGHTS":
+        own = ["--mode", "test", "--cfg", "configs/debug/teacher_debug.yaml", f"TEST.WEIGHTS={given}"]
+    code, output, errors = Running(tmp_path, [*own, f"OUT_DIR={tmp_path}/run"]).end(patience=40)
+    assert (code, output, len(errors.splitlines())) == (1, "", 1)
+    what = "it is no regular file" if kind == "pipe" else "Is a directory"
+    assert f"{given} could not be read: {what}" in errors
+    assert place in errors.replace("TEACHER_WEIGHTS of teacher", "teacher") or place == "TEST.WEIGHTS"
+
+
+def test_a_checkpoint_that_could_not_be_read_again_is_not_written(tmp_path):
+    """Such as a number of numpy's, of a metric that forgets float(): a resume called both checkpoints corrupt."""
+    for value in (np.float64(1), {1: Path("x")}, [torch.zeros(1), {"a": {2, 3}}], torch.float32):
+        with pytest.raises(ValueError, match="best.* a checkpoint holds tensors, numbers and text"):
+            checkpoint.save({"best": value}, tmp_path / "x.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teacher_whose_run_counted_a_prediction_that_it_does_not_offer(load, teacher, tmp_path):
+    state = torch.load(teacher, weights_only=True)
+    checkpoint.save(state | {"config": state["config"].replace("PREDICTION: ''", "PREDICTION: foo")}, tmp_path / "x.pt")
+    cfg = load("debug/kd_debug", DISTILLATION__TEACHER_WEIGHTS=f"[{tmp_path}/x.pt]", OUT_DIR=tmp_path / "run")
+    with pytest.raises(ValueError, match="x.pt.: TEST.PREDICTION of its checkpoint is 'foo', it offers cls"):
+        runner.train(cfg)
 
 
 # ------------------------------------------------------------------------------------------------- crafted checkpoints

@@ -357,6 +357,45 @@ def test_runs_of_one_name_and_other_options_are_told_apart(record, tmp_path):
     assert table["n"].tolist() == [1, 1]
 
 
+def test_a_score_that_not_every_seed_has_is_no_mean_of_all(record, tmp_path):
+    """A metric that came between two seeds: its mean stood beside the number of all of them."""
+    for seed in range(3):
+        folder = record("multi", seed, [1, 2, 30 + seed])
+        if seed:
+            lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            text = (folder / "config.yaml").read_text()
+            lines = [{key: value for key, value in line.items() if key != "test/top5"} for line in lines]
+            Journal(folder, text, lines, outdated=list(folder.glob("*tfevents*")))
+    row = aggregate(find_runs([str(tmp_path / "logs")])).iloc[0]
+    assert (row["n"], row["top1"]) == (3, 31)
+    assert pd.isna(row["top5"])
+    assert row["status"] == "test/top5 in 1 of 3 runs"
+
+
+def test_event_files_of_two_starts(record, tmp_path):
+    """The options are those of the last file, however many pieces those of the one before have."""
+    folder = record("multi", 0, [1, 2, 30])
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    text = (folder / "config.yaml").read_text()
+    longer = text + "".join(f"# {number}\n" for number in range(2000))
+    first = folder / f"events.out.tfevents.{1_500_000_000 * 10**9}"
+    first.write_bytes(events_of(first.name, longer, lines[:1]))
+    assert read_run(folder).status == "finished"
+    assert read_run(folder).options["OPTIM.MAX_EPOCH"] == 3
+
+
+def test_records_that_nobody_wrote_so(record, tmp_path):
+    folder = record("multi", 0, [1, 2, 30])
+    for starts in (5, [1], [{"a": 1}], {"epochs": 3}, []):
+        older(folder, starts)
+        assert "run.json is gone or not whole" in read_run(folder).status
+    code, output, errors = make_table("x" * 5000)
+    assert (code, output, len(errors.splitlines())) == (2, "", 1)
+    folder = record("other", 0, [1, 2, 30], edit=lambda text: text.replace("NAME: other", "NAME: ../../other"))
+    code, _, errors = called("tools/keep_run.py", tmp_path / "kept", folder)
+    assert code == 2 and "its name '../../other'" in errors and not (tmp_path / "kept").exists()
+
+
 def test_runs_on_two_image_folders_are_two_rows(record, tmp_path):
     """Where a dataset lies does not matter, which one it is does."""
     folders = {"DATA__NAME": "image_folder", "NAME": "own"}

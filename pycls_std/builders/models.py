@@ -48,7 +48,7 @@ def find_teacher_weights(cfg, *, fetch: bool = True) -> list[Weights]:
 def _find(label, name, origin, fetch) -> Weights:
     try:
         return (find_weights if fetch else describe_weights)(name, origin)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise WeightsError(f"{label}: {error}") from error
 
 

@@ -17,17 +17,10 @@ from pycls_std.core.structures import Normalization
 from pycls_std.core.text import printable
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.engine import checkpoint
+from pycls_std.engine.checkpoint import TAUGHT
 from pycls_std.engine.structure import refuse_other_kind
 from pycls_std.models.create import refuse_reserved
 from pycls_std.models.resnet_cifar import PUBLISHED, PUBLISHED_URL
-
-# What tells a checkpoint of this runner, and the kinds of what is read of it.
-OWN = {
-    "config": str,
-    "student": {...: Tensor},
-    "ema": {...: Tensor},
-    "data": {"classes": [str], "mean": [float], "std": [float]},
-}
 
 
 class WeightsError(ValueError):
@@ -66,7 +59,7 @@ def find_weights(name: str, origin: str) -> Weights:
     if "://" in origin:
         return Weights(_plain(checkpoint.read(download(origin)), origin), origin)
     state = checkpoint.read(Path(origin))
-    return _own(state, name, origin) if state.keys() >= OWN.keys() else Weights(_plain(state, origin), origin)
+    return _own(state, name, origin) if state.keys() >= TAUGHT.keys() else Weights(_plain(state, origin), origin)
 
 
 def describe_weights(name: str, origin: str) -> Weights:
@@ -87,7 +80,7 @@ def student_weights(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], dict]:
     Raises ValueError if there is no such file, if it is not built as a checkpoint is, or has no average.
     """
     state = checkpoint.read(path)
-    if not state.keys() >= OWN.keys():
+    if not state.keys() >= TAUGHT.keys():
         if ema:
             raise ValueError(f"TEST.EMA is True, {path} holds no moving average")
         return {f"backbone.{key}": value for key, value in _plain(state, str(path)).items()}, {}
@@ -103,7 +96,7 @@ def options_of(state: dict, origin: str) -> CfgNode:
     Raises ValueError that names its origin if it is not built as a checkpoint is.
     """
     try:
-        refuse_other_kind(state, OWN, "it")
+        refuse_other_kind(state, TAUGHT, "it")
         options = config.restored(state["config"])
     except ValueError as error:
         reason = printable(str(error).splitlines()[0])

@@ -73,6 +73,8 @@ def image_folder(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
     """Return root/train, or for the test split root/val, or root/test where there is no val."""
     names = ("train",) if split == "train" else ("val", "test")
     name = next((name for name in names if os.path.lexists(Path(root) / name)), None)
+    if not Path(root).is_dir():
+        raise ValueError(f"image_folder: there is no folder DATA.ROOT {printable(root)}")
     if name is None:
         raise ValueError(f"image_folder: DATA.ROOT {printable(root)} has no folder {' or '.join(names)}")
     folder = Path(root) / name

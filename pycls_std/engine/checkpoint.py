@@ -15,6 +15,26 @@ from pycls_std.engine import files
 from pycls_std.engine.structure import differences, refuse, refuse_unreadable
 
 FORMAT = 5  # of the training state; another one is not continued from
+# What a checkpoint of this runner holds that is read of it, see `structure.refuse_other_kind`: to test it and to teach
+# by it; to continue from it, beside the state of the training.
+TAUGHT = {
+    "config": str,
+    "student": {...: torch.Tensor},
+    "ema": {...: torch.Tensor},
+    "data": {"classes": [str], "mean": [float], "std": [float]},
+}
+RESUMED = TAUGHT | {
+    "processes": int,
+    "threads": int,
+    "epoch": int,
+    "teachers": [str],
+    "data": TAUGHT["data"] | {"name": str, "images": [int], "memory": bool},
+    "journal": [{"epoch": int, "time": (float, int), "run/epochs": int}],
+    "events": str,
+    "record": {"starts": [dict]},
+    "best": {"epoch": int},
+    "seconds": [float],
+}
 
 
 class Damaged(ValueError):
@@ -25,7 +45,7 @@ def save(state: dict, path: Path, **options) -> None:
     """Write a state of tensors, numbers, strings, lists and dictionaries to a file, replacing it in one step.
 
     options: see `files.write`.
-    Raises TypeError that names the entry for anything else, which could not be read again, and OSError that names the
+    Raises ValueError that names the entry for anything else, which could not be read again, and OSError that names the
     path if it cannot be written; the file is then as it was.
     """
     refuse_unreadable(state)

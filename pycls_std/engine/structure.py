@@ -28,7 +28,7 @@ def refuse_other_kind(value, kind, name: str) -> None:
 
 
 def refuse_unreadable(state, name: str = "") -> None:
-    """Raise TypeError that names an entry of a kind that weights-only reading refuses, such as a number of numpy's."""
+    """Raise ValueError that names an entry of a kind that weights-only reading refuses, such as a number of numpy's."""
     if isinstance(state, dict):
         for key, value in state.items():
             refuse_unreadable(key, f"{name}.{key}".strip("."))
@@ -37,7 +37,7 @@ def refuse_unreadable(state, name: str = "") -> None:
         for index, value in enumerate(state):
             refuse_unreadable(value, f"{name}.{index}".strip("."))
     elif not (state is None or type(state) in (bool, int, float, str) or isinstance(state, Tensor)):
-        raise TypeError(f"{name} is {_kind(state)}, a checkpoint holds tensors, numbers and text of Python's own types")
+        raise ValueError(f"{name} is {_kind(state)}, a checkpoint holds tensors, numbers and text")
 
 
 def refuse(lines: list[str], source: str, what: str) -> None:

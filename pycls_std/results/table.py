@@ -66,16 +66,20 @@ def _row(catalogue, runs: list[Run]) -> dict:
     options = runs[0].options
     row = _facts(catalogue, options) if options else {"run": runs[0].name}
     row["n"] = len(finished)
+    trouble = [f"{run.seed}: {run.status}" for run in runs if run.status != "finished"]
     task = catalogue.tasks.get(options["TASK.NAME"]) if options else None
     for score in catalogue.scores_of(task.name) if task else ():
         for column, tag in ((score, f"test/{score}"), (f"ema_{score}", f"ema/{score}")):
-            row |= _mean(column, [_last(run.curves[tag]) for run in finished if tag in run.curves])
+            having = [run for run in finished if tag in run.curves]
+            if having and len(having) < len(finished):  # as of a metric that came between two seeds
+                trouble.append(f"{tag} in {len(having)} of {len(finished)} runs")
+                having = []
+            row |= _mean(column, [_last(run.curves[tag]) for run in having])
     if task:
         result = task.attributes["RESULT"]
         best = max if catalogue.scores[result]["better"] == "higher" else min
         curves = [run.curves[f"test/{result}"] for run in finished if f"test/{result}" in run.curves]
         row |= _mean(f"best_{result}", [best(curve.values()) for curve in curves])
-    trouble = [f"{run.seed}: {run.status}" for run in runs if run.status != "finished"]
     row["status"] = "; ".join(trouble) or "finished"
     return row
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint, files
-from pycls_std.run.identity import refuse_other_head, refuse_other_options, same_run
+from pycls_std.run.identity import refuse_other_options, refuse_other_origin, same_run
 from pycls_std.run.journal import EVENTS, METRICS, Journal, events_of, metrics_of, options_in
 from pycls_std.run.lock import LOCK
 from pycls_std.run.record import RECORD, Record, record_of
@@ -41,7 +41,7 @@ class RunFolder:
         if not saved:
             self._refuse_what_is_not_ours(options)
             return None, None
-        refuse_other_head(saved, path, continued=saved.get("format") == checkpoint.FORMAT)
+        refuse_other_origin(saved, path, continued=saved.get("format") == checkpoint.FORMAT)
         refuse_other_options(saved, options, processes, path)
         own = self._own_events(options, saved.get("events", ""))
         foreign = sorted(path.name for path in self.path.glob("*tfevents*") if path not in own)
@@ -91,13 +91,15 @@ class RunFolder:
         options, lines = saved["config"], saved["journal"]
         contents = {CONFIG: options.encode(), METRICS: metrics_of(lines), RECORD: record_of(saved["record"])}
         for name, content in contents.items():
-            if content_of(self.path / name) != content:
+            there = content_of(self.path / name)
+            if there != content:
                 files.write(self.path / name, content)
-                done.append(f"{name} was not what the run wrote, and was written anew")
+                reason = "was gone" if there is None else "was not what the run wrote"
+                done.append(f"{name} {reason}, it is written anew")
         events = self._own_events(options, saved["events"])
         if len(events) != 1 or content_of(events[0]) != events_of(events[0].name, options, lines):
             Journal(self.path, options, lines, outdated=events)
-            done.append("the event file was not what the run wrote, and was written anew")
+            done.append(f"the event file {'was not what the run wrote' if events else 'was gone'}, it is written anew")
         return done + self._repair_best(saved)
 
     def _repair_best(self, saved: dict) -> list[str]:
@@ -113,7 +115,7 @@ class RunFolder:
         if epoch != saved["epoch"]:
             return [f"{reason}; the best epoch is {epoch} and the last one {saved['epoch']}, so it cannot be made anew"]
         checkpoint.save(deployed(saved), path)
-        return [f"{reason}; it was written anew"]
+        return [f"{reason}; it is written anew"]
 
     # ------------------------------------------------------------------------------------------------------- ownership
     def _own_events(self, options: str, name: str) -> list[Path]:
@@ -156,7 +158,10 @@ class RunFolder:
             raise ValueError(f"{self.path / CONFIG} is that of a run of other options. Choose another OUT_DIR")
 
     def _refuse(self, names: list[str]) -> None:
-        raise ValueError(f"OUT_DIR {self.path} holds what is not this run's: {first_of(names)}. Choose another OUT_DIR")
+        raise ValueError(
+            f"OUT_DIR {self.path} holds what is not this run's: {first_of(names)}. Move it away, or choose another "
+            "OUT_DIR"
+        )
 
     def _clean(self) -> None:
         """Remove what a process that was killed left half written, and nothing else that looks like it."""

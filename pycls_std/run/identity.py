@@ -3,29 +3,14 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor
-
 from pycls_std import config
 from pycls_std.core.option import Option
 from pycls_std.core.text import first_of, printable
+from pycls_std.engine.checkpoint import RESUMED
 from pycls_std.engine.structure import refuse_other_kind
-from pycls_std.run.journal import EPOCHS
 
-# The kinds of what a checkpoint holds beside the state of the training.
-ORIGIN = {"config": str, "processes": int, "epoch": int}
-DATA = {"name": str, "classes": [str], "images": [int], "mean": [float], "std": [float], "memory": bool}
-HEAD = ORIGIN | {
-    "threads": int,
-    "teachers": [str],
-    "data": DATA,
-    "journal": [{"epoch": int, "time": (float, int), EPOCHS: int}],
-    "events": str,
-    "record": {"starts": [dict]},
-    "student": {...: Tensor},
-    "ema": {...: Tensor},
-    "best": {"epoch": int},
-    "seconds": [float],
-}
+# What is read of a checkpoint of an older format, whose run is finished.
+FINISHED = {"config": str, "processes": int, "epoch": int}
 
 
 class Identity(NamedTuple):
@@ -57,13 +42,13 @@ class Identity(NamedTuple):
                 raise ValueError(f"{path} is a run with other weights of teacher {index}: DISTILLATION.TEACHER_WEIGHTS")
 
 
-def refuse_other_head(saved: dict, path: Path, *, continued: bool) -> None:
+def refuse_other_origin(saved: dict, path: Path, *, continued: bool) -> None:
     """Raise ValueError that names a checkpoint if it does not say as one of a run what it is of.
 
     continued: whether training goes on from it; another one may be of an older format.
     """
     try:
-        refuse_other_kind(saved, HEAD if continued else ORIGIN, "it")
+        refuse_other_kind(saved, RESUMED if continued else FINISHED, "it")
         config.restored(saved["config"])
         epochs = [line["epoch"] for line in saved["journal"]] if continued else []
         if continued and epochs != list(range(1, saved["epoch"] + 1)):

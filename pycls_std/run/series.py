@@ -34,6 +34,8 @@ class Series:
         nothing about it.
         """
         paths = [self.last, *self._older_ones()]
+        if paths[1:] and not self.last.exists():
+            LOG.warning("%s is gone", self.last)
         for path in filter(Path.exists, paths):
             try:
                 state = checkpoint.read(path)
