@@ -604,3 +604,16 @@ def test_a_folder_of_images_has_a_name(load, root):
     with pytest.raises(ConfigError, match="DATA.ROOT is '.*', expected a path that ends with the folder's name"):
         load("debug/base_debug", DATA__NAME="image_folder", DATA__ROOT=root)
     load("debug/base_debug", DATA__ROOT=root)
+
+
+def test_what_a_base_publishes_can_be_dropped(tmp_path):
+    base = ROOT / "configs" / "std" / "mixer-s4_c100_single.yaml"
+    (tmp_path / "own.yaml").write_text(f"_BASE_: {base}\nPUBLISHED: null\n")
+    published = config.load(str(tmp_path / "own.yaml")).PUBLISHED
+    assert (published.TOP1, published.SOURCE, published.CHANGED) == (-1.0, "", [])
+
+
+@pytest.mark.parametrize("word", ["MODEL.ARGS.block_args={x: 1}", "MODEL.ARGS={block_args: {x: 1}}"])
+def test_an_argument_that_is_a_mapping_is_refused(word):
+    with pytest.raises(ConfigError, match="MODEL.ARGS"):
+        config.load(str(ROOT / "configs" / "debug" / "base_debug.yaml"), [word])

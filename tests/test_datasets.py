@@ -984,3 +984,21 @@ def test_the_first_images_of_a_folder_are_those_by_name(load, tmp_path):
     subset = data.train.dataset.dataset
     names = [subset.dataset.samples[index][0].split("/train/")[1] for index in subset.indices]
     assert names == ["cat/0.JPEG", "cat/1.JPEG", "dog/0.JPEG", "dog/1.JPEG"]
+
+
+def test_a_class_that_is_a_link_to_another_class_of_the_other_split(tmp_path):
+    """Its test images were the other class's training images. A link to the same class is followed."""
+    for split in ("train", "val"):
+        for label in ("a", "b"):
+            (tmp_path / split / label).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / split / label / "0.png")
+    (tmp_path / "val" / "b" / "0.png").unlink(), (tmp_path / "val" / "b").rmdir()
+    (tmp_path / "val" / "b").symlink_to(tmp_path / "train" / "a")
+    with pytest.raises(ValueError, match="val/b and .*train/a are one folder, by a link"):
+        DATASETS.get("image_folder")(root=str(tmp_path), split="test")
+    (tmp_path / "val" / "b").unlink()
+    (tmp_path / "val" / "b").symlink_to(tmp_path / "train" / "b")
+    assert len(DATASETS.get("image_folder")(root=str(tmp_path), split="test")[0]) == 2
+    (tmp_path / "val" / "a" / "1.png").symlink_to(tmp_path / "train" / "b" / "0.png")
+    with pytest.raises(ValueError, match="the link .*val/a/1.png leads to .*train/b/0.png, an image of another class"):
+        DATASETS.get("image_folder")(root=str(tmp_path), split="test")

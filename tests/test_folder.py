@@ -12,9 +12,10 @@ from processes import ROOT, Running, called, two_ranks, wait_for
 from records import SMALL, assert_same_run, damage, load_state, words
 
 from pycls_std import config, runner
+from pycls_std.core.event_options import options_in
 from pycls_std.engine import checkpoint, files
 from pycls_std.results.read import read_run
-from pycls_std.run.journal import events_of, options_in
+from pycls_std.run.journal import events_of
 
 CONFIG = "configs/debug/base_debug.yaml"
 
@@ -115,6 +116,32 @@ def test_other_files_beside_a_run_that_goes_on_are_left(finished):
     runner.train(options(finished, OPTIM__MAX_EPOCH=3))
     assert [(finished / name).read_bytes() for name in mine] == [b"mine"] * len(mine)
     assert not (finished / ".run.json.tmp").exists()
+
+
+@pytest.mark.fault(1)
+def test_a_run_is_continued_that_was_not_evaluated_yet(tmp_path):
+    """It has no best epoch then."""
+    line = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={tmp_path}/run", "OPTIM.MAX_EPOCH=3", "TEST.PERIOD=3"]
+    line += words(**SMALL)
+    running = Running(tmp_path, line, hook="processes:pause", arguments=(str(tmp_path), 2, 3))
+    wait_for((tmp_path / "paused").exists)
+    running.signal(signal.SIGKILL)
+    running.end()
+    assert load_state(tmp_path / "run")["best"] == {}
+    code, output, errors = Running(tmp_path, line).end()
+    assert (code, errors) == (0, "") and "continues from" in output
+    other = [word.replace(f"{tmp_path}/run", f"{tmp_path}/whole") for word in line]
+    assert Running(tmp_path, other).end()[0] == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("value", [[1, 1, 1], {"a": 1}, "x", None])
+def test_values_of_an_epoch_that_are_no_numbers(finished, value):
+    state = load_state(finished)
+    state["journal"][0]["test/top5"] = value
+    torch.save(state, finished / "checkpoints" / "last.pt")
+    with pytest.raises(ValueError, match="last.pt is no checkpoint of a run: it.journal.0..test/top5 is a"):
+        runner.train(options(finished))
 
 
 @pytest.mark.fault(1)

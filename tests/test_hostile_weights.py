@@ -70,7 +70,7 @@ def test_a_file_that_was_named_and_gives_nothing_is_an_error(load, method, teach
 
 
 # --------------------------------------------------------------------------------------------- numbers that are no such
-@pytest.mark.parametrize("kind", ["nan", "inf", "int", "bool", "complex", "sparse", "expanded", "meta"])
+@pytest.mark.parametrize("kind", ["nan", "inf", "int", "bool", "complex", "sparse", "expanded", "meta", "double"])
 @pytest.mark.parametrize("place", ["test", "test of the average", "student", "teacher"])
 def test_weights_that_are_no_finite_numbers(load, method, teacher, tmp_path, place, kind):
     state = torch.load(teacher, weights_only=True)
@@ -86,6 +86,7 @@ def test_weights_that_are_no_finite_numbers(load, method, teacher, tmp_path, pla
         "sparse": value.to_sparse(),
         "expanded": value[:1, :1, :1, :1].expand(value.shape),
         "meta": value.to("meta"),
+        "double": value.double() + 1e300,  # which is infinite in fp32
     }[kind]
     torch.save(state, tmp_path / "given.pt")
     given = tmp_path / "given.pt"
@@ -95,12 +96,8 @@ def test_weights_that_are_no_finite_numbers(load, method, teacher, tmp_path, pla
         mode, cfg = runner.train, load("debug/teacher_debug", OUT_DIR=tmp_path / "run", MODEL__WEIGHTS=given)
     else:
         mode, cfg = runner.train, method("kd", DISTILLATION__TEACHER_WEIGHTS=f"[{given}]")
-    texts = {
-        "meta": "has no numbers in the file",
-        "nan": "not finite",
-        "inf": "not finite",
-        "expanded": "fewer numbers in the file than its shape",
-    }
+    texts = dict.fromkeys(("nan", "inf", "double"), "not finite") | {"meta": "has no numbers in the file"}
+    texts["expanded"] = "fewer numbers in the file than its shape"
     with pytest.raises(ValueError, match=f"given.pt.*{texts.get(kind, 'in the file, float32 in the model')}") as error:
         mode(cfg)
     assert "layer1.0.conv1.weight" in str(error.value)
@@ -140,6 +137,17 @@ def test_a_checkpoint_that_could_not_be_read_again_is_not_written(tmp_path):
         with pytest.raises(ValueError, match="best.* a checkpoint holds tensors, numbers and text"):
             checkpoint.save({"best": value}, tmp_path / "x.pt")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("data", [{"std": [1.0, 0.0, 1.0]}, {"mean": [0.0, float("nan"), 0.0]}, {"std": [1.0]}])
+def test_a_teacher_of_no_normalization(load, teacher, tmp_path, data):
+    state = torch.load(teacher, weights_only=True)
+    torch.save(state | {"data": state["data"] | data}, tmp_path / "x.pt")
+    cfg = load("debug/kd_debug", DISTILLATION__TEACHER_WEIGHTS=f"[{tmp_path}/x.pt]", OUT_DIR=tmp_path / "run")
+    with pytest.raises(
+        ValueError, match="x.pt has the mean .* and the standard deviation .* expected 3 channels' each"
+    ):
+        runner.train(cfg)
 
 
 def test_a_teacher_whose_run_counted_a_prediction_that_it_does_not_offer(load, teacher, tmp_path):

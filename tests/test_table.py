@@ -2,9 +2,11 @@
 
 import io
 import json
+import os
 import statistics
 import subprocess
 import sys
+import threading
 
 import pandas as pd
 import pytest
@@ -282,11 +284,56 @@ def test_a_published_number_stands_beside_its_recipe_alone(record, tmp_path, ove
     [
         ({"DATA__ROOT": "/x/imagenette"}, "DATA.ROOT is imagenette, not imagenet"),
         ({"DATA__ROOT": "/x/imagenet", "MODEL__NUM_CLASSES": 10}, "MODEL.NUM_CLASSES is 10, not 1000"),
+        ({"DATA__ROOT": "/x/imagenet", "MODEL__NUM_CLASSES": 0}, "MODEL.NUM_CLASSES is 0, not 1000"),
         ({"DATA__ROOT": "/x/imagenet"}, ""),
     ],
 )
 def test_the_number_of_imagenet_is_not_that_of_another_folder(load, overrides, text):
     assert ", ".join(load("mixer/mixer-s16_in1k_base", **overrides).PUBLISHED.CHANGED) == text
+
+
+def test_a_seed_of_other_data_takes_the_published_number_from_its_row(record, tmp_path):
+    """The row showed it if the first of its runs was of the recipe."""
+    of = {"of": "mixer/mixer-s16_in1k_base", "epochs": None, "DATA__ROOT": "/x/imagenet"}
+    record("a", 0, [1, 2, 30], **of, NAME="mixer")
+    record("b", 1, [1, 2, 30], **of, NAME="mixer", MODEL__NUM_CLASSES=3)
+    row = aggregate(find_runs([str(tmp_path / "logs")])).iloc[0]
+    assert row["n"] == 2
+    assert pd.isna(row["published_top1"]) and row["changed"] == "MODEL.NUM_CLASSES is 3, not 1000"
+
+
+@pytest.mark.parametrize("kind", ["without options", "another run's", "this run's, longer"])
+def test_values_of_other_event_files_are_not_the_runs(record, tmp_path, kind):
+    """They were merged: a table stated 99 for a run of 30."""
+    folder, other = record("multi", 0, [1, 2, 30]), record("other", 7, [1, 2, 99], OPTIM__BASE_LR=0.5)
+    lines = [{"epoch": 3, "time": 1.0, "test/top1": 99.0, "test/top5": 99.0, "run/epochs": 3}]
+    text = (folder / "config.yaml").read_text()
+    options = {"without options": "", "another run's": (other / "config.yaml").read_text()}
+    name = f"events.out.tfevents.{1_900_000_000 * 10**9}"
+    (folder / name).write_bytes(events_of(name, options.get(kind, text.replace("MAX_EPOCH: 3", "MAX_EPOCH: 4")), lines))
+    run = read_run(folder)
+    if kind == "this run's, longer":  # as an extension leaves it that is killed in its first epoch
+        assert run.status != "finished" and "not this run's" not in run.status
+    else:
+        assert run.status.startswith("event files that are not this run's: events.out.tfevents.")
+    (folder / name).unlink()
+    events(folder).write_bytes(events(folder).read_bytes()[:-10])
+    os.mkfifo(folder / "events.out.tfevents.1800000000000000000")
+    found = []
+    reader = threading.Thread(target=lambda: found.append(read_run(folder).status), daemon=True)
+    reader.start()
+    reader.join(20)
+    assert found == ["no results"]
+
+
+def test_names_that_look_like_numbers(record, tmp_path):
+    """A record is written so that they come back as text."""
+    for name in ("1e3", "12e5", "010", "0x1F", "no", "1_000"):
+        folder = record(name, 0, [1, 2, 30])
+        assert read_run(folder).name == name
+        assert called("tools/keep_run.py", tmp_path / "kept", folder)[0] == 0
+        assert (tmp_path / "kept" / name / "seed0").is_dir()
+    assert set(rows_of(make_table(tmp_path / "kept")[1])) == {"1e3", "12e5", "010", "0x1F", "no", "1_000"}
 
 
 def test_what_does_not_change_the_recipe(record, load, tmp_path):

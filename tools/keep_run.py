@@ -25,9 +25,9 @@ def main(argv: list[str] | None = None) -> int:
     places = {}
     try:
         for run in find_runs(args.runs):
-            if not all(re.fullmatch(r"[\w.+-]*\w[\w.+-]*", part) for part in (run.name, run.seed)):
+            if not all(re.fullmatch(r"[\w.+-]*\w[\w.+-]*", str(part)) for part in (run.name, run.seed)):
                 raise ValueError(f"{run.folder}: its name {run.name!r} or its seed {run.seed!r} cannot name a folder")
-            place = Path(args.table) / run.name / run.seed
+            place = Path(args.table) / str(run.name) / run.seed
             missing = [name for name in SMALL if not (run.folder / name).is_file()]
             if run.status != "finished" or missing:
                 raise ValueError(f"{run.folder}: {', '.join(missing) + ' missing' if missing else run.status}")

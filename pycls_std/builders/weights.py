@@ -1,5 +1,6 @@
 """Find given weights: a checkpoint of this runner, a plain file, a URL, the published CIFAR weights, or timm's."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -132,8 +133,11 @@ def _own(state: dict, name: str, origin: str) -> Weights:
     if not backbone:
         raise ValueError(f"{origin} holds no weights of a backbone: {', '.join(list(student)[:3])}")
     data = state["data"]
-    if len(data["mean"]) != 3 or len(data["std"]) != 3:
-        raise ValueError(f"{origin} has the mean {data['mean']} and the deviation {data['std']}, expected 3 channels")
+    numbers = [*data["mean"], *data["std"]]
+    if [len(data["mean"]), len(data["std"])] != [3, 3] or not all(map(math.isfinite, numbers)) or min(data["std"]) <= 0:
+        raise ValueError(
+            f"{origin} has the mean {data['mean']} and the standard deviation {data['std']}, expected 3 channels' each"
+        )
     return Weights(
         state=backbone,
         source=origin,

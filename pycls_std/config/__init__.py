@@ -11,7 +11,7 @@ from pycls_std.config.catalogue import Catalogue
 from pycls_std.config.checks import check
 from pycls_std.config.mistake import ConfigError
 from pycls_std.config.older import upgraded, upgraded_record
-from pycls_std.config.plain_yaml import load_yaml, short
+from pycls_std.config.plain_yaml import dump_yaml, load_yaml, short
 from pycls_std.config.published import changed_recipe, stack
 from pycls_std.config.reading import parse_overrides, read_yaml
 from pycls_std.config.setting import dataset_name, flatten, locate, set_option, tree
@@ -71,7 +71,11 @@ def dump(options: CfgNode) -> str:
         del section[leaf]
     for section in [name for name, value in kept.items() if value == {}]:
         del kept[section]
-    return kept.dump()
+    return dump_yaml(_plain(kept))
+
+
+def _plain(node):
+    return {key: _plain(value) for key, value in node.items()} if isinstance(node, CfgNode) else node
 
 
 def complete(record: str | dict) -> dict[str, object]:

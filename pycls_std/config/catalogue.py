@@ -74,7 +74,7 @@ class Catalogue:
         A config may set them to null, to drop what a _BASE_ has set there.
         """
         own = {each.section for group in (self.trainers, self.terms, self.tasks) for each in group.values()}
-        own |= {key.partition(".")[0] for reader in self.readers() for key in reader.keys}
+        own |= {key.partition(".")[0] for reader in self.readers() for key in reader.keys} | {"PUBLISHED"}
         return own | {key for key, option in self.options.items() if option.value == {}}
 
     def defaults(self, settings: dict[str, object]) -> dict[str, object]:

@@ -178,3 +178,20 @@ def _message(label, error) -> str:
     parts = [getattr(error, "context", None), getattr(error, "problem", None) or str(error)]
     text = ", ".join(part for part in parts if part)
     return f"{label}:{mark.line + 1 if mark else 1}: {printable(shortened(' '.join(text.split())))}"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that would be read as a number, or in several ways."""
+
+
+def _text(dumper, text: str):
+    unclear = number_of(text) is not None or _GUESSED.fullmatch(text)
+    return dumper.represent_scalar(_TAG + "str", text, style="'" if unclear else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def dump_yaml(value) -> str:
+    """Return dictionaries, lists, text and numbers as a YAML text, which `load_yaml` reads as they are."""
+    return yaml.dump(value, Dumper=_Dumper)

@@ -40,7 +40,8 @@ def changed_recipe(catalogue: Catalogue, recipe: dict[str, object], options: dic
     if names[0] != names[1] and "DATA.NAME" not in counted:
         changed.insert(0, f"DATA.ROOT is {names[0]}, not {names[1]}")
     classes = [flat["MODEL.NUM_CLASSES"] for flat in (options, recipe)]  # 0 = as many as the data has
-    if all(classes) and classes[0] != classes[1]:
+    by_folder = options["DATA.NAME"] == "image_folder"  # of which only the name is known, and not what is in it
+    if classes[1] and classes[0] != classes[1] and (classes[0] or by_folder):
         changed.append(f"MODEL.NUM_CLASSES is {classes[0]}, not {classes[1]}")
     return changed
 

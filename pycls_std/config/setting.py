@@ -87,6 +87,8 @@ def coerce(value, default, entry, where: str):
         example = entry() if entry else default[0] if default else None
         return [coerce(item, example, None, f"{where}[{index}]") for index, item in enumerate(value)]
     if default is None:
+        if isinstance(value, dict):
+            raise ConfigError(f"{where} expects a value, got the mapping {short(value)}")
         return _finite(decided(value, where), where)
     if isinstance(default, str) and isinstance(value, (str, int, float)) and not isinstance(value, bool):
         return str(value)

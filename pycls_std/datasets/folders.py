@@ -52,16 +52,21 @@ def ending(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def refuse_shared(folders: dict[str, str], links: Iterable[tuple[str, str]]) -> None:
+def refuse_shared(folders: dict[str, str], links: Iterable[tuple[str, str]], others: Iterable[str] = ()) -> None:
     """Raise ValueError if links give images of one class to another.
 
-    folders: of each class. links: pairs of a linked image and its class.
+    folders: of each class. links: pairs of a linked image and its class. others: folders of classes of other splits,
+    named by their last part; a split may link to what is there of the same class.
     """
     places = {}  # where a folder really is -> its class
     for name, folder in folders.items():
         other = places.setdefault(os.path.realpath(folder), name)
         if other != name:
             raise ValueError(f"{printable(folders[other])} and {printable(folder)} are one folder, by a link")
+    for folder in others:
+        name, place = os.path.basename(folder), os.path.realpath(folder)
+        if places.get(place, name) != name:
+            raise ValueError(f"{printable(folders[places[place]])} and {printable(folder)} are one folder, by a link")
 
     @cache
     def owner(place):
@@ -71,6 +76,8 @@ def refuse_shared(folders: dict[str, str], links: Iterable[tuple[str, str]]) -> 
     for place, name in places.items():
         if other := owner(os.path.dirname(place)):
             raise ValueError(f"{printable(folders[name])} lies within {printable(folders[other])}, by a link")
+    places |= {os.path.realpath(folder): os.path.basename(folder) for folder in others}
+    owner.cache_clear()
     for path, name in links:
         if owner(os.path.dirname(os.path.realpath(path))) not in (None, name):
             raise ValueError(f"{_leads(path)}, an image of another class")

@@ -18,6 +18,8 @@ from pycls_std.datasets import folders
 from pycls_std.datasets.decoding import open_image
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 
+SPLITS = ("train", "val", "test")
+
 
 class ClassFolders(Dataset):
     """Pairs of an image, not decoded yet, and a label; classes and images in the order of torchvision's ImageFolder.
@@ -42,7 +44,11 @@ class ClassFolders(Dataset):
             which = first_of(sorted(empty)) + (f" ({others})" if others else "")
             raise ValueError(f"image folder {printable(str(folder))}: no image of {which}")
         if linked or any(entry.is_symlink() for entry in found):
-            folders.refuse_shared(own, linked)
+            splits = [
+                folder.parent / name for name in SPLITS if name != folder.name and (folder.parent / name).is_dir()
+            ]
+            others = [each for split in splits for each in folders.entries(str(split))]
+            folders.refuse_shared(own, linked, [each.path for each in others if each.is_dir()])
         loose = sum(not entry.is_dir() and folders.ending(entry.name) in IMG_EXTENSIONS for entry in found)
         parts = [folders.unread(sum(unread.values(), Counter()))]
         parts += [f"{loose} images that lie in no class folder"] if loose else []

@@ -29,10 +29,10 @@ RESUMED = TAUGHT | {
     "epoch": int,
     "teachers": [str],
     "data": TAUGHT["data"] | {"name": str, "images": [int], "memory": bool},
-    "journal": [{"epoch": int, "time": (float, int), "run/epochs": int}],
+    "journal": [{...: (int, float)}],
     "events": str,
     "record": {"starts": [dict]},
-    "best": {"epoch": int},
+    "best": {...: (int, float)},  # empty before the first evaluation
     "seconds": [float],
 }
 
@@ -135,7 +135,8 @@ def load_weights(module: nn.Module, weights: dict, source: str) -> None:
     floating numbers where the module has those; and if a number is not finite.
     """
     refuse(differences(weights, module.state_dict()), source, "the model")
-    broken = [key for key, value in weights.items() if not value.isfinite().all()]
+    own = module.state_dict()
+    broken = [key for key, value in weights.items() if not value.to(own[key].dtype).isfinite().all()]
     if broken:
         raise ValueError(f"{source} holds numbers that are not finite: {', '.join(broken[:5])}")
     module.load_state_dict(weights)

@@ -25,12 +25,15 @@ def read_events(folder: Path) -> Events:
 
     A later value of a step replaces an earlier one. Of a damaged file, what stands before the damage counts.
     """
-    files = sorted(path for path in folder.glob("*tfevents*") if path.is_file())
+    found = sorted(folder.glob("*tfevents*"))
+    files = [path for path in found if path.is_file()]
     if not files:
         return Events({}, "")
     try:
         return _read_plain(files)
     except (OSError, ValueError, DecodeError):
+        if any(not path.is_file() and not path.is_dir() for path in found):  # tensorboard would wait at a pipe for ever
+            return Events({}, "")
         return read_by_tensorboard(folder)
 
 

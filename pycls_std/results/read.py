@@ -7,7 +7,9 @@ from pathlib import Path
 
 from pycls_std import config
 from pycls_std.config.plain_yaml import load_yaml
+from pycls_std.core.event_options import options_in
 from pycls_std.core.regular import read_bytes
+from pycls_std.core.text import first_of
 from pycls_std.results.events import read_events
 
 # Options without which a record cannot be read or shown; those of teachers are not in that of a run without any.
@@ -70,8 +72,10 @@ def read_run(folder: Path) -> Run:
     expected = {*range(period, epochs + 1, period), epochs}
     done = _whole([set(curve) for tag, curve in run.curves.items() if tag.startswith(("test/", "ema/"))])
     facts = _facts(folder)
-    other = _edited(run.options, shown)
-    if not done:
+    other, foreign = _edited(run.options, shown), _foreign(folder, run.options)
+    if foreign:
+        run.status = f"event files that are not this run's: {first_of(foreign)}"
+    elif not done:
         run.status = "no results"
     elif other:
         run.status = f"config.yaml is not what ran: {', '.join(other[:3])}"
@@ -88,6 +92,16 @@ def _edited(recorded: dict, shown: dict) -> list[str]:
     catalogue = config.Catalogue()
     keys = sorted(key for key in recorded.keys() | shown.keys() if recorded.get(key) != shown.get(key))
     return [key for key in keys if (option := catalogue.of(key)) is None or option.rows or option.on_resume != "free"]
+
+
+def _foreign(folder: Path, options: dict) -> list[str]:
+    """Return the names of event files whose values are another run's, or of nobody knows whom, if there are several."""
+    files = sorted(path for path in folder.glob("*tfevents*") if path.is_file())
+    texts = {path.name: options_in(path) for path in files} if len(files) > 1 else {}
+    if not any(texts.values()):  # as in records of before November 2026
+        return []
+    grown = {"OPTIM.MAX_EPOCH"}
+    return [name for name, text in texts.items() if not text or set(_edited(options, _options_of(text))) - grown]
 
 
 def _extended(curves: dict, facts: dict, epochs: int) -> str:

@@ -65,6 +65,10 @@ def _row(catalogue, runs: list[Run]) -> dict:
     finished = [run for run in runs if run.status == "finished"]
     options = runs[0].options
     row = _facts(catalogue, options) if options else {"run": runs[0].name}
+    changed = [own["changed"] for run in runs if run.options and "changed" in (own := _facts(catalogue, run.options))]
+    if changed:  # by the data of one seed, such as the number of its classes
+        row |= {key: math.nan for key in row if key.startswith("published_")}
+        row["changed"] = "; ".join(dict.fromkeys(changed))
     row["n"] = len(finished)
     trouble = [f"{run.seed}: {run.status}" for run in runs if run.status != "finished"]
     task = catalogue.tasks.get(options["TASK.NAME"]) if options else None

@@ -3,11 +3,12 @@
 import os
 from pathlib import Path
 
+from pycls_std.core.event_options import options_in
 from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint, files
 from pycls_std.run.identity import refuse_other_options, refuse_other_origin, same_run
-from pycls_std.run.journal import EVENTS, METRICS, Journal, events_of, metrics_of, options_in
+from pycls_std.run.journal import EVENTS, METRICS, Journal, events_of, metrics_of
 from pycls_std.run.lock import LOCK
 from pycls_std.run.record import RECORD, Record, record_of
 from pycls_std.run.series import Series
@@ -112,6 +113,8 @@ class RunFolder:
             reason = str(error)
         except ValueError:
             reason = f"{path} is gone"
+        except OSError as error:
+            return [str(error)]
         if epoch != saved["epoch"]:
             return [f"{reason}; the best epoch is {epoch} and the last one {saved['epoch']}, so it cannot be made anew"]
         checkpoint.save(deployed(saved), path)

@@ -50,6 +50,8 @@ def refuse_other_origin(saved: dict, path: Path, *, continued: bool) -> None:
     try:
         refuse_other_kind(saved, RESUMED if continued else FINISHED, "it")
         config.restored(saved["config"])
+        if continued:
+            refuse_other_kind(saved["journal"], [{"epoch": int, "time": (int, float), "run/epochs": int}], "it.journal")
         epochs = [line["epoch"] for line in saved["journal"]] if continued else []
         if continued and epochs != list(range(1, saved["epoch"] + 1)):
             raise ValueError(f"it has {saved['epoch']} epochs, and the values of {len(epochs)}")

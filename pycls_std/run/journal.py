@@ -3,11 +3,9 @@
 import io
 import json
 import re
-import struct
 import time
 from pathlib import Path
 
-from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -15,7 +13,6 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from pycls_std.core import event_options
-from pycls_std.core.regular import read_bytes
 from pycls_std.engine import files
 
 METRICS = "metrics.jsonl"
@@ -78,24 +75,6 @@ def events_of(name: str, options: str, lines: list[dict]) -> bytes:
     head = [Event(wall_time=start, file_version="brain.Event:2")]
     head += [_text(start, tag, piece) for tag, piece in event_options.pieces(options).items()]
     return b"".join(map(_record, head)) + b"".join(map(_values, lines))
-
-
-def options_in(path: Path) -> str:
-    """Return the options in an event file that a `Journal` wrote; "" if there are none, or it is no such file."""
-    found, position = {}, 0
-    try:
-        content = read_bytes(path)
-        while position < len(content):
-            (length,) = struct.unpack_from("<Q", content, position)  # then its checksum, the data, their checksum
-            event = Event.FromString(content[position + 12 : position + 12 + length])
-            position += length + 16
-            pieces = [value for value in event.summary.value if value.tag.startswith(event_options.TAG)]
-            if found and not pieces:
-                break
-            found |= {value.tag: value.tensor.string_val[0].decode() for value in pieces}
-    except (OSError, ValueError, IndexError, struct.error, DecodeError):
-        return ""
-    return event_options.joined(found)
 
 
 def _text(when: float, tag: str, text: str) -> Event:
