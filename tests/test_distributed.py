@@ -376,7 +376,7 @@ def running_in(folder):
     ("words", "told"),
     [
         (["OPTIM.BASE_LRR=1"], "command line: no option OPTIM.BASE_LRR, did you mean OPTIM.BASE_LR?"),
-        (["DATA.NAME=image_folder", "DATA.ROOT=nowhere"], "image_folder: DATA.ROOT nowhere has no folder val or test"),
+        (["DATA.NAME=image_folder", "DATA.ROOT=nowhere"], "image_folder: there is no folder DATA.ROOT nowhere"),
         (["OUT_DIR={}/run"], "OUT_DIR {}/run is in use by process "),
     ],
 )
