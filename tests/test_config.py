@@ -9,6 +9,7 @@ import yaml
 
 from pycls_std import config
 from pycls_std.config import ConfigError, declared
+from pycls_std.config.published import changed_recipe
 from pycls_std.core.option import Option
 from pycls_std.results.read import Run
 from pycls_std.results.table import aggregate
@@ -493,7 +494,8 @@ def records():
 def test_a_run_is_continued_with_options_that_change_no_number_alone(records):
     options, changed = records
     refused = {key for key in changed if changed_options(options, changed[key], matters)}
-    assert changed.keys() - refused == FREE | {"OPTIM.MAX_EPOCH"}, "a run may be continued for longer"
+    idle = config.Catalogue().idle(options)  # see below
+    assert changed.keys() - refused == FREE | {"OPTIM.MAX_EPOCH"} | idle, "a run may be continued for longer"
     shorter = changed_options(changed["OPTIM.MAX_EPOCH"], options, matters)
     assert shorter == ["OPTIM.MAX_EPOCH was 301, is 300"]
     assert changed_options(options, changed["SEED"], lambda option: True) == ["SEED was 0, is 1"]
@@ -515,8 +517,9 @@ def test_runs_that_differ_in_what_matters_are_rows_of_their_own(records):
     for seed, (key, other_options) in enumerate(changed.items(), start=2):
         runs.append(Run(Path(key), other_options | ({} if key == "SEED" else {"SEED": seed}), status="finished"))
     table = aggregate(runs)
-    assert sorted(table["n"]) == [1] * (len(changed) - len(PER_RUN)) + [1 + len(PER_RUN)]
-    for key in changed.keys() - PER_RUN - {"NAME", "DATA.NAME"}:
+    same = PER_RUN | config.Catalogue().idle(options)
+    assert sorted(table["n"]) == [1] * (len(changed) - len(same)) + [1 + len(same)]
+    for key in changed.keys() - same - {"NAME", "DATA.NAME"}:
         assert table["run"].str.contains(f"{key} ", regex=False).any(), key
 
 
@@ -617,3 +620,41 @@ def test_what_a_base_publishes_can_be_dropped(tmp_path):
 def test_an_argument_that_is_a_mapping_is_refused(word):
     with pytest.raises(ConfigError, match="MODEL.ARGS"):
         config.load(str(ROOT / "configs" / "debug" / "base_debug.yaml"), [word])
+
+
+# ------------------------------------------------------------------------------------------- options without an effect
+WHEN = {key: option.when for key, option in config.Catalogue().options.items() if option.when}
+# Options with which the others have no effect, and with which they have one.
+WITHOUT = {
+    "AUG.CROP": "none",
+    "AUG.MIXUP": 0.0,
+    "AUG.CUTMIX": 0.0,
+    "TRAIN.EMA_DECAY": 0.0,
+    "OPTIM.SCHEDULE": "constant",
+    "OPTIM.WARMUP_EPOCHS": 0.0,
+    "DISTILLATION.LOGIT_STANDARD": False,
+    "DISTILLATION.TYPE": "hard",
+}
+WITH = [
+    {"AUG.CROP": "pad", "AUG.MIXUP": 0.5, "OPTIM.SCHEDULE": "cosine", "DISTILLATION.TYPE": "soft"},
+    {"AUG.CROP": "resized", "AUG.MIXUP": 0.5, "AUG.CUTMIX": 0.5, "OPTIM.SCHEDULE": "step", "TRAIN.EMA_DECAY": 0.9}
+    | {"OPTIM.WARMUP_EPOCHS": 1.0, "DISTILLATION.LOGIT_STANDARD": True, "DISTILLATION.TYPE": "decoupled"},
+]
+
+
+@pytest.mark.parametrize("key", WHEN)
+def test_what_has_no_effect_divides_no_row_and_hinders_no_resume(records, key):
+    """Seeds that differ in the padding of a crop that has none are seeds of one row, and of one recipe."""
+    catalogue, options = config.Catalogue(), records[0]
+    assert set(re.findall(r"[A-Z]+\.[A-Z_]+", WHEN[key])) <= set(WITHOUT)
+    for beside, effect in ((WITHOUT, False), *((WITHOUT | each, None) for each in WITH)):
+        one = options | beside
+        two = one | {key: other(one[key])}
+        effect = catalogue.options[key].has_effect(one) if effect is None else effect
+        assert (key not in catalogue.idle(one)) is effect
+        runs = [Run(Path(str(seed)), flat | {"SEED": seed}) for seed, flat in enumerate((one, two))]
+        assert aggregate(runs)["n"].tolist() == ([1, 1] if effect else [2])
+        assert bool(changed_options(one, two, matters)) is effect
+        published = [flat | {"PUBLISHED.TOP1": 50.0} for flat in (one, two)]
+        assert bool(changed_recipe(catalogue, *published)) is effect
+    assert any(catalogue.options[key].has_effect(options | WITHOUT | each) for each in WITH), "it never has"

@@ -90,6 +90,10 @@ class Catalogue:
                 flat |= option.presets.get(str(settings.get(key, flat[key])), {})
         return flat
 
+    def idle(self, flat: dict[str, object]) -> set[str]:
+        """Return the options that have no effect beside the others, such as the padding of a crop that has none."""
+        return {key for key, option in self.options.items() if key in flat and not option.has_effect(flat)}
+
     def active_terms(self, flat: dict[str, object]) -> list[str]:
         """Return the names of the terms that weigh more than 0."""
         return [name for name, term in self.terms.items() if flat[term.switch]]

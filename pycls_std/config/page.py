@@ -72,9 +72,9 @@ PAGE = {
     # Training crop: zero-padded random crop (small images), random resized crop (large images), plain resize.
     "AUG.CROP": Option(("pad", "resized", "none")),
     # Padding of the `pad` crop, pixels; 0 = no shift.
-    "AUG.CROP_PADDING": Option(4, least=0, greatest=4096),
+    "AUG.CROP_PADDING": Option(4, least=0, greatest=4096, when="AUG.CROP=pad"),
     # Least area of the `resized` crop, as a share of the image.
-    "AUG.CROP_SCALE": Option(0.08, least=0.001, greatest=1),
+    "AUG.CROP_SCALE": Option(0.08, least=0.001, greatest=1, when="AUG.CROP=resized"),
     # Filter that training images or their crops are resized with; RandAugment moves by a bicubic one always.
     "AUG.INTERPOLATION": Option(("bicubic", "bilinear")),
     # Probability of a horizontal flip; 0 = off.
@@ -90,9 +90,9 @@ PAGE = {
     # Beta parameter of cutmix; 0 = off.
     "AUG.CUTMIX": Option(0.0, least=0),
     # Probability that a batch is mixed at all, where MIXUP or CUTMIX is on.
-    "AUG.MIX_PROB": Option(1.0, least=0, greatest=1),
+    "AUG.MIX_PROB": Option(1.0, least=0, greatest=1, when="AUG.MIXUP or AUG.CUTMIX"),
     # Probability of cutmix, where both are on.
-    "AUG.MIX_SWITCH": Option(0.5, least=0, greatest=1),
+    "AUG.MIX_SWITCH": Option(0.5, least=0, greatest=1, when="AUG.MIXUP and AUG.CUTMIX"),
     # Share of the target spread over all classes; 0 = off.
     "AUG.LABEL_SMOOTHING": Option(0.0, least=0, greatest=1),
     # Repeated augmentation: views of an image within an epoch, whose length stays; 1 = off.
@@ -136,16 +136,16 @@ PAGE = {
     # (soft), or that in two parts (decoupled).
     "DISTILLATION.TYPE": Option("hard", registry="LOGIT_LOSSES", column="form"),
     # Temperature of soft and decoupled distillation; the base temperature of standardized logits.
-    "DISTILLATION.TEMPERATURE": Option(1.0, least=1e-6),
+    "DISTILLATION.TEMPERATURE": Option(1.0, least=1e-6, when="DISTILLATION.TYPE!=hard"),
     # Compare logits of mean 0 and deviation 1 over the classes, the student's and the teacher's (logit
     # standardization). A head that would start at zero, as a mixer's, starts small and random then.
     "DISTILLATION.LOGIT_STANDARD": Option(False, column="standardized"),
     # Factor of the distillation loss while LOGIT_STANDARD is on.
-    "DISTILLATION.EXTRA_WEIGHT": Option(1.0, least=0),
+    "DISTILLATION.EXTRA_WEIGHT": Option(1.0, least=0, when="DISTILLATION.LOGIT_STANDARD"),
     # Decoupled distillation: weight of the target class against all others.
-    "DISTILLATION.DKD_ALPHA": Option(1.0, least=0),
+    "DISTILLATION.DKD_ALPHA": Option(1.0, least=0, when="DISTILLATION.TYPE!=hard and DISTILLATION.TYPE!=soft"),
     # Decoupled distillation: weight of the other classes among themselves.
-    "DISTILLATION.DKD_BETA": Option(8.0, least=0),
+    "DISTILLATION.DKD_BETA": Option(8.0, least=0, when="DISTILLATION.TYPE!=hard and DISTILLATION.TYPE!=soft"),
     # Weight of each teacher for each image: softmax over the teachers of minus its entropy (confidence), of its entropy
     # (as the reproduction of STD prints it), or all alike.
     "DISTILLATION.WEIGHTING": Option("confidence", registry="WEIGHTINGS"),
@@ -169,19 +169,19 @@ PAGE = {
     # Epochs of linear warm-up from WARMUP_LR, at most MAX_EPOCH; 0 = off.
     "OPTIM.WARMUP_EPOCHS": Option(0.0, least=0, within="OPTIM.MAX_EPOCH"),
     # Learning rate at the start of the warm-up.
-    "OPTIM.WARMUP_LR": Option(1e-6, least=0),
+    "OPTIM.WARMUP_LR": Option(1e-6, least=0, when="OPTIM.WARMUP_EPOCHS"),
     # Learning rate at the end of `cosine`.
-    "OPTIM.MIN_LR": Option(0.0, least=0),
+    "OPTIM.MIN_LR": Option(0.0, least=0, when="OPTIM.SCHEDULE=cosine"),
     # Epochs at which `step` multiplies the learning rate by GAMMA, above 0 and before MAX_EPOCH; [] = never.
     "OPTIM.STEPS": Option([], of=float, least=0),
     # Factor of `step`.
-    "OPTIM.GAMMA": Option(0.1, least=0, greatest=1),
+    "OPTIM.GAMMA": Option(0.1, least=0, greatest=1, when="OPTIM.SCHEDULE=step"),
     # Images in a training batch, of all processes together; an incomplete last batch is dropped.
     "TRAIN.BATCH_SIZE": Option(128, least=1),
     # Decay of the moving average of the weights, per iteration; 0 = off.
     "TRAIN.EMA_DECAY": Option(0.0, least=0, greatest=0.9999999),
     # Let the average start short and grow to EMA_DECAY, which short runs need.
-    "TRAIN.EMA_WARMUP": Option(False),
+    "TRAIN.EMA_WARMUP": Option(False, when="TRAIN.EMA_DECAY"),
     # Compile the forward pass of a training step, which takes a minute or two; graphs = record it as CUDA
     # graphs, too; auto = on for CUDA and runs of at least 5000 iterations, otherwise off.
     "TRAIN.COMPILE": Option(("auto", "off", "on", "graphs"), recipe=False),

@@ -33,7 +33,8 @@ def changed_recipe(catalogue: Catalogue, recipe: dict[str, object], options: dic
     """
     if not any(value >= 0 for key, value in recipe.items() if _is_score(key)):
         return []
-    keys = [key for key in sorted(recipe.keys() | options.keys()) if recipe.get(key) != options.get(key)]
+    idle = catalogue.idle(recipe) & catalogue.idle(options)
+    keys = [key for key in sorted((recipe.keys() | options.keys()) - idle) if recipe.get(key) != options.get(key)]
     counted = [key for key in keys if (option := catalogue.of(key)) is None or option.rows and option.recipe]
     changed = [f"{key} is {options.get(key)}, not {recipe.get(key)}" for key in counted]
     names = [dataset_name(flat) for flat in (options, recipe)]

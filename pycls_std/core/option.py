@@ -22,6 +22,8 @@ class Option:
     on_resume: `same`, a run is continued with this value alone; `free`, another one does not change its numbers;
         `longer`, it may grow.
     rows: runs that differ in it are different rows of a table, and not seeds of one.
+    when: where it has an effect, of other options: `KEY` for one that is not 0, empty or false, `KEY=value`,
+        `KEY!=value`, joined by ` and `, or by ` or `; "" = everywhere.
     recipe: it is part of the recipe that a published number belongs to, and not only of how that is computed.
     column: heading under which a table shows it, where a run has another value than the default; "" = not shown.
     """
@@ -37,6 +39,7 @@ class Option:
     student: bool = False
     on_resume: str = "same"
     rows: bool = True
+    when: str = ""
     recipe: bool = True
     column: str = ""
 
@@ -50,6 +53,12 @@ class Option:
         """The default."""
         return self.default[0] if isinstance(self.default, tuple) else self.default
 
+    def has_effect(self, flat: dict[str, object]) -> bool:
+        """Return whether it has an effect beside these options, {"SECTION.KEY": value}."""
+        return not self.when or any(
+            all(_holds(word, flat) for word in way.split(" and ")) for way in self.when.split(" or ")
+        )
+
     def refusal(self, value) -> str:
         """Return what is expected in place of a number that is out of the range, "" if it is not."""
         if self.least is not None and value < self.least:
@@ -57,6 +66,11 @@ class Option:
         if self.greatest is not None and value > self.greatest:
             return f"at most {self.greatest}" if self.least is None else f"{self.least} to {self.greatest}"
         return f"at most {MOST}" if isinstance(value, int) and self.greatest is None and value > MOST else ""
+
+
+def _holds(word: str, flat: dict[str, object]) -> bool:
+    key, sign, value = word.partition("!=" if "!=" in word else "=")
+    return (str(flat[key]) == value) is (sign == "=") if sign else bool(flat[key])
 
 
 def neutral(default, **facts) -> Option:

@@ -56,7 +56,8 @@ def _identity(catalogue, options: dict[str, object]) -> dict:
     """Return the options that runs of one row share, {} of a run whose options are lost."""
     if not options:
         return {}
-    keys = [key for key in sorted(options) if (option := catalogue.of(key)) is None or option.rows]
+    idle = catalogue.idle(options)
+    keys = [key for key in sorted(options) if (option := catalogue.of(key)) is None or option.rows and key not in idle]
     own = {key: options[key] for key in keys if options[key] != {}}  # which is an open section without keys
     return own | {"dataset": config.dataset_name(options)}
 

@@ -94,8 +94,8 @@ def changed_options(before: str, now: str, counts) -> list[str]:
     """
     catalogue = config.Catalogue()
     old, new = config.complete(before), config.complete(now)
-    changed = []
-    for key in sorted(old.keys() | new.keys()):
+    changed, idle = [], catalogue.idle(old) & catalogue.idle(new)
+    for key in sorted((old.keys() | new.keys()) - idle):
         option = catalogue.of(key) or Option(None)
         grows = option.on_resume == "longer" and old.get(key) is not None and old[key] <= new.get(key, old[key])
         if counts(option) and old.get(key) != new.get(key) and not grows:
