@@ -216,18 +216,23 @@ def folders(tmp_path):
     return [*words, "MODEL.NUM_CLASSES=0", "TRAIN.BATCH_SIZE=4", "OPTIM.MAX_EPOCH=1", "AUG.REPEATS=1"]
 
 
+def assert_it_stops(folders, tmp_path, loader, text):
+    """Fail unless a training ends with one line that has this text. loader: `memory`, or `workers` and their number."""
+    kind, _, workers = loader.partition(" ")
+    words = [f"DATA.LOADER={kind}", f"DATA.NUM_WORKERS={workers or 0}"]
+    code, output, errors = Running(tmp_path, ["--mode", "train", *folders, *words]).end()
+    assert code == 1
+    assert text in errors
+    assert len(errors.splitlines()) == 1
+
+
 @pytest.mark.fault(22)
 @pytest.mark.parametrize("loader", ["memory", "workers 0", "workers 2"])
 @pytest.mark.parametrize("content", [b"", b"garbage", "half"])
 def test_a_corrupt_image_stops_with_its_path(folders, tmp_path, loader, content):
     path = tmp_path / "data" / "train" / "bee" / "3.png"
     path.write_bytes(path.read_bytes()[:60] if content == "half" else content)
-    kind, _, workers = loader.partition(" ")
-    words = [f"DATA.LOADER={kind}", f"DATA.NUM_WORKERS={workers or 0}"]
-    code, output, errors = Running(tmp_path, ["--mode", "train", *folders, *words]).end()
-    assert code == 1
-    assert f"image {path} cannot be read" in errors
-    assert len(errors.splitlines()) == 1
+    assert_it_stops(folders, tmp_path, loader, f"image {path} cannot be read")
 
 
 STRANGE = {  # images that decoders do not complain of, or not as of others
@@ -246,12 +251,7 @@ def test_a_strange_image_stops_with_its_path(folders, tmp_path, loader, text):
     path = tmp_path / "data" / "train" / "bee" / "3.png"
     path.unlink()
     STRANGE[text](path)
-    kind, _, workers = loader.partition(" ")
-    words = [f"DATA.LOADER={kind}", f"DATA.NUM_WORKERS={workers or 0}"]
-    code, output, errors = Running(tmp_path, ["--mode", "train", *folders, *words]).end()
-    assert code == 1
-    assert f"image {path} cannot be read: {text}" in errors
-    assert len(errors.splitlines()) == 1
+    assert_it_stops(folders, tmp_path, loader, f"image {path} cannot be read: {text}")
 
 
 @pytest.mark.fault(22)
