@@ -19,6 +19,7 @@ from pycls_std.run.folder import RunFolder
 from pycls_std.run.identity import Identity, changed_shape
 
 LOG = logging.getLogger("pycls_std")
+SPLITS = {"test": "the test split", "val": "the held-out images"}
 
 
 def train(cfg) -> None:
@@ -73,7 +74,10 @@ def train(cfg) -> None:
     finally:
         session.teacher_outputs.close()
     result, label = session.task.RESULT, session.task.scores[session.task.RESULT]["label"]
-    LOG.info("%s: finished, best %s %.2f at epoch %d", folder, label, session.best[result], session.best["epoch"])
+    LOG.info(
+        "%s: finished, best %s %.2f at epoch %d, on %s",
+        *(folder, label, session.best[result], session.best["epoch"], SPLITS[session.judge]),
+    )
 
 
 def _identity(options: str, session, data) -> Identity:
@@ -85,7 +89,7 @@ def _identity(options: str, session, data) -> Identity:
         data={
             "name": data.info.name,
             "classes": list(map(str, data.info.classes)),
-            "images": [data.images, len(data.test.dataset)],
+            "images": [len(part.dataset) for part in (data.train, data.test, data.val) if part is not None],
             "mean": list(map(float, data.normalization.mean)),
             "std": list(map(float, data.normalization.std)),
             "memory": data.in_memory,
@@ -93,25 +97,29 @@ def _identity(options: str, session, data) -> Identity:
     )
 
 
-def _score_teachers(cfg, session) -> dict[str, float]:
-    """Make the teachers fast, and return the result of each on the test split; refuse one below its floor."""
+def _score_teachers(cfg, session) -> dict[str, dict[str, float]]:
+    """Make the teachers fast, and return the result of each, by split; refuse one below its floor.
+
+    The floor is that of what is held out, if anything is.
+    """
     task, live = session.task, session.teacher_outputs
     for line in optimize_teachers(cfg, session):
         LOG.info(line)
     floor, label = task.floor(cfg.DISTILLATION.TEACHER_MIN_ACC), task.scores[task.RESULT]["label"]
-    results = {}
+    loaders = {"test": session.test_loader, "val": session.val_loader}
+    results = {split: {} for split, loader in loaders.items() if loader}
     for index, teacher in enumerate(live.teachers):
-        LOG.info("%s: scored on the test split", teacher.description)
-        scores = loop.evaluate(teacher, task, session.test_loader, session.runtime)
-        result = next(iter(scores.values()))[task.RESULT]
-        results[f"{index}_{teacher.name}"] = result
-        LOG.info("teacher %d %s: %s %.2f", index, teacher.name, label, result)
-        if result < floor:
-            raise ValueError(
-                f"teacher {index} {teacher.name} has {label} {result:.2f} on the test split, below "
-                f"DISTILLATION.TEACHER_MIN_ACC {floor:.2f}: it is not trained enough, or its head, normalisation or "
-                "size does not fit the data"
-            )
+        for split, found in results.items():
+            LOG.info("%s: scored on %s", teacher.description, SPLITS[split])
+            scores = loop.evaluate(teacher, task, loaders[split], session.runtime)
+            result = found[f"{index}_{teacher.name}"] = next(iter(scores.values()))[task.RESULT]
+            LOG.info("teacher %d %s: %s %.2f", index, teacher.name, label, result)
+            if split == session.judge and result < floor:
+                raise ValueError(
+                    f"teacher {index} {teacher.name} has {label} {result:.2f} on {SPLITS[split]}, below "
+                    f"DISTILLATION.TEACHER_MIN_ACC {floor:.2f}: it is not trained enough, or its head, normalisation "
+                    "or size does not fit the data"
+                )
     return results
 
 

@@ -111,6 +111,7 @@ WIRING = {
     "AUG.MIX_SWITCH": ("0.34", lambda p: p.mixing.mixup.switch_prob == 0.34),
     "AUG.LABEL_SMOOTHING": ("0.35", lambda p: p.mixing.smoothing == 0.35),
     "AUG.REPEATS": ("2", lambda p: p.data.train.sampler.repeats == p.mine.repeats == 2),
+    "DATA.VAL_FRACTION": ("0.5", lambda p: len(p.data.val.dataset) == 718 and p.session.val_loader is p.data.val),
     "DATA.PER_CLASS": ("20", lambda p: len(p.data.train.dataset) == p.data.images == 200),
     "DISTILLATION.TYPE": ("soft", lambda p: torch.equal(each(p), soft_distillation(*LOGITS))),
     "DISTILLATION.EXTRA_WEIGHT": ("3.0", lambda p: p.terms["std"].loss.extra_weight == 3.0),

@@ -28,6 +28,7 @@ from pycls_std.datasets import transforms
 from pycls_std.datasets.decoding import DecodedRandomResizedCrop, open_image, to_rgb
 from pycls_std.datasets.loader import EpochSampler, Views, train_loader
 from pycls_std.datasets.normalizations import NORMALIZATIONS
+from pycls_std.datasets.subsets import training_parts
 from pycls_std.datasets.transforms import Augmentation
 from pycls_std.tasks.classification import Classification
 from pycls_std.tasks.mixing import Mixing
@@ -974,6 +975,43 @@ def test_some_images_of_each_class(load):
     assert few.train.dataset.targets.tolist() == [labels[index] for index in first]
     with pytest.raises(ValueError, match="DATA.PER_CLASS is 500, class . has 1.. training images"):
         build_data(load("debug/base_debug", DATA__PER_CLASS=500))
+
+
+def test_a_share_of_each_class_is_held_out_the_same_for_every_run(load):
+    words = {"DATA__VAL_FRACTION": 0.25, "TRAIN__BATCH_SIZE": 64}
+    labels = np.array(DATASETS.get("digits")(root="", split="train")[0].labels)
+    kept, held = training_parts(DATASETS.get("digits")(root="", split="train")[0], val_fraction=0.25)
+    assert sorted(kept.indices + held.indices) == list(range(len(labels))) and held.indices == sorted(held.indices)
+    for label in range(10):  # each class by itself, and not always the first or the last ones
+        own = np.flatnonzero(labels == label)
+        chosen = [place for place, index in enumerate(own) if index in held.indices]
+        assert len(chosen) == round(0.25 * len(own))
+        assert chosen not in (list(range(len(chosen))), list(range(len(own) - len(chosen), len(own))))
+    whole = [build_data(load("debug/base_debug", SEED=seed, **words)) for seed in (0, 1)]
+    for data in whole:
+        assert torch.equal(data.val.dataset.targets, torch.tensor(labels[held.indices]))
+        assert torch.equal(data.train.dataset.targets, torch.tensor(labels[kept.indices]))
+        assert data.judge is data.val and data.images == len(kept.indices) and len(data.test.dataset) == 360
+    few = build_data(load("debug/base_debug", DATA__PER_CLASS=20, **words))  # a run on few images holds out the same
+    assert torch.equal(few.val.dataset.pixels, whole[0].val.dataset.pixels)
+    first = [i for i in kept.indices if np.isin(np.flatnonzero(labels[:i] == labels[i]), kept.indices).sum() < 20]
+    assert few.train.dataset.targets.tolist() == labels[first].tolist() and few.images == 200
+    plain = build_data(load("debug/base_debug"))
+    assert plain.val is None and plain.judge is plain.test
+
+
+def test_what_is_held_out_leaves_something_of_each_class(load):
+    class Pairs(list):
+        samples = property(list)
+
+    two = Pairs([("a", 0), ("b", 0), ("c", 1), ("d", 1)])
+    kept, held = training_parts(two, val_fraction=0.1)  # one of each class at least
+    assert sorted(two[i][1] for i in held.indices) == sorted(two[i][1] for i in kept.indices) == [0, 1]
+    with pytest.raises(ValueError, match=r"VAL_FRACTION is 0.9, which leaves nothing of the 2 images of class 0"):
+        training_parts(two, val_fraction=0.9)
+    boxes = [("image", {"boxes": 1})] * 50  # targets that are no classes are drawn as one
+    kept, held = training_parts(boxes, val_fraction=0.1)
+    assert len(held.indices) == 5 and len(kept.indices) == 45
 
 
 def test_the_first_images_of_a_folder_are_those_by_name(load, tmp_path):

@@ -138,3 +138,36 @@ def test_the_best_epoch_is_that_of_the_better_result(session, monkeypatch, bette
     loop.fit(made, start_epoch=0, record=lambda done, values, is_best: best.append(done) if is_best else None)
     assert best == expected
     assert made.best == {"epoch": expected[-1], "top1": {"higher": 50.0, "lower": 30.0}[better]}
+
+
+def test_the_best_epoch_is_chosen_on_what_is_held_out(session, monkeypatch):
+    made = session(DATA__VAL_FRACTION=0.5, OPTIM__MAX_EPOCH=3, MODEL__ARGS__num_blocks=1)
+    scripted = {"test": iter([90.0, 20, 30]), "val": iter([10.0, 50, 40])}
+    score = loop.evaluate
+
+    def scores(model, task, loader, runtime):
+        found = score(model, task, loader, runtime)
+        split = "val" if loader is made.val_loader else "test"
+        if model is made.trainer.student:
+            found["cls"]["top1"] = next(scripted[split])
+        return found
+
+    monkeypatch.setattr(loop, "evaluate", scores)
+    told = []
+    loop.fit(made, start_epoch=0, record=lambda done, values, best: told.append((done, best, values)))
+    assert [(done, best) for done, best, _ in told] == [(1, True), (2, True), (3, False)]
+    assert made.judge == "val" and made.best == {"epoch": 2, "top1": 50.0}
+    assert [values["val/top1"] for *_, values in told] == [10, 50, 40]
+    assert [values["test/top1"] for *_, values in told] == [90, 20, 30]
+
+
+@torch.no_grad()
+def test_the_scores_of_what_is_held_out_are_those_of_its_images(session):
+    made = session(DATA__VAL_FRACTION=0.5, MODEL__INIT="torch")  # logits that are not all alike
+    values = loop.evaluate_all(made, "")
+    images, labels = zip(*((loaded.images, loaded.targets) for loaded in made.val_loader), strict=True)
+    logits, labels = made.trainer.student.eval()(torch.cat(images)).heads["cls"], torch.cat(labels)
+    assert len(labels) == 718
+    assert values["val/top1"] == pytest.approx(100 * float((logits.argmax(1) == labels).float().mean()))
+    assert values["val/loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-5)
+    assert session().judge == "test" and "val/top1" not in loop.evaluate_all(session(), "")

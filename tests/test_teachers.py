@@ -291,6 +291,20 @@ def taught_student(teacher, tmp_path_factory):
     return folder / "checkpoints" / "last.pt", scores
 
 
+def test_a_teacher_is_judged_on_what_is_held_out(load, taught_student, tmp_path):
+    path, scores = taught_student
+    own = {"TEACHERS": "[mixer_nano4]", "TEACHER_WEIGHTS": f"[{path}]", "TEACHER_MIN_ACC": 0}
+    words = {f"DISTILLATION__{key}": value for key, value in own.items()} | {"OPTIM__MAX_EPOCH": 1}
+    runner.train(load("debug/kd_debug", OUT_DIR=tmp_path / "run", DATA__VAL_FRACTION=0.3, **words))
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["teachers"] == {"0_mixer_nano4": pytest.approx(scores["avg"])}  # on the test split
+    held_out = facts["held_out_teachers"]["0_mixer_nano4"]
+    assert held_out != pytest.approx(scores["avg"])
+    words["DISTILLATION__TEACHER_MIN_ACC"] = held_out + 0.1
+    with pytest.raises(ValueError, match=f"top-1 {held_out:.2f} on the held-out images, below"):
+        runner.train(load("debug/kd_debug", OUT_DIR=tmp_path / "other", DATA__VAL_FRACTION=0.3, **words))
+
+
 @pytest.mark.parametrize("prediction", ["", "avg", "cls", "dist"])
 def test_a_student_that_teaches_does_so_by_its_own_prediction(load, taught_student, tmp_path, prediction):
     """By its class head alone an STD student of 83.3 taught at 39.5. Its score as a teacher is that of its run."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 import pycls_std.datasets  # noqa: F401  (registers the datasets)
 import pycls_std.tasks  # noqa: F401  (registers the tasks)
@@ -18,6 +18,7 @@ from pycls_std.datasets.memory import NotInMemory, store
 from pycls_std.datasets.memory.views import MemoryLoader, MemoryViews
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.scan import read_all
+from pycls_std.datasets.subsets import training_parts
 
 LOG = logging.getLogger("pycls_std")
 CPU = torch.device("cpu")
@@ -25,14 +26,20 @@ PLAIN_BATCH = 200  # images that a teacher sees at once, where its outputs are c
 
 
 class Data(NamedTuple):
-    """The images of a run. The training loader is None where only the test split was asked for."""
+    """The images of a run. Training and held-out loader are None where only the test split was asked for."""
 
     info: DatasetInfo
     task: object  # see `tasks/`
     normalization: Normalization  # of the student's input
     test: DataLoader | MemoryLoader
     train: DataLoader | MemoryLoader | None = None
-    images: int = 0  # of the training split
+    images: int = 0  # that are trained on
+    val: DataLoader | MemoryLoader | None = None  # held out of the training split, None without DATA.VAL_FRACTION
+
+    @property
+    def judge(self) -> DataLoader | MemoryLoader:
+        """What epochs are chosen by and teachers are judged on: the held-out images, else the test split."""
+        return self.val or self.test
 
     @property
     def in_memory(self) -> bool:
@@ -68,7 +75,7 @@ def build_data(
         _refuse_other_classes(cfg, train_info, info)
         _tell_left_out(train_info)
         task.check_share(cfg.TRAIN.BATCH_SIZE // world.size, cfg.TRAIN.BATCH_SIZE, world.size)
-        train_set = first_of_each_class(train_set, cfg.DATA.PER_CLASS) if cfg.DATA.PER_CLASS else train_set
+        train_set, held_out = _parts(cfg, train_set)
         loaders.check_batch_size(len(train_set), cfg.TRAIN.BATCH_SIZE, world)
         views = _train_views(cfg, train_set, task, normalization, device, crops)
         train_batches = loaders.train_loader(
@@ -80,31 +87,19 @@ def build_data(
             world=world,
         )
     _tell_left_out(info)
-    views = _test_views(cfg, test_set, task, normalization, device)
-    test = loaders.test_loader(views, batch_size=cfg.TEST.BATCH_SIZE, workers=workers, world=world)
-    return Data(info, task, normalization, test, *((train_batches, len(train_set)) if train else ()))
+
+    def plain(dataset: Dataset):
+        views = _test_views(cfg, dataset, task, normalization, device)
+        return loaders.test_loader(views, batch_size=cfg.TEST.BATCH_SIZE, workers=workers, world=world)
+
+    if not train:
+        return Data(info, task, normalization, plain(test_set))
+    val = plain(held_out) if held_out else None
+    return Data(info, task, normalization, plain(test_set), train_batches, len(train_set), val)
 
 
-def first_of_each_class(dataset: Dataset, count: int) -> Subset:
-    """Return the first images of each class, in the dataset's order.
-
-    Raises ValueError if a class has fewer.
-    """
-    labels = [label for _, label in dataset.samples] if hasattr(dataset, "samples") else _labels(dataset)
-    taken, chosen = dict.fromkeys(labels, 0), []
-    for index, label in enumerate(labels):
-        if taken[label] < count:
-            taken[label] += 1
-            chosen.append(index)
-    short = [label for label, number in taken.items() if number < count]
-    if short:
-        raise ValueError(f"DATA.PER_CLASS is {count}, class {short[0]} has {taken[short[0]]} training images")
-    return Subset(dataset, chosen)
-
-
-def _labels(dataset: Dataset) -> list:
-    known = getattr(dataset, "targets", None) or getattr(dataset, "labels", None)
-    return list(known) if known else [dataset[index][1] for index in range(len(dataset))]
+def _parts(cfg, train_set: Dataset):
+    return training_parts(train_set, val_fraction=cfg.DATA.VAL_FRACTION, per_class=cfg.DATA.PER_CLASS)
 
 
 def _split(cfg, split: str) -> tuple[Dataset, DatasetInfo]:
@@ -195,9 +190,8 @@ def _test_views(cfg, dataset, task, normalization, device) -> loaders.Views | Me
 
 
 def training_images(cfg) -> Dataset:
-    """Return the training split, as far as DATA.PER_CLASS leaves it."""
-    dataset, _ = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")
-    return first_of_each_class(dataset, cfg.DATA.PER_CLASS) if cfg.DATA.PER_CLASS else dataset
+    """Return the training split, as far as DATA.VAL_FRACTION and DATA.PER_CLASS leave it."""
+    return _parts(cfg, DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")[0])[0]
 
 
 def plain_batches(cfg, data: Data, image_size: int, order: list[int]) -> DataLoader:

@@ -94,6 +94,7 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
         task=data.task,
         train_loader=data.train,
         test_loader=data.test,
+        val_loader=data.val,
         optimizer=build_optimizer(cfg, trainer),
         schedule=build_schedule(cfg),
         ema=ema,

@@ -50,6 +50,9 @@ PAGE = {
     "DATA.NAME": Option("digits", registry="DATASETS", student=True),
     # Folder the dataset lies in, or is downloaded to. The name of a folder of images is that of the dataset.
     "DATA.ROOT": neutral("data", path=True),
+    # Share of the training images of each class that is held out, the same ones for every seed: the best epoch is the
+    # best on them, and teachers are judged there; 0 = off, and both are on the test split.
+    "DATA.VAL_FRACTION": Option(0.0, least=0, greatest=0.9, column="held out"),
     # Training images of each class, the first in the dataset's order; 0 = all. The test split stays whole.
     "DATA.PER_CLASS": Option(0, least=0, column="images a class"),
     # Seed of order, augmentation and mixing; -1 = SEED. With one for several SEEDs these see the same views, and can

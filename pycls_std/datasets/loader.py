@@ -116,7 +116,7 @@ def test_loader(views: Views, *, batch_size: int, workers: int, world: World = W
     Raises ValueError if there are fewer images than processes.
     """
     if len(views) < world.size:
-        raise ValueError(f"the test split has {len(views)} images, fewer than {world.size} processes")
+        raise ValueError(f"{len(views)} images are to be scored, fewer than {world.size} processes")
     order = [(0, index) for index in range(world.rank, len(views), world.size)]
     return views.loader(order, batch_size=batch_size, workers=workers)
 

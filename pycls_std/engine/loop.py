@@ -34,6 +34,7 @@ class Session:
     task: object  # see `tasks/`
     train_loader: DataLoader
     test_loader: DataLoader
+    val_loader: DataLoader | None  # of what is held out of the training split, by which the best epoch is chosen
     optimizer: Optimizer
     schedule: Callable[[float], float]  # progress in [0, 1] -> learning rate
     ema: ModelEmaV3 | None
@@ -44,6 +45,11 @@ class Session:
     best: dict = field(default_factory=dict)  # {"epoch", <result>} of the best evaluation so far
     train_seconds: float = 0.0  # spent in training epochs so far, interruptions not counted
     test_seconds: float = 0.0  # spent in evaluations
+
+    @property
+    def judge(self) -> str:
+        """The split whose result says which epoch is the best: `val`, or `test` where nothing is held out."""
+        return "val" if self.val_loader else "test"
 
     def epoch_images(self) -> int:
         """Return the images of an epoch of training, of all processes."""
@@ -100,7 +106,8 @@ def fit(session: Session, *, start_epoch: int, record: Callable[[int, dict[str, 
                 values |= evaluate_all(session, f"after epoch {done}")
                 best = _is_best(session, values)
                 if best:
-                    session.best = {"epoch": done, session.task.RESULT: values[f"test/{session.task.RESULT}"]}
+                    result = session.task.RESULT
+                    session.best = {"epoch": done, result: values[f"{session.judge}/{result}"]}
             record(done, values, best)
             took = duration(time.perf_counter() - start)
             LOG.info("epoch %d/%d  %s  %s", done, session.epochs, _summary(session, values), took)
@@ -110,7 +117,7 @@ def _is_best(session, values) -> bool:
     result = session.task.RESULT
     if not session.best:
         return True
-    gain = values[f"test/{result}"] - session.best[result]
+    gain = values[f"{session.judge}/{result}"] - session.best[result]
     return gain > 0 if session.task.scores[result]["better"] == "higher" else gain < 0
 
 
@@ -200,16 +207,18 @@ def evaluate(model: nn.Module, task, loader: DataLoader, runtime: Runtime) -> di
 def evaluate_all(session: Session, when: str) -> dict[str, float]:
     """Evaluate every prediction of the student, and of the average if there is one.
 
-    Returns `test/<score>` of the prediction that counts, `test/<name>_<score>` of each if there are several, and the
-    same under `ema/`.
+    Returns `test/<score>` of the prediction that counts, `test/<name>_<score>` of each if there are several, the same
+    of the average under `ema/`, and of the student on what is held out under `val/`.
     Raises FloatingPointError that says when if a score is not finite.
     """
     trainer = session.trainer
     start = time.perf_counter()
     values = {}
-    models = {"test": trainer.student} | ({"ema": session.ema.module} if session.ema else {})
-    for prefix, model in models.items():
-        scores = evaluate(model, session.task, session.test_loader, session.runtime)
+    passes = {"test": (trainer.student, session.test_loader)}
+    passes |= {"ema": (session.ema.module, session.test_loader)} if session.ema else {}
+    passes |= {"val": (trainer.student, session.val_loader)} if session.val_loader else {}
+    for prefix, (model, loader) in passes.items():
+        scores = evaluate(model, session.task, loader, session.runtime)
         values |= {f"{prefix}/{score}": value for score, value in scores[trainer.prediction].items()}
         if len(scores) > 1:
             values |= {f"{prefix}/{name}_{score}": v for name in scores for score, v in scores[name].items()}

@@ -70,7 +70,7 @@ def read_run(folder: Path) -> Run:
         return run
     epochs, period = run.options["OPTIM.MAX_EPOCH"], run.options["TEST.PERIOD"]
     expected = {*range(period, epochs + 1, period), epochs}
-    done = _whole([set(curve) for tag, curve in run.curves.items() if tag.startswith(("test/", "ema/"))])
+    done = _whole([set(curve) for tag, curve in run.curves.items() if tag.startswith(("test/", "ema/", "val/"))])
     facts = _facts(folder)
     other, foreign = _edited(run.options, shown), _foreign(folder, run.options)
     if foreign:

@@ -50,10 +50,10 @@ class RunFolder:
             self._refuse(foreign)
         return saved, path
 
-    def start(self, session, identity, saved: dict | None, *, seed: int, teachers: dict[str, float]):
+    def start(self, session, identity, saved: dict | None, *, seed: int, teachers: dict[str, dict[str, float]]):
         """Return record(epochs done, values, is best), which writes an epoch down.
 
-        identity: what the run is. saved: the state it continues from. teachers: the result of each, by its name.
+        identity: what the run is. saved: the state it continues from. teachers: the result of each, by split and name.
         """
         options = identity.config.encode()
         start_epoch, lines = (saved["epoch"], saved["journal"]) if saved else (0, [])

@@ -19,12 +19,19 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 class Record:
     """Keeps run.json up to date. Nothing of the environment's variables goes into it.
 
-    teachers: the result of each, by its name. start_epoch: epochs done before this start. earlier: the facts as they
-    were then. A run that was started several times lists each start, with its command and its commit.
+    teachers: the result of each, by split and name. start_epoch: epochs done before this start. earlier: the facts as
+    they were then. A run that was started several times lists each start, with its command and its commit.
     """
 
     def __init__(
-        self, folder: Path, session: Session, *, seed: int, teachers: dict[str, float], start_epoch: int, earlier: dict
+        self,
+        folder: Path,
+        session: Session,
+        *,
+        seed: int,
+        teachers: dict[str, dict[str, float]],
+        start_epoch: int,
+        earlier: dict,
     ):
         self.path = folder / RECORD
         self.session = session
@@ -47,7 +54,8 @@ class Record:
             "compiled": session.runtime.compiled,
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
             "parameters": {"deployed": deployed, "train_only": trained - deployed},
-            "teachers": teachers,
+            "teachers": teachers["test"],
+            "held_out_teachers": teachers.get("val", {}),
             "epochs": session.epochs,
         }
 

@@ -1,0 +1,62 @@
+"""Parts of a training split: what is held out to choose an epoch by, and the first images of each class."""
+
+import numpy as np
+from torch.utils.data import Dataset, Subset
+
+SEED = 0  # of what is held out: the same images whatever the seed of a run
+
+
+def training_parts(dataset: Dataset, *, val_fraction: float = 0.0, per_class: int = 0) -> tuple[Dataset, Subset | None]:
+    """Return what is trained on, and what is held out, None if nothing is; each in the dataset's order.
+
+    val_fraction: share of each class that is held out, drawn once for all runs; at least one image. Of a dataset whose
+    targets are no classes, that share of all images. per_class: images of each class to train on, the first ones that
+    are not held out; 0 = all. So a run on few images holds out the same ones as a run on all of them.
+    Raises ValueError if nothing of a class is left to train on, and if a class has fewer images than per_class.
+    """
+    kept, held = list(range(len(dataset))), None
+    if val_fraction:
+        chosen = _held_out(dataset, val_fraction)
+        kept, held = [index for index in kept if index not in chosen], Subset(dataset, sorted(chosen))
+    if per_class:
+        kept = _first_of_each_class(_labels(dataset), kept, per_class)
+    return (Subset(dataset, kept) if val_fraction or per_class else dataset), held
+
+
+def _held_out(dataset: Dataset, fraction: float) -> set[int]:
+    labels = np.asarray(_known_labels(dataset) or [0] * len(dataset))
+    draws, chosen = np.random.default_rng(SEED), set()
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        count = max(1, round(fraction * len(own)))
+        if count >= len(own):
+            raise ValueError(
+                f"DATA.VAL_FRACTION is {fraction}, which leaves nothing of the {len(own)} images of class {label} to "
+                "train on"
+            )
+        chosen.update(draws.permutation(own)[:count].tolist())
+    return chosen
+
+
+def _first_of_each_class(labels: list, kept: list[int], count: int) -> list[int]:
+    taken, chosen = dict.fromkeys(labels, 0), []
+    for index in kept:
+        if taken[labels[index]] < count:
+            taken[labels[index]] += 1
+            chosen.append(index)
+    short = [label for label, number in taken.items() if number < count]
+    if short:
+        raise ValueError(f"DATA.PER_CLASS is {count}, class {short[0]} has {taken[short[0]]} training images")
+    return chosen
+
+
+def _labels(dataset: Dataset) -> list:
+    return _known_labels(dataset) or [dataset[index][1] for index in range(len(dataset))]
+
+
+def _known_labels(dataset: Dataset) -> list:
+    """Return the classes that a dataset knows without reading its images, [] if it knows none."""
+    if hasattr(dataset, "samples"):
+        return [label for _, label in dataset.samples]
+    known = list(getattr(dataset, "targets", None) or getattr(dataset, "labels", None) or ())
+    return known if all(isinstance(label, (int, np.integer)) for label in known) else []
