@@ -62,6 +62,14 @@ def _identity(catalogue, options: dict[str, object]) -> dict:
     return own | {"dataset": config.dataset_name(options)}
 
 
+def differing(options: dict[str, object], run: Run) -> list[str]:
+    """Return "KEY is .., not .." of the options in which a run is not of the row, or the seed, that others are of."""
+    catalogue = config.Catalogue()
+    planned, ran = (_identity(catalogue, flat) | {"SEED": flat.get("SEED")} for flat in (options, run.options))
+    keys = sorted(key for key in planned.keys() | ran.keys() if planned.get(key) != ran.get(key))
+    return [f"{key} is {ran.get(key)}, not {planned.get(key)}" for key in keys]
+
+
 def _row(catalogue, runs: list[Run]) -> dict:
     finished = [run for run in runs if run.status == "finished"]
     options = runs[0].options
