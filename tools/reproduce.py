@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 
 from pycls_std.process import signals, streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
+from pycls_std.reproduce.estimate import plan_lines  # noqa: E402
 from pycls_std.reproduce.jobs import Changes, plan  # noqa: E402
 from pycls_std.reproduce.running import Runner, Slot  # noqa: E402
 from pycls_std.reproduce.showing import show  # noqa: E402
@@ -25,7 +27,7 @@ MARGIN = 20.0  # seconds before --until in which runs end their batch, and the t
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return the arguments."""
-    parser = argparse.ArgumentParser(prog="reproduce.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="reproduce.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("table", type=Path, help="the file of a table, such as configs/tables/c100_std.yaml")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side, on each device")
     parser.add_argument("--gpus", type=_gpus, default=[], metavar="0,1", help="GPUs to spread the runs over")
@@ -42,8 +44,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--format", choices=FORMATS, default="md")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="options of this machine, as DATA.ROOT")
     args = parser.parse_intermixed_args(argv)
-    if args.jobs < 1:
-        parser.error(f"--jobs is {args.jobs}, expected at least 1")
+    for name in ("jobs", "slurm"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name} is {getattr(args, name)}, expected at least 1")
     return args
 
 
@@ -68,6 +71,14 @@ def main(argv: list[str] | None = None) -> int:
             analyze=lambda folder: None,
         )
         code = 0
+        if args.slurm:
+            print(job_array(argv if argv is not None else sys.argv[1:], args.slurm), end="")
+            return 0
+        if args.dry_run:
+            environment = runner.slots[0].environment
+            print("\n".join([f"{table.title}", *changes.notes()]))
+            print("\n".join(plan_lines(own, environment, kept=args.kept, side_by_side=len(runner.slots))))
+            return 0
         if not args.show:
             signals.install()
             try:
@@ -89,6 +100,22 @@ def part(jobs: list, number: int, parts: int) -> list:
         frontier = [teacher for job in frontier for teacher in job.needs if teacher not in own]
         own |= dict.fromkeys(frontier)
     return [job for job in jobs if job in own]
+
+
+def job_array(words: list[str], parts: int) -> str:
+    """Return a script for sbatch: an array of so many parts; each makes the teachers it needs, or waits for them.
+
+    words: those of this command.
+    """
+    place = next(number for number, word in enumerate(words) if word.partition("=")[0] == "--slurm")
+    words = words[:place] + words[place + (1 if "=" in words[place] else 2) :]
+    return (
+        "#!/bin/bash\n"
+        f"#SBATCH --job-name=reproduce\n#SBATCH --array=1-{parts}\n#SBATCH --gres=gpu:1\n#SBATCH --cpus-per-task=8\n"
+        "#SBATCH --requeue\n#SBATCH --signal=TERM@120\n#SBATCH --output=slurm-%A_%a.out\n"
+        "# Submit it from the repository's root. A part that is cut goes on when it is submitted again.\n"
+        f"exec python tools/reproduce.py {shlex.join(words)} --shard $SLURM_ARRAY_TASK_ID/{parts}\n"
+    )
 
 
 def slots(gpus: list[str], jobs: int) -> list[Slot]:

@@ -188,13 +188,17 @@ class Runner:
 def last_line(log: Path, code: int) -> str:
     """Return the line in which a run says why it ended, without the name of the program."""
     try:
-        lines = log.read_bytes()[-4000:].decode(errors="replace").strip().splitlines()
+        text = log.read_bytes()[-4000:].decode(errors="replace")
     except OSError:
-        lines = []
+        text = ""
+    return last_line_of(text, code)
+
+
+def last_line_of(text: str, code: int) -> str:
+    """Return that line of what a run printed."""
+    lines = text.strip().splitlines()
     said = [line for line in lines if line.startswith("run_net.py")]
     line = (said or lines or [""])[-1]
-    return (
-        re.sub(r"^run_net\.py( \[process \d+\])?: ", "", line)
-        if line and code > 0
-        else f"it was killed (exit code {code})"
-    )
+    if not line or code < 0:
+        return f"it was killed (exit code {code})"
+    return re.sub(r"^run_net\.py( \[process \d+\])?: ", "", line)

@@ -53,7 +53,7 @@ def _shown(table: pd.DataFrame) -> pd.DataFrame:
 
 def _cell(row: pd.Series, key: str) -> str:
     value = row[key]
-    if isinstance(value, float) and math.isnan(value):
+    if value is None or isinstance(value, float) and math.isnan(value):
         return "-"
     if key in ("epochs", "n"):
         return str(int(value))
