@@ -71,7 +71,7 @@ def read_run(folder: Path) -> Run:
     epochs, period = run.options["OPTIM.MAX_EPOCH"], run.options["TEST.PERIOD"]
     expected = {*range(period, epochs + 1, period), epochs}
     done = _whole([set(curve) for tag, curve in run.curves.items() if tag.startswith(("test/", "ema/", "val/"))])
-    facts = _facts(folder)
+    facts = document(folder, "run.json")
     other, foreign = _edited(run.options, shown), _foreign(folder, run.options)
     if foreign:
         run.status = f"event files that are not this run's: {first_of(foreign)}"
@@ -85,6 +85,15 @@ def read_run(folder: Path) -> Run:
     else:
         run.status = _extended(run.curves, facts, epochs) or run.status
     return run
+
+
+def document(folder: Path, name: str) -> dict:
+    """Return what a JSON file of a record holds, such as run.json; {} if it is gone, not whole or no object."""
+    try:
+        content = json.loads(read_bytes(folder / name))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _edited(recorded: dict, shown: dict) -> list[str]:
@@ -146,11 +155,3 @@ def _options_of(text: str) -> dict[str, object]:
     if "PUBLISHED.CHANGED" not in flat:  # nobody compared its options with the published recipe
         options = {key: value for key, value in options.items() if not key.startswith("PUBLISHED.")}
     return options
-
-
-def _facts(folder: Path) -> dict:
-    try:
-        facts = json.loads(read_bytes(folder / "run.json"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return facts if isinstance(facts, dict) else {}

@@ -11,9 +11,21 @@ from pycls_std.results.table import headings
 ALWAYS = ("run", "model", "method", "teachers", "data", "epochs", "n", "status")
 
 
+def cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table as it is shown: text under headings, without the columns in which no row has a value."""
+    columns = {
+        key: heading
+        for key, heading in headings(config.Catalogue()).items()
+        if key in table and (key in ALWAYS or not table[key].isna().all())
+    }
+    rows = [row for _, row in table.iterrows()]
+    shown = pd.DataFrame({heading: [_cell(row, key) for row in rows] for key, heading in columns.items()})
+    return shown.astype(str)
+
+
 def markdown(table: pd.DataFrame) -> str:
     """Return a GitHub table; mean +- sample deviation in percent."""
-    shown = _shown(table).map(_in_markdown)
+    shown = cells(table).map(_in_markdown)
     lines = [shown.columns, ["---"] * len(shown.columns), *shown.itertuples(index=False)]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
@@ -25,7 +37,7 @@ def csv(table: pd.DataFrame) -> str:
 
 def latex(table: pd.DataFrame) -> str:
     """Return a tabular with booktabs rules."""
-    return _shown(table).style.format(escape="latex").hide(axis="index").to_latex(hrules=True)
+    return cells(table).style.format(escape="latex").hide(axis="index").to_latex(hrules=True)
 
 
 def _in_markdown(text: str) -> str:
@@ -38,17 +50,6 @@ def _no_formula(cell):
 
 
 FORMATS = {"md": markdown, "csv": csv, "latex": latex}
-
-
-def _shown(table: pd.DataFrame) -> pd.DataFrame:
-    columns = {
-        key: heading
-        for key, heading in headings(config.Catalogue()).items()
-        if key in table and (key in ALWAYS or not table[key].isna().all())
-    }
-    rows = [row for _, row in table.iterrows()]
-    shown = pd.DataFrame({heading: [_cell(row, key) for row in rows] for key, heading in columns.items()})
-    return shown.astype(str)
 
 
 def _cell(row: pd.Series, key: str) -> str:

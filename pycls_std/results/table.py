@@ -29,13 +29,7 @@ def aggregate(
     Raises ValueError if a config has two runs of one seed, and if no row is the baseline.
     """
     catalogue = config.Catalogue()
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        group = groups.setdefault(str(_identity(catalogue, run.options) or run.folder.parent), [])
-        for twin in group:
-            if twin.seed == run.seed:
-                raise ValueError(f"{run.name} {run.seed} is there twice: {twin.folder} and {run.folder}, leave one out")
-        group.append(run)
+    groups = _groups(catalogue, runs)
     rows = [_row(catalogue, members) for members in groups.values()]
     _tell_apart(rows, [_identity(catalogue, group[0].options) for group in groups.values()])
     missing = [options for options in expected if str(_identity(catalogue, options)) not in groups]
@@ -68,6 +62,32 @@ def headings(catalogue: config.Catalogue) -> dict[str, str]:
     found |= {f"ema_{score}": f"EMA {label}" for score, label in scores.items()}
     found |= {f"published_{score}": f"published {label}" for score, label in scores.items()}
     return found | {"changed": "not the published recipe", "status": "status"}
+
+
+def rows_of(runs: list[Run]) -> dict[str, list[Run]]:
+    """Return the runs of each row of `aggregate`, by its name, in the order in which the rows come in `runs`.
+
+    Raises ValueError if a config has two runs of one seed.
+    """
+    catalogue = config.Catalogue()
+    groups = list(_groups(catalogue, runs).values())
+    named = [{"run": group[0].name} for group in groups]
+    _tell_apart(named, [_identity(catalogue, group[0].options) for group in groups])
+    found: dict[str, list[Run]] = {}
+    for row, group in zip(named, groups, strict=True):
+        found.setdefault(row["run"], []).extend(group)  # of one name are only those whose options are lost
+    return found
+
+
+def _groups(catalogue, runs: list[Run]) -> dict[str, list[Run]]:
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        group = groups.setdefault(str(_identity(catalogue, run.options) or run.folder.parent), [])
+        for twin in group:
+            if twin.seed == run.seed:
+                raise ValueError(f"{run.name} {run.seed} is there twice: {twin.folder} and {run.folder}, leave one out")
+        group.append(run)
+    return groups
 
 
 def _identity(catalogue, options: dict[str, object]) -> dict:

@@ -1,0 +1,182 @@
+"""Pictures of scores: by class, against the size of what is deployed, against the cost of training."""
+
+import math
+from statistics import mean, variance
+
+from pycls_std import config
+from pycls_std.core.text import first_of
+from pycls_std.results.picture_style import COLUMN, LINE, MOST, PAGE, canvas, label, logarithmic, look, styled, title
+from pycls_std.results.read import Run, document
+from pycls_std.results.seeds import Rows, finished, heading, last, left_out, result_of, spread
+
+NAMED = 10  # classes with the greatest gains, and with the least, that have a bar each where there are many
+
+OPEN = {"markerfacecolor": "none", "markeredgewidth": 1.2}  # so that points on one another are seen
+
+
+def analysis_of(run: Run) -> dict:
+    """Return what analysis.json of a run holds, {} if there is none of a form that is known."""
+    found = document(run.folder, "analysis.json")
+    parts = [found.get("predictions"), found.get("teachers", {})]
+    known = found.get("format") == 1 and all(isinstance(part, dict) for part in parts)
+    return found if known and all(isinstance(each, dict) for part in parts for each in part.values()) else {}
+
+
+def by_class(runs: list[Run]) -> tuple[list[str], list[list[float]]]:
+    """Return the names of the classes and, for each finished run, the score of each of them, in percent.
+
+    Both are empty unless every finished run has been analysed, on the same classes.
+    """
+    found = [analysis_of(run) for run in finished(runs)]
+    classes = [each.get("classes") for each in found]
+    values = [each.get("predictions", {}).get(each.get("prediction"), {}).get("per_class") for each in found]
+    if not found or any(names != classes[0] or not isinstance(names, list) for names in classes):
+        return [], []
+    if any(not isinstance(own, list) or len(own) != len(classes[0]) or not all(map(_number, own)) for own in values):
+        return [], []
+    return [str(name) for name in classes[0]], values
+
+
+def gain_by_class(runs: list[Run], baseline: list[Run]) -> list[tuple[str, float, float]]:
+    """Return class, difference of the means over seeds, and its standard error, from the least gain to the greatest.
+
+    The error is NaN with one seed of either; [] without analyses of both on the same classes.
+    """
+    (names, own), (others, ground) = by_class(runs), by_class(baseline)
+    if not names or names != others:
+        return []
+    gains = []
+    for name, after, before in zip(names, zip(*own, strict=True), zip(*ground, strict=True), strict=True):
+        error = math.nan
+        if min(len(after), len(before)) > 1:
+            error = math.sqrt(variance(after) / len(after) + variance(before) / len(before))
+        gains.append((name, mean(after) - mean(before), error))
+    return sorted(gains, key=lambda each: each[1])
+
+
+@styled
+def gains(rows: Rows, baseline: str = ""):
+    """Sorted bars of what each class gains over the baseline, a panel for each row; of many classes the extremes."""
+    if not baseline:
+        return None
+    panels = {name: gain_by_class(runs, rows[baseline]) for name, runs in rows.items() if name != baseline}
+    panels = {name: own for name, own in panels.items() if own}
+    if not panels:
+        return None
+    most = max(map(len, panels.values()))
+    columns = 1 if len(panels) == 1 else 2 if len(panels) <= 4 else 3
+    width = COLUMN if len(panels) <= 1 else PAGE
+    bars = min(most, 2 * NAMED + 1)
+    said = f"Gain of each class over {label(baseline)}, difference of the means over seeds"
+    said += "; thin line: its standard error. " if any(e == e for own in panels.values() for *_, e in own) else ". "
+    said += "Dotted line: mean over all classes."
+    said += f" Of {most} classes the {NAMED} of either end." if most > 2 * NAMED + 1 else ""
+    gone = left_out(rows)
+    said += f" Left out: {gone}." if gone else ""
+    figure, axes = canvas(
+        len(panels), height=0.75 + 0.14 * bars, width=width, columns=columns, caption=said, sharex=True
+    )
+    for each, (row, own) in zip(axes, panels.items(), strict=True):
+        _bars(each, own)
+        each.set_title(title(row, width / columns - 0.8))
+    for each in axes[-columns:]:
+        each.set_xlabel("gain (points)")
+    return figure
+
+
+def _bars(axes, gains: list[tuple[str, float, float]]) -> None:
+    shown = gains if len(gains) <= 2 * NAMED + 1 else [*gains[:NAMED], ("...", 0.0, math.nan), *gains[-NAMED:]]
+    heights = [gain for _, gain, _ in shown]
+    errors = [0.0 if math.isnan(error) else error for *_, error in shown]
+    colours = [look(0)["color"] if gain >= 0 else look(1)["color"] for gain in heights]
+    axes.barh(range(len(shown)), heights, 0.75, color=colours, xerr=errors, error_kw={"elinewidth": 0.7})
+    axes.set_yticks(range(len(shown)), [label(name, 16) for name, *_ in shown])
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(-0.7, len(shown) - 0.3)
+    axes.grid(False, axis="y")
+    axes.axvline(0, color="black", linewidth=0.6)
+    axes.axvline(mean(gain for _, gain, _ in gains), color="black", linestyle=":", linewidth=0.9)
+
+
+@styled
+def parameters(rows: Rows, baseline: str = ""):
+    """The score that counts against the parameters of what is deployed."""
+    points = {name: [_fact(run, "parameters", "deployed") for run in finished(runs)] for name, runs in rows.items()}
+    millions = {name: [value / 1e6 for value in own if value] for name, own in points.items() if all(own)}
+    return _against(rows, millions, "deployed parameters (millions)", "")
+
+
+@styled
+def cost(rows: Rows, baseline: str = ""):
+    """The score that counts against the hours that training took, evaluations included."""
+    hours = {name: [_fact(run, "hours") for run in finished(runs)] for name, runs in rows.items()}
+    known = {name: own for name, own in hours.items() if all(own)}
+    devices = sorted({str(document(run.folder, "run.json").get("device")) for name in known for run in rows[name]})
+    said = "Hours of one run, without those of its teachers, on "
+    said += f"{devices[0]}." if len(devices) == 1 else f"different devices ({first_of(devices, 3)}): do not compare."
+    return _against(rows, known, "training (hours)", said)
+
+
+def _against(rows: Rows, across: dict[str, list[float]], unit: str, said: str):
+    """Return a point for each row: mean and sample deviation of the last epoch's score against those of a fact."""
+    catalogue = config.Catalogue()
+    scores = {name: result_of(catalogue, runs) for name, runs in rows.items()}
+    score = next(filter(None, scores.values()), "")
+    alike = [name for name in rows if scores[name] == score and across.get(name)]
+    values = {name: own for name in alike if (own := last(rows[name], f"test/{score}"))}
+    if not values:
+        return None
+    gone = left_out(rows)
+    several = any(len(own) > 1 for own in values.values())
+    said += " Point: mean over seeds; bars: sample deviation." if several else " One seed each."
+    said += f" Left out: {gone}." if gone else ""
+    points = {name: (*spread(across[name]), *spread(own)) for name, own in values.items()}
+    looks = {name: look(position) for position, name in enumerate(values)}
+    few = len(values) <= MOST
+    legend = [(name, looks[name] | {"linestyle": ""} | OPEN) for name in values] if few else []
+    height = 2.3 if few else max(2.5, 0.6 + LINE * len(values))
+    figure, (axes,) = canvas(1, height=height, width=COLUMN if few else PAGE, legend=legend, caption=said.strip())
+    for name, (x, x_error, y, y_error) in points.items():
+        style = looks[name] | {"linestyle": "", "markersize": 5.5, "elinewidth": 0.8, "capsize": 2} | OPEN
+        errors = {"xerr": x_error or None, "yerr": y_error or None}
+        axes.errorbar([x], [y], **errors, **style, label=label(name))
+    axes.margins(0.08)
+    axes.set(xlabel=unit, ylabel=f"test {heading(catalogue, score)}")
+    logarithmic(axes, "x", [x for x, *_ in points.values()])
+    if not few:
+        _name_points(axes, {name: (x, y) for name, (x, _, y, _) in points.items()})
+    return figure
+
+
+def _name_points(axes, points: dict[str, tuple[float, float]]) -> None:
+    """Write the names in a column to the right, as high as their points where there is room, each with a thin line."""
+    order = sorted(points, key=lambda name: points[name][1])
+    for place, name in enumerate(order):
+        axes.annotate(
+            label(name),
+            points[name],
+            xytext=(1.06, (place + 0.5) / len(order)),
+            textcoords="axes fraction",
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "linewidth": 0.4,
+                "color": "#808080",
+                "shrinkA": 1,
+                "shrinkB": 3,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def _fact(run: Run, *keys: str) -> float | None:
+    """Return a positive number of a run's run.json, None if it is not there."""
+    value = document(run.folder, "run.json")
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if _number(value) and value > 0 else None
+
+
+def _number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,68 @@
+"""What the finished runs of a row say together: curves over their seeds, last values, the score that counts."""
+
+import math
+from statistics import mean, stdev
+from typing import NamedTuple
+
+from pycls_std.core.text import first_of, printable
+from pycls_std.results.read import Run
+
+Rows = dict[str, list[Run]]  # the runs of each row of a table, one a seed, in the table's order
+
+
+class Band(NamedTuple):
+    """A curve over the seeds of a row: for each number of epochs done, mean, lowest and highest value of n runs."""
+
+    epochs: list[int]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+    n: int
+
+
+def finished(runs: list[Run]) -> list[Run]:
+    """Return the runs whose values are results."""
+    return [run for run in runs if run.status == "finished"]
+
+
+def left_out(rows: Rows) -> str:
+    """Return in words which runs are no results, and why; "" if all are."""
+    names = [f"{name} {run.seed} ({run.status})" for name, runs in rows.items() for run in runs]
+    gone = [run.status != "finished" for runs in rows.values() for run in runs]
+    return first_of(name for name, out in zip(names, gone, strict=True) if out)
+
+
+def band(runs: list[Run], tag: str) -> Band | None:
+    """Return a curve over all finished runs, at the epochs that each of them has; None if one of them has none."""
+    curves = [run.curves.get(tag, {}) for run in finished(runs)]
+    shared = set.intersection(*map(set, curves)) if curves else set()
+    epochs = sorted(epoch for epoch in shared if all(math.isfinite(curve[epoch]) for curve in curves))
+    if not epochs:
+        return None
+    values = [[curve[epoch] for curve in curves] for epoch in epochs]
+    return Band(epochs, [mean(v) for v in values], [min(v) for v in values], [max(v) for v in values], len(curves))
+
+
+def last(runs: list[Run], tag: str) -> list[float]:
+    """Return the last value of each finished run; [] if one of them has none."""
+    curves = [run.curves.get(tag) for run in finished(runs)]
+    return [curve[max(curve)] for curve in curves] if all(curves) else []
+
+
+def spread(values: list[float]) -> tuple[float, float]:
+    """Return mean and sample deviation; the deviation of one value is 0 to draw, for nothing is known of it."""
+    return mean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+def result_of(catalogue, runs: list[Run]) -> str:
+    """Return the name of the score that counts for a row's task, "" if its options are lost. catalogue: of options."""
+    names = {run.options["TASK.NAME"] for run in runs if run.options}
+    tasks = [catalogue.tasks[name] for name in names if name in catalogue.tasks]
+    return tasks[0].attributes["RESULT"] if len(tasks) == 1 else ""
+
+
+def heading(catalogue, score: str) -> str:
+    """Return the name of a score with its unit, as on an axis."""
+    facts = catalogue.scores.get(score, {})
+    unit = f" ({facts['unit']})" if facts.get("unit") else ""
+    return printable(f"{facts.get('label', score)}{unit}")

@@ -1,0 +1,37 @@
+"""Run records for tests of pictures and reports: any curves, any facts, an analysis."""
+
+import json
+
+from pycls_std import config
+from pycls_std.run.journal import Journal
+
+FACTS = {
+    "device": "Abacus, 2 threads",
+    "parameters": {"deployed": 2_000_000, "train_only": 0},
+    "starts": [{"epochs_done": 0, "epochs": 3, "command": "python run_net.py --cfg <a&b>.yaml", "commit": "c0ffee"}],
+}
+
+
+def write_run(folder, cfg, values, *, analysis=None, done=None, **facts):
+    """Record a run in a folder. values: {tag: value of each epoch}. done: epochs done, fewer than planned if it is cut.
+
+    facts: of run.json, beside FACTS. analysis: of analysis.json.
+    """
+    folder.mkdir(parents=True)
+    text = config.dump(cfg)
+    (folder / "config.yaml").write_text(text)
+    journal = Journal(folder, text)
+    epochs = cfg.OPTIM.MAX_EPOCH
+    for epoch in range(1, (done or epochs) + 1):
+        journal.epoch(epoch, epochs, {tag: curve[epoch - 1] for tag, curve in values.items()})
+    status = "finished" if done in (None, epochs) else "unfinished"
+    (folder / "run.json").write_text(json.dumps(FACTS | {"status": status} | facts))
+    if analysis:
+        (folder / "analysis.json").write_text(json.dumps(analysis))
+    return folder
+
+
+def analysis_with(per_class, classes, **more):
+    """An analysis.json of one head. per_class: percent."""
+    scores = {"top1": sum(per_class) / len(per_class), "loss": 0.8, "ece": 3.25, "per_class": per_class}
+    return {"format": 1, "classes": classes, "prediction": "cls", "predictions": {"cls": scores}} | more
