@@ -33,7 +33,7 @@ FLOORS = {
 }
 # Parts that import nothing of torch, so that a mistake in the options and a table take no seconds.
 LIGHT = [*(PACKAGE / folder for folder in ("config", "results", "process"))]
-LIGHT += [PACKAGE / "core" / f"{name}.py" for name in ("option", "regular", "text")]
+LIGHT += [PACKAGE / "core" / f"{name}.py" for name in ("option", "prediction_file", "regular", "text")]
 LIGHT += [PACKAGE / "run" / "lock.py"]
 TOP = {
     "run_net.py": {"config", "core", "process", "run", "runner"},
