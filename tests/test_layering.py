@@ -130,7 +130,14 @@ OWN_WORDS = {
     r"cfg\.KD\b|[\"']KD[.\"']": ("terms/kd.py", "trainers/kd.py", "trainers/deit.py", "config/older.py"),
     r"cfg\.LOCALITY|[\"']LOCALITY[.\"']": ("terms/locality.py", "trainers/locality.py"),
     r"cfg\.DEIT|[\"']DEIT[.\"']": ("trainers/deit.py", "config/older.py"),
-    r"top1|top5|top-1|cross_entropy": ("metrics/", "losses/", "tasks/", "models/resnet_cifar.py", "trainers/"),
+    r"top1|top5|top-1|cross_entropy": (
+        "metrics/",
+        "losses/",
+        "tasks/",
+        "models/resnet_cifar.py",
+        "trainers/",
+        "results/analysis.py",
+    ),
 }
 
 
