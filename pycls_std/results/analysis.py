@@ -26,7 +26,7 @@ SHARES = ("agreement", "student_right_teacher_wrong", "student_wrong_teacher_rig
 def analyze(predictions: Predictions) -> dict:
     """Return the scores of each prediction, of each head that is none itself, and of each teacher.
 
-    Each has `top1` and `top5` (percent; of fewer than 5 classes all count), `loss` (mean negative log-likelihood, nats),
+    Each has `top1` and `top5` (percent; of fewer than 5 classes all count), `loss` (negative log-likelihood, nats),
     `ece` (percent), `per_class` (top-1 in percent; null where the split has none of a class) and `correct` (hex of the
     packed top-1 hits). A teacher has beside them, by the student's prediction, how often both name the same class
     (`agreement`) and who is right. `split` is a digest of the labels: comparisons ask that it be the same.
