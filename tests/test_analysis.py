@@ -1,15 +1,18 @@
 """Scores of predictions, and what a difference is worth, against plain loops, closed forms and scipy."""
 
+import csv
+import io
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from processes import called
 from scipy import stats
 from torch.nn.functional import cross_entropy
 
-from pycls_std.core.prediction_file import Predictions
+from pycls_std.core.prediction_file import Predictions, packed
 from pycls_std.core.structures import World
 from pycls_std.results import analysis
 from pycls_std.results.statistics import Difference, bootstrap, mcnemar, paired
@@ -255,3 +258,117 @@ def test_mcnemar_is_the_binomial_formula(gained, lost):
 def test_images_that_are_not_the_same_are_not_compared(function):
     with pytest.raises(ValueError, match="on the same images"):
         function(np.ones(4, bool), np.ones(5, bool))
+
+
+# ---------------------------------------------------------------------------------------------------------------- tool
+@pytest.fixture
+def runs(tmp_path):
+    """Return run(name, **changes): the folder of a run with predictions."""
+
+    def run(name, **changes):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "predictions.npz").write_bytes(packed(predictions(**changes)))
+        return tmp_path / name
+
+    return run
+
+
+def analyze(*words):
+    """Call the tool; returns exit code, output, errors."""
+    return called("tools/analyze.py", *words)
+
+
+def better(share=0.2):
+    """Predictions that are those of seed 1, and right for more images: every one of class c, a share of the others."""
+    base = predictions(1)
+    logits = base.predictions["avg"].copy()
+    chosen = (np.random.default_rng(5).random(IMAGES) < share) | (base.labels == 2)
+    logits[chosen, base.labels[chosen]] = 50
+    return base.predictions | {"avg": logits}
+
+
+def test_what_the_tool_says_of_a_run(runs):
+    folder = runs("one")
+    expected = analysis.analyze(predictions())
+    code, text, errors = analyze(folder)
+    assert (code, errors) == (0, "")
+    assert f"**{folder}**: x seed 3, best.pt of epoch 5, 203 test images" in text
+    own, teacher = expected["predictions"]["avg"], expected["teachers"]["1_resnet20"]
+    scores = f"{own['top1']:.2f} | {own['top5']:.2f} | {own['loss']:.4f} | {own['ece']:.2f}"
+    assert "| prediction | top-1 | top-5 | loss | ECE |" in text and f"| avg * | {scores} |" in text
+    shares = " | ".join(f"{teacher[share]['avg']:.2f}" for share in analysis.SHARES)
+    headings = "agreement | only the student right | only the teacher right | both right | both wrong"
+    assert f"| teacher | top-1 | top-5 | loss | ECE | {headings} |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| 1_resnet20 |"))
+    assert row.endswith(f"| {shares} |") and f"| {teacher['top1']:.2f} |" in row
+    assert "interval" not in text
+
+
+def test_what_the_tool_says_of_a_difference(runs, tmp_path):
+    base, own = runs("base", seed=1), runs("own", seed=1, predictions=better())
+    code, text, errors = analyze(own, "--baseline", base)
+    assert (code, errors) == (0, "")
+    first, second = (analysis.analyze(predictions(1, **more)) for more in ({"predictions": better()}, {}))
+    hits = analysis.correct(first), analysis.correct(second)
+    found = bootstrap(*hits)
+    assert (
+        f"top-1 {found.mean:+.2f} to {base}, 95 % interval {found.low:+.2f} to {found.high:+.2f} (bootstrap over 203 "
+        f"images); McNemar's p {mcnemar(*hits):.2g}\n"
+    ) in text
+    gain = 100 - second["predictions"]["avg"]["per_class"][2]
+    assert f"largest gains by class: c {gain:+.2f}, " in text and "smallest gains by class: " in text
+    assert ", which holds 0" not in text and ", which holds 0; McNemar's p 1" not in text
+    assert ", which holds 0; McNemar's p 1\n" in analyze(base, "--baseline", base)[1]
+    code, text, _ = analyze(own, base, "--baseline", base, "--format", "json", "--out", tmp_path / "x.json")
+    assert (code, text) == (0, "")
+    entries = json.loads((tmp_path / "x.json").read_text())
+    assert [entry["run"] for entry in entries] == [str(own), str(base)]
+    difference = entries[0]["difference"]
+    assert (difference["mean"], difference["low"], difference["noise"]) == (found.mean, found.low, False)
+    assert difference["per_class"][2] == ["c", pytest.approx(gain)]
+    assert "correct" not in (tmp_path / "x.json").read_text()
+    rows = list(csv.DictReader(io.StringIO(analyze(own, "--baseline", base, "--format=csv")[1])))
+    values = {(row["of"], row["name"], row["score"]): row["value"] for row in rows}
+    assert float(values["difference", str(base), "mean"]) == pytest.approx(found.mean, abs=1e-4)
+    assert float(values["teacher", "0_resnet8", "agreement avg"]) == pytest.approx(
+        first["teachers"]["0_resnet8"]["agreement"]["avg"], abs=1e-4
+    )
+    assert float(values["prediction", "avg", "top1 of c"]) == 100
+
+
+def test_an_analysis_stands_for_the_predictions(runs):
+    """After --save, without the predictions, and compared too."""
+    own, base = runs("own", seed=1, predictions=better()), runs("base", seed=1)
+    before = analyze(own, "--baseline", base)
+    code, text, _ = analyze(own, base, "--save")
+    assert code == 0 and json.loads((own / "analysis.json").read_text())["name"] == "x"
+    for folder in (own, base):
+        (folder / "predictions.npz").unlink()
+    assert analyze(own, base) == (0, text, "")
+    assert analyze(own, "--baseline", base) == before
+
+
+def test_runs_that_cannot_be_analysed(runs, tmp_path):
+    own = runs("own")
+    other = runs("other", labels=predictions().labels[::-1].copy())
+    shorter = runs("shorter", images=100)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "predictions.npz").write_bytes(b"x")
+    for words, text in (
+        ([own, "--baseline", other], f"{own} and {other} have other test splits"),
+        ([own, "--baseline", shorter], f"{own} and {shorter} have other test splits: 203 images of 7 classes and 100"),
+        ([own, tmp_path / "empty"], "make it with: python run_net.py --mode test --cfg"),
+        ([tmp_path / "gone"], f"{tmp_path / 'gone'}: there is no such folder"),
+        ([tmp_path / "damaged"], "predictions.npz: it is damaged, or no file of predictions"),
+        ([own, "--out", tmp_path / "no" / "x"], "No such file"),
+    ):
+        code, output, errors = analyze(*words)
+        assert (code, output, len(errors.splitlines())) == (2, "", 1)
+        assert errors.startswith("analyze.py: ") and text in errors
+
+
+def test_names_that_are_no_markdown(runs):
+    meta = predictions().meta | {"name": "a|b<script>\n\x1b[2J"}
+    code, text, _ = analyze(runs("own", meta=meta))
+    assert code == 0 and "<script>" not in text and "\x1b" not in text

@@ -137,6 +137,7 @@ OWN_WORDS = {
         "models/resnet_cifar.py",
         "trainers/",
         "results/analysis.py",
+        "results/report.py",
     ),
 }
 
