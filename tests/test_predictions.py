@@ -17,8 +17,9 @@ from pycls_std.builders.data import build_data, build_task
 from pycls_std.builders.method import build_backbone, build_student, describe_run
 from pycls_std.core.prediction_file import Predictions, packed
 from pycls_std.engine import checkpoint
-from pycls_std.measure.predictions import predict
-from pycls_std.results import predictions
+from pycls_std.measure.predictions import ordered, predict
+from pycls_std.metrics.accuracy import Accuracy
+from pycls_std.results import analysis, predictions
 
 
 @pytest.fixture(scope="module")
@@ -279,3 +280,34 @@ def test_a_signal_ends_it(tested, monkeypatch):
     monkeypatch.setattr(signals, "pending", lambda: 15)
     with pytest.raises(signals.Stopped):
         predict(student, [], data.task, data.test, build_runtime(cfg))
+
+
+def test_equal_logits_are_kept_in_the_order_that_metrics_see():
+    """As bf16 leaves them: each file's scores are the metrics' to the image, and logits move by 5 units at most."""
+    draws = torch.Generator().manual_seed(0)
+    logits = (torch.randn(2000, 10, generator=draws) * 2).round() / 2
+    labels = torch.randint(0, 10, (2000,), generator=draws)
+    expected = Accuracy().each(logits, labels)
+    found = ordered(logits)
+    assert (logits.argmax(1) != found.argmax(1)).any() or (found != logits).any()
+    ranked = found.numpy()
+    assert [len(set(row[row.argsort()[-6:]])) for row in ranked] == [6] * 2000
+    scores = analysis.scores(ranked, labels.numpy())
+    assert scores["top1"] == pytest.approx(float(expected["top1"].mean()), abs=1e-4)
+    assert scores["top5"] == pytest.approx(float(expected["top5"].mean()), abs=1e-4)
+    torch.testing.assert_close(found, logits, rtol=1e-6, atol=1e-40)
+    untied = torch.randn(50, 3, generator=draws)
+    assert torch.equal(ordered(untied), untied)
+    assert ordered(torch.zeros(1, 2)).unique().numel() == 2
+
+
+def test_scores_of_a_file_are_those_of_the_run_in_bf16(load, tmp_path, caplog):
+    own = {"OUT_DIR": tmp_path / "run", "OPTIM__MAX_EPOCH": 1, "PRECISION": "bf16"}
+    runner.run("train", load("debug/base_debug", **own))
+    recorded = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    own |= {"TEST__WEIGHTS": tmp_path / "run/checkpoints/last.pt", "TEST__PREDICTIONS": tmp_path / "x.npz"}
+    runner.run("test", load("debug/base_debug", **own))
+    scores = analysis.analyze(predictions.read(tmp_path / "x.npz"))["predictions"]["cls"]
+    assert scores["top1"] == pytest.approx(recorded["test/top1"], abs=1e-4)
+    assert scores["top5"] == pytest.approx(recorded["test/top5"], abs=1e-4)
+    assert scores["loss"] == pytest.approx(recorded["test/loss"], abs=1e-5)

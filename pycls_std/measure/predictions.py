@@ -79,7 +79,7 @@ def predict(
 ) -> dict[str, np.ndarray]:
     """Return the logits (N, K) of this process's images in the names of the file, their `index` and `label` (N,).
 
-    Logits are computed in the precision of the run, and float32 then.
+    Logits are computed in the precision of the run, and float32 then; for equal ones see `ordered`.
     """
     student.eval()
     parts: dict[str, list[Tensor]] = {}
@@ -94,10 +94,26 @@ def predict(
             for index, teacher in enumerate(teachers):
                 named[f"{TEACHER}{index}_{teacher.name}"] = teacher(loaded.images).heads["cls"]
         for name, logits in named.items():
-            parts.setdefault(name, []).append(logits.float().cpu())
+            parts.setdefault(name, []).append(ordered(logits.float()).cpu())
         for name, values in {"index": loaded.index, "label": loaded.targets}.items():
             parts.setdefault(name, []).append(values.long().cpu())
     return {name: torch.cat(values).numpy() for name, values in parts.items()}
+
+
+def ordered(logits: Tensor) -> Tensor:
+    """Return logits (N, K) float32 in which the most likely classes are in the order that the metrics see, and no tie.
+
+    In bf16 the greatest two are equal for an image in a hundred, and which of them is named is left to the device: so
+    what is computed of a file would not be the scores of the run. In such rows the first five, as `topk` finds them,
+    are raised by 5 to 1 units in the last place.
+    """
+    values, places = logits.topk(min(6, logits.shape[1]), dim=1)
+    tied = (values[:, 1:] == values[:, :-1]).any(dim=1, keepdim=True)
+    values, places = logits.topk(min(5, logits.shape[1]), dim=1)  # as the metrics ask
+    for step in range(values.shape[1]):
+        raised = torch.nextafter(values, torch.full_like(values, torch.inf))
+        values[:, : values.shape[1] - step] = raised[:, : values.shape[1] - step]
+    return torch.where(tied, logits.scatter(1, places, values), logits)
 
 
 def _gathered(own: dict[str, np.ndarray], world) -> dict[str, np.ndarray]:
