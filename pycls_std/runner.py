@@ -14,9 +14,11 @@ from pycls_std.builders.weights import WeightsError, student_weights
 from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint, distributed, loop
 from pycls_std.measure.description import info
+from pycls_std.measure.predictions import check_predictions, keep_predictions
 from pycls_std.measure.speed import time
 from pycls_std.run.folder import RunFolder
 from pycls_std.run.identity import Identity, changed_shape
+from pycls_std.run.record import commit
 
 LOG = logging.getLogger("pycls_std")
 SPLITS = {"test": "the test split", "val": "the held-out images"}
@@ -124,7 +126,7 @@ def _score_teachers(cfg, session) -> dict[str, dict[str, float]]:
 
 
 def test(cfg) -> None:
-    """Score every prediction of the checkpoint TEST.WEIGHTS on the test split.
+    """Score every prediction of the checkpoint TEST.WEIGHTS on the test split; TEST.PREDICTIONS keeps them, too.
 
     Raises ValueError if there is no such checkpoint, or if it does not fit the student.
     """
@@ -148,6 +150,9 @@ def test(cfg) -> None:
     for name, values in scores.items():
         texts = [f"{facts['label']} {values[score]:{_width(facts)}}" for score, facts in task.scores.items()]
         LOG.info("%s %-4s %s", "*" if name == chosen else " ", name, "  ".join(texts))
+    if cfg.TEST.PREDICTIONS:
+        origin = {"epoch": saved.get("epoch"), "commit": commit()}
+        keep_predictions(cfg, student=student, data=data, runtime=runtime, origin=origin)
 
 
 def _width(facts: dict) -> str:
@@ -176,6 +181,7 @@ def run(mode: str, cfg) -> None:
             task = build_task(cfg, cfg.MODEL.NUM_CLASSES or 2)
             student = build_student(cfg, build_backbone(cfg, task.classes), describe_run(cfg, task))
             choose_prediction(cfg, task, student)
+            check_predictions(cfg, task)
         else:
             build_optimizer(cfg, build_described_trainer(cfg, cfg.MODEL.NUM_CLASSES or 2)[0])
     except WeightsError:  # no mistake of the options, but of a file

@@ -34,7 +34,7 @@ FLOORS = {
 }
 # Parts that import nothing of torch, so that a mistake in the options and a table take no seconds.
 LIGHT = [*(PACKAGE / folder for folder in ("config", "results", "reproduce", "process"))]
-LIGHT += [PACKAGE / "core" / f"{name}.py" for name in ("option", "regular", "text")]
+LIGHT += [PACKAGE / "core" / f"{name}.py" for name in ("option", "prediction_file", "regular", "text")]
 LIGHT += [PACKAGE / "run" / "lock.py"]
 TOP = {
     "run_net.py": {"config", "core", "process", "run", "runner"},
@@ -131,7 +131,15 @@ OWN_WORDS = {
     r"cfg\.KD\b|[\"']KD[.\"']": ("terms/kd.py", "trainers/kd.py", "trainers/deit.py", "config/older.py"),
     r"cfg\.LOCALITY|[\"']LOCALITY[.\"']": ("terms/locality.py", "trainers/locality.py"),
     r"cfg\.DEIT|[\"']DEIT[.\"']": ("trainers/deit.py", "config/older.py"),
-    r"top1|top5|top-1|cross_entropy": ("metrics/", "losses/", "tasks/", "models/resnet_cifar.py", "trainers/"),
+    r"top1|top5|top-1|cross_entropy": (
+        "metrics/",
+        "losses/",
+        "tasks/",
+        "models/resnet_cifar.py",
+        "trainers/",
+        "results/analysis.py",
+        "results/comparison.py",
+    ),
 }
 
 

@@ -55,6 +55,7 @@ def test_a_run_whose_output_cannot_be_written_goes_on_and_says_so(whole, tmp_pat
         ["tools/check_data.py", "--cfg", CONFIG],
         ["tools/import_weights.py", "{}/x.pt", "{}/y.pt"],
         ["tools/keep_run.py", "--help"],
+        ["tools/analyze.py", "--help"],
     ],
 )
 def test_no_output_is_lost_silently(tmp_path, command):

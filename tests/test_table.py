@@ -8,12 +8,15 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pandas as pd
 import pytest
 from processes import ROOT, called
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pycls_std import config
+from pycls_std.core.prediction_file import Predictions, packed, unpacked
+from pycls_std.results import analysis
 from pycls_std.results.read import find_runs, read_run
 from pycls_std.results.table import aggregate
 from pycls_std.run.journal import Journal, events_of
@@ -564,3 +567,36 @@ def test_kept_records_are_small_and_tell_no_host(record, tmp_path):
     unfinished = record("other", 0, [1], finished=False)
     code, _, errors = called("tools/keep_run.py", tmp_path / "kept", unfinished)
     assert (code, "unfinished, epoch 1 of 3" in errors) == (2, True)
+
+
+def test_kept_records_have_their_analysis_and_small_weights(record, tmp_path):
+    run = record("multi", 0, [1, 2, 30])
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "best.pt").write_bytes(b"weights")
+    (run / "checkpoints" / "last.pt").write_bytes(b"state")
+    own = {"index": np.arange(2), "paths": np.array(["", ""]), "labels": np.array([0, 1]), "predictions": {}}
+    logits = {"heads": {"cls": np.eye(2, dtype=np.float32)}, "teachers": {}}
+    meta = {"name": "multi", "seed": 0, "classes": ["a", "b"], "prediction": "cls"}
+    read = unpacked(packed(Predictions(**own, **logits, meta=meta)))
+    analysis.write(analysis.analyze(read), run / "analysis.json")
+    assert called("tools/keep_run.py", "--weights", tmp_path / "kept", run) == (0, "", "")
+    kept = tmp_path / "kept" / "multi" / "seed0"
+    assert analysis.read(kept / "analysis.json")["predictions"]["cls"]["top1"] == 100
+    assert (kept / "checkpoints" / "best.pt").read_bytes() == b"weights"
+    assert [path.name for path in (kept / "checkpoints").iterdir()] == ["best.pt"]
+    assert read_run(kept).status == "finished"
+    assert called("tools/keep_run.py", tmp_path / "light", run) == (0, "", "")
+    assert not (tmp_path / "light" / "multi" / "seed0" / "checkpoints").exists()
+    (run / "checkpoints" / "best.pt").write_bytes(bytes(8_100_000))
+    code, _, errors = called("tools/keep_run.py", "--weights", tmp_path / "large", run)
+    assert errors.endswith("best.pt has 8.1 MB, --weights keeps at most 8\n")
+    assert (code, len(errors.splitlines()), (tmp_path / "large").exists()) == (2, 1, False)
+    (run / "checkpoints" / "best.pt").unlink()
+    code, _, errors = called("tools/keep_run.py", "--weights", tmp_path / "none", run)
+    assert code == 2 and "checkpoints/best.pt missing" in errors
+    analysis.write(analysis.analyze(read._replace(meta=meta | {"seed": 1})), run / "analysis.json")
+    code, _, errors = called("tools/keep_run.py", tmp_path / "other", run)
+    assert code == 2 and "is that of multi seed1, and not of multi seed0" in errors
+    (run / "analysis.json").write_text("{}")
+    code, _, errors = called("tools/keep_run.py", tmp_path / "other", run)
+    assert code == 2 and "analysis.json: it is no analysis" in errors and not (tmp_path / "other").exists()

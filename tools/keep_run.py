@@ -1,4 +1,4 @@
-"""Copy the small part of finished run records into logs/: all but the checkpoints."""
+"""Copy the small part of finished run records into logs/: all but checkpoints and predictions."""
 
 import argparse
 import re
@@ -10,9 +10,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 
 from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
-from pycls_std.results.read import find_runs  # noqa: E402
+from pycls_std.results import analysis  # noqa: E402
+from pycls_std.results.read import Run, find_runs  # noqa: E402
 
 SMALL = ("config.yaml", "run.json", "metrics.jsonl")
+BEST = Path("checkpoints") / "best.pt"
+MOST = 8  # MB of weights that are kept
 
 
 @streams.program("keep_run.py")
@@ -21,24 +24,29 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="keep_run.py", description=__doc__)
     parser.add_argument("table", help="folder to copy to, such as logs/cifar10-jpeg_std")
     parser.add_argument("runs", nargs="+", help="run records, such as runs/mixer-nano_c10jpeg_*")
+    parser.add_argument("--weights", action="store_true", help=f"copy {BEST} too, of at most {MOST} MB")
     args = parser.parse_args(argv)
+    names = (*SMALL, str(BEST)) if args.weights else SMALL
     places = {}
     try:
         for run in find_runs(args.runs):
             if not all(re.fullmatch(r"[\w.+-]*\w[\w.+-]*", str(part)) for part in (run.name, run.seed)):
                 raise ValueError(f"{run.folder}: its name {run.name!r} or its seed {run.seed!r} cannot name a folder")
             place = Path(args.table) / str(run.name) / run.seed
-            missing = [name for name in SMALL if not (run.folder / name).is_file()]
+            missing = [name for name in names if not (run.folder / name).is_file()]
             if run.status != "finished" or missing:
                 raise ValueError(f"{run.folder}: {', '.join(missing) + ' missing' if missing else run.status}")
             if place.exists() or place in places:
                 raise ValueError(f"{run.folder}: its place {place} is taken")
-            places[place] = run.folder
+            size = (run.folder / BEST).stat().st_size / 1e6 if args.weights else 0
+            if size > MOST:
+                raise ValueError(f"{run.folder / BEST} has {size:.1f} MB, --weights keeps at most {MOST}")
+            places[place] = run.folder, (*names, *_analysis(run))
         done = []
         try:
-            for place, folder in places.items():
+            for place, (folder, names) in places.items():
                 done.append(place)
-                _copy(folder, place)
+                _copy(folder, place, names)
         except OSError:
             for place in done:
                 shutil.rmtree(place, ignore_errors=True)
@@ -49,10 +57,22 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _copy(folder: Path, place: Path) -> None:
+def _analysis(run: Run) -> tuple[str, ...]:
+    """Return the name of a run's analysis, if it has one. Raises ValueError if it is not whole, or another run's."""
+    path = run.folder / analysis.ANALYSIS
+    if not path.exists():
+        return ()
+    found = analysis.read(path)
+    if (found["name"], f"seed{found['seed']}") != (run.name, run.seed):
+        raise ValueError(f"{path} is that of {found['name']} seed{found['seed']}, and not of {run.name} {run.seed}")
+    return (path.name,)
+
+
+def _copy(folder: Path, place: Path, names: tuple[str, ...]) -> None:
     place.mkdir(parents=True)
-    for name in SMALL:
-        shutil.copy(folder / name, place)
+    for name in names:
+        (place / name).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / name, place / name)
     for number, path in enumerate(sorted(folder.glob("*tfevents*"))):
         shutil.copy(path, place / f"events.out.tfevents.{number:04d}")  # without the host and the process in its name
 

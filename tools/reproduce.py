@@ -18,6 +18,7 @@ from pycls_std.reproduce.jobs import Changes, plan  # noqa: E402
 from pycls_std.reproduce.running import Runner, Slot  # noqa: E402
 from pycls_std.reproduce.showing import show  # noqa: E402
 from pycls_std.reproduce.table_file import read_table  # noqa: E402
+from pycls_std.results import analysis, predictions  # noqa: E402
 from pycls_std.results.render import FORMATS  # noqa: E402
 
 LOG = logging.getLogger("pycls_std")
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
             slots(args.gpus, args.jobs),
             deadline=start + args.until - MARGIN if args.until else None,
             kept=args.kept,
-            analyze=lambda folder: None,
+            analyze=keep_analysis,
         )
         code = 0
         if args.slurm:
@@ -90,6 +91,11 @@ def main(argv: list[str] | None = None) -> int:
         streams.complain(f"reproduce.py: {one_line(error)}")
         return 2
     return code or int(bool(runner.failed) or not (args.show or runner.done >= set(own)))
+
+
+def keep_analysis(folder: Path) -> None:
+    """Write analysis.json of a run's predictions beside them. Raises ValueError or OSError that names the file."""
+    analysis.write(analysis.analyze(predictions.read(folder / predictions.PREDICTIONS)), folder / analysis.ANALYSIS)
 
 
 def part(jobs: list, number: int, parts: int) -> list:

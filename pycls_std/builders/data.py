@@ -1,6 +1,7 @@
 """Build datasets, loaders and the task from the options."""
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -201,6 +202,13 @@ def plain_batches(cfg, data: Data, image_size: int, order: list[int]) -> DataLoa
     views = loaders.Views(training_images(cfg), transform, seed=0, check=task.check, collate=task.collate)
     addresses = [(0, index) for index in order]
     return views.loader(addresses, batch_size=PLAIN_BATCH, workers=cfg.DATA.NUM_WORKERS)
+
+
+def test_files(cfg) -> list[str]:
+    """Return where each image of the test split lies, relative to DATA.ROOT; "" where the dataset knows no files."""
+    dataset = _split(cfg, "test")[0]
+    known = getattr(dataset, "samples", None)
+    return [os.path.relpath(path, cfg.DATA.ROOT) for path, _ in known] if known else [""] * len(dataset)
 
 
 def scan(cfg, split: str) -> tuple[Iterator[str], int, str]:

@@ -1,15 +1,19 @@
 """Build a session from the options: the optimizer, the learning rate, the average, the loop's settings."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
+from torch import nn
 from torch.optim import Optimizer
 
 from pycls_std import config
 from pycls_std.builders.data import Data, build_data, build_task
 from pycls_std.builders.method import build_backbone, build_student, build_trainer, describe_run, teacher_requests
-from pycls_std.builders.models import PretrainedWeights, find_pretrained, start_from
-from pycls_std.builders.teachers import build_teachers
+from pycls_std.builders.models import PretrainedWeights, find_pretrained, find_teacher_weights, start_from
+from pycls_std.builders.teachers import build_teachers, optimize_teachers
+from pycls_std.builders.weights import Weights
 from pycls_std.core.registry import SCHEDULES
 from pycls_std.core.seeding import seed_all
 from pycls_std.engine.ema import create_ema
@@ -18,8 +22,11 @@ from pycls_std.engine.optim import create_optimizer
 from pycls_std.engine.runtime import Runtime
 from pycls_std.engine.schedule import learning_rate
 from pycls_std.teachers.outputs import LiveTeachers
+from pycls_std.teachers.teacher import Request, Teacher
 from pycls_std.terms.base import RunDescription
 from pycls_std.trainers.base import Trainer
+
+LOG = logging.getLogger("pycls_std")
 
 
 def peak_learning_rate(cfg) -> float:
@@ -108,6 +115,36 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
     return session
 
 
+def build_scored_teachers(cfg, *, data: Data, runtime: Runtime, requests: list[Request]) -> list[Teacher]:
+    """Return the teachers as training scores them: found, placed and made fast; the log has a line on each.
+
+    requests: what the terms ask of each, by which it is judged how fast it may be made. With DISTILLATION.TEACHER_BN
+    `batch` they teach by the statistics of each batch, but are scored by those they were trained with.
+    """
+    found = runtime.world.rank_zero_first(lambda: find_teacher_weights(cfg))
+    teachers = build_teachers(cfg, data.task.classes, data.normalization, _with_normalization(found, data))
+    for teacher in teachers:
+        runtime.place(teacher)
+    lesson = Lesson(LiveTeachers(nn.ModuleList(teachers), requests), data.task, data.test, runtime)
+    for line in optimize_teachers(cfg, lesson):
+        LOG.info(line)
+    return teachers
+
+
+class Lesson(NamedTuple):
+    """What of a session is asked when teachers are made fast."""
+
+    teacher_outputs: LiveTeachers
+    task: object
+    test_loader: object
+    runtime: Runtime
+
+
+def _with_normalization(weights: list[Weights], data: Data) -> list[Weights]:
+    """Return weights whose origin says nothing of a normalisation with that of the dataset."""
+    return [w if w.normalization else w._replace(normalization=data.info.normalization) for w in weights]
+
+
 def build_all(
     cfg, runtime: Runtime, *, fetch: bool = True, start: bool = True
 ) -> tuple[Session, Data, PretrainedWeights]:
@@ -129,8 +166,7 @@ def assemble(
 
     trial_images: distinct images in a batch of a trial in small, with which every term has to make do.
     """
-    classes, own = data.task.classes, data.info.normalization
-    of_teachers = [w if w.normalization else w._replace(normalization=own) for w in weights.teachers]
+    classes, of_teachers = data.task.classes, _with_normalization(weights.teachers, data)
     run = describe_run(cfg, data.task, images=data.images, iterations=len(data.train), weights=of_teachers)
     if trial_images:
         run.epoch_images = run.batch_images = None

@@ -197,6 +197,9 @@ PAGE = {
     "TEST.PERIOD": Option(1, least=1),
     # Checkpoint that --mode test scores.
     "TEST.WEIGHTS": neutral("", path=True),
+    # File to which --mode test writes what the student and its teachers say of every test image, a name that ends in
+    # .npz in a folder that is there; "" = off.
+    "TEST.PREDICTIONS": neutral("", path=True),
     # Score the moving average in that checkpoint instead of the weights.
     "TEST.EMA": neutral(False),
     # Prediction that counts as the result: avg (class and distillation heads), cls, dist; "" = the method's own.

@@ -30,7 +30,8 @@ def info(cfg) -> None:
     LOG.info("%s, %s: %d classes, %d px", cfg.TRAINER, cfg.MODEL.NAME, classes, size)
     LOG.info("terms       %s", ", ".join([*trainer.terms, *trainer.auxiliary]))
     LOG.info("parameters  %d in training = %d deployed + %d train-only", trained, deployed, trained - deployed)
-    LOG.info("operations  %.3f GFLOPs for an image forward (2 for a multiply-add)", _gflops(trainer.student, size))
+    gflops = operations(trainer.student, size) / 1e9
+    LOG.info("operations  %.3f GFLOPs for an image forward (2 for a multiply-add)", gflops)
     _show_taps("", run.student)
     pairs = zip(
         build_teachers(cfg, classes, UNKNOWN, find_teacher_weights(cfg, fetch=False)),
@@ -38,7 +39,7 @@ def info(cfg) -> None:
         strict=True,
     )
     for teacher, described in pairs:
-        gflops = _gflops(teacher, teacher.image_size)
+        gflops = operations(teacher, teacher.image_size) / 1e9
         LOG.info("teacher     %s: %d parameters, %.3f GFLOPs", teacher.name, _count(teacher), gflops)
         LOG.info("            %s", teacher.description)
         _show_taps("  ", described)
@@ -59,10 +60,11 @@ def _count(module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _gflops(module, image_size) -> float:
+def operations(module, image_size: int) -> int:
+    """Return the operations of a forward pass of one image, 2 for a multiply-add. image_size: side, pixels."""
     was_training = module.training
     module.eval()
     with FlopCounterMode(display=False) as counter:
         module(torch.zeros(1, 3, image_size, image_size))
     module.train(was_training)
-    return counter.get_total_flops() / 1e9
+    return counter.get_total_flops()

@@ -15,12 +15,12 @@ from pycls_std.core.text import printable, shortened
 from pycls_std.process import signals
 from pycls_std.reproduce.jobs import Job
 from pycls_std.reproduce.state import state_of
+from pycls_std.results.predictions import PREDICTIONS
 
 LOG = logging.getLogger("pycls_std")
 SCRIPT = Path(__file__).resolve().parents[2] / "run_net.py"
 POLL = 0.5  # seconds between two looks at the runs
 RETRY = 30.0  # seconds until a run that another process makes is looked at again
-PREDICTIONS = "predictions.npz"
 
 
 @dataclass

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 from pycls_std import config
 from pycls_std.reproduce.jobs import Job
+from pycls_std.results.analysis import ANALYSIS
 from pycls_std.results.read import Run, read_run
 from pycls_std.results.table import differing
-
-ANALYSIS = "analysis.json"
 
 
 class State(NamedTuple):

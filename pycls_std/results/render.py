@@ -5,6 +5,7 @@ import math
 import pandas as pd
 
 from pycls_std import config
+from pycls_std.core.text import printable
 from pycls_std.results.table import headings
 
 # Columns that are there even if no row has a value in them.
@@ -25,7 +26,12 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
 
 def markdown(table: pd.DataFrame) -> str:
     """Return a GitHub table; mean +- sample deviation in percent."""
-    shown = cells(table).map(_in_markdown)
+    return grid(cells(table))
+
+
+def grid(texts: pd.DataFrame) -> str:
+    """Return a GitHub table of texts."""
+    shown = texts.map(plain)
     lines = [shown.columns, ["---"] * len(shown.columns), *shown.itertuples(index=False)]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
@@ -40,8 +46,9 @@ def latex(table: pd.DataFrame) -> str:
     return cells(table).style.format(escape="latex").hide(axis="index").to_latex(hrules=True)
 
 
-def _in_markdown(text: str) -> str:
-    return " ".join(text.replace("|", r"\|").replace("<", "&lt;").split())
+def plain(text: str) -> str:
+    """Return a text of one line that neither ends a cell of a Markdown table, nor is HTML, nor steers a terminal."""
+    return printable(" ".join(text.replace("|", r"\|").replace("<", "&lt;").split()))
 
 
 def _no_formula(cell):

@@ -1,12 +1,24 @@
-"""Differences between two rows, with the interval that they are known to."""
+"""What a difference between two rows is worth: intervals over seeds and over test images, and tests.
 
+Shapes: N images.
+"""
+
+import math
+from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
-LEVEL = 0.95
+import numpy as np
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000  # of the bootstrap
+BATCH = 4_000_000  # images that are drawn at once, which bounds the memory
 
 
 class Difference(NamedTuple):
-    """A mean difference and its 95 % interval, in the unit of the scores. n: what it is of, as `kind` says."""
+    """A mean difference and its 95 % interval.
+
+    n: seeds or images. kind: `t` over seeds, `bootstrap` over images.
+    """
 
     mean: float
     low: float
@@ -16,23 +28,70 @@ class Difference(NamedTuple):
 
     @property
     def noise(self) -> bool:
-        """Whether the interval holds 0: the two may as well be alike."""
+        """Whether the interval holds 0."""
         return self.low <= 0 <= self.high
 
 
-def paired(values: dict[int, float], baseline: dict[int, float]) -> Difference | None:
-    """Return the mean difference over the seeds that both have, its interval by Student's t; None for fewer than two.
+def paired(values: Mapping[Hashable, float], baseline: Mapping[Hashable, float]) -> Difference:
+    """Return the mean difference over the seeds that both have, with Student's t of n - 1 degrees of freedom.
 
-    values, baseline: {seed: score}.
+    values, baseline: a score by seed, in any unit, which is that of the difference.
+    Raises ValueError with fewer than 2 common seeds, or for a score that is not finite.
     """
-    common = sorted(values.keys() & baseline.keys())
-    if len(common) < 2:
-        return None
-    from scipy.stats import ttest_1samp  # here, since the import takes a while and few tables need it
+    seeds = [seed for seed in values if seed in baseline]
+    if len(seeds) < 2:
+        raise ValueError(f"an interval over seeds needs at least 2 that both rows have, there are {len(seeds)}")
+    differences = np.array([values[seed] - baseline[seed] for seed in seeds], dtype=float)
+    if not np.isfinite(differences).all():
+        raise ValueError("a score is not finite")
+    from scipy.stats import t  # here, since it takes a second to import
 
-    gains = [values[seed] - baseline[seed] for seed in common]
-    mean = sum(gains) / len(gains)
-    if max(gains) == min(gains):  # of no spread, which t knows no interval of
-        return Difference(mean, mean, mean, len(common), "seeds")
-    interval = ttest_1samp(gains, 0.0).confidence_interval(LEVEL)
-    return Difference(mean, float(interval.low), float(interval.high), len(common), "seeds")
+    mean = float(differences.mean())
+    half = float(t.ppf((1 + CONFIDENCE) / 2, len(seeds) - 1) * differences.std(ddof=1)) / math.sqrt(len(seeds))
+    return Difference(mean, mean - half, mean + half, len(seeds), "t")
+
+
+def bootstrap(correct: np.ndarray, baseline: np.ndarray) -> Difference:
+    """Return the difference of two accuracies on the same images, in points of percent, for one seed.
+
+    correct, baseline: (N,) whether each is right. The images are drawn with replacement, both answers of one together
+    (percentile interval); the draws are always the same. It says how the test images were chosen, nothing of the seed.
+    Raises ValueError unless both are of the same images.
+    """
+    differences = 100.0 * _each(correct, baseline)
+    from scipy.stats import bootstrap as resampled
+
+    found = resampled(
+        (differences,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=max(1, BATCH // len(differences)),
+        vectorized=True,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        random_state=np.random.default_rng(0),
+    ).confidence_interval
+    return Difference(float(differences.mean()), float(found.low), float(found.high), len(differences), "bootstrap")
+
+
+def mcnemar(correct: np.ndarray, baseline: np.ndarray) -> float:
+    """Return the probability of so uneven a split of the images on which just one is right, if both were as good.
+
+    Two-sided and exact; 1 if there is no such image.
+    Source: McNemar, Psychometrika 1947.
+    """
+    each = _each(correct, baseline)
+    gained, lost = int((each > 0).sum()), int((each < 0).sum())
+    if not gained + lost:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(gained, gained + lost, 0.5).pvalue)
+
+
+def _each(correct: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Return 1, 0 or -1 for each image (N,)."""
+    correct, baseline = np.asarray(correct, dtype=bool), np.asarray(baseline, dtype=bool)
+    if correct.shape != baseline.shape or correct.ndim != 1 or len(correct) < 2:
+        raise ValueError(f"two predictions are compared on the same images, found {correct.shape} and {baseline.shape}")
+    return correct.astype(np.int8) - baseline.astype(np.int8)

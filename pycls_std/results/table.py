@@ -5,8 +5,9 @@ import math
 import pandas as pd
 
 from pycls_std import config
+from pycls_std.results.analysis import hits_of
 from pycls_std.results.read import Run
-from pycls_std.results.statistics import paired
+from pycls_std.results.statistics import bootstrap, mcnemar, paired
 
 
 def aggregate(
@@ -39,6 +40,7 @@ def aggregate(
         why = (failed or {}).get(row["run"])
         row["status"] = "; ".join(filter(None, (row["status"] if row["n"] else "", why))) if why else row["status"]
         row.pop("seeds", None)
+        row.pop("hits", None)
     order = {options["NAME"]: position for position, options in enumerate(expected)}
     rows.sort(key=lambda row: (order.get(row["run"], len(order)), row["run"]))
     plain = {key: _text(option.value) for key, option in catalogue.options.items() if option.column}
@@ -135,6 +137,7 @@ def _row(catalogue, runs: list[Run]) -> dict:
         row |= _mean(f"selected_{result}", list(chosen.values()) if len(chosen) == len(finished) else [])
         last = {run.seed: _last(run.curves[f"test/{result}"]) for run in finished if f"test/{result}" in run.curves}
         row["seeds"] = {"last": last, "held-out": chosen}
+        row["hits"] = {run.seed: hits for run in finished if (hits := hits_of(run.folder)) is not None}
     row["status"] = "; ".join(trouble) or "finished"
     return row
 
@@ -155,14 +158,25 @@ def _compare(rows: list[dict], baseline: str, selection: str) -> None:
         raise ValueError(f"the baseline {baseline} is no row, there are {', '.join(row['run'] for row in rows)}")
     for row in rows:
         seeds = [each.get("seeds", {}).get(selection, {}) for each in (row, own)]
-        difference = paired(*seeds) if row is not own else None
-        if difference:
+        common = seeds[0].keys() & seeds[1].keys() if row is not own else set()
+        if len(common) > 1:
+            difference = paired(*seeds)
             row["gain"] = f"{difference.mean:+.2f} [{difference.low:.2f}, {difference.high:.2f}]"
             row["gain"] += ", within noise" if difference.noise else ""
             row |= {"gain_mean": difference.mean, "gain_low": difference.low, "gain_high": difference.high}
-        elif row is not own and seeds[0].keys() & seeds[1].keys():
-            (seed,) = seeds[0].keys() & seeds[1].keys()
+        elif common:
+            (seed,) = common
             row["gain"] = f"{seeds[0][seed] - seeds[1][seed]:+.2f}, one seed"
+            row |= _on_one_seed(row["hits"].get(seed), own["hits"].get(seed), row["gain"])
+
+
+def _on_one_seed(hits, base_hits, told: str) -> dict:
+    """Return what the images of the test split say of a gain on one seed, where the predictions of both are kept."""
+    if hits is None or base_hits is None or len(hits) != len(base_hits):
+        return {}
+    found, p = bootstrap(hits, base_hits), mcnemar(hits, base_hits)
+    text = f"{told}, over images {found.mean:+.2f} [{found.low:.2f}, {found.high:.2f}], p {p:.2g}"
+    return {"gain": text + (", within noise" if found.noise else "")}
 
 
 def _facts(catalogue, options: dict[str, object]) -> dict:

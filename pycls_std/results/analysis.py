@@ -1,0 +1,189 @@
+"""From what a student and its teachers say of every test image to scores: by prediction, by class, side by side.
+
+All shares are in percent of the test images. Shapes: N images, K classes.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from pycls_std.core.prediction_file import Predictions
+from pycls_std.core.regular import read_bytes
+
+ANALYSIS = "analysis.json"  # in the folder of a run
+FORMAT = 1
+BINS = 15  # of the top probability, of equal width
+DIGITS = 4  # after the point, of what is stored
+# What is asked of a file that is read, beside what `analyze` says of each prediction.
+KINDS = {"name": str, "seed": int, "images": int, "classes": list, "split": str, "prediction": str}
+KINDS |= {"predictions": dict, "teachers": dict}
+SHARES = ("agreement", "student_right_teacher_wrong", "student_wrong_teacher_right", "both_right", "both_wrong")
+
+
+# ------------------------------------------------------------------------------------------------------------- analyse
+def analyze(predictions: Predictions) -> dict:
+    """Return the scores of each prediction, of each head that is none itself, and of each teacher.
+
+    Each has `top1` and `top5` (percent; of fewer than 5 classes all count), `loss` (negative log-likelihood, nats),
+    `ece` (percent), `per_class` (top-1 in percent; null where the split has none of a class) and `correct` (hex of the
+    packed top-1 hits). A teacher has beside them, by the student's prediction, how often both name the same class
+    (`agreement`) and who is right. `split` is a digest of the labels: comparisons ask that it be the same.
+    """
+    meta, labels = predictions.meta, predictions.labels
+    students = predictions.predictions | {
+        name: logits for name, logits in predictions.heads.items() if name not in predictions.predictions
+    }
+    facts = {key: meta.get(key) for key in ("name", "seed", "checkpoint", "ema", "epoch")}
+    return {
+        "format": FORMAT,
+        **facts,
+        "images": len(labels),
+        "classes": meta["classes"],
+        "split": hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest()[:16],
+        "prediction": meta["prediction"],
+        "flops": meta.get("flops"),
+        "parameters": meta.get("parameters"),
+        "predictions": {name: scores(logits, labels) for name, logits in students.items()},
+        "teachers": {
+            name: scores(logits, labels) | _beside(students, logits, labels)
+            for name, logits in predictions.teachers.items()
+        },
+    }
+
+
+def scores(logits: np.ndarray, labels: np.ndarray) -> dict:
+    """Return the scores of logits (N, K) by labels (N,), as `analyze` describes them.
+
+    Of classes that are equally likely the first one is named.
+    """
+    each = np.arange(len(labels))
+    own = logits[each, labels][:, None]
+    earlier = np.arange(logits.shape[1]) < labels[:, None]
+    rank = (logits > own).sum(axis=1) + ((logits == own) & earlier).sum(axis=1)  # of the right class
+    hits = rank == 0
+    probabilities = log_softmax(logits)
+    with np.errstate(invalid="ignore"):
+        counts = np.bincount(labels, minlength=logits.shape[1])
+        per_class = 100 * np.bincount(labels, weights=hits, minlength=logits.shape[1]) / counts
+    return {
+        "top1": _percent(hits),
+        "top5": _percent(rank < 5),
+        "loss": round(float(-probabilities[each, labels].mean()), DIGITS + 2),
+        "ece": round(calibration_error(np.exp(probabilities.max(axis=1)), hits), DIGITS),
+        "per_class": [None if np.isnan(value) else round(float(value), DIGITS) for value in per_class],
+        "correct": np.packbits(hits).tobytes().hex(),
+    }
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the logarithms of the probabilities of logits (N, K), float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def calibration_error(confidence: np.ndarray, hits: np.ndarray, bins: int = BINS) -> float:
+    """Return how far confidence is from accuracy, percent: the mean over the bins, weighted by their images.
+
+    confidence: (N,) probability of the class that is named. hits: (N,) whether it is right. Of `bins` equal parts of
+    [0, 1] each has its upper end, the first one 0, too; one without images counts nothing.
+    Source: Guo et al., ICML 2017.
+    """
+    own = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
+    gap = np.bincount(own, weights=confidence, minlength=bins) - np.bincount(own, weights=hits, minlength=bins)
+    return float(100 * np.abs(gap).sum() / len(hits))
+
+
+def _beside(students: dict[str, np.ndarray], teacher: np.ndarray, labels: np.ndarray) -> dict:
+    """Return each of SHARES by the name of the student's prediction."""
+    said, found = teacher.argmax(axis=1), {share: {} for share in SHARES}
+    for name, logits in students.items():
+        own = logits.argmax(axis=1)
+        right, taught = own == labels, said == labels
+        for share, holds in zip(
+            SHARES, (own == said, right & ~taught, ~right & taught, right & taught, ~right & ~taught), strict=True
+        ):
+            found[share][name] = _percent(holds)
+    return found
+
+
+def _percent(holds: np.ndarray) -> float:
+    return round(100 * float(holds.mean()), DIGITS)
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+def write(analysis: dict, path: Path) -> None:
+    """Write an analysis to a file, in one line, replacing it in one step. Raises OSError if it cannot be written."""
+    temporary = Path(path).with_name(f".{Path(path).name}.tmp")
+    try:
+        temporary.write_text(json.dumps(analysis, allow_nan=False) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: Path | str) -> dict:
+    """Return the analysis in a file.
+
+    Raises OSError that names the path if it cannot be read; ValueError that names it for a file that is damaged, or is
+    no analysis.
+    """
+    content = read_bytes(path)
+    try:
+        analysis = json.loads(content, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: it is damaged, or no analysis: it is no JSON") from error
+    if not isinstance(analysis, dict) or "format" not in analysis:
+        raise ValueError(f"{path}: it is no analysis")
+    if analysis["format"] != FORMAT:
+        raise ValueError(f"{path}: its format is {analysis['format']}, this program reads {FORMAT}")
+    wrong = [key for key, kind in KINDS.items() if not isinstance(analysis.get(key), kind)]
+    if wrong or analysis["prediction"] not in analysis["predictions"]:
+        raise ValueError(f"{path}: it does not say {', '.join(wrong) or 'what its prediction scores'}")
+    for name in (*analysis["predictions"], *analysis["teachers"]):
+        _refuse_broken(analysis, name, path)
+    return analysis
+
+
+def _no_number(name: str):
+    raise ValueError(f"{name} is no score")
+
+
+def _refuse_broken(analysis: dict, name: str, path) -> None:
+    entry = (analysis["predictions"] | analysis["teachers"])[name]
+    whole = isinstance(entry, dict) and all(
+        isinstance(entry.get(key), (int, float)) for key in ("top1", "top5", "loss", "ece")
+    )
+    if name in analysis["teachers"]:
+        whole = whole and all(
+            isinstance(entry.get(share), dict) and entry[share].keys() == analysis["predictions"].keys()
+            for share in SHARES
+        )
+    try:
+        counts = len(entry["per_class"]) == len(analysis["classes"])
+        share = 100 * correct(analysis, name).mean()
+    except (KeyError, TypeError, ValueError):
+        counts, share = False, None
+    if not whole or not counts or abs(share - entry["top1"]) > 10**-DIGITS:
+        raise ValueError(f"{path}: what it says of {name} is not whole")
+
+
+def correct(analysis: dict, name: str = "") -> np.ndarray:
+    """Return for which images (N,) a prediction or a teacher names the right class; "" = the prediction that counts."""
+    entry = (analysis["teachers"] | analysis["predictions"])[name or analysis["prediction"]]
+    packed = np.frombuffer(bytes.fromhex(entry["correct"]), np.uint8)
+    if len(packed) != -(-analysis["images"] // 8):
+        raise ValueError(f"the hits of {name or analysis['prediction']} are not those of {analysis['images']} images")
+    return np.unpackbits(packed, count=analysis["images"]).astype(bool)
+
+
+def hits_of(folder: Path) -> np.ndarray | None:
+    """Return for which test images the prediction that counts is right, (N,); None where no analysis is kept."""
+    path = folder / ANALYSIS
+    if not path.exists():
+        return None
+    try:
+        return correct(read(path))
+    except ValueError:  # tables go on without it
+        return None

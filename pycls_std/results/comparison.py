@@ -1,0 +1,131 @@
+"""Show analyses of runs: as Markdown for reading, as CSV and JSON for programs."""
+
+import json
+
+import pandas as pd
+
+from pycls_std.results import render
+from pycls_std.results.analysis import SHARES, correct
+from pycls_std.results.statistics import bootstrap, mcnemar
+
+NAMED = 5  # classes that Markdown names, of the greatest gains and of the smallest
+SCORES = {"top1": "top-1", "top5": "top-5", "loss": "loss", "ece": "ECE"}
+WORDS = dict(
+    zip(
+        SHARES,
+        ("agreement", "only the student right", "only the teacher right", "both right", "both wrong"),
+        strict=True,
+    )
+)
+
+
+def entry(run: str, own: dict, baseline: str | None = None, base: dict | None = None) -> dict:
+    """Return what is shown of a run: its analysis, and the difference of what counts to that of a baseline.
+
+    run, baseline: names of their folders. own, base: their analyses.
+    Raises ValueError if the two were not tested on the same images.
+    """
+    if base is None:
+        return {"run": run, "analysis": own, "difference": None}
+    if (own["split"], own["images"], own["classes"]) != (base["split"], base["images"], base["classes"]):
+        raise ValueError(
+            f"{run} and {baseline} have other test splits: {own['images']} images of {len(own['classes'])} classes and "
+            f"{base['images']} of {len(base['classes'])}, whose labels differ"
+        )
+    hits = correct(own), correct(base)
+    found = bootstrap(*hits)
+    pairs = zip(own["classes"], _counted(own)["per_class"], _counted(base)["per_class"], strict=True)
+    gains = [(name, None if first is None else first - second) for name, first, second in pairs]
+    difference = {"baseline": baseline, **found._asdict(), "noise": found.noise, "mcnemar_p": mcnemar(*hits)}
+    return {"run": run, "analysis": own, "difference": difference | {"per_class": gains}}
+
+
+def _counted(analysis: dict) -> dict:
+    return analysis["predictions"][analysis["prediction"]]
+
+
+# ------------------------------------------------------------------------------------------------------------ Markdown
+def markdown(entries: list[dict]) -> str:
+    """Return a part for each run: its predictions, * the one that counts; its teachers; its difference."""
+    return "\n".join(map(_part, entries))
+
+
+def _part(entry: dict) -> str:
+    own = entry["analysis"]
+    epoch = "" if own.get("epoch") is None else f" of epoch {own['epoch']}"
+    about = f"{own['name']} seed {own['seed']}, {own.get('checkpoint')}{epoch}, {own['images']} test images"
+    lines = [f"**{render.plain(entry['run'])}**: {render.plain(about)}", ""]
+    rows = [
+        {"prediction": f"{name} *" if name == own["prediction"] else name} | _scores(scores)
+        for name, scores in own["predictions"].items()
+    ]
+    lines.append(render.grid(pd.DataFrame(rows)))
+    rows = [
+        {"teacher": name} | _scores(scores) | {WORDS[share]: _of_counted(own, scores, share) for share in SHARES}
+        for name, scores in own["teachers"].items()
+    ]
+    lines += [render.grid(pd.DataFrame(rows))] if rows else []
+    return "\n".join(lines + _difference(entry["difference"]))
+
+
+def _scores(scores: dict) -> dict[str, str]:
+    return {heading: f"{scores[score]:.{4 if score == 'loss' else 2}f}" for score, heading in SCORES.items()}
+
+
+def _of_counted(own: dict, scores: dict, share: str) -> str:
+    return f"{scores[share][own['prediction']]:.2f}"
+
+
+def _difference(found: dict | None) -> list[str]:
+    if not found:
+        return []
+    noise = ", which holds 0" if found["noise"] else ""
+    lines = [
+        f"top-1 {found['mean']:+.2f} to {render.plain(found['baseline'])}, 95 % interval {found['low']:+.2f} to "
+        f"{found['high']:+.2f} (bootstrap over {found['n']} images){noise}; McNemar's p {found['mcnemar_p']:.2g}",
+        "",
+    ]
+    gains = sorted((pair for pair in found["per_class"] if pair[1] is not None), key=lambda pair: -pair[1])
+    shown = {"largest": gains[:NAMED], "smallest": gains[::-1][: min(NAMED, max(0, len(gains) - NAMED))]}
+    for which, pairs in shown.items():
+        named = ", ".join(f"{render.plain(name)} {gain:+.2f}" for name, gain in pairs)
+        lines += [f"{which} gains by class: {named}", ""] if pairs else []
+    return lines
+
+
+# ------------------------------------------------------------------------------------------------------ CSV and JSON
+def csv(entries: list[dict]) -> str:
+    """Return a row for each number: of which run, prediction, teacher or class, what, and how much."""
+    rows = [row for entry in entries for row in _rows(entry)]
+    return render.csv(pd.DataFrame(rows, columns=["run", "of", "name", "score", "value"]))
+
+
+def _rows(entry: dict):
+    run, own, found = entry["run"], entry["analysis"], entry["difference"]
+    for kind in ("prediction", "teacher"):
+        for name, scores in own[f"{kind}s"].items():
+            yield from ((run, kind, name, score, scores[score]) for score in SCORES)
+            labels = zip(own["classes"], scores["per_class"], strict=True)
+            yield from ((run, kind, name, f"top1 of {label}", value) for label, value in labels)
+            for share in SHARES if kind == "teacher" else ():
+                yield from ((run, kind, name, f"{share} {other}", value) for other, value in scores[share].items())
+    if found:
+        keys = ("mean", "low", "high", "n", "mcnemar_p")
+        yield from ((run, "difference", found["baseline"], key, float(found[key])) for key in keys)
+        yield from (
+            (run, "difference", found["baseline"], f"top1 of {name}", gain) for name, gain in found["per_class"]
+        )
+
+
+def as_json(entries: list[dict]) -> str:
+    """Return a list of the runs' analyses and differences, without the hits of single images."""
+    return json.dumps([_without_hits(entry) for entry in entries], indent=2, allow_nan=False) + "\n"
+
+
+def _without_hits(nest):
+    if isinstance(nest, dict):
+        return {key: _without_hits(part) for key, part in nest.items() if key != "correct"}
+    return [_without_hits(part) for part in nest] if isinstance(nest, (list, tuple)) else nest
+
+
+FORMATS = {"md": markdown, "csv": csv, "json": as_json}

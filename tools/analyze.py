@@ -1,0 +1,62 @@
+"""Say what runs predict: scores of each head, agreement with teachers, and what a difference to another run is worth.
+
+A run needs predictions.npz, which `--mode test` writes (TEST.PREDICTIONS), or analysis.json, which --save makes of it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
+
+from pycls_std.process import streams  # noqa: E402
+from pycls_std.process.errors import one_line  # noqa: E402
+from pycls_std.results import analysis, comparison, predictions  # noqa: E402
+
+
+@streams.program("analyze.py")
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit code: 0 done, 2 a run cannot be analysed or compared; then nothing is printed."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="analyze.py", description=__doc__, formatter_class=formatter)
+    parser.add_argument("runs", nargs="+", help="run records, such as runs/mixer-nano_c10jpeg_multi/seed0")
+    parser.add_argument("--baseline", metavar="RUN", help="run to compare with, image by image")
+    parser.add_argument("--format", choices=comparison.FORMATS, default="md")
+    parser.add_argument("--out", metavar="FILE", help="write here instead of to the terminal")
+    parser.add_argument("--save", action="store_true", help="write RUN/analysis.json of each run, which is small")
+    args = parser.parse_intermixed_args(argv)
+    try:
+        found = {run: analysis_of(Path(run)) for run in args.runs}
+        base = analysis_of(Path(args.baseline)) if args.baseline else None
+        entries = [comparison.entry(run, own, args.baseline, base) for run, own in found.items()]
+        if args.save:
+            for run, own in found.items():
+                analysis.write(own, Path(run) / analysis.ANALYSIS)
+        text = comparison.FORMATS[args.format](entries)
+        Path(args.out).write_text(text) if args.out else print(text, end="")
+    except (ValueError, OSError, MemoryError) as error:
+        streams.complain(f"analyze.py: {one_line(error)}")
+        return 2
+    return 0
+
+
+def analysis_of(run: Path) -> dict:
+    """Return the analysis of a run, of its predictions where they are there.
+
+    Raises ValueError for a run that has neither; see `predictions.read` and `analysis.read`.
+    """
+    if not run.is_dir():
+        raise ValueError(f"{run}: there is no such folder")
+    if (run / predictions.PREDICTIONS).exists():
+        return analysis.analyze(predictions.read(run / predictions.PREDICTIONS))
+    if (run / analysis.ANALYSIS).exists():
+        return analysis.read(run / analysis.ANALYSIS)
+    raise ValueError(
+        f"{run} has neither {predictions.PREDICTIONS} nor {analysis.ANALYSIS}, make it with: python run_net.py "
+        f"--mode test --cfg {run}/config.yaml TEST.WEIGHTS={run}/checkpoints/best.pt "
+        f"TEST.PREDICTIONS={run}/{predictions.PREDICTIONS}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
