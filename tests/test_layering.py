@@ -17,6 +17,7 @@ FLOORS = {
     "layers": {"core"},
     "config": {"core"},
     "results": {"config", "core"},
+    "reproduce": {"results", "config", *GROUND},
     "metrics": {"core"},
     "models": {"layers", "core"},
     "datasets": GROUND,
@@ -32,12 +33,12 @@ FLOORS = {
     "runner": {"measure", "check", "builders", "run", "engine", "config", *GROUND},
 }
 # Parts that import nothing of torch, so that a mistake in the options and a table take no seconds.
-LIGHT = [*(PACKAGE / folder for folder in ("config", "results", "process"))]
+LIGHT = [*(PACKAGE / folder for folder in ("config", "results", "reproduce", "process"))]
 LIGHT += [PACKAGE / "core" / f"{name}.py" for name in ("option", "regular", "text")]
 LIGHT += [PACKAGE / "run" / "lock.py"]
 TOP = {
     "run_net.py": {"config", "core", "process", "run", "runner"},
-    "tools": {"measure", "builders", "datasets", "models", "tasks", "teachers", "engine", "run", "results"}
+    "tools": {"measure", "builders", "datasets", "models", "tasks", "teachers", "engine", "run", "results", "reproduce"}
     | {"config", "core", "process"},
 }
 FILES = sorted([*PACKAGE.rglob("*.py"), ROOT / "run_net.py", *(ROOT / "tools").rglob("*.py")])

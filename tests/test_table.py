@@ -97,7 +97,7 @@ def test_columns_of_the_reproductions_table(record, tmp_path):
     assert code == 0
     assert text.splitlines() == [
         "| run | model | method | taps | propagated | teachers | data | epochs | n | top-1 | top-5 "
-        "| best epoch top-1 | published top-1 | published top-5 | status |",
+        "| best on test top-1 (optimistic) | published top-1 | published top-5 | status |",
         "| --- " * 15 + "|",
         "| base | mixer_s4 | baseline | - | - | - | cifar100 | 300 | 1 | 3.00 | 13.00 "
         "| 3.00 | 70.68 | 88.91 | finished |",

@@ -298,6 +298,10 @@ def test_a_teacher_is_judged_on_what_is_held_out(load, taught_student, tmp_path)
     runner.train(load("debug/kd_debug", OUT_DIR=tmp_path / "run", DATA__VAL_FRACTION=0.3, **words))
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["teachers"] == {"0_mixer_nano4": pytest.approx(scores["avg"])}  # on the test split
+    assert (
+        facts["teacher_fingerprints"] == load_state(tmp_path / "run")["teachers"]
+        and len(facts["teacher_fingerprints"]) == 1
+    )
     held_out = facts["held_out_teachers"]["0_mixer_nano4"]
     assert held_out != pytest.approx(scores["avg"])
     words["DISTILLATION__TEACHER_MIN_ACC"] = held_out + 0.1

@@ -54,7 +54,7 @@ FORMATS = {"md": markdown, "csv": csv, "latex": latex}
 
 def _cell(row: pd.Series, key: str) -> str:
     value = row[key]
-    if isinstance(value, float) and math.isnan(value):
+    if value is None or isinstance(value, float) and math.isnan(value):
         return "-"
     if key in ("epochs", "n"):
         return str(int(value))

@@ -6,16 +6,27 @@ import pandas as pd
 
 from pycls_std import config
 from pycls_std.results.read import Run
+from pycls_std.results.statistics import paired
 
 
-def aggregate(runs: list[Run], expected: list[dict[str, object]] = ()) -> pd.DataFrame:
+def aggregate(
+    runs: list[Run],
+    expected: list[dict[str, object]] = (),
+    *,
+    baseline: str = "",
+    selection: str = "last",
+    failed: dict[str, str] | None = None,
+) -> pd.DataFrame:
     """Return a row for each config that ran or was expected.
 
     expected: all options of configs, {"SECTION.KEY": value}; one that did not run, with these options, gets a row that
     says so.
-    Columns <score> and <score>_std are mean and sample deviation over the n finished runs, of the last epoch, and
-    best_<result> of the best epoch, which is chosen on the test split. Nothing unfinished enters them.
-    Raises ValueError if a config has two runs of one seed.
+    baseline: name of the row that the others are compared with, seed by seed, by the scores of the selection: `last`,
+    or `held-out`. failed: {name of a row: why}.
+    Columns <score> and <score>_std are mean and sample deviation over the n finished runs, of the last epoch;
+    selected_<result> of the epoch that is the best on the held-out images; and best_<result> of the best epoch on the
+    test split itself, which flatters. Nothing unfinished enters them.
+    Raises ValueError if a config has two runs of one seed, and if no row is the baseline.
     """
     catalogue = config.Catalogue()
     groups = _groups(catalogue, runs)
@@ -23,6 +34,11 @@ def aggregate(runs: list[Run], expected: list[dict[str, object]] = ()) -> pd.Dat
     _tell_apart(rows, [_identity(catalogue, group[0].options) for group in groups.values()])
     missing = [options for options in expected if str(_identity(catalogue, options)) not in groups]
     rows += [_facts(catalogue, options) | {"n": 0, "status": "not yet run"} for options in missing]
+    _compare(rows, baseline, selection)
+    for row in rows:
+        why = (failed or {}).get(row["run"])
+        row["status"] = "; ".join(filter(None, (row["status"] if row["n"] else "", why))) if why else row["status"]
+        row.pop("seeds", None)
     order = {options["NAME"]: position for position, options in enumerate(expected)}
     rows.sort(key=lambda row: (order.get(row["run"], len(order)), row["run"]))
     plain = {key: _text(option.value) for key, option in catalogue.options.items() if option.column}
@@ -40,7 +56,9 @@ def headings(catalogue: config.Catalogue) -> dict[str, str]:
     found |= {"teachers": "teachers", "data": "data", "epochs": "epochs", "n": "n"}
     scores = {score: catalogue.scores[score]["label"] for score in catalogue.shown_scores()}
     found |= scores
-    found |= {f"best_{score}": f"best epoch {label}" for score, label in scores.items()}
+    found |= {f"selected_{score}": f"held-out-selected {label}" for score, label in scores.items()}
+    found |= {f"best_{score}": f"best on test {label} (optimistic)" for score, label in scores.items()}
+    found |= {"gain": "gain over the baseline (95 % interval)"}
     found |= {f"ema_{score}": f"EMA {label}" for score, label in scores.items()}
     found |= {f"published_{score}": f"published {label}" for score, label in scores.items()}
     return found | {"changed": "not the published recipe", "status": "status"}
@@ -82,6 +100,14 @@ def _identity(catalogue, options: dict[str, object]) -> dict:
     return own | {"dataset": config.dataset_name(options)}
 
 
+def differing(options: dict[str, object], run: Run) -> list[str]:
+    """Return "KEY is .., not .." of the options in which a run is not of the row, or the seed, that others are of."""
+    catalogue = config.Catalogue()
+    planned, ran = (_identity(catalogue, flat) | {"SEED": flat.get("SEED")} for flat in (options, run.options))
+    keys = sorted(key for key in planned.keys() | ran.keys() if planned.get(key) != ran.get(key))
+    return [f"{key} is {ran.get(key)}, not {planned.get(key)}" for key in keys]
+
+
 def _row(catalogue, runs: list[Run]) -> dict:
     finished = [run for run in runs if run.status == "finished"]
     options = runs[0].options
@@ -105,8 +131,38 @@ def _row(catalogue, runs: list[Run]) -> dict:
         best = max if catalogue.scores[result]["better"] == "higher" else min
         curves = [run.curves[f"test/{result}"] for run in finished if f"test/{result}" in run.curves]
         row |= _mean(f"best_{result}", [best(curve.values()) for curve in curves])
+        chosen = {run.seed: score for run in finished if (score := _selected(run, result, best)) is not None}
+        row |= _mean(f"selected_{result}", list(chosen.values()) if len(chosen) == len(finished) else [])
+        last = {run.seed: _last(run.curves[f"test/{result}"]) for run in finished if f"test/{result}" in run.curves}
+        row["seeds"] = {"last": last, "held-out": chosen}
     row["status"] = "; ".join(trouble) or "finished"
     return row
+
+
+def _selected(run: Run, result: str, best) -> float | None:
+    """Return the result on the test split at the first epoch that is the best on the held-out images."""
+    held_out, test = (run.curves.get(f"{split}/{result}", {}) for split in ("val", "test"))
+    known = {epoch: value for epoch, value in held_out.items() if epoch in test}
+    return test[next(e for e in sorted(known) if known[e] == best(known.values()))] if known else None
+
+
+def _compare(rows: list[dict], baseline: str, selection: str) -> None:
+    """Add to each row how much it gains over the baseline, from the seeds that both have."""
+    if not baseline:
+        return
+    (own, *_) = [row for row in rows if row["run"] == baseline] or [None]
+    if own is None:
+        raise ValueError(f"the baseline {baseline} is no row, there are {', '.join(row['run'] for row in rows)}")
+    for row in rows:
+        seeds = [each.get("seeds", {}).get(selection, {}) for each in (row, own)]
+        difference = paired(*seeds) if row is not own else None
+        if difference:
+            row["gain"] = f"{difference.mean:+.2f} [{difference.low:.2f}, {difference.high:.2f}]"
+            row["gain"] += ", within noise" if difference.noise else ""
+            row |= {"gain_mean": difference.mean, "gain_low": difference.low, "gain_high": difference.high}
+        elif row is not own and seeds[0].keys() & seeds[1].keys():
+            (seed,) = seeds[0].keys() & seeds[1].keys()
+            row["gain"] = f"{seeds[0][seed] - seeds[1][seed]:+.2f}, one seed"
 
 
 def _facts(catalogue, options: dict[str, object]) -> dict:

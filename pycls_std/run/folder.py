@@ -61,7 +61,15 @@ class RunFolder:
         if not saved:
             files.write(self.path / CONFIG, options)
         earlier = saved["record"] if saved else {}
-        record = Record(self.path, session, seed=seed, teachers=teachers, start_epoch=start_epoch, earlier=earlier)
+        record = Record(
+            self.path,
+            session,
+            seed=seed,
+            teachers=teachers,
+            fingerprints=identity.teachers,
+            start_epoch=start_epoch,
+            earlier=earlier,
+        )
         before = saved["config"] if saved else ""
         journal = Journal(self.path, identity.config, lines, before=before, outdated=outdated)
         origin = identity._asdict()

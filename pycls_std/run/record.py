@@ -19,8 +19,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 class Record:
     """Keeps run.json up to date. Nothing of the environment's variables goes into it.
 
-    teachers: the result of each, by split and name. start_epoch: epochs done before this start. earlier: the facts as
-    they were then. A run that was started several times lists each start, with its command and its commit.
+    teachers: the result of each, by split and name. fingerprints: of their weights. start_epoch: epochs done before
+    this start. earlier: the facts as they were then. A run that was started several times lists each start, with its
+    command and its commit.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Record:
         *,
         seed: int,
         teachers: dict[str, dict[str, float]],
+        fingerprints: list[str],
         start_epoch: int,
         earlier: dict,
     ):
@@ -56,6 +58,7 @@ class Record:
             "parameters": {"deployed": deployed, "train_only": trained - deployed},
             "teachers": teachers["test"],
             "held_out_teachers": teachers.get("val", {}),
+            "teacher_fingerprints": fingerprints,
             "epochs": session.epochs,
         }
 

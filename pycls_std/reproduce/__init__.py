@@ -1,0 +1,1 @@
+"""From the file of a table to its runs, made in order; imports no torch."""

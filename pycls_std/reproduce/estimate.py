@@ -1,0 +1,46 @@
+"""Say beforehand what a table takes: a short timing of each row."""
+
+import os
+import re
+import subprocess
+import sys
+
+from pycls_std.reproduce.jobs import Job
+from pycls_std.reproduce.running import SCRIPT, last_line_of
+from pycls_std.reproduce.state import state_of
+
+HOURS = re.compile(r"about (\S+) hours of training steps")
+QUICK = ["TIME.STEPS=2", "TIME.WARMUP=1"]
+
+
+def plan_lines(jobs: list[Job], environment: dict[str, str], *, kept: bool, side_by_side: int) -> list[str]:
+    """Return a line on each run, in their order, and one on all: what there is, what it would take, its command.
+
+    environment: of a run, beside what there is. A row that cannot be timed says why.
+    """
+    hours: dict[str, str | float] = {}
+    lines, left, unknown = [], 0.0, 0
+    for job in jobs:
+        state = state_of(job, kept=kept)
+        if state.wrong or state.finished:
+            lines.append(f"{job}: {state.wrong or 'done'}")
+            continue
+        if job.row.name not in hours:
+            hours[job.row.name] = _hours(job, environment)
+        estimate = hours[job.row.name]
+        known = isinstance(estimate, float)
+        left, unknown = left + (estimate if known else 0.0), unknown + (not known)
+        told = f"{estimate:.2f} hours" if known else f"no estimate, {estimate}"
+        begun = "; begun" if state.begun else ""
+        needs = f"; after {', '.join(map(str, job.needs))}" if job.needs else ""
+        lines.append(f"{job}: {told}{begun}{needs}: python run_net.py {' '.join(job.command)}")
+    more = f", and {unknown} runs without an estimate" if unknown else ""
+    return [*lines, f"{len(jobs)} runs, about {left / side_by_side:.2f} hours with {side_by_side} side by side{more}"]
+
+
+def _hours(job: Job, environment: dict[str, str]) -> float | str:
+    """Return the hours of a whole run, or why they are not known."""
+    command = [sys.executable, str(SCRIPT), "--mode", "time", *job.command[2:], *QUICK]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, errors="replace")
+    found = HOURS.search(done.stdout)
+    return float(found[1]) if found else last_line_of(done.stderr, done.returncode)

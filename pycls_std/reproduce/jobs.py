@@ -1,0 +1,173 @@
+"""The runs of a table in the order in which they are made: teachers first, one seed of every row, then the next."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pycls_std import config
+from pycls_std.config import ConfigError
+from pycls_std.config.reading import parse_overrides
+from pycls_std.core.text import printable
+from pycls_std.reproduce.table_file import Row, Table, written
+
+RUNS, LOGS = Path("runs"), Path("logs")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What makes a table another one than its file says, and is told wherever it is shown.
+
+    scale: factor of all numbers of epochs. data: {name of a dataset: folder of images, or dataset, in its place}.
+    """
+
+    scale: float = 1.0
+    data: dict[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.scale != 1 or bool(self.data)
+
+    def suffix(self) -> str:
+        """Return what is added to the name of the table, and so to that of its folder."""
+        scaled = f"_x{self.scale:g}" if self.scale != 1 else ""
+        return scaled + "".join(f"_{Path(place).name}" for place in self.data.values())
+
+    def notes(self) -> list[str]:
+        """Return what is told of it, a sentence each."""
+        found = (
+            [f"Every number of epochs is {self.scale:g} times that of the table (--scale)."] if self.scale != 1 else []
+        )
+        return found + [f"{Path(place).name} stands in for {name} (--data)." for name, place in self.data.items()]
+
+
+@dataclass(eq=False)
+class Job:
+    """One run of a table. words: options on the command line. options: {"SECTION.KEY": value}, all of them.
+
+    kept: where its record is if it was copied to logs/. needs: the runs that teach it.
+    """
+
+    row: Row
+    seed: int
+    folder: Path
+    kept: Path
+    config: str
+    words: list[str]
+    options: dict[str, object]
+    needs: list["Job"]
+
+    def __str__(self) -> str:
+        return f"{self.row.name} seed{self.seed}"
+
+    @property
+    def weights(self) -> Path:
+        """The checkpoint that it is scored by and teaches by: the best held-out epoch's, or that of the last epoch."""
+        return self.folder / "checkpoints" / ("best.pt" if self.options["DATA.VAL_FRACTION"] else "last.pt")
+
+    @property
+    def command(self) -> list[str]:
+        """The words that train it, after the interpreter and the script."""
+        return ["--mode", "train", "--cfg", self.config, *self.words]
+
+
+def folder_name(table: Table, changes: Changes) -> str:
+    """Return the name of the folder of a table's runs, within runs/ and logs/."""
+    return table.name + changes.suffix()
+
+
+def plan(table: Table, changes: Changes, overrides: list[str] = ()) -> list[Job]:
+    """Return all runs of a table, each after those that teach it; what matters most comes first.
+
+    overrides: options of every run, `KEY=VALUE`, which change no number, such as where the data lies.
+    Raises ConfigError that names the row for options that no run can use, for a row that is not under the protocol, and
+    for an override that would change numbers.
+    """
+    catalogue = config.Catalogue()
+    for key in parse_overrides(overrides):
+        option = catalogue.of(key)
+        if option and (option.on_resume != "free" or key in ("NAME", "OUT_DIR")):
+            raise ConfigError(f"command line: {key} belongs to the table: write it into {table.path}, or into a copy")
+    order = {row.name: row for row in table.rows}
+    made: dict[str, list[Job]] = {}
+
+    def of(name: str) -> list[Job]:
+        if name not in made:
+            row = order[name]
+            needs = [of(teacher)[0] for teacher in row.taught_by]
+            made[name] = [_job(table, row, seed, needs, changes, overrides) for seed in row.seeds]
+        return made[name]
+
+    jobs: dict[Job, None] = {}
+    rows = [row for row in table.rows if not row.teaches_only]
+    for place in range(max((len(row.seeds) for row in rows), default=0)):
+        for row in rows:
+            for job in of(row.name)[place : place + 1]:
+                _add(job, jobs)
+    for row in table.rows:  # teachers of nobody, and further seeds of those that teach
+        for job in of(row.name):
+            _add(job, jobs)
+    return list(jobs)
+
+
+def _add(job: Job, jobs: dict[Job, None]) -> None:
+    for teacher in job.needs:
+        _add(teacher, jobs)
+    jobs.setdefault(job)
+
+
+def _job(table: Table, row: Row, seed: int, needs: list[Job], changes: Changes, overrides) -> Job:
+    name = folder_name(table, changes)
+    place = Path(row.name) / f"seed{seed}"
+    config_path = _relative(row.config)
+    options = row.options | ({} if changes else {f"PUBLISHED.{key}": value for key, value in row.published.items()})
+    words = [f"{key}={written(value)}" for key, value in options.items()]
+    if needs:
+        words.append(f"DISTILLATION.TEACHERS=[{','.join(job.options['MODEL.NAME'] for job in needs)}]")
+        words.append(f"DISTILLATION.TEACHER_WEIGHTS=[{','.join(str(job.weights) for job in needs)}]")
+    words += [*overrides, f"NAME={row.name}", f"SEED={seed}", f"OUT_DIR={RUNS / name / place}"]
+    try:
+        options = config.flatten(config.load(config_path, words))
+        _refuse_other_protocol(table, row, config_path, words, options)
+        words += _changed(options, changes)
+        options = config.flatten(config.load(config_path, words))
+    except ConfigError as error:
+        raise ConfigError(f"{printable(str(table.path))}: {row.name}: {error}") from None
+    return Job(row, seed, RUNS / name / place, LOGS / name / place, config_path, words, options, needs)
+
+
+def _refuse_other_protocol(table, row, config_path, words, options) -> None:
+    if row.teaches_only:
+        return
+    wanted = {key: written(value) for key, value in table.protocol.items() if key not in row.varied}
+    common = config.flatten(config.load(config_path, [*words, *(f"{key}={text}" for key, text in wanted.items())]))
+    for key in wanted:
+        if options.get(key) != common[key]:
+            raise ConfigError(f"{key} is {options.get(key)}, the table's protocol is {common[key]}")
+
+
+def _changed(options: dict[str, object], changes: Changes) -> list[str]:
+    """Return the options that make a run as short, and put in the stand-in, as is asked."""
+    words = []
+    if changes.scale != 1:
+        catalogue = config.Catalogue()
+        epochs = max(1, round(options["OPTIM.MAX_EPOCH"] * changes.scale))
+        share = epochs / options["OPTIM.MAX_EPOCH"]
+        words.append(f"OPTIM.MAX_EPOCH={epochs}")
+        for key, value in options.items():
+            option = catalogue.of(key)
+            if option and option.within == "OPTIM.MAX_EPOCH" and value:
+                words.append(f"{key}={round(value * share, 6) if isinstance(value, float) else round(value * share)}")
+        if options["OPTIM.STEPS"]:
+            words.append(f"OPTIM.STEPS=[{','.join(f'{step * share:.6g}' for step in options['OPTIM.STEPS'])}]")
+        words.append(f"TEST.PERIOD={max(1, round(options['TEST.PERIOD'] * share))}")
+    place = changes.data.get(config.dataset_name(options))
+    if place:
+        named = place in config.Catalogue().choices("DATA.NAME")
+        words += [f"DATA.NAME={place}"] if named else ["DATA.NAME=image_folder", f"DATA.ROOT={place}"]
+        words.append("MODEL.NUM_CLASSES=0")
+    return words
+
+
+def _relative(path: Path) -> str:
+    """Return a path as it is written in a command: relative to where that is started, if it lies below."""
+    relative = os.path.relpath(path)
+    return os.path.abspath(path) if relative.startswith("..") else relative

@@ -1,0 +1,204 @@
+"""Make the runs of a table, several side by side: what is done is skipped, what was cut goes on, what fails is told."""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pycls_std.core.text import printable, shortened
+from pycls_std.process import signals
+from pycls_std.reproduce.jobs import Job
+from pycls_std.reproduce.state import state_of
+
+LOG = logging.getLogger("pycls_std")
+SCRIPT = Path(__file__).resolve().parents[2] / "run_net.py"
+POLL = 0.5  # seconds between two looks at the runs
+RETRY = 30.0  # seconds until a run that another process makes is looked at again
+PREDICTIONS = "predictions.npz"
+
+
+@dataclass
+class Slot:
+    """Room for one run at a time. environment: what its processes see beside the rest."""
+
+    environment: dict[str, str] = field(default_factory=dict)
+    job: Job | None = None
+    step: str = ""  # train, or predict
+    process: subprocess.Popen | None = None
+    started: float = 0.0
+
+
+class Runner:
+    """Makes runs until all are done, or it is told to stop.
+
+    jobs: in the order in which they matter. deadline: of time.monotonic(), when the runs are told to stop; None =
+    none. kept: whether records in logs/ count as done. analyze(folder) makes of a run's predictions what tables read.
+    """
+
+    def __init__(
+        self,
+        jobs: list[Job],
+        slots: list[Slot],
+        *,
+        deadline: float | None = None,
+        kept: bool = False,
+        analyze: Callable[[Path], object],
+    ):
+        self.jobs = jobs
+        self.slots = slots
+        self.deadline = deadline
+        self.kept = kept
+        self.analyze = analyze
+        self.done: set[Job] = set()
+        self.failed: dict[Job, str] = {}  # why, in a line
+        self.later: dict[Job, float] = {}  # made by another process; when to look again
+        self.stopping = False
+        self.told: set[Job] = set()
+
+    def run(self) -> None:
+        """Make the runs. A signal ends them after a batch each, and then this."""
+        try:
+            with signals.deferred():
+                while not self.stopping or any(slot.process for slot in self.slots):
+                    if (signals.pending() or self._late()) and not self.stopping:
+                        self._stop("stopped" if signals.pending() else "the time is up")
+                    for slot in self.slots:
+                        self._look_at(slot)
+                    if not self.stopping and not self._start() and not any(slot.process for slot in self.slots):
+                        if not self.later:
+                            break
+                        time.sleep(POLL)
+                    time.sleep(POLL)
+        finally:
+            for slot in self.slots:
+                if slot.process:
+                    slot.process.kill()
+
+    def _late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def _stop(self, why: str) -> None:
+        self.stopping = True
+        LOG.info("%s: the runs end after their batch, the same command goes on with them", why)
+        for slot in self.slots:
+            if slot.process:
+                with suppress(ProcessLookupError):
+                    slot.process.terminate()
+
+    def _start(self) -> bool:
+        """Start what can be started; return whether anything was."""
+        started = False
+        for slot in self.slots:
+            while slot.process is None and (job := self._next()):
+                started |= self._begin(slot, job)
+        return started
+
+    def _next(self) -> Job | None:
+        """Return the next run to make; those whose teachers failed fail meanwhile."""
+        busy = {slot.job for slot in self.slots if slot.process}
+        for job in self.jobs:
+            if job in busy or job in self.done or job in self.failed or self.later.get(job, 0) > time.monotonic():
+                continue
+            lost = [teacher for teacher in job.needs if teacher in self.failed]
+            if lost:
+                self._fail(job, f"needs {lost[0]}, which failed")
+            elif all(teacher in self.done or teacher not in self.jobs for teacher in job.needs):
+                return job
+        return None
+
+    def _begin(self, slot: Slot, job: Job) -> bool:
+        """Start what is to be done of a run in a slot; return whether there was anything."""
+        self.later.pop(job, None)
+        state = state_of(job, kept=self.kept)
+        if state.wrong:
+            self._fail(job, state.wrong)
+        elif not state.finished:
+            self._spawn(slot, job, "train", job.command, f"{job}: {'goes on' if state.begun else 'starts'}")
+        elif not state.predicted:
+            words = ["--mode", "test", "--cfg", str(job.folder / "config.yaml"), f"TEST.WEIGHTS={job.weights}"]
+            words += [f"TEST.PREDICTIONS={job.folder / PREDICTIONS}", "OUT_DIR="]
+            self._spawn(slot, job, "predict", words, "")
+        else:
+            self._finish(job, "done")
+        return slot.process is not None
+
+    def _spawn(self, slot: Slot, job: Job, step: str, words: list[str], message: str) -> None:
+        log = job.folder.with_name(f"{job.folder.name}.{step}.log")
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as output:  # not in the run's folder, which is its own
+                slot.process = subprocess.Popen(
+                    [sys.executable, str(SCRIPT), *words],
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    env=os.environ | slot.environment,
+                    start_new_session=True,  # Ctrl-C is for this process, which passes it on once
+                )
+        except OSError as error:
+            self._fail(job, f"cannot be started: {error}")
+            return
+        slot.job, slot.step, slot.started = job, step, time.monotonic()
+        if message:
+            LOG.info("%s", message)
+
+    def _look_at(self, slot: Slot) -> None:
+        """Take note of a process that has ended."""
+        if slot.process is None or slot.process.poll() is None:
+            return
+        job, step, code, slot.process = slot.job, slot.step, slot.process.returncode, None
+        if self.stopping and code:
+            return
+        if code:
+            why = last_line(job.folder.with_name(f"{job.folder.name}.{step}.log"), code)
+            if "is in use by" in why:
+                self.later[job] = time.monotonic() + RETRY
+                if job not in self.told:
+                    LOG.info("%s: %s, it is waited for", job, why)
+                self.told.add(job)
+            elif step == "predict":
+                self._finish(job, f"done, without predictions: {why}")
+            else:
+                self._fail(job, why)
+            return
+        if step == "predict":
+            try:
+                self.analyze(job.folder)
+            except (ValueError, OSError) as error:
+                self._finish(job, f"done, without predictions: {error}")
+                return
+        if not self.stopping:
+            self._begin(slot, job)
+
+    def _finish(self, job: Job, how: str) -> None:
+        self.done.add(job)
+        LOG.info("%s: %s (%d of %d)", job, how, len(self.done), len(self.jobs))
+
+    def _fail(self, job: Job, why: str) -> None:
+        self.failed[job] = printable(shortened(why, 300))
+        LOG.info("%s: failed: %s", job, self.failed[job])
+
+
+def last_line(log: Path, code: int) -> str:
+    """Return the line in which a run says why it ended, without the name of the program."""
+    try:
+        text = log.read_bytes()[-4000:].decode(errors="replace")
+    except OSError:
+        text = ""
+    return last_line_of(text, code)
+
+
+def last_line_of(text: str, code: int) -> str:
+    """Return that line of what a run printed."""
+    lines = text.strip().splitlines()
+    said = [line for line in lines if line.startswith("run_net.py")]
+    line = (said or lines or [""])[-1]
+    if not line or code < 0:
+        return f"it was killed (exit code {code})"
+    return re.sub(r"^run_net\.py( \[process \d+\])?: ", "", line)

@@ -1,0 +1,29 @@
+"""Show a table of what there is of its runs."""
+
+from pycls_std.reproduce.jobs import Changes, Job
+from pycls_std.reproduce.state import record_of
+from pycls_std.reproduce.table_file import Table, written
+from pycls_std.results.render import FORMATS
+from pycls_std.results.table import aggregate
+
+
+def show(table: Table, jobs: list[Job], changes: Changes, *, kept: bool, failed: dict[Job, str], form: str) -> str:
+    """Return the table of the records that there are of its runs."""
+    records = [record_of(job, kept=kept) for job in jobs]
+    expected = {job.row.name: job.options for job in reversed(jobs)}
+    order = [expected[row.name] for row in table.rows]
+    told: dict[str, str] = {}
+    for job, why in failed.items():
+        told[job.row.name] = "; ".join(filter(None, (told.get(job.row.name), f"seed{job.seed} failed: {why}")))
+    runs = [run for run in records if run.options]
+    frame = aggregate(runs, order, baseline=table.baseline, selection=table.selection, failed=told)
+    return heading(table, changes) + FORMATS[form](frame) if form == "md" else FORMATS[form](frame)
+
+
+def heading(table: Table, changes: Changes) -> str:
+    """Return what stands above a table: what it is, and in what it is not what its file says."""
+    protocol = ", ".join(f"{key} {written(value)}" for key, value in table.protocol.items())
+    lines = [table.title, *changes.notes(), f"Protocol: {protocol}." if protocol else ""]
+    lines += [f"Varied: {', '.join(table.varied)}." if table.varied else ""]
+    lines += [f"Published: {table.source}." if table.source else ""]
+    return "\n".join(filter(None, lines)) + "\n\n"

@@ -1,0 +1,54 @@
+"""How far a run of a table is: nothing, begun, finished, or something else in its place."""
+
+import shutil
+from typing import NamedTuple
+
+from pycls_std import config
+from pycls_std.reproduce.jobs import Job
+from pycls_std.results.read import Run, read_run
+from pycls_std.results.table import differing
+
+ANALYSIS = "analysis.json"
+
+
+class State(NamedTuple):
+    """What there is of a run. wrong: why it cannot be made, in a line; "" if it can."""
+
+    begun: bool = False
+    finished: bool = False
+    predicted: bool = False
+    wrong: str = ""
+
+
+def state_of(job: Job, *, kept: bool) -> State:
+    """Return how far a run is.
+
+    kept: whether a record in logs/ counts as done; with its weights it is brought back to where it was made.
+    """
+    if kept and not (job.folder / "config.yaml").exists():
+        record = read_run(job.kept)
+        if record.status == "finished" and not differing(job.options, record):
+            if not (job.kept / "checkpoints" / job.weights.name).exists():
+                return State(begun=True, finished=True, predicted=True)
+            shutil.copytree(job.kept, job.folder, dirs_exist_ok=True)
+    run = read_run(job.folder)
+    if not run.options:
+        return State()
+    other = differing(job.options, run)
+    if run.status == "finished" or other:
+        if other:
+            return State(wrong=f"{job.folder} is a run of other options: {', '.join(other[:3])}")
+        predicted = (job.folder / ANALYSIS).exists() or not job.weights.exists()
+        return State(begun=True, finished=True, predicted=predicted or not is_classified(job))
+    return State(begun=True)
+
+
+def record_of(job: Job, *, kept: bool) -> Run:
+    """Return the record of a run: where it was made, or, if those count, where it was kept."""
+    made = read_run(job.folder)
+    return read_run(job.kept) if kept and not made.options and job.kept.exists() else made
+
+
+def is_classified(job: Job) -> bool:
+    """Return whether predictions of the run can be analyzed: logits of classes."""
+    return job.options["TASK.NAME"] == config.Catalogue().options["TASK.NAME"].value

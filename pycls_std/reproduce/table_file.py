@@ -1,0 +1,236 @@
+"""Read the file of a table: which runs make it, who teaches whom, and what all of its rows have in common."""
+
+import re
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+from pycls_std.config import ConfigError
+from pycls_std.config.plain_yaml import MOST_BYTES, Text, parse, short, value_of
+from pycls_std.core.regular import read_bytes
+from pycls_std.core.text import first_of, printable, shortened
+
+NAME = re.compile(r"[\w.+-]*\w[\w.+-]*")  # of a row, which names a folder
+SELECTIONS = ("last", "held-out")
+TABLE_KEYS = ("title", "source", "seeds", "baseline", "selection", "protocol", "options", "teachers", "runs", "columns")
+ROW_KEYS = ("name", "config", "options", "seeds", "teachers", "published", "source", "sweep", "list")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: a config, what is changed of it, and its seeds.
+
+    options: {"SECTION.KEY": value as it is written}. taught_by: names of rows. published: {"TOP1": value as written},
+    with its SOURCE, of a row whose config does not state it. varied: keys that a sweep varies.
+    """
+
+    name: str
+    config: Path
+    options: dict[str, object]
+    seeds: tuple[int, ...]
+    taught_by: tuple[str, ...] = ()
+    published: dict[str, object] = field(default_factory=dict)
+    varied: tuple[str, ...] = ()
+    teaches_only: bool = False  # it is there for its weights, and not held to the protocol
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a file says. selection: whose scores a row is compared by, those of the last epoch or of the held-out one.
+
+    protocol: {"SECTION.KEY": value as it is written} that every row has but those that are there to teach.
+    """
+
+    name: str
+    path: Path
+    title: str
+    source: str
+    baseline: str
+    selection: str
+    protocol: dict[str, object]
+    rows: tuple[Row, ...]
+    columns: tuple[str, ...] = ()
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """The keys that its sweeps vary."""
+        return tuple(dict.fromkeys(key for row in self.rows for key in row.varied))
+
+
+def read_table(path: Path) -> Table:
+    """Return what the file of a table says.
+
+    Paths of configs are relative to it. Raises ConfigError that names the file and the entry for what is not as it
+    should be.
+    """
+    label = printable(shortened(str(path)))
+    content = _mapping(_parsed(path, label), label, TABLE_KEYS)
+    missing = [key for key in ("title", "runs") if not content.get(key)]
+    if missing:
+        raise ConfigError(f"{label}: {missing[0]} is missing")
+    seeds = _seeds(content.get("seeds", [Text("0")]), f"{label}: seeds")
+    common = _options(content.get("options", {}), f"{label}: options")
+    rows = []
+    for group, teaches_only in (("teachers", True), ("runs", False)):
+        default = seeds[:1] if teaches_only else seeds
+        for number, entry in enumerate(_list(content.get(group, []), f"{label}: {group}"), start=1):
+            own = _mapping(entry, f"{label}: entry {number} of {group}", ROW_KEYS)
+            name = str(own.get("name", ""))
+            where = f"{label}: {group}, {name or f'entry {number}'}"
+            rows += _rows(name, own, where, path.parent, common, default, teaches_only=teaches_only)
+    table = Table(
+        name=path.stem,
+        path=path,
+        title=str(content["title"]),
+        source=str(content.get("source", "")),
+        baseline=str(content.get("baseline", "")),
+        selection=str(content.get("selection", "last")),
+        protocol=_options(content.get("protocol", {}), f"{label}: protocol"),
+        rows=tuple(rows),
+        columns=tuple(map(str, _list(content.get("columns", []), f"{label}: columns"))),
+    )
+    _check(table, label)
+    return table
+
+
+def _check(table: Table, label: str) -> None:
+    names = [row.name for row in table.rows]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"{label}: the row {twice[0]} is there twice")
+    if table.baseline and table.baseline not in names:
+        raise ConfigError(f"{label}: baseline is {short(table.baseline)}, the rows are {first_of(names)}")
+    if table.selection not in SELECTIONS:
+        raise ConfigError(f"{label}: selection is {short(table.selection)}, expected {' or '.join(SELECTIONS)}")
+    known = {row.name: row for row in table.rows}
+    for row in table.rows:
+        for teacher in row.taught_by:
+            if teacher not in known:
+                raise ConfigError(f"{label}: {row.name} is taught by {short(teacher)}, which is no row of this table")
+        _refuse_circle(row, known, label)
+
+
+def _refuse_circle(row: Row, known: dict[str, Row], label: str) -> None:
+    above, seen = set(row.taught_by), set()
+    while above - seen:
+        seen |= above
+        above = {teacher for name in above for teacher in known[name].taught_by if teacher in known}
+        if row.name in above | seen:
+            raise ConfigError(f"{label}: {row.name} teaches itself, by way of its teachers")
+
+
+def _rows(name, own, where, folder, common, seeds, *, teaches_only) -> list[Row]:
+    """Return the row of an entry, or one for each point of its sweep."""
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"{where}: name is {short(name)}, expected letters, digits and . + - _ only")
+    if not own.get("config"):
+        raise ConfigError(f"{where}: config is missing")
+    config = folder / str(own["config"])
+    if not config.is_file():
+        raise ConfigError(f"{where}: config is {short(own['config'])}, there is no such file beside {folder}")
+    published = _mapping(own.get("published", {}), f"{where}: published")
+    if own.get("source"):
+        published = published | {"SOURCE": own["source"]}
+    rows = []
+    for point in _points(own, where):
+        options = common | _options(own.get("options", {}), f"{where}: options") | point
+        rows.append(
+            Row(
+                name=name + "".join(f"_{_leaf(key)}-{_plain(value)}" for key, value in point.items()),
+                config=config,
+                options=options,
+                seeds=_seeds(own["seeds"], f"{where}: seeds") if "seeds" in own else seeds,
+                taught_by=tuple(map(str, _list(own.get("teachers", []), f"{where}: teachers"))),
+                published=published if len(point) == 0 else {},
+                varied=tuple(point),
+                teaches_only=teaches_only,
+            )
+        )
+    return rows
+
+
+def _points(own, where) -> list[dict[str, object]]:
+    """Return the options of each point of a sweep: the product of its axes, or a list; one without any for no sweep."""
+    if "sweep" in own and "list" in own:
+        raise ConfigError(f"{where} has a sweep and a list, expected one of them")
+    if "list" in own:
+        return [_options(each, f"{where}: list") for each in _list(own["list"], f"{where}: list")]
+    axes = {
+        key: _list(values, f"{where}: sweep {key}")
+        for key, values in _options(own.get("sweep", {}), f"{where}: sweep").items()
+    }
+    empty = [key for key, values in axes.items() if not values]
+    if empty:
+        raise ConfigError(f"{where}: sweep {empty[0]} is empty")
+    return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+
+
+def _leaf(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _plain(value) -> str:
+    return re.sub(r"[^\w.+-]+", "-", written(value)).strip("-")
+
+
+def written(value) -> str:
+    """Return a value as it is written on a command line."""
+    if isinstance(value, list):
+        return "[" + ",".join(map(_entry, value)) + "]"
+    return "null" if value is None else str(value)
+
+
+def _entry(value) -> str:
+    quoted = isinstance(value, str) and not isinstance(value, Text)
+    return "'" + value.replace("'", "''") + "'" if quoted else written(value)
+
+
+def _parsed(path: Path, label: str):
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"{label}: a table is a .yaml file")
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{label}: has {path.stat().st_size} bytes, a table has at most {MOST_BYTES}")
+        text = read_bytes(path).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{label}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return value_of(parse(text, label), label)
+
+
+def _mapping(value, where: str, allowed: tuple[str, ...] = ()) -> dict:
+    if value in (None, ""):
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} is {short(value)}, expected entries KEY: VALUE")
+    unknown = [key for key in value if allowed and key not in allowed]
+    if unknown:
+        raise ConfigError(f"{where} has the unknown entry {unknown[0]}, expected {', '.join(allowed)}")
+    return value
+
+
+def _list(value, where: str) -> list:
+    if not isinstance(value, list):
+        raise ConfigError(f"{where} is {short(value)}, expected a list")
+    return value
+
+
+def _options(value, where: str, prefix: str = "") -> dict[str, object]:
+    """Return {"SECTION.KEY": value} of options that are written nested, with dots, or both."""
+    flat = {}
+    for key, each in _mapping(value, where).items():
+        inner = _options(each, where, f"{prefix}{key}.") if isinstance(each, dict) and each else {prefix + key: each}
+        twice = flat.keys() & inner.keys()
+        if twice:
+            raise ConfigError(f"{where}: {sorted(twice)[0]} is set twice")
+        flat |= inner
+    return flat
+
+
+def _seeds(value, where: str) -> tuple[int, ...]:
+    texts = _list(value, where)
+    if not texts or not all(isinstance(text, Text) and re.fullmatch(r"\d{1,10}", text) for text in texts):
+        raise ConfigError(f"{where} is {short(value)}, expected whole numbers from 0")
+    seeds = tuple(map(int, texts))
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{where} is {short(list(map(str, texts)))}, a seed is there twice")
+    return seeds

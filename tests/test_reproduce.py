@@ -1,0 +1,365 @@
+"""A table's file: what it says, the order of its runs, and that they are made, skipped, continued and told of."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from processes import ROOT, called, wait_for
+
+from pycls_std.config import ConfigError
+from pycls_std.reproduce import running
+from pycls_std.reproduce.jobs import Changes, plan
+from pycls_std.reproduce.running import Runner, Slot
+from pycls_std.reproduce.state import State, state_of
+from pycls_std.reproduce.table_file import read_table
+from pycls_std.results.read import find_runs, read_run
+
+DEBUG = ROOT / "configs" / "debug"
+SHIPPED = sorted((ROOT / "configs" / "tables").glob("*.yaml"))
+TABLE = f"""
+title: A small table
+seeds: [0, 1]
+baseline: base
+teachers:
+  - {{name: t, config: {DEBUG}/teacher_debug.yaml}}
+runs:
+  - {{name: base, config: {DEBUG}/base_debug.yaml, options: {{OPTIM.MAX_EPOCH: 2}}}}
+  - name: KD
+    config: {DEBUG}/kd_debug.yaml
+    teachers: [t]
+    options: {{OPTIM: {{MAX_EPOCH: 2}}, DISTILLATION.TEACHER_MIN_ACC: 0}}
+"""
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """Return table(text, old=new): a file of a table, in the folder that is worked in, read."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text=TABLE, **replaced):
+        for old, new in replaced.items():
+            assert old in text
+            text = text.replace(old, new)
+        (tmp_path / "small.yaml").write_text(text)
+        return read_table(Path("small.yaml"))
+
+    return write
+
+
+def planned(found, *overrides, **changes):
+    """The runs of a table, with changes."""
+    return plan(found, Changes(**changes), list(overrides))
+
+
+# --------------------------------------------------------------------------------------------------------- the file
+def test_the_teachers_come_first_and_one_seed_of_every_row_before_the_next(table):
+    found = table(TABLE + f"  - {{name: more, config: {DEBUG}/base_debug.yaml, seeds: [5]}}\n")
+    order = [str(job) for job in planned(found)]
+    assert order == ["base seed0", "t seed0", "KD seed0", "more seed5", "base seed1", "KD seed1"]
+    job = planned(found)[2]
+    assert [str(teacher) for teacher in job.needs] == ["t seed0"]
+    assert job.options["DISTILLATION.TEACHERS"] == ["resnet8"]
+    assert job.options["DISTILLATION.TEACHER_WEIGHTS"] == ["runs/small/t/seed0/checkpoints/last.pt"]
+    assert (job.options["NAME"], job.options["SEED"], job.options["OUT_DIR"]) == ("KD", 0, "runs/small/KD/seed0")
+    assert job.options["OPTIM.MAX_EPOCH"] == 2 and job.options["DISTILLATION.TEACHER_MIN_ACC"] == 0
+
+
+def test_teachers_teach_by_their_best_held_out_epoch_where_something_is_held_out(table):
+    found = table(teacher_debug="teacher_debug", title="options: {DATA.VAL_FRACTION: 0.2}\ntitle")
+    weights = {str(job): job.options["DISTILLATION.TEACHER_WEIGHTS"] for job in planned(found)}
+    assert weights["KD seed1"] == ["runs/small/t/seed0/checkpoints/best.pt"]
+
+
+def test_a_sweep_is_the_product_of_its_axes_or_a_list(table):
+    text = TABLE + "    sweep: {OPTIM.BASE_LR: [5e-4, 1e-3], KD: {WEIGHT: [0.5, 1]}}\n"
+    found = table(text)
+    names = ["KD_BASE_LR-5e-4_WEIGHT-0.5", "KD_BASE_LR-5e-4_WEIGHT-1"]
+    names += ["KD_BASE_LR-1e-3_WEIGHT-0.5", "KD_BASE_LR-1e-3_WEIGHT-1"]
+    assert [row.name for row in found.rows[2:]] == names
+    assert found.varied == ("OPTIM.BASE_LR", "KD.WEIGHT")
+    rates = {job.row.name: (job.options["OPTIM.BASE_LR"], job.options["KD.WEIGHT"]) for job in planned(found)[2:6]}
+    assert list(rates.values()) == [(5e-4, 0.5), (5e-4, 1.0), (1e-3, 0.5), (1e-3, 1.0)]
+    listed = table(TABLE + "    list: [{OPTIM.BASE_LR: 1e-3, SEED: 4}, {STD.TAPS: [1, last]}]\n")
+    assert [row.name for row in listed.rows[2:]] == ["KD_BASE_LR-1e-3_SEED-4", "KD_TAPS-1-last"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("title: A small table", "", "small.yaml: title is missing"),
+        ("title", "titel", "has the unknown entry titel, expected title, source"),
+        ("baseline: base", "baseline: bass", "baseline is 'bass', the rows are t, base, KD"),
+        ("baseline: base", "selection: best", "selection is 'best', expected last or held-out"),
+        ("teachers: [t]", "teachers: [u]", "KD is taught by 'u', which is no row"),
+        ("teachers: [t]", "teachers: [KD]", "KD teaches itself"),
+        ("teachers: [t]", "teachers: t", "runs, KD: teachers is 't', expected a list"),
+        ("seeds: [0, 1]", "seeds: [0, 0]", "seeds is ['0', '0'], a seed is there twice"),
+        ("seeds: [0, 1]", "seeds: [-1]", "seeds is ['-1'], expected whole numbers from 0"),
+        ("name: KD", "name: base", "the row base is there twice"),
+        ("name: KD", "name: a/b", "name is 'a/b', expected letters, digits"),
+        ("base_debug.yaml", "bass.yaml", "bass.yaml', there is no such file"),
+        ("OPTIM.MAX_EPOCH: 2", "OPTIM.MAX_EPOCH: two", "base: command line: OPTIM.MAX_EPOCH"),
+        ("OPTIM.MAX_EPOCH: 2", "OPTIM.MAX_EPOCHS: 2", "base: command line: no option OPTIM.MAX_EPOCHS"),
+        ("seeds", "protocol: {OPTIM.MAX_EPOCH: 3}\nseeds", "base: OPTIM.MAX_EPOCH is 2, the table's protocol is 3"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_told_before_anything_runs(table, old, new, said):
+    text = TABLE.replace(old, new, 1)
+    with pytest.raises(ConfigError) as error:
+        planned(table(text))
+    assert said in str(error.value) and "small.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_command_says_so_in_one_line(table, tmp_path):
+    table()
+    (tmp_path / "small.yaml").write_text(TABLE.replace("baseline: base", "baseline: bass"))
+    code, output, errors = called("tools/reproduce.py", tmp_path / "small.yaml")
+    assert (code, output) == (2, "") and "small.yaml: baseline is 'bass'" in errors
+    assert errors.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
+# ----------------------------------------------------------------------------------------------------- what is changed
+def test_a_shorter_table_scales_everything_that_is_counted_in_epochs(table):
+    steps = (
+        "{MAX_EPOCH: 40, WARMUP_EPOCHS: 5, SCHEDULE: step, STEPS: [20, 30.5]}, TEST.PERIOD: 10, KD.WARMUP_EPOCHS: 20"
+    )
+    found = table(TABLE.replace("{MAX_EPOCH: 2}", steps))
+    whole, short = (planned(found, scale=scale)[2].options for scale in (1.0, 0.1))
+    assert (short["OPTIM.MAX_EPOCH"], short["TEST.PERIOD"], short["KD.WARMUP_EPOCHS"]) == (4, 1, 2)
+    assert short["OPTIM.WARMUP_EPOCHS"] == 0.5 and short["OPTIM.STEPS"] == pytest.approx([2, 3.05])
+    changed = {key for key in whole if whole[key] != short[key]} - {"OUT_DIR", "DISTILLATION.TEACHER_WEIGHTS"}
+    names = ("MAX_EPOCH", "WARMUP_EPOCHS", "STEPS")
+    assert changed == {f"OPTIM.{name}" for name in names} | {"TEST.PERIOD", "KD.WARMUP_EPOCHS"}
+    assert short["OUT_DIR"] == "runs/small_x0.1/KD/seed0"
+    assert short["DISTILLATION.TEACHER_WEIGHTS"] == ["runs/small_x0.1/t/seed0/checkpoints/last.pt"]
+    assert Changes(0.1).notes() == ["Every number of epochs is 0.1 times that of the table (--scale)."]
+
+
+def test_a_stand_in_takes_the_place_of_a_dataset_and_of_no_other(table):
+    found = table()
+    job = planned(found, data={"digits": "folder/pictures", "cifar100": "elsewhere"})[0]
+    assert (job.options["DATA.NAME"], job.options["DATA.ROOT"]) == ("image_folder", "folder/pictures")
+    assert job.options["MODEL.NUM_CLASSES"] == 0
+    assert job.folder == Path("runs/small_pictures_elsewhere/base/seed0")
+    assert Changes(data={"digits": "folder/pictures"}).notes() == ["pictures stands in for digits (--data)."]
+    assert planned(found, data={"cifar100": "cifar10"})[0].options["DATA.NAME"] == "digits"
+
+
+def test_published_numbers_of_a_row_are_not_those_of_a_changed_table(table):
+    found = table(TABLE.replace("name: KD", "name: KD\n    published: {TOP1: 71.5}\n    source: a report"))
+    job = planned(found)[2]
+    assert (job.options["PUBLISHED.TOP1"], job.options["PUBLISHED.SOURCE"]) == (71.5, "a report")
+    assert job.options["PUBLISHED.CHANGED"] == []
+    assert planned(found, scale=0.5)[2].options["PUBLISHED.TOP1"] == -1
+
+
+def test_options_of_the_machine_can_be_given_and_none_of_the_table(table):
+    found = table()
+    assert {job.options["DATA.NUM_WORKERS"] for job in planned(found, "DATA.NUM_WORKERS=3")} == {3}
+    for word in ("OPTIM.BASE_LR=1", "SEED=3", "NAME=x", "OUT_DIR=y", "DATA.VAL_FRACTION=0.1"):
+        with pytest.raises(
+            ConfigError, match=f"{word.partition('=')[0]} belongs to the table: write it into small.yaml"
+        ):
+            planned(found, word)
+
+
+# -------------------------------------------------------------------------------------------------- parts of the work
+def tool():
+    """The module of the command."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    import reproduce
+
+    return reproduce
+
+
+def test_each_part_has_its_runs_and_the_teachers_they_need(table):
+    runs = planned(table(TABLE + f"  - {{name: more, config: {DEBUG}/base_debug.yaml}}\n"))
+    parts = [tool().part(runs, number, 3) for number in (1, 2, 3)]
+    assert {job for each in parts for job in each} == set(runs)
+    taught = [job for job in runs if job.needs]
+    for each in parts:
+        assert all(teacher in each for job in each if job in taught for teacher in job.needs)
+        assert each == [job for job in runs if job in each]
+    students = [job for each in parts for job in each if not job.row.teaches_only]
+    assert len(students) == len(set(students))
+
+
+def test_there_is_room_for_so_many_runs_on_each_gpu():
+    made = [slot.environment for slot in tool().slots(["0", "3"], 2)]
+    assert [own["CUDA_VISIBLE_DEVICES"] for own in made] == ["0", "3", "0", "3"]
+    assert all(own["OMP_NUM_THREADS"] for own in made)
+    assert "CUDA_VISIBLE_DEVICES" not in tool().slots([], 1)[0].environment
+
+
+def test_a_job_array_calls_this_command_for_each_part(tmp_path):
+    script = tool().job_array(["configs/tables/a b.yaml", "--slurm", "4", "--scale", "4", "DATA.ROOT=/x"], 4)
+    assert "#SBATCH --array=1-4\n" in script
+    (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "3"}
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "tools/reproduce.py|configs/tables/a b.yaml|--scale|4|DATA.ROOT=/x|--shard|3/4|"
+    assert tool().job_array(["t.yaml", "--slurm=2"], 2).endswith("t.yaml --shard $SLURM_ARRAY_TASK_ID/2\n")
+
+
+# ------------------------------------------------------------------------------------------------- runs, in pretence
+# A run in pretence: it writes when it began and ended, and does as the file of its name says.
+PRETENCE = """
+import signal, sys, time, pathlib
+folder = pathlib.Path(next(word for word in sys.argv if word.startswith("OUT_DIR=")).partition("=")[2])
+folder.mkdir(parents=True, exist_ok=True)
+told = folder.with_suffix(".do")
+todo = told.read_text() if told.exists() else ""
+with open("story", "a") as story:
+    story.write(f"+{folder.parent.name} ")
+def stop(*_):
+    (folder / "stopped").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+if "fail" in todo:
+    print("something\\nrun_net.py: the reason (--traceback shows where)")
+    sys.exit(1)
+if "busy" in todo:
+    told.unlink()
+    print(f"run_net.py: OUT_DIR {folder} is in use by process 1 on elsewhere")
+    sys.exit(1)
+time.sleep(60 if "long" in todo else 0.3)
+(folder / "finished").touch()
+with open("story", "a") as story:
+    story.write(f"-{folder.parent.name} ")
+"""
+
+
+@pytest.fixture
+def pretence(table, tmp_path, monkeypatch):
+    """Return make(side by side, told={row: what it does}, deadline=seconds): a runner whose runs are pretended."""
+    (tmp_path / "pretence.py").write_text(PRETENCE)
+    monkeypatch.setattr(running, "SCRIPT", tmp_path / "pretence.py")
+    monkeypatch.setattr(running, "POLL", 0.02)
+    monkeypatch.setattr(running, "RETRY", 0.2)
+
+    def state(job, *, kept):
+        return State(finished=(job.folder / "finished").exists(), predicted=True, begun=job.folder.exists())
+
+    monkeypatch.setattr(running, "state_of", state)
+
+    def make(room=1, told=(), deadline=None, text=TABLE):
+        runs = planned(table(text))
+        for name, todo in dict(told).items():
+            place = Path("runs/small") / name / "seed0.do"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(todo)
+        limit = None if deadline is None else time.monotonic() + deadline
+        return Runner(runs, [Slot() for _ in range(room)], deadline=limit, analyze=lambda folder: None)
+
+    return make
+
+
+def test_runs_are_made_side_by_side_and_no_student_before_its_teacher(pretence):
+    runner = pretence(room=2)
+    runner.run()
+    story = Path("story").read_text().split()
+    assert sorted(story) == sorted([*(["+base", "-base", "+KD", "-KD"] * 2), "+t", "-t"])
+    assert story.index("-t") < story.index("+KD")
+    under_way = [
+        sum(word[0] == "+" for word in story[:k]) - sum(word[0] == "-" for word in story[:k]) for k in range(11)
+    ]
+    assert max(under_way) == 2 and runner.done == set(runner.jobs) and not runner.failed
+    again = pretence(room=2)
+    again.run()
+    assert Path("story").read_text().split() == story and again.done == set(again.jobs)  # nothing is made twice
+
+
+def test_a_run_that_fails_says_why_and_the_others_go_on(pretence):
+    runner = pretence(told={"t": "fail"})
+    runner.run()
+    told = {str(job): why for job, why in runner.failed.items()}
+    assert told["t seed0"] == "the reason (--traceback shows where)"
+    assert told["KD seed0"] == told["KD seed1"] == "needs t seed0, which failed"
+    assert {str(job) for job in runner.done} == {"base seed0", "base seed1"}
+
+
+def test_a_run_that_another_process_makes_is_waited_for(pretence):
+    runner = pretence(told={"t": "busy"})
+    runner.run()
+    assert runner.done == set(runner.jobs) and not runner.failed
+    story = Path("story").read_text().split()
+    assert story.count("+t") == 2 and story.index("-t") < story.index("+KD")
+
+
+def test_in_time_the_runs_are_told_to_stop(pretence):
+    runner = pretence(told={"base": "long"}, deadline=1.5)
+    start = time.monotonic()
+    runner.run()
+    assert time.monotonic() - start < 20
+    assert Path("runs/small/base/seed0/stopped").exists() and not runner.failed and not runner.done
+
+
+def test_a_run_that_is_killed_is_one_row_that_says_so(pretence, monkeypatch):
+    runner = pretence(told={"base": "long"})
+    begin = runner._begin
+
+    def then_kill(slot, job):
+        started = begin(slot, job)
+        if started and str(job) == "base seed0":
+            slot.process.kill()
+        return started
+
+    monkeypatch.setattr(runner, "_begin", then_kill)
+    runner.run()
+    assert [why for job, why in runner.failed.items() if job.row.name == "base"] == ["it was killed (exit code -9)"]
+
+
+# --------------------------------------------------------------------------------------------------- runs, for real
+@pytest.mark.slow
+def test_a_table_that_is_killed_goes_on_where_it_was(table, tmp_path):
+    """Killed in the middle of a run, the same command makes what is missing and prints the table."""
+    text = TABLE.replace("seeds: [0, 1]", "seeds: [0]").replace("OPTIM.MAX_EPOCH: 2", "OPTIM.MAX_EPOCH: 200")
+    floor = "options: {DISTILLATION.TEACHER_MIN_ACC: 99.9}"
+    text += f"  - {{name: bad, config: {DEBUG}/kd_debug.yaml, teachers: [t], {floor}}}\n"
+    table(text)
+    words = [sys.executable, str(ROOT / "tools" / "reproduce.py"), "small.yaml"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    base = tmp_path / "runs" / "small" / "base" / "seed0"
+    wait_for(lambda: (base / "checkpoints" / "last.pt").exists())
+    process.kill()  # its run goes on without it
+    process.communicate()
+    done = subprocess.run([*words, "--jobs", "2"], env=env, capture_output=True, text=True, timeout=240)
+    assert "base seed0: OUT_DIR runs/small/base/seed0 is in use by process" in done.stdout
+    assert done.returncode == 1 and done.stderr == ""
+    runs = {run.name: run.status for run in find_runs(["runs/small"])}
+    assert runs == {"t": "finished", "base": "finished", "KD": "finished"}
+    assert "| bad |" in done.stdout and "failed: teacher 0 resnet8 has top-1" in done.stdout.splitlines()[-1]
+    again = subprocess.run([*words, "--kept", "--show"], env=env, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 0 and again.stdout.count("finished") == 3
+
+
+def test_another_run_in_the_place_of_one_is_told(table, tmp_path, load):
+    from pycls_std import runner
+
+    found = table(TABLE.replace("seeds: [0, 1]", "seeds: [0]"))
+    (job,) = (job for job in planned(found) if job.row.name == "base")
+    runner.train(load("debug/base_debug", OUT_DIR=job.folder, NAME="base", OPTIM__MAX_EPOCH=1))
+    state = state_of(job, kept=False)
+    assert state.wrong == "runs/small/base/seed0 is a run of other options: OPTIM.MAX_EPOCH is 1, not 2"
+    runner.train(load("debug/base_debug", OUT_DIR=tmp_path / "logs/small/base/seed0", NAME="base", OPTIM__MAX_EPOCH=2))
+    kept = planned(table())[0]
+    assert read_run(kept.kept).status == "finished"
+    (job.folder / "config.yaml").unlink()
+    assert not state_of(kept, kept=False).finished and state_of(kept, kept=True).finished
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_table_can_be_planned(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = read_table(path)
+    runs = plan(found, Changes())
+    assert runs and found.title
+    assert (
+        path.read_text().startswith("# ")
+        and f"python tools/reproduce.py configs/tables/{path.name}" in path.read_text()
+    )

@@ -1,0 +1,170 @@
+"""Make the runs of a table, teachers first, and print it; what is done is skipped, what was cut goes on."""
+
+import argparse
+import logging
+import os
+import re
+import shlex
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
+
+from pycls_std.process import signals, streams  # noqa: E402
+from pycls_std.process.errors import one_line  # noqa: E402
+from pycls_std.reproduce.estimate import plan_lines  # noqa: E402
+from pycls_std.reproduce.jobs import Changes, plan  # noqa: E402
+from pycls_std.reproduce.running import Runner, Slot  # noqa: E402
+from pycls_std.reproduce.showing import show  # noqa: E402
+from pycls_std.reproduce.table_file import read_table  # noqa: E402
+from pycls_std.results.render import FORMATS  # noqa: E402
+
+LOG = logging.getLogger("pycls_std")
+UNITS = {"s": 1, "m": 60, "h": 3600}
+MARGIN = 20.0  # seconds before --until in which runs end their batch, and the table is printed
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Return the arguments."""
+    parser = argparse.ArgumentParser(prog="reproduce.py", description=__doc__, allow_abbrev=False)
+    parser.add_argument("table", type=Path, help="the file of a table, such as configs/tables/c100_std.yaml")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side, on each device")
+    parser.add_argument("--gpus", type=_gpus, default=[], metavar="0,1", help="GPUs to spread the runs over")
+    parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="i/n", help="make the i-th of n parts, from 1")
+    parser.add_argument("--slurm", type=int, metavar="N", help="print a job array of N parts, for sbatch, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan with estimated hours, and stop")
+    parser.add_argument("--scale", type=_scale, default=1.0, metavar="F", help="multiply all numbers of epochs")
+    parser.add_argument("--data", type=_pair, action="append", default=[], metavar="NAME=PLACE", help="stand-in")
+    parser.add_argument(
+        "--until", type=_seconds, metavar="25m", help="stop in so many s, m or h; what matters is first"
+    )
+    parser.add_argument("--kept", action="store_true", help="records in logs/ count as done")
+    parser.add_argument("--show", action="store_true", help="print the table of what is there, and stop")
+    parser.add_argument("--format", choices=FORMATS, default="md")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="options of this machine, as DATA.ROOT")
+    args = parser.parse_intermixed_args(argv)
+    for name in ("jobs", "slurm"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name} is {getattr(args, name)}, expected at least 1")
+    return args
+
+
+@streams.program("reproduce.py")
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit code: 0 done, 1 a run failed or is not finished, 2 usage or the table, 130, 143 a signal."""
+    start = time.monotonic()
+    args = parse(argv)
+    logging.basicConfig(handlers=[handler := logging.StreamHandler(sys.stdout)])
+    handler.setFormatter(streams.Printable())
+    LOG.setLevel(logging.INFO)
+    try:
+        table = read_table(args.table)
+        changes = Changes(args.scale, dict(args.data))
+        jobs = plan(table, changes, args.overrides)
+        own = part(jobs, *args.shard)
+        runner = Runner(
+            own,
+            slots(args.gpus, args.jobs),
+            deadline=start + args.until - MARGIN if args.until else None,
+            kept=args.kept,
+            analyze=lambda folder: None,
+        )
+        code = 0
+        if args.slurm:
+            print(job_array(argv if argv is not None else sys.argv[1:], args.slurm), end="")
+            return 0
+        if args.dry_run:
+            environment = runner.slots[0].environment
+            print("\n".join([f"{table.title}", *changes.notes()]))
+            print("\n".join(plan_lines(own, environment, kept=args.kept, side_by_side=len(runner.slots))))
+            return 0
+        if not args.show:
+            signals.install()
+            try:
+                runner.run()
+            except signals.Stopped as stopped:
+                code = stopped.code
+        print(show(table, jobs, changes, kept=args.kept, failed=runner.failed, form=args.format), end="")
+    except (ValueError, OSError) as error:
+        streams.complain(f"reproduce.py: {one_line(error)}")
+        return 2
+    return code or int(bool(runner.failed) or not (args.show or runner.done >= set(own)))
+
+
+def part(jobs: list, number: int, parts: int) -> list:
+    """Return the runs of one of several parts, and those that teach them."""
+    own = dict.fromkeys(jobs[number - 1 :: parts])
+    frontier = list(own)
+    while frontier:
+        frontier = [teacher for job in frontier for teacher in job.needs if teacher not in own]
+        own |= dict.fromkeys(frontier)
+    return [job for job in jobs if job in own]
+
+
+def job_array(words: list[str], parts: int) -> str:
+    """Return a script for sbatch: an array of so many parts; each makes the teachers it needs, or waits for them.
+
+    words: those of this command.
+    """
+    place = next(number for number, word in enumerate(words) if word.partition("=")[0] == "--slurm")
+    words = words[:place] + words[place + (1 if "=" in words[place] else 2) :]
+    return (
+        "#!/bin/bash\n"
+        f"#SBATCH --job-name=reproduce\n#SBATCH --array=1-{parts}\n#SBATCH --gres=gpu:1\n#SBATCH --cpus-per-task=8\n"
+        "#SBATCH --requeue\n#SBATCH --signal=TERM@120\n#SBATCH --output=slurm-%A_%a.out\n"
+        "# Submit it from the repository's root. A part that is cut goes on when it is submitted again.\n"
+        f"exec python tools/reproduce.py {shlex.join(words)} --shard $SLURM_ARRAY_TASK_ID/{parts}\n"
+    )
+
+
+def slots(gpus: list[str], jobs: int) -> list[Slot]:
+    """Return the room there is: for so many runs on each GPU, or on the one device of this machine.
+
+    On a CPU they share its cores, for a run that takes them all slows the others.
+    """
+    threads = max(1, len(os.sched_getaffinity(0)) // (jobs * max(1, len(gpus))))
+    own = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    places = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}]
+    return [Slot(own | place) for _ in range(jobs) for place in places]
+
+
+def _gpus(text: str) -> list[str]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of GPUs as 0,1")
+    return text.split(",")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part i/n with i from 1 to n")
+    return int(found[1]), int(found[2])
+
+
+def _scale(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no factor above 0")
+    return value
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, place = text.partition("=")
+    if not (name and equals and place):
+        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=PLACE: the name of a dataset, a folder in its place")
+    return name, place
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if not found or float(found[1]) * UNITS[found[2]] <= MARGIN:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time as 25m, above {MARGIN:.0f}s")
+    return float(found[1]) * UNITS[found[2]]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
