@@ -17,7 +17,7 @@ h1, h2, h3 { line-height: 1.2 }
 h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
 h3 { margin-top: 2rem }
 a { color: var(--link) }
-.box { overflow-x: auto; max-width: 100%; overflow-wrap: normal }
+.box { overflow-x: auto; max-width: 100%; overflow-wrap: normal; margin-bottom: .6rem }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; padding: .25rem 0; font-weight: 600 }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
@@ -32,12 +32,13 @@ summary { cursor: pointer; padding: .3rem 0 }
 figure { margin: 0; min-width: 0 }
 figure.wide { grid-column: 1 / -1 }
 figcaption { font-weight: 600; padding: .3rem 0 }
-.picture { background: #ffffff; border: 1px solid var(--line); padding: .25rem; overflow-x: auto; width: fit-content;
+.picture { background: #ffffff; border: 1px solid var(--line); overflow-x: auto; width: fit-content;
   max-width: 100% }
 .picture svg { display: block; height: auto; max-width: 100% }
 .wide svg { max-width: none }
 .picture svg * { stroke-linejoin: round; stroke-linecap: butt }
 :focus-visible { outline: 2px solid var(--link) }
+@media (max-width: 30rem) { body { padding: .5rem } }
 @media print {
   body { max-width: none; padding: 0; font-size: 9pt }
   .box { overflow: visible }

@@ -86,18 +86,27 @@ def _seed(run: Run, score: str, better: str, link) -> dict[str, str]:
         "SCORE, held-out-selected": f"{test[chosen]:.2f} (epoch {chosen})" if chosen else "",
         "SCORE, best on test (optimistic)": f"{test[best]:.2f} (epoch {best})" if best else "",
         "epochs": f"{max(evaluated)} of {planned}" if evaluated and planned else "",
+        "files": _files(run, link(run.folder)),
         "status": printable(run.status),
-        "commit": Html(", ".join(f"<code>{cell(commit)}</code>" for commit in _starts(facts, "commit"))),
+        "commit": Html(", ".join(f"<code>{cell(_short(commit))}</code>" for commit in _starts(facts, "commit"))),
         "device": printable(str(facts.get("device", ""))),
         "hours": f"{facts['hours']:.2f}" if isinstance(facts.get("hours"), (int, float)) else "",
-        "files": Html(" ".join(anchor(f"{link(run.folder)}/{quote(path.name)}", path.name) for path in _files(run))),
     }
 
 
-def _files(run: Run) -> list[Path]:
-    paths = [run.folder / "config.yaml", run.folder / "run.json", run.folder / "metrics.jsonl"]
-    paths += [*sorted(run.folder.glob("*tfevents*")), run.folder / "analysis.json"]
-    return [path for path in paths if path.is_file()]
+def _files(run: Run, place: str) -> Html:
+    """Return links to the files of a record that there are. place: address of its folder."""
+    names = ["config.yaml", "run.json", "metrics.jsonl", "analysis.json"]
+    paths = {name: path for name in names if (path := run.folder / name).is_file()}
+    events = sorted(path for path in run.folder.glob("*tfevents*") if path.is_file())
+    paths |= {f"events {number}" if len(events) > 1 else "events": path for number, path in enumerate(events, start=1)}
+    return Html(" ".join(anchor(f"{place}/{quote(path.name)}", name) for name, path in paths.items()))
+
+
+def _short(commit: str) -> str:
+    """Return a commit as git abbreviates it; that there were changes beside it stays."""
+    digits, dash, changed = commit.partition("-")
+    return digits[:10] + dash + changed
 
 
 def _starts(facts: dict, key: str) -> list[str]:
@@ -116,8 +125,14 @@ def _teachers(runs: list[Run]) -> str:
 
 
 def _commands(runs: list[Run]) -> str:
-    found = {run.seed: _starts(document(run.folder, "run.json"), "command") for run in runs}
-    lines = [Html(f"{cell(seed)}: <code>{cell(each)}</code>") for seed, commands in found.items() for each in commands]
+    """Return the commands of all starts of all runs, with the commits in full."""
+    lines = []
+    for run in runs:
+        facts = document(run.folder, "run.json")
+        commits = ", ".join(_starts(facts, "commit")) or "unknown"
+        for command in _starts(facts, "command"):
+            code = f"<code>{cell(command)}</code>"
+            lines.append(Html(f"{cell(printable(run.seed))}, commit <code>{cell(commits)}</code>: {code}"))
     return folded("Commands", listing(lines)) if lines else ""
 
 
