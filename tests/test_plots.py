@@ -179,6 +179,15 @@ def test_devices_that_differ_are_said(record, tmp_path):
     record("b", 0, {"test/top1": [1.0, 2.0, 3.0]}, hours=2.0, device="Loom")
     said = texts(plots.cost(rows_of(find_runs([str(tmp_path / "logs")]))))
     assert "different devices (Abacus, 2 threads, Loom): do not compare" in said
+    assert "What teachers said was kept" not in said
+
+
+def test_hours_that_kept_teachers_spared_are_said(record, tmp_path):
+    kept = {"DISTILLATION__CACHE": tmp_path / "views", "DISTILLATION__TEACHER_WEIGHTS": "[a.pt]", "TRAINER": "kd"}
+    kept |= {"DISTILLATION__TEACHERS": "[resnet20]"}
+    record("a", 0, {"test/top1": [1.0, 2.0, 3.0]}, overrides=kept, hours=1.0)
+    said = texts(plots.cost(rows_of(find_runs([str(tmp_path / "logs")]))))
+    assert "only the run that asked them first has the hours of it" in said
 
 
 def test_modes_of_deit_one_line_each():

@@ -118,9 +118,13 @@ def cost(rows: Rows, baseline: str = ""):
     """The score that counts against the hours that training took, evaluations included."""
     hours = {name: [_fact(run, "hours") for run in finished(runs)] for name, runs in rows.items()}
     known = {name: own for name, own in hours.items() if all(own)}
-    devices = sorted({str(document(run.folder, "run.json").get("device")) for name in known for run in rows[name]})
+    devices = sorted(
+        {str(document(run.folder, "run.json").get("device")) for name in known for run in finished(rows[name])}
+    )
     said = "Hours of one run, without those of its teachers, on "
     said += f"{devices[0]}." if len(devices) == 1 else f"different devices ({first_of(devices, 3)}): do not compare."
+    if any(run.options.get("DISTILLATION.CACHE") for name in known for run in finished(rows[name])):
+        said += " What teachers said was kept: only the run that asked them first has the hours of it."
     return _against(rows, known, "training (hours)", said)
 
 
