@@ -9,24 +9,13 @@ from typing import NamedTuple
 
 from pycls_std import config
 from pycls_std.core.text import first_of
-from pycls_std.results.picture_style import (
-    BACKGROUND,
-    COLUMN,
-    MOST,
-    PAGE,
-    canvas,
-    epochs_axis,
-    logarithmic,
-    look,
-    styled,
-    title,
-)
+from pycls_std.results.curve_panels import WEIGHTS, over_epochs, row_panels
+from pycls_std.results.picture_style import styled
 from pycls_std.results.plots_of_scores import cost, gains, parameters
-from pycls_std.results.seeds import Band, Rows, band, finished, heading, left_out, result_of
+from pycls_std.results.seeds import Band, Rows, band, finished, heading, result_of
 
 # What train/ has beside the terms of the objective.
 NO_TERMS = ("train/loss", "train/lr", "train/images_per_second")
-WEIGHTS = "train/teacher_weight/"
 ESTIMATE = "train/mine"
 
 
@@ -61,7 +50,7 @@ def accuracy(rows: Rows, baseline: str = ""):
     words = {"test": "test", "val": "held-out"}
     name = heading(catalogue, score)
     shown = {f"{words[split]} {name}": bands for split, bands in splits.items() if bands}
-    return _over_epochs(rows, shown, baseline)
+    return over_epochs(rows, shown, baseline)
 
 
 @styled
@@ -81,7 +70,7 @@ def modes(rows: Rows, baseline: str = ""):
             clear = len(set(names.values())) == len(names)
             chosen = {names[name] if clear else name: rows[name] for name in own}
             shown = {f"test {heading(catalogue, score)}": _bands(chosen, f"test/{score}")}
-            return _over_epochs(chosen, {key: bands for key, bands in shown.items() if bands}, "")
+            return over_epochs(chosen, {key: bands for key, bands in shown.items() if bands}, "")
     return None
 
 
@@ -91,7 +80,7 @@ def losses(rows: Rows, baseline: str = ""):
     panels = {name: {tag: band(runs, tag) for tag in objective(runs)} for name, runs in rows.items()}
     panels = {name: own for name, own in panels.items() if own}
     said = "Terms of the objective on training images, weighted: they add up to what is minimised."
-    return _panels(rows, panels, "weighted loss", said, log=True)
+    return row_panels(rows, panels, "weighted loss", said, log=True)
 
 
 @styled
@@ -103,14 +92,14 @@ def weights(rows: Rows, baseline: str = ""):
         own = {tag: curve for tag in tags if (curve := band(runs, tag))}
         panels |= {name: own} if len(own) > 1 else {}
     said = "Weight of each teacher, its mean over the images of an epoch; those of an image add up to 1."
-    return _panels(rows, panels, "weight", said)
+    return row_panels(rows, panels, "weight", said)
 
 
 @styled
 def mine(rows: Rows, baseline: str = ""):
     """The estimate of the mutual information of STD's tokens over epochs."""
     bands = _bands(rows, ESTIMATE)
-    return _over_epochs(rows, {"estimate (nats)": bands} if bands else {}, baseline)
+    return over_epochs(rows, {"estimate (nats)": bands} if bands else {}, baseline)
 
 
 def objective(runs: list) -> list[str]:
@@ -151,101 +140,6 @@ def _settings(catalogue, switches: list[str], options: dict[str, dict], name: st
 
 def _bands(rows: Rows, tag: str) -> dict[str, Band]:
     return {name: curve for name, runs in rows.items() if (curve := band(runs, tag))}
-
-
-def _over_epochs(rows: Rows, panels: dict[str, dict[str, Band]], baseline: str):
-    """Return one panel for each named set of curves; where there are more rows than MOST, one for each row."""
-    drawn = [name for name in rows if any(name in bands for bands in panels.values())]
-    if not drawn:
-        return None
-    said = _said([bands[name] for bands in panels.values() for name in bands], rows)
-    if len(drawn) > MOST:
-        return _apart(drawn, panels, baseline, said)
-    looks = {name: look(position) for position, name in enumerate(drawn)}
-    n = {name: next(bands[name].n for bands in panels.values() if name in bands) for name in drawn}
-    legend = [(name + (f", n = {n[name]}" if len(set(n.values())) > 1 else ""), looks[name]) for name in drawn]
-    figure, axes = canvas(len(panels), height=2.3, legend=legend, caption=said, sharex=True)
-    for each, (name, bands) in zip(axes, panels.items(), strict=True):
-        for row, curve in bands.items():
-            _line(each, curve, looks[row], drawn.index(row))
-        each.set_ylabel(name)
-        epochs_axis(each)
-    axes[-1].set_xlabel("epochs")
-    return figure
-
-
-def _apart(drawn: list[str], panels: dict[str, dict[str, Band]], baseline: str, said: str):
-    """Return a panel for each row, with the lines of all others in grey behind its own."""
-    looks = [look(position) | {"marker": ""} for position in range(len(panels))]
-    legend = list(zip(panels, looks, strict=True)) if len(panels) > 1 else []
-    ground = look(4) | {"linestyle": (0, (1, 1)), "marker": ""}
-    legend += [(f"baseline {baseline}", ground)] if baseline in drawn else []
-    legend += [("the other rows", {"color": BACKGROUND})]
-    figure, axes = canvas(
-        len(drawn), height=1.45, width=PAGE, columns=4, legend=legend, caption=said, sharex=True, sharey=True
-    )
-    first = next(iter(panels.values()))
-    for position, (each, row) in enumerate(zip(axes, drawn, strict=True)):
-        for other in (name for name in first if name != row):
-            style = ground if other == baseline else {"color": BACKGROUND, "linewidth": 0.6}
-            each.plot(first[other].epochs, first[other].mean, **style, zorder=1.5)
-        for style, bands in zip(looks, panels.values(), strict=True):
-            if row in bands:
-                _line(each, bands[row], style, 0)
-        each.set_title(title(row, 1.5))
-        epochs_axis(each)
-        if position % 4 == 0:
-            each.set_ylabel(next(iter(panels)) if len(panels) == 1 else "score")
-    for each in axes[-4:]:
-        each.set_xlabel("epochs")
-    return figure
-
-
-def _panels(rows: Rows, panels: dict[str, dict[str, Band]], unit: str, said: str, log: bool = False):
-    """Return a panel for each row, with a line for each tag; a tag looks alike in all."""
-    if not panels:
-        return None
-    tags = list(dict.fromkeys(tag for own in panels.values() for tag in own))
-    looks = {tag: look(position) for position, tag in enumerate(tags)}
-    legend = [(tag.removeprefix(WEIGHTS).removeprefix("train/"), looks[tag]) for tag in tags]
-    columns = 2 if len(panels) <= MOST else 4
-    width = COLUMN if len(panels) <= MOST else PAGE
-    said = f"{said} {_said([curve for own in panels.values() for curve in own.values()], rows)}"
-    columns = min(columns, len(panels))
-    figure, axes = canvas(
-        len(panels), height=1.5, width=width, columns=columns, legend=legend, caption=said, sharex=True, sharey=True
-    )
-    values = [value for own in panels.values() for curve in own.values() for value in (*curve.low, *curve.high)]
-    for position, (each, (row, own)) in enumerate(zip(axes, panels.items(), strict=True)):
-        for tag, curve in own.items():
-            _line(each, curve, looks[tag], tags.index(tag))
-        each.set_title(title(row, width / columns - 0.25))
-        epochs_axis(each)
-        if position % columns == 0:
-            each.set_ylabel(unit)
-        if log:
-            logarithmic(each, "y", values)
-    for each in axes[-columns:]:
-        each.set_xlabel("epochs")
-    return figure
-
-
-def _line(axes, curve: Band, style: dict, position: int) -> None:
-    """Draw mean and band; the markers of a line stand beside those of its neighbours."""
-    every = max(1, len(curve.epochs) // 6)
-    axes.plot(curve.epochs, curve.mean, **style, markevery=(position % every, every))
-    if curve.n > 1:
-        axes.fill_between(curve.epochs, curve.low, curve.high, color=style["color"], alpha=0.18, linewidth=0)
-
-
-def _said(bands: list[Band], rows: Rows) -> str:
-    """Return what lines and bands are, and which runs are not in them."""
-    counts = sorted({curve.n for curve in bands})
-    seeds = "one seed" if counts == [1] else f"n = {counts[0]} seeds" if len(counts) == 1 else "n seeds"
-    said = f"Line: {'' if counts == [1] else 'mean over '}{seeds}"
-    said += "." if counts == [1] else "; band: lowest to highest."
-    gone = left_out(rows)
-    return f"{said} Left out: {gone}." if gone else said
 
 
 PICTURES = {

@@ -22,8 +22,8 @@ def analysis_of(run: Run) -> dict:
     return found if known and all(isinstance(each, dict) for part in parts for each in part.values()) else {}
 
 
-def by_class(runs: list[Run]) -> tuple[list[str], list[list[float]]]:
-    """Return the names of the classes and, for each finished run, the score of each of them, in percent.
+def by_class(runs: list[Run]) -> tuple[list[str], list[list[float | None]]]:
+    """Return the names of the classes and, for each finished run, the score of each, in percent; None without images.
 
     Both are empty unless every finished run has been analysed, on the same classes.
     """
@@ -32,7 +32,12 @@ def by_class(runs: list[Run]) -> tuple[list[str], list[list[float]]]:
     values = [each.get("predictions", {}).get(each.get("prediction"), {}).get("per_class") for each in found]
     if not found or any(names != classes[0] or not isinstance(names, list) for names in classes):
         return [], []
-    if any(not isinstance(own, list) or len(own) != len(classes[0]) or not all(map(_number, own)) for own in values):
+    if any(
+        not isinstance(own, list)
+        or len(own) != len(classes[0])
+        or not all(value is None or _number(value) for value in own)
+        for own in values
+    ):
         return [], []
     return [str(name) for name in classes[0]], values
 
@@ -48,6 +53,8 @@ def gain_by_class(runs: list[Run], baseline: list[Run]) -> list[tuple[str, float
     gains = []
     for name, after, before in zip(names, zip(*own, strict=True), zip(*ground, strict=True), strict=True):
         error = math.nan
+        if None in after or None in before:
+            continue
         if min(len(after), len(before)) > 1:
             error = math.sqrt(variance(after) / len(after) + variance(before) / len(before))
         gains.append((name, mean(after) - mean(before), error))
@@ -111,9 +118,13 @@ def cost(rows: Rows, baseline: str = ""):
     """The score that counts against the hours that training took, evaluations included."""
     hours = {name: [_fact(run, "hours") for run in finished(runs)] for name, runs in rows.items()}
     known = {name: own for name, own in hours.items() if all(own)}
-    devices = sorted({str(document(run.folder, "run.json").get("device")) for name in known for run in rows[name]})
+    devices = sorted(
+        {str(document(run.folder, "run.json").get("device")) for name in known for run in finished(rows[name])}
+    )
     said = "Hours of one run, without those of its teachers, on "
     said += f"{devices[0]}." if len(devices) == 1 else f"different devices ({first_of(devices, 3)}): do not compare."
+    if any(run.options.get("DISTILLATION.CACHE") for name in known for run in finished(rows[name])):
+        said += " What teachers said was kept: only the run that asked them first has the hours of it."
     return _against(rows, known, "training (hours)", said)
 
 

@@ -66,3 +66,9 @@ def heading(catalogue, score: str) -> str:
     facts = catalogue.scores.get(score, {})
     unit = f" ({facts['unit']})" if facts.get("unit") else ""
     return printable(f"{facts.get('label', score)}{unit}")
+
+
+def best_epoch(curve: dict[int, float], better: str) -> int:
+    """Return the first epoch with the best value of a curve, 0 if it has none. better: higher or lower."""
+    best = max if better == "higher" else min
+    return best(sorted(curve), key=lambda epoch: curve[epoch], default=0)

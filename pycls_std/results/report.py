@@ -1,0 +1,166 @@
+"""A table as one page: its numbers, pictures and configs, and the way from each number to the run that it came from."""
+
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+from pycls_std import config
+from pycls_std.config.plain_yaml import load_yaml
+from pycls_std.core.regular import read_bytes
+from pycls_std.core.text import first_of, printable
+from pycls_std.results.fidelity import fidelity
+from pycls_std.results.page import Html, anchor, cell, folded, grid, listing, page
+from pycls_std.results.picture_style import PAGE, inlined, rendered
+from pycls_std.results.read import Run, document
+from pycls_std.results.seeds import Rows, best_epoch, heading, result_of
+
+
+def report_html(
+    *, title: str, notes: list[str], table, rows: Rows, baseline: str, figures: dict, link: Callable[[Path], str]
+) -> str:
+    """Return the page, which needs nothing beside it; its links lead to the records.
+
+    notes: what is to be said above the table, a paragraph each. table: DataFrame of text, as `render.cells` returns it,
+    the names of the rows in its first column. rows: the runs of each row. baseline: a row's name, "" = none. figures:
+    matplotlib figures, or SVG files, by their titles. link: from a folder to its address relative to the page's.
+    """
+    catalogue = config.Catalogue()
+    places = {name: f"row-{number}" for number, name in enumerate(rows, start=1)}
+    lines = [
+        [anchor(f"#{places[first]}", first) if first in places else first, *others]
+        for first, *others in table.itertuples(index=False)
+    ]
+    parts = [f"<h1>{cell(title)}</h1>", *(f"<p>{cell(note)}</p>" for note in notes)]
+    parts += ["<h2>Table</h2>", "<p>The name of a row leads to its runs.</p>", grid(title, list(table.columns), lines)]
+    if figures:
+        pictures = [_picture(f"p{number}", *each) for number, each in enumerate(figures.items(), start=1)]
+        parts += ["<h2>Pictures</h2>", '<div class="pictures">', *pictures, "</div>"]
+    parts += ["<h2>Runs</h2>"]
+    for name, runs in rows.items():
+        said = "<p>The baseline.</p>\n" if name == baseline else ""
+        parts += [
+            f'<section id="{places[name]}">\n<h3>{cell(name)}</h3>\n{said}{_row(catalogue, runs, link)}</section>'
+        ]
+    return page(title, "\n".join(parts))
+
+
+def _picture(prefix: str, title: str, figure) -> Html:
+    """Return a figure of the page; what stands in its caption is told to who does not see it, too."""
+    text, wide = title, False
+    if not isinstance(figure, str):
+        text = " ".join([f"{title}.", *(line.get_text() for line in figure.texts)])
+        wide = figure.get_size_inches()[0] >= PAGE
+        figure = rendered(figure, "svg").decode()
+    scroll = f' tabindex="0" role="region" aria-label="{cell(title)}"' if wide else ""
+    return Html(
+        f"<figure{' class=wide' if wide else ''}>\n<figcaption>{cell(title)}</figcaption>\n"
+        f'<div class="picture"{scroll}>{inlined(figure, prefix, text)}</div>\n</figure>'
+    )
+
+
+def _row(catalogue, runs: list[Run], link) -> str:
+    """Return what a section says of a row's runs."""
+    score = result_of(catalogue, runs)
+    better = catalogue.scores[score]["better"] if score else "higher"
+    lines = [_seed(run, score, better, link) for run in runs]
+    columns = [key for key in lines[0] if any(line[key] for line in lines)]
+    name = heading(catalogue, score) if score else "score"
+    shown = [key.replace("SCORE", name) for key in columns]
+    parts = [grid("Runs by seed", shown, [[line[key] or "-" for key in columns] for line in lines])]
+    parts += [_teachers(runs), _commands(runs), _configs(runs), fidelity(catalogue, runs)]
+    return "".join(parts)
+
+
+def _seed(run: Run, score: str, better: str, link) -> dict[str, str]:
+    """Return a run's line by heading, "" for what is not known. What is not finished has no number."""
+    facts = document(run.folder, "run.json")
+    test, held_out = (run.curves.get(f"{split}/{score}", {}) for split in ("test", "val"))
+    test = test if run.status == "finished" else {}
+    chosen = best_epoch({epoch: value for epoch, value in held_out.items() if epoch in test}, better)
+    best = best_epoch(test, better)
+    evaluated = [epoch for tag, curve in run.curves.items() if tag.startswith("test/") for epoch in curve]
+    planned = run.options.get("OPTIM.MAX_EPOCH")
+    return {
+        "seed": anchor(link(run.folder), printable(run.seed)),
+        "SCORE, last epoch": f"{test[max(test)]:.2f}" if test else "",
+        "SCORE, held-out-selected": f"{test[chosen]:.2f} (epoch {chosen})" if chosen else "",
+        "SCORE, best on test (optimistic)": f"{test[best]:.2f} (epoch {best})" if best else "",
+        "epochs": f"{max(evaluated)} of {planned}" if evaluated and planned else "",
+        "files": _files(run, link(run.folder)),
+        "status": printable(run.status),
+        "commit": Html(", ".join(f"<code>{cell(_short(commit))}</code>" for commit in _starts(facts, "commit"))),
+        "device": printable(str(facts.get("device", ""))),
+        "hours": f"{facts['hours']:.2f}" if isinstance(facts.get("hours"), (int, float)) else "",
+    }
+
+
+def _files(run: Run, place: str) -> Html:
+    """Return links to the files of a record that there are. place: address of its folder."""
+    names = ["config.yaml", "run.json", "metrics.jsonl", "analysis.json"]
+    paths = {name: path for name in names if (path := run.folder / name).is_file()}
+    events = sorted(path for path in run.folder.glob("*tfevents*") if path.is_file())
+    paths |= {f"events {number}" if len(events) > 1 else "events": path for number, path in enumerate(events, start=1)}
+    return Html(" ".join(anchor(f"{place}/{quote(path.name)}", name) for name, path in paths.items()))
+
+
+def _short(commit: str) -> str:
+    """Return a commit as git abbreviates it; that there were changes beside it stays."""
+    digits, dash, changed = commit.partition("-")
+    return digits[:10] + dash + changed
+
+
+def _starts(facts: dict, key: str) -> list[str]:
+    """Return what each start of a run says under a key, what is said again left out."""
+    starts = facts.get("starts")
+    known = [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
+    return list(dict.fromkeys(printable(str(start[key])) for start in known if start.get(key)))
+
+
+def _teachers(runs: list[Run]) -> str:
+    lines = []
+    for run in runs:
+        scores = document(run.folder, "run.json").get("teachers")
+        lines += [f"{name} {score}" for name, score in scores.items()] if isinstance(scores, dict) else []
+    return f"<p>Teachers on the test split: {cell(', '.join(dict.fromkeys(lines)))}.</p>\n" if lines else ""
+
+
+def _commands(runs: list[Run]) -> str:
+    """Return the commands of all starts of all runs, with the commits in full."""
+    lines = []
+    for run in runs:
+        facts = document(run.folder, "run.json")
+        commits = ", ".join(_starts(facts, "commit")) or "unknown"
+        for command in _starts(facts, "command"):
+            code = f"<code>{cell(command)}</code>"
+            lines.append(Html(f"{cell(printable(run.seed))}, commit <code>{cell(commits)}</code>: {code}"))
+    return folded("Commands", listing(lines)) if lines else ""
+
+
+def _configs(runs: list[Run]) -> str:
+    """Return the config of the first run that has one, and in what those of the others differ."""
+    texts = {run.seed: text for run in runs if (text := _text(run.folder / "config.yaml"))}
+    if not texts:
+        return ""
+    first, *others = texts
+    ground, lines = _options(texts[first]), []
+    for seed in others:
+        own = _options(texts[seed])
+        keys = sorted(key for key in own.keys() | ground.keys() if own.get(key) != ground.get(key))
+        lines += [f"{seed}: {first_of((f'{key} {own.get(key)}' for key in keys), 20) or 'the same'}"]
+    differing = f"<p>The others differ from it in:</p>\n{listing(lines)}" if lines else ""
+    return folded(f"Config that ran, of {first}", f"<pre>{cell(texts[first])}</pre>\n{differing}")
+
+
+def _options(text: str) -> dict:
+    try:
+        content = load_yaml(text, "config.yaml")
+        return config.flatten(content) if isinstance(content, dict) else {}
+    except ValueError:
+        return {}
+
+
+def _text(path: Path) -> str:
+    try:
+        return "\n".join(map(printable, read_bytes(path).decode(errors="replace").splitlines()))
+    except OSError:
+        return ""

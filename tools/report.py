@@ -1,0 +1,68 @@
+"""Write a page of run records: table, pictures, configs, and links to the runs. It needs no server and no network."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
+
+from pycls_std.process import streams  # noqa: E402
+from pycls_std.process.errors import one_line  # noqa: E402
+from pycls_std.results.plots import PICTURES, draw  # noqa: E402
+from pycls_std.results.read import find_runs  # noqa: E402
+from pycls_std.results.render import cells  # noqa: E402
+from pycls_std.results.report import report_html  # noqa: E402
+from pycls_std.results.table import aggregate, rows_of  # noqa: E402
+
+NOTE = (
+    "Mean and sample deviation over the n finished runs of a row, on the test split, after the last epoch. What is "
+    "selected is marked: on held-out images of the training split, or on the test split itself, which flatters."
+)
+
+
+def relative_to(page: Path):
+    """Return the function from a folder to its address as seen from a page."""
+    start = os.path.abspath(page.parent)
+    return lambda folder: "./" + quote(os.fsencode(os.path.relpath(os.path.abspath(folder), start)))
+
+
+@streams.program("report.py")
+def main(argv: list[str] | None = None) -> int:
+    """Return the exit code: 0 done, 1 no run is finished, 2 a folder, a row or the file is not right."""
+    parser = argparse.ArgumentParser(prog="report.py", description=__doc__)
+    parser.add_argument("folders", nargs="+", help="folders with run records, such as logs/cifar10-jpeg_std or runs")
+    parser.add_argument("--baseline", default="", metavar="ROW", help="name of the row to compare with")
+    parser.add_argument("--title", help="by default the name of the first folder")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="by default report.html in the first folder")
+    args = parser.parse_intermixed_args(argv)
+    out = args.out or Path(args.folders[0]) / "report.html"
+    try:
+        runs = find_runs(args.folders)
+        table = aggregate(runs, baseline=args.baseline)
+        found = rows_of(runs)
+        rows = {name: found[name] for name in table["run"] if name in found}
+        figures = {PICTURES[name].title: each for name, each in draw(rows, baseline=args.baseline).items()}
+        text = report_html(
+            title=args.title or Path(args.folders[0]).resolve().name,
+            notes=[NOTE],
+            table=cells(table),
+            rows=rows,
+            baseline=args.baseline,
+            figures=figures,
+            link=relative_to(out),
+        )
+        out.write_text(text, encoding="utf-8")
+    except (ValueError, OSError) as error:
+        streams.complain(f"report.py: {one_line(error)}")
+        return 2
+    print(out)
+    for run in runs:
+        if run.status != "finished":
+            streams.complain(f"report.py: warning: {run.folder}: {run.status}")
+    return 1 if all(run.status != "finished" for run in runs) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
