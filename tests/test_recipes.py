@@ -204,7 +204,8 @@ def test_recipes_are_the_published_ones(name):
 
 
 def test_every_published_number_has_its_recipe_here():
-    paths = [path for path in (ROOT / "configs").rglob("*.yaml") if config.load(str(path)).PUBLISHED.TOP1 >= 0]
+    files = [path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "tables"]
+    paths = [path for path in files if config.load(str(path)).PUBLISHED.TOP1 >= 0]
     assert {path.stem for path in paths if not path.stem.startswith(STAND_INS)} <= RECIPES.keys()
 
 
