@@ -600,3 +600,39 @@ def test_kept_records_have_their_analysis_and_small_weights(record, tmp_path):
     (run / "analysis.json").write_text("{}")
     code, _, errors = called("tools/keep_run.py", tmp_path / "other", run)
     assert code == 2 and "analysis.json: it is no analysis" in errors and not (tmp_path / "other").exists()
+
+
+def test_a_gain_is_paired_over_seeds_and_over_images_where_there_is_one(tmp_path, monkeypatch):
+    """Each number again, by scipy and by hand; an analysis of another epoch than is compared says nothing."""
+    import numpy as np
+    from scipy.stats import ttest_rel
+
+    from pycls_std.results import table as module
+    from pycls_std.results.read import Run
+
+    options = config.flatten(config.load(str(ROOT / "configs/debug/base_debug.yaml")))
+
+    def run(name, seed, test, val=()):
+        curves = {"test/top1": dict(enumerate(test, 1)), "test/top5": dict(enumerate(test, 1))}
+        curves |= {"val/top1": dict(enumerate(val, 1))} if val else {}
+        return Run(tmp_path / name / f"seed{seed}", options | {"NAME": name, "SEED": seed}, curves)
+
+    scores = {"base": (50.0, 51, 49), "good": (53.0, 55, 51), "same": (50.5, 50, 49.7)}
+    runs = [run(name, seed, (10.0, score)) for name, each in scores.items() for seed, score in enumerate(each)]
+    rows = aggregate(runs, baseline="base").set_index("run")
+    for name in ("good", "same"):
+        interval = ttest_rel(scores[name], scores["base"]).confidence_interval(0.95)
+        assert rows.loc[name, ["gain_low", "gain_high"]].tolist() == pytest.approx([interval.low, interval.high])
+    assert rows.loc["good", "gain"].startswith("+3.00 [") and "noise" not in rows.loc["good", "gain"]
+    assert rows.loc["same", "gain"].endswith(", within noise") and rows.loc["base", "gain"] != rows.loc["base", "gain"]
+    with pytest.raises(ValueError, match="the baseline bass is no row, there are base"):
+        aggregate(runs, baseline="bass")
+    # one seed, selected on the held-out images: epoch 1 of base, epoch 2 of the other
+    hits = {"base": np.arange(100) < 40, "other": np.arange(100) < 60}
+    monkeypatch.setattr(module, "hits_of", lambda folder: hits[folder.parent.name])
+    two = [run("base", 0, (40.0, 45), (9, 3)), run("other", 0, (70.0, 60), (3, 9))]
+    held_out = aggregate(two, baseline="base", selection="held-out").set_index("run")
+    assert held_out["selected_top1"].tolist() == [40, 60] and held_out["best_top1"].tolist() == [45, 70]
+    assert held_out["top1"].tolist() == [45, 60]
+    assert held_out.loc["other", "gain"].startswith("+20.00 [") and "p 1.9e-06" in held_out.loc["other", "gain"]
+    assert aggregate(two, baseline="base").set_index("run").loc["other", "gain"] == "+15.00, one seed"

@@ -9,6 +9,8 @@ from pycls_std.results.analysis import hits_of
 from pycls_std.results.read import Run
 from pycls_std.results.statistics import bootstrap, mcnemar, paired
 
+CLOSE = 0.01  # percent; a score in an event file is of single precision
+
 
 def aggregate(
     runs: list[Run],
@@ -167,15 +169,22 @@ def _compare(rows: list[dict], baseline: str, selection: str) -> None:
         elif common:
             (seed,) = common
             row["gain"] = f"{seeds[0][seed] - seeds[1][seed]:+.2f}, one seed"
-            row |= _on_one_seed(row["hits"].get(seed), own["hits"].get(seed), row["gain"])
+            hits = [_hits(each, seed, score[seed]) for each, score in zip((row, own), seeds, strict=True)]
+            row |= _on_one_seed(*hits)
 
 
-def _on_one_seed(hits, base_hits, told: str) -> dict:
+def _hits(row: dict, seed: str, score: float):
+    """Return for which test images a run is right, None unless they are of the epoch whose score is compared."""
+    hits = row["hits"].get(seed)
+    return hits if hits is not None and abs(100 * hits.mean() - score) < CLOSE else None
+
+
+def _on_one_seed(hits, base_hits) -> dict:
     """Return what the images of the test split say of a gain on one seed, where the predictions of both are kept."""
     if hits is None or base_hits is None or len(hits) != len(base_hits):
         return {}
     found, p = bootstrap(hits, base_hits), mcnemar(hits, base_hits)
-    text = f"{told}, over images {found.mean:+.2f} [{found.low:.2f}, {found.high:.2f}], p {p:.2g}"
+    text = f"{found.mean:+.2f} [{found.low:.2f}, {found.high:.2f}] over images, one seed, p {p:.2g}"
     return {"gain": text + (", within noise" if found.noise else "")}
 
 
