@@ -60,6 +60,14 @@ def test_a_run_without_fault_passes_all(check, std, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_teachers_are_judged_on_the_images_that_the_run_judges_them_on(check, std):
+    """What is held out, where something is."""
+    found = check(std(DATA__VAL_FRACTION=0.2))
+    split = "1150 training, 287 held-out and 360 test images, 100 and 200 of them read"
+    assert found["data"] == (True, f"digits, 10 classes, {split}")
+    assert found["teachers"][0] and "on 200 of 287 held-out images" in found["teachers"][1]
+
+
 @pytest.mark.parametrize("kind", sorted(set(TRAINERS.entries) - {"std"}))
 def test_every_method_passes(check, method, kind):
     found = check(method(kind), processes=kind in ("deit", "locality"))  # STD is tried in two processes above

@@ -12,9 +12,10 @@ from urllib.parse import unquote
 
 import pandas as pd
 import pytest
-from plotted import analysis_with, write_run
+from plotted import analysis_with, scores_with, write_run
 from processes import called
 
+from pycls_std.results.analysis import SHARES
 from pycls_std.results.read import find_runs
 from pycls_std.results.report import report_html
 from pycls_std.results.table import rows_of
@@ -22,7 +23,6 @@ from pycls_std.results.table import rows_of
 SHORT = {"OPTIM__WARMUP_EPOCHS": 0, "OPTIM__SCHEDULE": "constant", "OPTIM__STEPS": "[]", "OPTIM__MAX_EPOCH": 3}
 TOP1 = {"base": [[10.0, 20.0, 15.0], [12.0, 26.0, 31.0]], "multi_with-quite-a-long-name_of_a_row": [[20.0, 30.0, 45.0]]}
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SHARES = ("agreement", "student_right_teacher_wrong")
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def logs(load, tmp_path):
     for row, seeds in TOP1.items():
         for seed, top1 in enumerate(seeds):
             cfg = load("mixer/mixer-s4_c100_base", **SHORT, NAME=row, SEED=seed, DATA__VAL_FRACTION=0.1)
-            teacher = {"top1": 80.0, "ece": 1.0} | {share: {"cls": 60.0 + seed} for share in SHARES}
+            teacher = scores_with([80.0, 80.0], ece=1.0, **{share: {"cls": 60.0 + seed} for share in SHARES})
             more = {"teachers": {"0_<resnet>": teacher}, "checkpoint": "last.pt", "epoch": 3}
             analysis = analysis_with([top1[-1] + seed, 90.0], ["cat", "<b>dog</b>"], **more)
             values = {"test/top1": top1, "val/top1": [1.0, 3.0, 2.0], "train/ce": [1.0] * 3, "train/loss": [1.0] * 3}
@@ -139,18 +139,19 @@ def test_fidelity(report):
     """Means and sample deviations over the two seeds that were analysed."""
     page = Page(report.read_text())
     scores, beside = page.tables[2:4]
-    assert scores[0] == ["prediction", "top-1 (%)", "NLL (nats)", "ECE (%)"]
+    assert scores[0] == ["prediction", "top-1 (%)", "top-5 (%)", "NLL (nats)", "ECE (%)"]
     top1 = [(15.0 + 90.0) / 2, (32.0 + 90.0) / 2]
     assert scores[1] == [
         "student: cls",
         f"{statistics.mean(top1):.2f} ± {statistics.stdev(top1):.2f}",
+        "99.00 ± 0.00",
         "0.80 ± 0.00",
         "3.25 ± 0.00",
     ]
-    assert scores[2] == ["teacher: 0_<resnet>", "80.00 ± 0.00", "-", "1.00 ± 0.00"]
+    assert scores[2] == ["teacher: 0_<resnet>", "80.00 ± 0.00", "99.00 ± 0.00", "0.80 ± 0.00", "1.00 ± 0.00"]
     assert beside == [
-        ["teacher", "prediction", "agreement (%)", "student right teacher wrong (%)"],
-        ["0_<resnet>", "cls", "60.50 ± 0.71", "60.50 ± 0.71"],
+        ["teacher", "prediction", *(f"{share.replace('_', ' ')} (%)" for share in SHARES)],
+        ["0_<resnet>", "cls", *["60.50 ± 0.71"] * len(SHARES)],
     ]
     assert "2 of 3 runs analysed (last.pt, epoch 3)" in report.read_text()
 

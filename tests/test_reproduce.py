@@ -13,7 +13,7 @@ from pycls_std.config import ConfigError
 from pycls_std.reproduce import running
 from pycls_std.reproduce.jobs import Changes, plan
 from pycls_std.reproduce.running import Runner, Slot
-from pycls_std.reproduce.state import State, state_of
+from pycls_std.reproduce.state import State, restore, state_of
 from pycls_std.reproduce.table_file import read_table
 from pycls_std.results.read import find_runs, read_run
 
@@ -363,3 +363,37 @@ def test_every_shipped_table_can_be_planned(path, monkeypatch):
         path.read_text().startswith("# ")
         and f"python tools/reproduce.py configs/tables/{path.name}" in path.read_text()
     )
+
+
+def test_the_plan_says_what_each_run_would_take_and_makes_nothing(table, tmp_path):
+    """Hours are those of the timing of a row, times its seeds; a row that cannot be timed says why."""
+    gone = "options: {DATA: {NAME: image_folder, ROOT: gone}}"
+    table(
+        TABLE.replace("seeds: [0, 1]", "seeds: [0]")
+        + f"  - {{name: lost, config: {DEBUG}/base_debug.yaml, seeds: [0, 1], {gone}}}\n"
+    )
+    code, output, errors = called("tools/reproduce.py", tmp_path / "small.yaml", "--dry-run", "--jobs", 2)
+    lines = output.splitlines()
+    assert (code, errors) == (0, "") and lines[0] == "A small table"
+    taken = {line.partition(":")[0]: line for line in lines}
+    hours = [float(taken[run].split(": ")[1].split(" hours")[0]) for run in ("base seed0", "t seed0", "KD seed0")]
+    assert all(0 <= each < 1 for each in hours)
+    assert "after t seed0: python run_net.py --mode train" in taken["KD seed0"]
+    assert "no estimate, image_folder: there is no folder DATA.ROOT gone" in taken["lost seed1"]
+    assert lines[-1].startswith("5 runs, about ") and lines[-1].endswith(
+        "2 side by side, and 2 runs without an estimate"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_teacher_that_was_kept_with_its_weights_teaches_again(table, load):
+    from pycls_std import runner
+
+    found = table(TABLE.replace("title:", "options: {DATA.VAL_FRACTION: 0.2}\ntitle:"))
+    (job,) = (job for job in planned(found) if job.row.name == "t")
+    runner.train(load("debug/teacher_debug", OUT_DIR=job.kept, NAME="t", DATA__VAL_FRACTION=0.2))
+    assert job.weights == Path("runs/small/t/seed0/checkpoints/best.pt")
+    assert state_of(job, kept=True).finished and not job.folder.exists()  # to ask changes nothing
+    restore(job)
+    assert job.weights.read_bytes() == (job.kept / "checkpoints" / "best.pt").read_bytes()
+    assert state_of(job, kept=False).finished

@@ -636,3 +636,11 @@ def test_a_gain_is_paired_over_seeds_and_over_images_where_there_is_one(tmp_path
     assert held_out["top1"].tolist() == [45, 60]
     assert held_out.loc["other", "gain"].startswith("+20.00 [") and "p 1.9e-06" in held_out.loc["other", "gain"]
     assert aggregate(two, baseline="base").set_index("run").loc["other", "gain"] == "+15.00, one seed"
+
+
+def test_an_analysis_that_is_not_whole_is_told_and_not_passed_over(record, tmp_path):
+    record("a", 0, [1.0, 2.0, 3.0])
+    assert aggregate(find_runs([str(tmp_path / "logs")])).iloc[0]["status"] == "finished"
+    (tmp_path / "logs" / "a" / "seed0" / "analysis.json").write_text('{"format": 1}')
+    status = aggregate(find_runs([str(tmp_path / "logs")])).iloc[0]["status"]
+    assert status.startswith("seed0: ") and "a/seed0/analysis.json: it does not say name" in status

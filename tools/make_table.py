@@ -11,7 +11,7 @@ from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 from pycls_std.results.read import find_runs  # noqa: E402
 from pycls_std.results.render import FORMATS  # noqa: E402
-from pycls_std.results.table import aggregate  # noqa: E402
+from pycls_std.results.table import SELECTIONS, aggregate  # noqa: E402
 
 
 @streams.program("make_table.py")
@@ -20,6 +20,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make_table.py", description=__doc__)
     parser.add_argument("folders", nargs="*", help="folders with run records, such as logs/cifar10-jpeg_std or runs")
     parser.add_argument("--expect", nargs="+", default=[], metavar="CONFIG", help="configs with a row even if not run")
+    parser.add_argument(
+        "--baseline", default="", metavar="ROW", help="name of the row that the others are compared with"
+    )
+    parser.add_argument("--selection", choices=SELECTIONS, default=SELECTIONS[0], help="scores they are compared by")
     parser.add_argument("--format", choices=FORMATS, default="md")
     parser.add_argument("--out", metavar="FILE", help="write here instead of to the terminal")
     args = parser.parse_intermixed_args(argv)
@@ -28,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         runs = find_runs(args.folders)
         expected = [config.flatten(config.load(path)) for path in args.expect]
-        table = aggregate(runs, expected)
+        table = aggregate(runs, expected, baseline=args.baseline, selection=args.selection)
     except (ValueError, OSError) as error:
         streams.complain(f"make_table.py: {one_line(error)}")
         return 2

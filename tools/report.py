@@ -14,7 +14,7 @@ from pycls_std.results.plots import PICTURES, draw  # noqa: E402
 from pycls_std.results.read import find_runs  # noqa: E402
 from pycls_std.results.render import cells  # noqa: E402
 from pycls_std.results.report import report_html  # noqa: E402
-from pycls_std.results.table import aggregate, rows_of  # noqa: E402
+from pycls_std.results.table import SELECTIONS, aggregate, rows_of  # noqa: E402
 
 NOTE = (
     "Mean and sample deviation over the n finished runs of a row, on the test split, after the last epoch. What is "
@@ -34,13 +34,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="report.py", description=__doc__)
     parser.add_argument("folders", nargs="+", help="folders with run records, such as logs/cifar10-jpeg_std or runs")
     parser.add_argument("--baseline", default="", metavar="ROW", help="name of the row to compare with")
+    parser.add_argument("--selection", choices=SELECTIONS, default=SELECTIONS[0], help="scores they are compared by")
     parser.add_argument("--title", help="by default the name of the first folder")
     parser.add_argument("--out", type=Path, metavar="FILE", help="by default report.html in the first folder")
     args = parser.parse_intermixed_args(argv)
     out = args.out or Path(args.folders[0]) / "report.html"
     try:
         runs = find_runs(args.folders)
-        table = aggregate(runs, baseline=args.baseline)
+        table = aggregate(runs, baseline=args.baseline, selection=args.selection)
         found = rows_of(runs)
         rows = {name: found[name] for name in table["run"] if name in found}
         figures = {PICTURES[name].title: each for name, each in draw(rows, baseline=args.baseline).items()}

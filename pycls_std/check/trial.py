@@ -19,7 +19,7 @@ from pycls_std.datasets.loader import train_loader
 from pycls_std.engine import checkpoint, loop
 
 STEPS = 3
-TEST_IMAGES = 200  # that teachers are scored on
+TEST_IMAGES = 200  # that teachers are scored on, of those that are held out, else of the test split
 TRAIN_IMAGES = 100  # that are read besides those of the steps
 
 
@@ -41,10 +41,10 @@ class Trial:
     def data(self) -> str:
         """Images of both splits can be read; splits, MODEL.NUM_CLASSES and batch sizes agree."""
         data = build_data(self.cfg, device=self.runtime.device)
-        train, test = data.train.dataset, data.test.dataset
+        train, test, judge = data.train.dataset, data.test.dataset, data.judge.dataset
         read = len(list(spread(train, TRAIN_IMAGES)))
-        sample = spread(test, TEST_IMAGES)
-        self.test_batches = list(DataLoader(sample, batch_size=50, collate_fn=test.collate))
+        sample = spread(judge, TEST_IMAGES)
+        self.judged_batches = list(DataLoader(sample, batch_size=50, collate_fn=judge.collate))
         loader = train_loader(
             train,
             batch_size=self.small.TRAIN.BATCH_SIZE,
@@ -54,7 +54,10 @@ class Trial:
         )
         batches = [mapped(loaded, torch.Tensor.cpu) for loaded in islice(loader, STEPS)]  # for both processes
         self.found = data._replace(train=batches)
-        images = f"{len(train)} training and {len(test)} test images, {read} and {self._scored()} of them read"
+        held_out = f", {len(judge)} held-out" if data.val else ""
+        images = (
+            f"{len(train)} training{held_out} and {len(test)} test images, {read} and {self._scored()} of them read"
+        )
         return f"{data.info.name}, {len(data.info.classes)} classes, {images}"
 
     def models(self) -> str:
@@ -68,13 +71,14 @@ class Trial:
 
         What they say can be kept, if it shall be.
         """
-        task, total = self.found.task, len(self.found.test.dataset)
+        task, total = self.found.task, len(self.found.judge.dataset)
         lines, scored = self._optimize(self.session), self._scored()
+        split = "held-out" if self.found.val else "test"
         floor, label = task.floor(self.cfg.DISTILLATION.TEACHER_MIN_ACC), task.scores[task.RESULT]["label"]
         for index, teacher in enumerate(self.session.trainer.teachers):
-            scores = loop.evaluate(teacher, task, self.test_batches, self.runtime)
+            scores = loop.evaluate(teacher, task, self.judged_batches, self.runtime)
             result = next(iter(scores.values()))[task.RESULT]
-            line = f"teacher {index} {teacher.name} {label} {result:.2f} on {scored} of {total} test images"
+            line = f"teacher {index} {teacher.name} {label} {result:.2f} on {scored} of {total} {split} images"
             error = task.floor_error(floor, scored) if scored < total else 0.0
             if result < floor - 2 * error:
                 raise ValueError(f"{line}, below DISTILLATION.TEACHER_MIN_ACC {floor:.2f}")
@@ -164,10 +168,10 @@ class Trial:
         return assemble(self.small, **parts, trial_images=self.trial_images)
 
     def _optimize(self, session) -> list[str]:
-        return optimize_teachers(self.small, session, loader=self.test_batches)
+        return optimize_teachers(self.small, session, loader=self.judged_batches)
 
     def _scored(self) -> int:
-        return sum(len(loaded.index) for loaded in self.test_batches)
+        return sum(len(loaded.index) for loaded in self.judged_batches)
 
     def _key(self, term: str) -> str:
         kinds = {**self.session.trainer.terms, **self.session.trainer.auxiliary}

@@ -33,10 +33,9 @@ class Changes:
 
     def notes(self) -> list[str]:
         """Return what is told of it, a sentence each."""
-        found = (
-            [f"Every number of epochs is {self.scale:g} times that of the table (--scale)."] if self.scale != 1 else []
-        )
-        return found + [f"{Path(place).name} stands in for {name} (--data)." for name, place in self.data.items()]
+        scaled = f"Every number of epochs is {self.scale:g} times that of the table (--scale)."
+        swapped = [f"{Path(place).name} stands in for {name} (--data)." for name, place in self.data.items()]
+        return ([scaled] if self.scale != 1 else []) + swapped
 
 
 @dataclass(eq=False)

@@ -14,7 +14,7 @@ from pathlib import Path
 from pycls_std.core.text import printable, shortened
 from pycls_std.process import signals
 from pycls_std.reproduce.jobs import Job
-from pycls_std.reproduce.state import state_of
+from pycls_std.reproduce.state import restore, state_of
 from pycls_std.results.predictions import PREDICTIONS
 
 LOG = logging.getLogger("pycls_std")
@@ -31,7 +31,6 @@ class Slot:
     job: Job | None = None
     step: str = ""  # train, or predict
     process: subprocess.Popen | None = None
-    started: float = 0.0
 
 
 class Runner:
@@ -115,6 +114,8 @@ class Runner:
     def _begin(self, slot: Slot, job: Job) -> bool:
         """Start what is to be done of a run in a slot; return whether there was anything."""
         self.later.pop(job, None)
+        if self.kept:
+            restore(job)
         state = state_of(job, kept=self.kept)
         if state.wrong:
             self._fail(job, state.wrong)
@@ -144,7 +145,7 @@ class Runner:
         except OSError as error:
             self._fail(job, f"cannot be started: {error}")
             return
-        slot.job, slot.step, slot.started = job, step, time.monotonic()
+        slot.job, slot.step = job, step
         if message:
             LOG.info("%s", message)
 

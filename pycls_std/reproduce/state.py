@@ -20,26 +20,29 @@ class State(NamedTuple):
 
 
 def state_of(job: Job, *, kept: bool) -> State:
-    """Return how far a run is.
-
-    kept: whether a record in logs/ counts as done; with its weights it is brought back to where it was made.
-    """
-    if kept and not (job.folder / "config.yaml").exists():
-        record = read_run(job.kept)
-        if record.status == "finished" and not differing(job.options, record):
-            if not (job.kept / "checkpoints" / job.weights.name).exists():
-                return State(begun=True, finished=True, predicted=True)
-            shutil.copytree(job.kept, job.folder, dirs_exist_ok=True)
+    """Return how far a run is. kept: whether a record in logs/ counts as done."""
+    if kept and not (job.folder / "config.yaml").exists() and _is_kept(job):
+        return State(begun=True, finished=True, predicted=True)
     run = read_run(job.folder)
     if not run.options:
         return State()
     other = differing(job.options, run)
-    if run.status == "finished" or other:
-        if other:
-            return State(wrong=f"{job.folder} is a run of other options: {', '.join(other[:3])}")
-        predicted = (job.folder / ANALYSIS).exists() or not job.weights.exists()
-        return State(begun=True, finished=True, predicted=predicted or not is_classified(job))
-    return State(begun=True)
+    if other:
+        return State(wrong=f"{job.folder} is a run of other options: {', '.join(other[:3])}")
+    predicted = (job.folder / ANALYSIS).exists() or not job.weights.exists() or not is_classified(job)
+    return State(begun=True, finished=run.status == "finished", predicted=predicted)
+
+
+def restore(job: Job) -> None:
+    """Bring a record that was kept in logs/ with its weights back to where it was made, for others to be taught by."""
+    weights = job.kept / "checkpoints" / job.weights.name
+    if not (job.folder / "config.yaml").exists() and weights.exists() and _is_kept(job):
+        shutil.copytree(job.kept, job.folder, dirs_exist_ok=True)
+
+
+def _is_kept(job: Job) -> bool:
+    record = read_run(job.kept)
+    return record.status == "finished" and not differing(job.options, record)
 
 
 def record_of(job: Job, *, kept: bool) -> Run:

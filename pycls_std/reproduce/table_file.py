@@ -9,9 +9,9 @@ from pycls_std.config import ConfigError
 from pycls_std.config.plain_yaml import MOST_BYTES, Text, parse, short, value_of
 from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import first_of, printable, shortened
+from pycls_std.results.table import SELECTIONS
 
 NAME = re.compile(r"[\w.+-]*\w[\w.+-]*")  # of a row, which names a folder
-SELECTIONS = ("last", "held-out")
 TABLE_KEYS = ("title", "source", "seeds", "baseline", "selection", "protocol", "options", "teachers", "runs", "columns")
 ROW_KEYS = ("name", "config", "options", "seeds", "teachers", "published", "source", "sweep", "list")
 

@@ -179,11 +179,9 @@ def correct(analysis: dict, name: str = "") -> np.ndarray:
 
 
 def hits_of(folder: Path) -> np.ndarray | None:
-    """Return for which test images the prediction that counts is right, (N,); None where no analysis is kept."""
+    """Return for which test images the prediction that counts is right, (N,); None where no analysis is kept.
+
+    Raises what `read` does.
+    """
     path = folder / ANALYSIS
-    if not path.exists():
-        return None
-    try:
-        return correct(read(path))
-    except ValueError:  # tables go on without it
-        return None
+    return correct(read(path)) if path.exists() else None

@@ -5,6 +5,7 @@ from statistics import mean, variance
 
 from pycls_std import config
 from pycls_std.core.text import first_of
+from pycls_std.results.analysis import ANALYSIS, read
 from pycls_std.results.picture_style import COLUMN, LINE, MOST, PAGE, canvas, label, logarithmic, look, styled, title
 from pycls_std.results.read import Run, document
 from pycls_std.results.seeds import Rows, finished, heading, last, left_out, result_of, spread
@@ -15,11 +16,11 @@ OPEN = {"markerfacecolor": "none", "markeredgewidth": 1.2}  # so that points on 
 
 
 def analysis_of(run: Run) -> dict:
-    """Return what analysis.json of a run holds, {} if there is none of a form that is known."""
-    found = document(run.folder, "analysis.json")
-    parts = [found.get("predictions"), found.get("teachers", {})]
-    known = found.get("format") == 1 and all(isinstance(part, dict) for part in parts)
-    return found if known and all(isinstance(each, dict) for part in parts for each in part.values()) else {}
+    """Return the analysis of a run, {} if there is none that is whole."""
+    try:
+        return read(run.folder / ANALYSIS)
+    except (ValueError, OSError):
+        return {}
 
 
 def by_class(runs: list[Run]) -> tuple[list[str], list[list[float | None]]]:
@@ -29,16 +30,9 @@ def by_class(runs: list[Run]) -> tuple[list[str], list[list[float | None]]]:
     """
     found = [analysis_of(run) for run in finished(runs)]
     classes = [each.get("classes") for each in found]
-    values = [each.get("predictions", {}).get(each.get("prediction"), {}).get("per_class") for each in found]
-    if not found or any(names != classes[0] or not isinstance(names, list) for names in classes):
+    if not found or not classes[0] or any(names != classes[0] for names in classes):
         return [], []
-    if any(
-        not isinstance(own, list)
-        or len(own) != len(classes[0])
-        or not all(value is None or _number(value) for value in own)
-        for own in values
-    ):
-        return [], []
+    values = [each["predictions"][each["prediction"]]["per_class"] for each in found]
     return [str(name) for name in classes[0]], values
 
 

@@ -6,10 +6,11 @@ import pandas as pd
 
 from pycls_std import config
 from pycls_std.results.analysis import hits_of
+from pycls_std.results.gains import compare
 from pycls_std.results.read import Run
-from pycls_std.results.statistics import bootstrap, mcnemar, paired
+from pycls_std.results.seeds import best_epoch
 
-CLOSE = 0.01  # percent; a score in an event file is of single precision
+SELECTIONS = ("last", "held-out")  # of the epoch whose scores rows are compared by
 
 
 def aggregate(
@@ -37,7 +38,8 @@ def aggregate(
     _tell_apart(rows, [_identity(catalogue, group[0].options) for group in groups.values()])
     missing = [options for options in expected if str(_identity(catalogue, options)) not in groups]
     rows += [_facts(catalogue, options) | {"n": 0, "status": "not yet run"} for options in missing]
-    _compare(rows, baseline, selection)
+    if baseline:
+        compare(rows, baseline, selection)
     for row in rows:
         why = (failed or {}).get(row["run"])
         row["status"] = "; ".join(filter(None, (row["status"] if row["n"] else "", why))) if why else row["status"]
@@ -132,60 +134,27 @@ def _row(catalogue, runs: list[Run]) -> dict:
             row |= _mean(column, [_last(run.curves[tag]) for run in having])
     if task:
         result = task.attributes["RESULT"]
-        best = max if catalogue.scores[result]["better"] == "higher" else min
-        curves = [run.curves[f"test/{result}"] for run in finished if f"test/{result}" in run.curves]
-        row |= _mean(f"best_{result}", [best(curve.values()) for curve in curves])
-        chosen = {run.seed: score for run in finished if (score := _selected(run, result, best)) is not None}
+        better = catalogue.scores[result]["better"]
+        curves = {run.seed: run.curves[f"test/{result}"] for run in finished if f"test/{result}" in run.curves}
+        row |= _mean(f"best_{result}", [curve[best_epoch(curve, better)] for curve in curves.values()])
+        chosen = {run.seed: score for run in finished if (score := _selected(run, result, better)) is not None}
         row |= _mean(f"selected_{result}", list(chosen.values()) if len(chosen) == len(finished) else [])
-        last = {run.seed: _last(run.curves[f"test/{result}"]) for run in finished if f"test/{result}" in run.curves}
-        row["seeds"] = {"last": last, "held-out": chosen}
-        row["hits"] = {run.seed: hits for run in finished if (hits := hits_of(run.folder)) is not None}
+        row["seeds"] = {"last": {seed: _last(curve) for seed, curve in curves.items()}, "held-out": chosen}
+        row["hits"] = {}
+        for run in finished:
+            try:
+                row["hits"][run.seed] = hits_of(run.folder)
+            except (ValueError, OSError) as error:
+                trouble.append(f"{run.seed}: {error}")
     row["status"] = "; ".join(trouble) or "finished"
     return row
 
 
-def _selected(run: Run, result: str, best) -> float | None:
+def _selected(run: Run, result: str, better: str) -> float | None:
     """Return the result on the test split at the first epoch that is the best on the held-out images."""
     held_out, test = (run.curves.get(f"{split}/{result}", {}) for split in ("val", "test"))
-    known = {epoch: value for epoch, value in held_out.items() if epoch in test}
-    return test[next(e for e in sorted(known) if known[e] == best(known.values()))] if known else None
-
-
-def _compare(rows: list[dict], baseline: str, selection: str) -> None:
-    """Add to each row how much it gains over the baseline, from the seeds that both have."""
-    if not baseline:
-        return
-    (own, *_) = [row for row in rows if row["run"] == baseline] or [None]
-    if own is None:
-        raise ValueError(f"the baseline {baseline} is no row, there are {', '.join(row['run'] for row in rows)}")
-    for row in rows:
-        seeds = [each.get("seeds", {}).get(selection, {}) for each in (row, own)]
-        common = seeds[0].keys() & seeds[1].keys() if row is not own else set()
-        if len(common) > 1:
-            difference = paired(*seeds)
-            row["gain"] = f"{difference.mean:+.2f} [{difference.low:.2f}, {difference.high:.2f}]"
-            row["gain"] += ", within noise" if difference.noise else ""
-            row |= {"gain_mean": difference.mean, "gain_low": difference.low, "gain_high": difference.high}
-        elif common:
-            (seed,) = common
-            row["gain"] = f"{seeds[0][seed] - seeds[1][seed]:+.2f}, one seed"
-            hits = [_hits(each, seed, score[seed]) for each, score in zip((row, own), seeds, strict=True)]
-            row |= _on_one_seed(*hits)
-
-
-def _hits(row: dict, seed: str, score: float):
-    """Return for which test images a run is right, None unless they are of the epoch whose score is compared."""
-    hits = row["hits"].get(seed)
-    return hits if hits is not None and abs(100 * hits.mean() - score) < CLOSE else None
-
-
-def _on_one_seed(hits, base_hits) -> dict:
-    """Return what the images of the test split say of a gain on one seed, where the predictions of both are kept."""
-    if hits is None or base_hits is None or len(hits) != len(base_hits):
-        return {}
-    found, p = bootstrap(hits, base_hits), mcnemar(hits, base_hits)
-    text = f"{found.mean:+.2f} [{found.low:.2f}, {found.high:.2f}] over images, one seed, p {p:.2g}"
-    return {"gain": text + (", within noise" if found.noise else "")}
+    chosen = best_epoch({epoch: value for epoch, value in held_out.items() if epoch in test}, better)
+    return test.get(chosen)
 
 
 def _facts(catalogue, options: dict[str, object]) -> dict:
@@ -246,6 +215,6 @@ def _tell_apart(rows: list[dict], identities: list[dict]) -> None:
     names = [row["run"] for row in rows]
     for row, flat, name in zip(rows, identities, list(names), strict=True):
         rivals = [other for other, other_name in zip(identities, names, strict=True) if other_name == name]
-        differing = sorted(key for key in flat if any(other.get(key) != flat[key] for other in rivals))
-        if differing:
-            row["run"] += " (" + ", ".join(f"{key} {flat[key]}" for key in differing) + ")"
+        keys = sorted(key for key in flat if any(other.get(key) != flat[key] for other in rivals))
+        if keys:
+            row["run"] += " (" + ", ".join(f"{key} {flat[key]}" for key in keys) + ")"
