@@ -644,3 +644,11 @@ def test_an_analysis_that_is_not_whole_is_told_and_not_passed_over(record, tmp_p
     (tmp_path / "logs" / "a" / "seed0" / "analysis.json").write_text('{"format": 1}')
     status = aggregate(find_runs([str(tmp_path / "logs")])).iloc[0]["status"]
     assert status.startswith("seed0: ") and "a/seed0/analysis.json: it does not say name" in status
+
+
+def test_headings_are_no_comments_of_latex(record, tmp_path):
+    """A percent sign in one hid all headings after it."""
+    record("base", 0, [1.0, 2.0, 3.0])
+    record("good", 0, [2.0, 3.0, 4.0])
+    code, text, _ = make_table(tmp_path / "logs", "--baseline", "base", "--format", "latex")
+    assert code == 0 and r"(95 \% interval)" in text and "%" not in text.replace(r"\%", "")

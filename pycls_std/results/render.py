@@ -43,7 +43,8 @@ def csv(table: pd.DataFrame) -> str:
 
 def latex(table: pd.DataFrame) -> str:
     """Return a tabular with booktabs rules."""
-    return cells(table).style.format(escape="latex").hide(axis="index").to_latex(hrules=True)
+    shown = cells(table).style.format(escape="latex").format_index(escape="latex", axis=1)  # % begins a comment there
+    return shown.hide(axis="index").to_latex(hrules=True)
 
 
 def plain(text: str) -> str:
