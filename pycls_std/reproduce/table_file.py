@@ -12,7 +12,7 @@ from pycls_std.core.text import first_of, printable, shortened
 from pycls_std.results.table import SELECTIONS
 
 NAME = re.compile(r"[\w.+-]*\w[\w.+-]*")  # of a row, which names a folder
-TABLE_KEYS = ("title", "source", "seeds", "baseline", "selection", "protocol", "options", "teachers", "runs", "columns")
+TABLE_KEYS = ("title", "source", "seeds", "baseline", "selection", "protocol", "options", "teachers", "runs")
 ROW_KEYS = ("name", "config", "options", "seeds", "teachers", "published", "source", "sweep", "list")
 
 
@@ -49,7 +49,6 @@ class Table:
     selection: str
     protocol: dict[str, object]
     rows: tuple[Row, ...]
-    columns: tuple[str, ...] = ()
 
     @property
     def varied(self) -> tuple[str, ...]:
@@ -87,7 +86,6 @@ def read_table(path: Path) -> Table:
         selection=str(content.get("selection", "last")),
         protocol=_options(content.get("protocol", {}), f"{label}: protocol"),
         rows=tuple(rows),
-        columns=tuple(map(str, _list(content.get("columns", []), f"{label}: columns"))),
     )
     _check(table, label)
     return table
