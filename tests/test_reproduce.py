@@ -187,6 +187,13 @@ def test_each_part_has_its_runs_and_the_teachers_they_need(table):
     assert len(students) == len(set(students))
 
 
+def test_the_rows_that_are_named_are_made_with_their_teachers_only(table):
+    runs = planned(table(TABLE + f"  - {{name: more, config: {DEBUG}/base_debug.yaml}}\n"))
+    assert [str(job) for job in tool().of_rows(runs, ["KD"], Path("t.yaml"))] == ["t seed0", "KD seed0", "KD seed1"]
+    with pytest.raises(ValueError, match="--rows names 'kd', the rows of t.yaml are base, t, KD, more"):
+        tool().of_rows(runs, ["base", "kd"], Path("t.yaml"))
+
+
 def test_there_is_room_for_so_many_runs_on_each_gpu():
     made = [slot.environment for slot in tool().slots(["0", "3"], 2)]
     assert [own["CUDA_VISIBLE_DEVICES"] for own in made] == ["0", "3", "0", "3"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
+from pycls_std.core.text import first_of  # noqa: E402
 from pycls_std.process import signals, streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 from pycls_std.reproduce.estimate import plan_lines  # noqa: E402
@@ -33,6 +34,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side, on each device")
     parser.add_argument("--gpus", type=_gpus, default=[], metavar="0,1", help="GPUs to spread the runs over")
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="i/n", help="make the i-th of n parts, from 1")
+    parser.add_argument("--rows", type=lambda text: text.split(","), metavar="A,B", help="make these rows only")
     parser.add_argument("--slurm", type=int, metavar="N", help="print a job array of N parts, for sbatch, and stop")
     parser.add_argument("--dry-run", action="store_true", help="print the plan with estimated hours, and stop")
     parser.add_argument("--scale", type=_scale, default=1.0, metavar="F", help="multiply all numbers of epochs")
@@ -63,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         table = read_table(args.table)
         changes = Changes(args.scale, dict(args.data))
         jobs = plan(table, changes, args.overrides)
-        own = part(jobs, *args.shard)
+        own = part(of_rows(jobs, args.rows, args.table) if args.rows else jobs, *args.shard)
         runner = Runner(
             own,
             slots(args.gpus, args.jobs),
@@ -100,12 +102,25 @@ def keep_analysis(folder: Path) -> None:
 
 def part(jobs: list, number: int, parts: int) -> list:
     """Return the runs of one of several parts, and those that teach them."""
-    own = dict.fromkeys(jobs[number - 1 :: parts])
-    frontier = list(own)
+    return _with_teachers(jobs[number - 1 :: parts], jobs)
+
+
+def of_rows(jobs: list, names: list[str], table: Path) -> list:
+    """Return the runs of the rows that are named, and those that teach them."""
+    known = list(dict.fromkeys(job.row.name for job in jobs))
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"--rows names {unknown[0]!r}, the rows of {table} are {first_of(known)}")
+    return _with_teachers([job for job in jobs if job.row.name in names], jobs)
+
+
+def _with_teachers(own: list, jobs: list) -> list:
+    wanted = dict.fromkeys(own)
+    frontier = own
     while frontier:
-        frontier = [teacher for job in frontier for teacher in job.needs if teacher not in own]
-        own |= dict.fromkeys(frontier)
-    return [job for job in jobs if job in own]
+        frontier = [teacher for job in frontier for teacher in job.needs if teacher not in wanted]
+        wanted |= dict.fromkeys(frontier)
+    return [job for job in jobs if job in wanted]
 
 
 def job_array(words: list[str], parts: int) -> str:
