@@ -13,7 +13,7 @@ from pycls_std.builders.training import build_all, build_described_trainer, buil
 from pycls_std.builders.weights import WeightsError, student_weights
 from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint, distributed, loop
-from pycls_std.measure.description import info
+from pycls_std.measure.description import info, operations
 from pycls_std.measure.predictions import check_predictions, keep_predictions
 from pycls_std.measure.speed import time
 from pycls_std.run.folder import RunFolder
@@ -60,7 +60,8 @@ def train(cfg) -> None:
         session.load_state_dict(saved, str(path))
     record = lambda *_: None  # noqa: E731
     if world.rank == 0:
-        record = folder.start(session, identity, saved, seed=cfg.SEED, teachers=results)
+        flops = operations(session.trainer.student, cfg.DATA.IMAGE_SIZE)
+        record = folder.start(session, identity, saved, seed=cfg.SEED, teachers=results, flops=flops)
     if saved and saved["journal"][-1]["run/epochs"] != session.epochs:
         LOG.warning(
             "%s: extended from %d to %d epochs (OPTIM.MAX_EPOCH); no run of this length has these learning rates, and "

@@ -1,5 +1,6 @@
-"""What several tests share: one thread, a way to load shipped configs, and a trained teacher."""
+"""What several tests share: one thread, a way to load shipped configs, a trained teacher, records of runs."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from records import words
 
 from pycls_std import config, runner
+from pycls_std.run.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)  # the models are tiny, and threads that wait for each other are slow
@@ -56,3 +58,36 @@ def method(load, teacher, tmp_path):
 def std(method):
     """Return std(**overrides): options of the debug STD run with a trained teacher, recorded in tmp_path."""
     return partial(method, "std")
+
+
+# Options of a run of few epochs.
+SHORT = {"OPTIM__WARMUP_EPOCHS": 0, "KD__WARMUP_EPOCHS": 0, "OPTIM__SCHEDULE": "constant", "OPTIM__STEPS": "[]"}
+
+
+@pytest.fixture
+def record(load, tmp_path):
+    """Return record(name, seed, top1s, **overrides): write a run whose epochs end with these accuracies.
+
+    epochs: of the run, None = as many as its config has, of which these are the last. plans: how many each epoch was
+    recorded to be one of. edit: changes the text of the options.
+    """
+
+    def write(
+        name, seed, top1s, of="std/mixer-s4_c100_multi", finished=True, epochs=3, plans=(), edit=str, **overrides
+    ):
+        folder = tmp_path / "logs" / name / f"seed{seed}"
+        folder.mkdir(parents=True)
+        cfg = load(
+            of, **({"NAME": name, "SEED": seed} | (SHORT | {"OPTIM__MAX_EPOCH": epochs} if epochs else {}) | overrides)
+        )
+        text = edit(config.dump(cfg))
+        (folder / "config.yaml").write_text(text)
+        journal = Journal(folder, text)
+        top1s = top1s if epochs else [0.0] * (cfg.OPTIM.MAX_EPOCH - len(top1s)) + top1s
+        plans = plans or [cfg.OPTIM.MAX_EPOCH] * len(top1s)
+        for epoch, (top1, plan) in enumerate(zip(top1s, plans, strict=True), start=1):
+            journal.epoch(epoch, plan, {"train/loss": 1.0, "test/top1": top1, "test/top5": top1 + 10})
+        (folder / "run.json").write_text(json.dumps({"status": "finished" if finished else "running"}))
+        return folder
+
+    return write

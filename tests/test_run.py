@@ -19,6 +19,7 @@ from pycls_std.config import catalogue
 from pycls_std.config.declared import Declaration
 from pycls_std.core.registry import TRAINERS
 from pycls_std.engine import checkpoint, loop
+from pycls_std.measure.description import operations
 from pycls_std.results.read import read_run
 from pycls_std.run import record
 from pycls_std.run.folder import RunFolder
@@ -83,6 +84,7 @@ def test_run_record(finished, teacher):
     count = lambda state: sum(value.numel() for value in state.values())  # noqa: E731
     assert facts["parameters"] == {"deployed": count(student), "train_only": count(critics)}
     assert count(critics) > 0
+    assert facts["flops"] == operations(build_described_trainer(load_config(finished), 10)[0].student, 8)
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     scores = [f"{name}{score}" for name in ("", "avg_", "cls_", "dist_") for score in ("loss", "top1", "top5")]

@@ -9,6 +9,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 from pycls_std import config  # noqa: E402
 from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
+from pycls_std.results.columns import GROUPS  # noqa: E402
+from pycls_std.results.links import link_from  # noqa: E402
 from pycls_std.results.read import find_runs  # noqa: E402
 from pycls_std.results.render import FORMATS  # noqa: E402
 from pycls_std.results.table import SELECTIONS, aggregate  # noqa: E402
@@ -24,6 +26,8 @@ def main(argv: list[str] | None = None) -> int:
         "--baseline", default="", metavar="ROW", help="name of the row that the others are compared with"
     )
     parser.add_argument("--selection", choices=SELECTIONS, default=SELECTIONS[0], help="scores they are compared by")
+    parser.add_argument("--columns", nargs="+", default=[], metavar="NAME", help=f"{', '.join(GROUPS)}, all")
+    parser.add_argument("--link-from", type=Path, metavar="FILE", help="link seeds to their records, as seen from it")
     parser.add_argument("--format", choices=FORMATS, default="md")
     parser.add_argument("--out", metavar="FILE", help="write here instead of to the terminal")
     args = parser.parse_intermixed_args(argv)
@@ -36,10 +40,10 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         streams.complain(f"make_table.py: {one_line(error)}")
         return 2
-    text = FORMATS[args.format](table)
     try:
+        text = FORMATS[args.format](table, args.columns, link_from(args.link_from))
         Path(args.out).write_text(text) if args.out else print(text, end="")
-    except OSError as error:
+    except (ValueError, OSError) as error:
         streams.complain(f"make_table.py: {one_line(error)}")
         return 2
     for run in runs:

@@ -1,15 +1,14 @@
 """Write a page of run records: table, pictures, configs, and links to the runs. It needs no server and no network."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
-from urllib.parse import quote
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
 from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
+from pycls_std.results.links import link_from  # noqa: E402
 from pycls_std.results.plots import PICTURES, draw  # noqa: E402
 from pycls_std.results.read import find_runs  # noqa: E402
 from pycls_std.results.render import cells  # noqa: E402
@@ -20,12 +19,6 @@ NOTE = (
     "Mean and sample deviation over the n finished runs of a row, on the test split, after the last epoch. What is "
     "selected is marked: on held-out images of the training split, or on the test split itself, which flatters."
 )
-
-
-def relative_to(page: Path):
-    """Return the function from a folder to its address as seen from a page."""
-    start = os.path.abspath(page.parent)
-    return lambda folder: "./" + quote(os.fsencode(os.path.relpath(os.path.abspath(folder), start)))
 
 
 @streams.program("report.py")
@@ -52,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
             rows=rows,
             baseline=args.baseline,
             figures=figures,
-            link=relative_to(out),
+            link=link_from(out),
         )
         out.write_text(text, encoding="utf-8")
     except (ValueError, OSError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
+from pycls_std import config  # noqa: E402
 from pycls_std.core.text import first_of  # noqa: E402
 from pycls_std.process import signals, streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
@@ -20,6 +21,8 @@ from pycls_std.reproduce.running import Runner, Slot  # noqa: E402
 from pycls_std.reproduce.showing import show  # noqa: E402
 from pycls_std.reproduce.table_file import read_table  # noqa: E402
 from pycls_std.results import analysis, predictions  # noqa: E402
+from pycls_std.results.columns import chosen  # noqa: E402
+from pycls_std.results.links import link_from  # noqa: E402
 from pycls_std.results.render import FORMATS  # noqa: E402
 
 LOG = logging.getLogger("pycls_std")
@@ -44,6 +47,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--kept", action="store_true", help="records in logs/ count as done")
     parser.add_argument("--show", action="store_true", help="print the table of what is there, and stop")
+    parser.add_argument("--columns", nargs="+", default=[], metavar="NAME", help="in place of those that it names")
+    parser.add_argument("--link-from", type=Path, metavar="FILE", help="link seeds to their records, as seen from it")
     parser.add_argument("--format", choices=FORMATS, default="md")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="options of this machine, as DATA.ROOT")
     args = parser.parse_intermixed_args(argv)
@@ -63,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     LOG.setLevel(logging.INFO)
     try:
         table = read_table(args.table)
+        chosen(config.Catalogue(), args.columns, table.varied)  # which is a mistake now, and not after hours
         changes = Changes(args.scale, dict(args.data))
         jobs = plan(table, changes, args.overrides)
         own = part(of_rows(jobs, args.rows, args.table) if args.rows else jobs, *args.shard)
@@ -88,7 +94,19 @@ def main(argv: list[str] | None = None) -> int:
                 runner.run()
             except signals.Stopped as stopped:
                 code = stopped.code
-        print(show(table, jobs, changes, kept=args.kept, failed=runner.failed, form=args.format), end="")
+        print(
+            show(
+                table,
+                jobs,
+                changes,
+                kept=args.kept,
+                failed=runner.failed,
+                form=args.format,
+                columns=args.columns,
+                link=link_from(args.link_from),
+            ),
+            end="",
+        )
     except (ValueError, OSError) as error:
         streams.complain(f"reproduce.py: {one_line(error)}")
         return 2

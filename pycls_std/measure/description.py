@@ -64,7 +64,8 @@ def operations(module, image_size: int) -> int:
     """Return the operations of a forward pass of one image, 2 for a multiply-add. image_size: side, pixels."""
     was_training = module.training
     module.eval()
+    device = next(module.parameters()).device
     with FlopCounterMode(display=False) as counter:
-        module(torch.zeros(1, 3, image_size, image_size))
+        module(torch.zeros(1, 3, image_size, image_size, device=device))
     module.train(was_training)
     return counter.get_total_flops()

@@ -1,5 +1,8 @@
 """Show a table of what there is of its runs."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 from pycls_std.reproduce.jobs import Changes, Job
 from pycls_std.reproduce.state import record_of
 from pycls_std.reproduce.table_file import Table, written
@@ -7,8 +10,22 @@ from pycls_std.results.render import FORMATS
 from pycls_std.results.table import aggregate
 
 
-def show(table: Table, jobs: list[Job], changes: Changes, *, kept: bool, failed: dict[Job, str], form: str) -> str:
-    """Return the table of the records that there are of its runs."""
+def show(
+    table: Table,
+    jobs: list[Job],
+    changes: Changes,
+    *,
+    kept: bool,
+    failed: dict[Job, str],
+    form: str,
+    columns: list[str] = (),
+    link: Callable[[Path], str] | None = None,
+) -> str:
+    """Return the table of the records that there are of its runs.
+
+    kept: whether records in logs/ count. failed: why a run is not there. form: of render.FORMATS. columns: in place of
+    those that the table names. link: see `render.cells`.
+    """
     records = [record_of(job, kept=kept) for job in jobs]
     expected = {job.row.name: job.options for job in reversed(jobs)}
     order = [expected[row.name] for row in table.rows]
@@ -16,8 +33,9 @@ def show(table: Table, jobs: list[Job], changes: Changes, *, kept: bool, failed:
     for job, why in failed.items():
         told[job.row.name] = "; ".join(filter(None, (told.get(job.row.name), f"seed{job.seed} failed: {why}")))
     runs = [run for run in records if run.options]
-    frame = aggregate(runs, order, baseline=table.baseline, selection=table.selection, failed=told)
-    return heading(table, changes) + FORMATS[form](frame) if form == "md" else FORMATS[form](frame)
+    frame = aggregate(runs, order, baseline=table.baseline, selection=table.selection, failed=told, varied=table.varied)
+    text = FORMATS[form](frame, list(columns or table.columns), link)
+    return heading(table, changes) + text if form == "md" else text
 
 
 def heading(table: Table, changes: Changes) -> str:

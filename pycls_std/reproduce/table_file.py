@@ -5,14 +5,16 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
+from pycls_std import config
 from pycls_std.config import ConfigError
 from pycls_std.config.plain_yaml import MOST_BYTES, Text, parse, short, value_of
 from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import first_of, printable, shortened
+from pycls_std.results.columns import chosen
 from pycls_std.results.table import SELECTIONS
 
 NAME = re.compile(r"[\w.+-]*\w[\w.+-]*")  # of a row, which names a folder
-TABLE_KEYS = ("title", "source", "seeds", "baseline", "selection", "protocol", "options", "teachers", "runs")
+TABLE_KEYS = ("title", "source", "seeds", "baseline", "selection", "columns", "protocol", "options", "teachers", "runs")
 ROW_KEYS = ("name", "config", "options", "seeds", "teachers", "published", "source", "sweep", "list")
 
 
@@ -38,6 +40,7 @@ class Row:
 class Table:
     """What a file says. selection: whose scores a row is compared by, those of the last epoch or of the held-out one.
 
+    columns: names of columns and of groups of columns that it is shown with; none = as any table.
     protocol: {"SECTION.KEY": value as it is written} that every row has but those that are there to teach.
     """
 
@@ -47,6 +50,7 @@ class Table:
     source: str
     baseline: str
     selection: str
+    columns: tuple[str, ...]
     protocol: dict[str, object]
     rows: tuple[Row, ...]
 
@@ -84,6 +88,7 @@ def read_table(path: Path) -> Table:
         source=str(content.get("source", "")),
         baseline=str(content.get("baseline", "")),
         selection=str(content.get("selection", "last")),
+        columns=tuple(map(str, _list(content.get("columns", []), f"{label}: columns"))),
         protocol=_options(content.get("protocol", {}), f"{label}: protocol"),
         rows=tuple(rows),
     )
@@ -100,6 +105,10 @@ def _check(table: Table, label: str) -> None:
         raise ConfigError(f"{label}: baseline is {short(table.baseline)}, the rows are {first_of(names)}")
     if table.selection not in SELECTIONS:
         raise ConfigError(f"{label}: selection is {short(table.selection)}, expected {' or '.join(SELECTIONS)}")
+    try:
+        chosen(config.Catalogue(), table.columns, table.varied)
+    except ValueError as error:
+        raise ConfigError(f"{label}: columns: {error}") from None
     known = {row.name: row for row in table.rows}
     for row in table.rows:
         for teacher in row.taught_by:
@@ -123,8 +132,8 @@ def _rows(name, own, where, folder, common, seeds, *, teaches_only) -> list[Row]
         raise ConfigError(f"{where}: name is {short(name)}, expected letters, digits and . + - _ only")
     if not own.get("config"):
         raise ConfigError(f"{where}: config is missing")
-    config = folder / str(own["config"])
-    if not config.is_file():
+    place = folder / str(own["config"])
+    if not place.is_file():
         raise ConfigError(f"{where}: config is {short(own['config'])}, there is no such file beside {folder}")
     published = _mapping(own.get("published", {}), f"{where}: published")
     if own.get("source"):
@@ -135,7 +144,7 @@ def _rows(name, own, where, folder, common, seeds, *, teaches_only) -> list[Row]
         rows.append(
             Row(
                 name=name + "".join(f"_{_leaf(key)}-{_plain(value)}" for key, value in point.items()),
-                config=config,
+                config=place,
                 options=options,
                 seeds=_seeds(own["seeds"], f"{where}: seeds") if "seeds" in own else seeds,
                 taught_by=tuple(map(str, _list(own.get("teachers", []), f"{where}: teachers"))),

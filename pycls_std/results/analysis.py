@@ -178,6 +178,14 @@ def correct(analysis: dict, name: str = "") -> np.ndarray:
     return np.unpackbits(packed, count=analysis["images"]).astype(bool)
 
 
+def of_folder(folder: Path) -> dict:
+    """Return the analysis in the folder of a run, {} if there is none that is whole."""
+    try:
+        return read(folder / ANALYSIS)
+    except (ValueError, OSError):
+        return {}
+
+
 def hits_of(folder: Path) -> np.ndarray | None:
     """Return for which test images the prediction that counts is right, (N,); None where no analysis is kept.
 

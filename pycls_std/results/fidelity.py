@@ -3,8 +3,8 @@
 import math
 from statistics import mean, stdev
 
+from pycls_std.results.analysis import of_folder
 from pycls_std.results.page import grid
-from pycls_std.results.plots_of_scores import analysis_of
 from pycls_std.results.read import Run
 from pycls_std.results.seeds import finished, heading
 
@@ -15,7 +15,7 @@ Found = dict[tuple[str, ...], dict[str, list[float]]]  # values of the runs by l
 
 def fidelity(catalogue, runs: list[Run]) -> str:
     """Return two tables in HTML, means and sample deviations over the runs that were analysed; "" if none was."""
-    analyses = [found for run in finished(runs) if (found := analysis_of(run))]
+    analyses = [found for run in finished(runs) if (found := of_folder(run.folder))]
     scores: Found = {}
     shares: Found = {}
     for analysis in analyses:

@@ -5,7 +5,7 @@ from statistics import mean, variance
 
 from pycls_std import config
 from pycls_std.core.text import first_of
-from pycls_std.results.analysis import ANALYSIS, read
+from pycls_std.results.analysis import of_folder
 from pycls_std.results.picture_style import COLUMN, LINE, MOST, PAGE, canvas, label, logarithmic, look, styled, title
 from pycls_std.results.read import Run, document
 from pycls_std.results.seeds import Rows, finished, heading, last, left_out, result_of, spread
@@ -15,20 +15,12 @@ NAMED = 10  # classes with the greatest gains, and with the least, that have a b
 OPEN = {"markerfacecolor": "none", "markeredgewidth": 1.2}  # so that points on one another are seen
 
 
-def analysis_of(run: Run) -> dict:
-    """Return the analysis of a run, {} if there is none that is whole."""
-    try:
-        return read(run.folder / ANALYSIS)
-    except (ValueError, OSError):
-        return {}
-
-
 def by_class(runs: list[Run]) -> tuple[list[str], list[list[float | None]]]:
     """Return the names of the classes and, for each finished run, the score of each, in percent; None without images.
 
     Both are empty unless every finished run has been analysed, on the same classes.
     """
-    found = [analysis_of(run) for run in finished(runs)]
+    found = [of_folder(run.folder) for run in finished(runs)]
     classes = [each.get("classes") for each in found]
     if not found or not classes[0] or any(names != classes[0] for names in classes):
         return [], []

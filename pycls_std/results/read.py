@@ -20,12 +20,14 @@ REQUIRED = {"NAME", "SEED", "TRAINER", "MODEL.NAME", "DATA.NAME", "DATA.ROOT", "
 class Run:
     """One run record. options: {"SECTION.KEY": value}, all of them. curves: tag -> {epochs done: value}.
 
-    status: `finished`, or what is wrong in a few words.
+    teachers: digests of the weights that taught it, () where they are not known, as in a record of before November
+    2026. status: `finished`, or what is wrong in a few words.
     """
 
     folder: Path
     options: dict = field(default_factory=dict)
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
+    teachers: tuple[str, ...] = ()
     status: str = "finished"
 
     @property
@@ -72,6 +74,9 @@ def read_run(folder: Path) -> Run:
     expected = {*range(period, epochs + 1, period), epochs}
     done = _whole([set(curve) for tag, curve in run.curves.items() if tag.startswith(("test/", "ema/", "val/"))])
     facts = document(folder, "run.json")
+    digests = facts.get("teacher_fingerprints")
+    if isinstance(digests, list) and len(digests) == len(run.options.get("DISTILLATION.TEACHERS", [])):
+        run.teachers = tuple(map(str, digests))
     other, foreign = _edited(run.options, shown), _foreign(folder, run.options)
     if foreign:
         run.status = f"event files that are not this run's: {first_of(foreign)}"

@@ -1,32 +1,41 @@
 """Render a table of results as Markdown, CSV or LaTeX."""
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 
 from pycls_std import config
 from pycls_std.core.text import printable
-from pycls_std.results.table import headings
+from pycls_std.results.columns import ALWAYS, chosen, digits, headings
 
-# Columns that are there even if no row has a value in them.
-ALWAYS = ("run", "model", "method", "teachers", "data", "epochs", "n", "status")
+# What is there to make other columns of.
+INNER = ("folders",)
 
 
-def cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table as it is shown: text under headings, without the columns in which no row has a value."""
-    columns = {
-        key: heading
-        for key, heading in headings(config.Catalogue()).items()
-        if key in table and (key in ALWAYS or not table[key].isna().all())
-    }
+def cells(table: pd.DataFrame, columns: list[str] = (), link: Callable[[Path], str] | None = None) -> pd.DataFrame:
+    """Return a table as it is shown: text under headings, without the columns in which no row has a value.
+
+    columns: see `columns.chosen`. link: from a folder to its address; each seed then leads to its record.
+    """
+    catalogue, varied = config.Catalogue(), _varied(table)
+    names = headings(catalogue, varied)
+    kept = [
+        key
+        for key in chosen(catalogue, columns, varied)
+        if key in table and (not columns and key in ALWAYS or not _is_empty(table[key]))
+    ]
     rows = [row for _, row in table.iterrows()]
-    shown = pd.DataFrame({heading: [_cell(row, key) for row in rows] for key, heading in columns.items()})
-    return shown.astype(str)
+    shown = pd.DataFrame({names[key]: [_cell(row, key) for row in rows] for key in kept}).astype(str)
+    if link and "n" in kept:
+        shown["n"] = [_linked(row, link) for row in rows]
+    return shown
 
 
-def markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame, columns: list[str] = (), link: Callable[[Path], str] | None = None) -> str:
     """Return a GitHub table; mean +- sample deviation in percent."""
-    return grid(cells(table))
+    return grid(cells(table, columns, link))
 
 
 def grid(texts: pd.DataFrame) -> str:
@@ -36,14 +45,19 @@ def grid(texts: pd.DataFrame) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def csv(table: pd.DataFrame) -> str:
-    """Return all columns as numbers, means and deviations apart. No text is a formula to a spreadsheet."""
-    return table.map(_no_formula).to_csv(index=False, float_format="%.4f")
+def csv(table: pd.DataFrame, columns: list[str] = (), link=None) -> str:
+    """Return the columns, by default all, as numbers, means and deviations apart. No text is a formula to a program."""
+    own = [key for key in table if key not in INNER]
+    if columns:
+        wanted = chosen(config.Catalogue(), columns, _varied(table))
+        own = [key for key in own if key in wanted or key.removesuffix("_std") in wanted]
+    return table[own].map(_no_formula).to_csv(index=False, float_format="%.4f")
 
 
-def latex(table: pd.DataFrame) -> str:
+def latex(table: pd.DataFrame, columns: list[str] = (), link=None) -> str:
     """Return a tabular with booktabs rules."""
-    shown = cells(table).style.format(escape="latex").format_index(escape="latex", axis=1)  # % begins a comment there
+    shown = cells(table, columns).style  # % begins a comment there
+    shown = shown.format(escape="latex").format_index(escape="latex", axis=1)
     return shown.hide(axis="index").to_latex(hrules=True)
 
 
@@ -60,13 +74,31 @@ def _no_formula(cell):
 FORMATS = {"md": markdown, "csv": csv, "latex": latex}
 
 
+def _varied(table: pd.DataFrame) -> list[str]:
+    """Return the columns that are keys of options."""
+    return [key for key in table if "." in key]
+
+
+def _is_empty(column: pd.Series) -> bool:
+    return all(text in ("nan", "None", "") for text in column.map(str))
+
+
 def _cell(row: pd.Series, key: str) -> str:
     value = row[key]
-    if value is None or isinstance(value, float) and math.isnan(value):
+    if value is None or value == "" or isinstance(value, float) and math.isnan(value):
         return "-"
-    if key in ("epochs", "n"):
-        return str(int(value))
     if not isinstance(value, float):
         return str(value)
+    sign, places = "+" if key.startswith("delta_") else "", digits(key)
     deviation = row.get(f"{key}_std", math.nan)
-    return f"{value:.2f}" if math.isnan(deviation) else f"{value:.2f} ± {deviation:.2f}"
+    spread = "" if math.isnan(deviation) else f" ± {deviation:.{places}f}"
+    return f"{value:{sign}.{places}f}{spread}"
+
+
+def _linked(row: pd.Series, link: Callable[[Path], str]) -> str:
+    """Return the number of runs, and their seeds with links to their records."""
+    folders = row.get("folders")
+    if not isinstance(folders, dict):
+        return str(row["n"])
+    seeds = [f"[{seed.removeprefix('seed')}]({link(folder)})" for seed, folder in folders.items()]
+    return f"{row['n']}: {', '.join(seeds)}"

@@ -8,6 +8,7 @@ from pycls_std import config
 from pycls_std.config.plain_yaml import load_yaml
 from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import first_of, printable
+from pycls_std.results.costs import commits_of, starts_of
 from pycls_std.results.fidelity import fidelity
 from pycls_std.results.page import Html, anchor, cell, folded, grid, listing, page
 from pycls_std.results.picture_style import PAGE, inlined, rendered
@@ -88,7 +89,7 @@ def _seed(run: Run, score: str, better: str, link) -> dict[str, str]:
         "epochs": f"{max(evaluated)} of {planned}" if evaluated and planned else "",
         "files": _files(run, link(run.folder)),
         "status": printable(run.status),
-        "commit": Html(", ".join(f"<code>{cell(_short(commit))}</code>" for commit in _starts(facts, "commit"))),
+        "commit": Html(", ".join(f"<code>{cell(printable(each))}</code>" for each in dict.fromkeys(commits_of(facts)))),
         "device": printable(str(facts.get("device", ""))),
         "hours": f"{facts['hours']:.2f}" if isinstance(facts.get("hours"), (int, float)) else "",
     }
@@ -103,17 +104,9 @@ def _files(run: Run, place: str) -> Html:
     return Html(" ".join(anchor(f"{place}/{quote(path.name)}", name) for name, path in paths.items()))
 
 
-def _short(commit: str) -> str:
-    """Return a commit as git abbreviates it; that there were changes beside it stays."""
-    digits, dash, changed = commit.partition("-")
-    return digits[:10] + dash + changed
-
-
 def _starts(facts: dict, key: str) -> list[str]:
     """Return what each start of a run says under a key, what is said again left out."""
-    starts = facts.get("starts")
-    known = [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
-    return list(dict.fromkeys(printable(str(start[key])) for start in known if start.get(key)))
+    return list(dict.fromkeys(printable(str(start[key])) for start in starts_of(facts) if start.get(key)))
 
 
 def _teachers(runs: list[Run]) -> str:

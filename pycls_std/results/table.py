@@ -6,10 +6,12 @@ import pandas as pd
 
 from pycls_std import config
 from pycls_std.results.analysis import hits_of
+from pycls_std.results.costs import costs, origins
 from pycls_std.results.gains import compare
 from pycls_std.results.read import Run
 from pycls_std.results.seeds import best_epoch
 
+WEIGHTS = "DISTILLATION.TEACHER_WEIGHTS"
 SELECTIONS = ("last", "held-out")  # of the epoch whose scores rows are compared by
 
 
@@ -20,24 +22,27 @@ def aggregate(
     baseline: str = "",
     selection: str = "last",
     failed: dict[str, str] | None = None,
+    varied: tuple[str, ...] = (),
 ) -> pd.DataFrame:
     """Return a row for each config that ran or was expected.
 
     expected: all options of configs, {"SECTION.KEY": value}; one that did not run, with these options, gets a row that
     says so.
     baseline: name of the row that the others are compared with, seed by seed, by the scores of the selection: `last`,
-    or `held-out`. failed: {name of a row: why}.
+    or `held-out`. failed: {name of a row: why}. varied: keys of options that have a column whatever they say.
     Columns <score> and <score>_std are mean and sample deviation over the n finished runs, of the last epoch;
     selected_<result> of the epoch that is the best on the held-out images; and best_<result> of the best epoch on the
-    test split itself, which flatters. Nothing unfinished enters them.
+    test split itself, which flatters. delta_<score> is what is selected minus what is published. Nothing unfinished
+    enters them. `columns.headings` has all columns.
     Raises ValueError if a config has two runs of one seed, and if no row is the baseline.
     """
     catalogue = config.Catalogue()
     groups = _groups(catalogue, runs)
-    rows = [_row(catalogue, members) for members in groups.values()]
-    _tell_apart(rows, [_identity(catalogue, group[0].options) for group in groups.values()])
-    missing = [options for options in expected if str(_identity(catalogue, options)) not in groups]
-    rows += [_facts(catalogue, options) | {"n": 0, "status": "not yet run"} for options in missing]
+    rows = [_row(catalogue, members, selection, varied) for members in groups.values()]
+    _tell_apart(rows, [_identity(catalogue, group[0]) for group in groups.values()])
+    there = [_recipe(catalogue, run.options) for run in runs]
+    missing = [options for options in expected if _recipe(catalogue, options) not in there]
+    rows += [_facts(catalogue, options, varied) | {"n": 0, "status": "not yet run"} for options in missing]
     if baseline:
         compare(rows, baseline, selection)
     for row in rows:
@@ -48,26 +53,8 @@ def aggregate(
     order = {options["NAME"]: position for position, options in enumerate(expected)}
     rows.sort(key=lambda row: (order.get(row["run"], len(order)), row["run"]))
     plain = {key: _text(option.value) for key, option in catalogue.options.items() if option.column}
-    same = [key for key, text in plain.items() if all(row.get(key, text) == text for row in rows)]
+    same = [key for key, text in plain.items() if all(row.get(key, text) == text for row in rows) and key not in varied]
     return pd.DataFrame(rows).drop(columns=same, errors="ignore")
-
-
-def headings(catalogue: config.Catalogue) -> dict[str, str]:
-    """Return the heading of every column that a table may have, in their order.
-
-    Options that say so have a column, shown where a run has another value than the default; so has every score.
-    """
-    found = {"run": "run", "model": "model", "method": "method"}
-    found |= {key: option.column for key, option in catalogue.options.items() if option.column}
-    found |= {"teachers": "teachers", "data": "data", "epochs": "epochs", "n": "n"}
-    scores = {score: catalogue.scores[score]["label"] for score in catalogue.shown_scores()}
-    found |= scores
-    found |= {f"selected_{score}": f"held-out-selected {label}" for score, label in scores.items()}
-    found |= {f"best_{score}": f"best on test {label} (optimistic)" for score, label in scores.items()}
-    found |= {"gain": "gain over the baseline (95 % interval)"}
-    found |= {f"ema_{score}": f"EMA {label}" for score, label in scores.items()}
-    found |= {f"published_{score}": f"published {label}" for score, label in scores.items()}
-    return found | {"changed": "not the published recipe", "status": "status"}
 
 
 def rows_of(runs: list[Run]) -> dict[str, list[Run]]:
@@ -78,7 +65,7 @@ def rows_of(runs: list[Run]) -> dict[str, list[Run]]:
     catalogue = config.Catalogue()
     groups = list(_groups(catalogue, runs).values())
     named = [{"run": group[0].name} for group in groups]
-    _tell_apart(named, [_identity(catalogue, group[0].options) for group in groups])
+    _tell_apart(named, [_identity(catalogue, group[0]) for group in groups])
     found: dict[str, list[Run]] = {}
     for row, group in zip(named, groups, strict=True):
         found.setdefault(row["run"], []).extend(group)  # of one name are only those whose options are lost
@@ -88,7 +75,7 @@ def rows_of(runs: list[Run]) -> dict[str, list[Run]]:
 def _groups(catalogue, runs: list[Run]) -> dict[str, list[Run]]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        group = groups.setdefault(str(_identity(catalogue, run.options) or run.folder.parent), [])
+        group = groups.setdefault(str(_identity(catalogue, run) or run.folder.parent), [])
         for twin in group:
             if twin.seed == run.seed:
                 raise ValueError(f"{run.name} {run.seed} is there twice: {twin.folder} and {run.folder}, leave one out")
@@ -96,8 +83,19 @@ def _groups(catalogue, runs: list[Run]) -> dict[str, list[Run]]:
     return groups
 
 
-def _identity(catalogue, options: dict[str, object]) -> dict:
-    """Return the options that runs of one row share, {} of a run whose options are lost."""
+def _identity(catalogue, run: Run) -> dict:
+    """Return what runs of one row share, {} of a run whose options are lost.
+
+    A teacher is its weights, wherever they lay; a record that does not know them has their paths.
+    """
+    shared = _recipe(catalogue, run.options)
+    if run.teachers and WEIGHTS in shared:
+        shared[WEIGHTS] = [digest[:10] for digest in run.teachers]
+    return shared
+
+
+def _recipe(catalogue, options: dict[str, object]) -> dict:
+    """Return the options that runs of one row share, and their dataset."""
     if not options:
         return {}
     idle = catalogue.idle(options)
@@ -109,15 +107,15 @@ def _identity(catalogue, options: dict[str, object]) -> dict:
 def differing(options: dict[str, object], run: Run) -> list[str]:
     """Return "KEY is .., not .." of the options in which a run is not of the row, or the seed, that others are of."""
     catalogue = config.Catalogue()
-    planned, ran = (_identity(catalogue, flat) | {"SEED": flat.get("SEED")} for flat in (options, run.options))
+    planned, ran = (_recipe(catalogue, flat) | {"SEED": flat.get("SEED")} for flat in (options, run.options))
     keys = sorted(key for key in planned.keys() | ran.keys() if planned.get(key) != ran.get(key))
     return [f"{key} is {ran.get(key)}, not {planned.get(key)}" for key in keys]
 
 
-def _row(catalogue, runs: list[Run]) -> dict:
+def _row(catalogue, runs: list[Run], selection: str, varied) -> dict:
     finished = [run for run in runs if run.status == "finished"]
     options = runs[0].options
-    row = _facts(catalogue, options) if options else {"run": runs[0].name}
+    row = _facts(catalogue, options, varied) if options else {"run": runs[0].name}
     changed = [own["changed"] for run in runs if run.options and "changed" in (own := _facts(catalogue, run.options))]
     if changed:  # by the data of one seed, such as the number of its classes
         row |= {key: math.nan for key in row if key.startswith("published_")}
@@ -146,8 +144,19 @@ def _row(catalogue, runs: list[Run]) -> dict:
                 row["hits"][run.seed] = hits_of(run.folder)
             except (ValueError, OSError) as error:
                 trouble.append(f"{run.seed}: {error}")
+        row |= _deltas(catalogue, row, result, selection)
+    for column, values in costs(finished).items():
+        row |= _mean(column, values)
+    row |= origins(runs) | {"folders": {run.seed: run.folder for run in runs}}
     row["status"] = "; ".join(trouble) or "finished"
     return row
+
+
+def _deltas(catalogue, row: dict, result: str, selection: str) -> dict[str, float]:
+    """Return how far what is selected is from what is published, for each score."""
+    shown = {score: row.get(score, math.nan) for score in catalogue.scores}
+    shown |= {result: row[f"selected_{result}"]} if selection == "held-out" else {}
+    return {f"delta_{score}": value - row.get(f"published_{score}", math.nan) for score, value in shown.items()}
 
 
 def _selected(run: Run, result: str, better: str) -> float | None:
@@ -157,12 +166,12 @@ def _selected(run: Run, result: str, better: str) -> float | None:
     return test.get(chosen)
 
 
-def _facts(catalogue, options: dict[str, object]) -> dict:
+def _facts(catalogue, options: dict[str, object], varied=()) -> dict:
     """Return the columns that the options alone decide."""
     unread = catalogue.unread(options)
     shown = {
         key: _text(options[key]) for key, option in catalogue.options.items() if option.column and key not in unread
-    }
+    } | {key: _text(options[key]) for key in varied if key in options and key not in unread}
     claimed = {
         f"published_{score}": _known(options[key])
         for score in catalogue.scores

@@ -50,7 +50,9 @@ class RunFolder:
             self._refuse(foreign)
         return saved, path
 
-    def start(self, session, identity, saved: dict | None, *, seed: int, teachers: dict[str, dict[str, float]]):
+    def start(
+        self, session, identity, saved: dict | None, *, seed: int, teachers: dict[str, dict[str, float]], flops: int
+    ):
         """Return record(epochs done, values, is best), which writes an epoch down.
 
         identity: what the run is. saved: the state it continues from. teachers: the result of each, by split and name.
@@ -67,6 +69,7 @@ class RunFolder:
             seed=seed,
             teachers=teachers,
             fingerprints=identity.teachers,
+            flops=flops,
             start_epoch=start_epoch,
             earlier=earlier,
         )

@@ -19,9 +19,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 class Record:
     """Keeps run.json up to date. Nothing of the environment's variables goes into it.
 
-    teachers: the result of each, by split and name. fingerprints: of their weights. start_epoch: epochs done before
-    this start. earlier: the facts as they were then. A run that was started several times lists each start, with its
-    command and its commit.
+    teachers: the result of each, by split and name. fingerprints: of their weights. flops: operations of a forward
+    pass of an image, 2 for a multiply-add. start_epoch: epochs done before this start. earlier: the facts as they were
+    then. A run that was started several times lists each start, with its command and its commit.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class Record:
         seed: int,
         teachers: dict[str, dict[str, float]],
         fingerprints: list[str],
+        flops: int,
         start_epoch: int,
         earlier: dict,
     ):
@@ -43,7 +44,7 @@ class Record:
         start = {
             "epochs_done": start_epoch,
             "epochs": session.epochs,
-            "command": "python " + shlex.join(sys.argv),
+            "command": shlex.join(["python", _as_seen(sys.argv[0]), *sys.argv[1:]]),
             "commit": commit(),
         }
         self.facts = {
@@ -56,6 +57,7 @@ class Record:
             "compiled": session.runtime.compiled,
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
             "parameters": {"deployed": deployed, "train_only": trained - deployed},
+            "flops": flops,
             "teachers": teachers["test"],
             "held_out_teachers": teachers.get("val", {}),
             "teacher_fingerprints": fingerprints,
@@ -83,6 +85,12 @@ class Record:
 def record_of(facts: dict) -> bytes:
     """Return the content of run.json."""
     return (json.dumps(facts, indent=2) + "\n").encode()
+
+
+def _as_seen(script: str) -> str:
+    """Return the path of a program within this repository; of another one, as it was called."""
+    path = Path(script).resolve()
+    return path.relative_to(REPOSITORY).as_posix() if path.is_relative_to(REPOSITORY) else script
 
 
 def commit() -> str:

@@ -36,7 +36,7 @@ class STD(LogitTerm):
         # Carry one set of tokens from tap to tap; False = each tap has its own tokens and heads (the paper).
         "PROPAGATE": Option(False, student=True, column="propagated"),
         # Kinds of tokens; none = plain heads on the mean of the patches.
-        "TOKENS": Option(("both", "spatial", "channel", "none"), student=True),
+        "TOKENS": Option(("both", "spatial", "channel", "none"), student=True, column="tokens"),
         # Each token its own update, or one update shared by all tokens of a tap, as in the reference code.
         "UPDATE": Option(("own", "shared"), student=True),
         # Deviation of the tokens' initial values.

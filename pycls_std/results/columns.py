@@ -1,0 +1,90 @@
+"""The columns that a table may have: their headings, their order, and the groups in which they are asked for."""
+
+from pycls_std import config
+from pycls_std.core.text import first_of
+
+# Columns that are there even if no row has a value in them, where none are asked for.
+ALWAYS = ("run", "model", "method", "teachers", "data", "epochs", "n", "status")
+# What names a row, and what is wrong with it, are there whatever is asked for.
+KEPT = ("run", "status")
+GROUPS = {
+    "recipe": ("model", "method", "options", "teachers", "data", "epochs"),
+    "scores": ("scores", "selected", "best", "ema"),
+    "gain": ("gain",),
+    "published": ("published", "delta", "changed"),
+    "cost": ("deployed", "train_only", "flops", "hours", "speed", "memory"),
+    "teaching": ("teacher_score", "agreement"),
+    "calibration": ("nll", "ece"),
+    "origin": ("commit", "records"),
+}
+DEFAULT = ("recipe", "n", "scores", "gain", "published")
+# Headings of what is no option and no score, with the digits after the point where it is a number.
+FIXED = {
+    "deployed": ("deployed parameters (M)", 2),
+    "train_only": ("train-only parameters (M)", 2),
+    "flops": ("GFLOPs (2 a multiply-add)", 3),
+    "hours": ("hours a run", 2),
+    "speed": ("images/s", 0),
+    "memory": ("peak memory (GiB)", 2),
+    "teacher_score": ("teachers on test", 2),
+    "agreement": ("agreement with teachers (%)", 2),
+    "nll": ("NLL (nats)", 3),
+    "ece": ("ECE (%)", 2),
+}
+WHOLE = ("epochs", "n")
+
+
+def headings(catalogue: config.Catalogue, varied: list[str] = ()) -> dict[str, str]:
+    """Return the heading of every column that a table may have, in their order.
+
+    varied: keys of options that have a column here though they say of none, as those of a sweep. Every score has its
+    columns.
+    """
+    scores = {score: catalogue.scores[score]["label"] for score in catalogue.shown_scores()}
+    found = {"run": "run", "model": "model", "method": "method"}
+    found |= {key: option.column for key, option in catalogue.options.items() if option.column}
+    found |= {key: key for key in varied if key not in found}
+    found |= {"teachers": "teachers", "data": "data", "epochs": "epochs", "n": "n"} | scores
+    found |= {f"selected_{score}": f"held-out-selected {label}" for score, label in scores.items()}
+    found |= {f"best_{score}": f"best on test {label} (optimistic)" for score, label in scores.items()}
+    found |= {"gain": "gain over the baseline (95 % interval)"}
+    found |= {f"ema_{score}": f"EMA {label}" for score, label in scores.items()}
+    found |= {f"published_{score}": f"published {label}" for score, label in scores.items()}
+    found |= {f"delta_{score}": f"{label} minus published" for score, label in scores.items()}
+    found |= {"changed": "not the published recipe"} | {key: heading for key, (heading, _) in FIXED.items()}
+    return found | {"commit": "commit", "records": "records", "status": "status"}
+
+
+def digits(key: str) -> int:
+    """Return how many digits after the point a number of a column is shown with."""
+    return 0 if key in WHOLE else FIXED.get(key, ("", 2))[1]
+
+
+def chosen(catalogue: config.Catalogue, names: list[str], varied: list[str] = ()) -> list[str]:
+    """Return the keys of the columns that are asked for, in their order.
+
+    names: of GROUPS, `all`, or of single columns, as `headings` keys them; none = those of DEFAULT.
+    Raises ValueError for a name that is neither.
+    """
+    known = headings(catalogue, varied)
+    wanted = set(KEPT)
+    for name in names or DEFAULT:
+        own = known if name == "all" else [key for key in known if name in (key, *_groups_of(catalogue, key, varied))]
+        if not own:
+            columns = first_of(["all", *GROUPS, *known], most=40)
+            raise ValueError(f"no column or group of columns is called {name!r}, there are {columns}")
+        wanted |= set(own)
+    return [key for key in known if key in wanted]
+
+
+def _groups_of(catalogue, key: str, varied) -> list[str]:
+    """Return the groups that a column is in."""
+    kinds = {key}
+    if key in varied or getattr(catalogue.options.get(key), "column", ""):
+        kinds.add("options")
+    if key in catalogue.scores:
+        kinds.add("scores")
+    kind, _, score = key.partition("_")
+    if score in catalogue.scores:
+        kinds.add(kind)
+    return [group for group, members in GROUPS.items() if kinds & set(members)]

@@ -1,0 +1,73 @@
+"""What a row's runs say beside their scores: what they cost, how they stand to their teachers, where they came from."""
+
+import math
+
+from pycls_std.results.analysis import of_folder
+from pycls_std.results.read import Run, document
+
+MEGA, GIGA = 1e6, 1e9
+
+
+def costs(runs: list[Run]) -> dict[str, list[float]]:
+    """Return the values of the finished runs of a row by column, without those that one of them has no value for."""
+    found = [_numbers(run) for run in runs]
+    shared = [key for key in found[0] if all(key in each for each in found)] if found else []
+    return {key: [each[key] for each in found] for key in shared}
+
+
+def origins(runs: list[Run]) -> dict[str, str]:
+    """Return what is said in words: the teachers' scores on the test split, the commits, the folders of the records."""
+    facts = [document(run.folder, "run.json") for run in runs]
+    teachers = dict.fromkeys(_teachers(each) for each in facts)
+    commits = dict.fromkeys(commit for each in facts for commit in commits_of(each))
+    return {
+        "teacher_score": " or ".join(filter(None, teachers)),
+        "commit": ", ".join(commits),
+        "records": " ".join(run.folder.as_posix() for run in runs),
+    }
+
+
+def commits_of(facts: dict) -> list[str]:
+    """Return the commit of each start of a run, as git abbreviates it; that there were changes beside it stays."""
+    return [_short(str(start["commit"])) for start in starts_of(facts) if start.get("commit")]
+
+
+def starts_of(facts: dict) -> list[dict]:
+    """Return what run.json says of the starts of a run, [] of none."""
+    starts = facts.get("starts")
+    return [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
+
+
+def _short(commit: str) -> str:
+    digits, dash, changed = commit.partition("-")
+    return digits[:10] + dash + changed
+
+
+def _teachers(facts: dict) -> str:
+    scores = facts.get("teachers")
+    return " + ".join(f"{score:.2f}" for score in scores.values() if _is_number(score)) if scores else ""
+
+
+def _numbers(run: Run) -> dict[str, float]:
+    """Return the numbers of a run by column, of those that are known."""
+    facts, analysis = document(run.folder, "run.json"), of_folder(run.folder)
+    parameters = facts.get("parameters") if isinstance(facts.get("parameters"), dict) else {}
+    found = {
+        "deployed": (parameters.get("deployed"), MEGA),
+        "train_only": (parameters.get("train_only"), MEGA),
+        "flops": (facts.get("flops") or analysis.get("flops"), GIGA),
+        "hours": (facts.get("hours"), 1),
+        "speed": (facts.get("images_per_second"), 1),
+        "memory": (facts.get("peak_memory_gib"), 1),
+    }
+    said = analysis.get("predictions", {}).get(analysis.get("prediction"), {})
+    found |= {"nll": (said.get("loss"), 1), "ece": (said.get("ece"), 1)}
+    beside = [teacher.get("agreement", {}) for teacher in analysis.get("teachers", {}).values()]
+    agreements = [agreement.get(analysis["prediction"]) for agreement in beside]
+    if agreements and all(map(_is_number, agreements)):
+        found["agreement"] = (sum(agreements) / len(agreements), 1)
+    return {key: value / unit for key, (value, unit) in found.items() if _is_number(value)}
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,14 @@
+"""Addresses of records as a page sees them."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+
+def link_from(page: Path | None) -> Callable[[Path], str] | None:
+    """Return the function from a folder to its address relative to that of a page; None for no page."""
+    if page is None:
+        return None
+    start = os.path.abspath(page.parent)
+    return lambda folder: "./" + quote(os.fsencode(os.path.relpath(os.path.abspath(folder), start)))
