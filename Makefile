@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python run_net.py --mode train --cfg
 
-.PHONY: venv demo test lint clean
+.PHONY: venv demo test tables lint clean
 
 venv: $(VENV)/.installed
 
@@ -34,6 +34,9 @@ demo: venv
 
 test: venv
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+
+tables: venv
+	$(BIN)/python tools/fill_tables.py
 
 lint: venv
 	$(BIN)/ruff check .

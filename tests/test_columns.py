@@ -95,7 +95,7 @@ def test_columns_are_chosen_by_name_and_by_group_and_the_empty_ones_left_out(log
     assert chosen(catalogue, ["all"]) == list(headings(catalogue))
     for group in GROUPS:
         assert len(chosen(catalogue, [group])) > 2
-    with pytest.raises(ValueError, match="no column or group of columns is called 'hour', there are all, recipe"):
+    with pytest.raises(ValueError, match="no column or group of columns is called 'hour', there are all, options, recipe"):
         chosen(catalogue, ["hour"])
     code, _, errors = called("tools/make_table.py", logs, "--columns", "hour")
     assert (code, errors.count("\n")) == (2, 1) and "'hour'" in errors
@@ -120,11 +120,11 @@ def test_the_gap_to_what_is_published_is_of_the_score_that_is_selected(record, t
 def test_each_seed_leads_to_its_record(logs, tmp_path):
     link = link_from(tmp_path / "docs" / "results.md")
     text = markdown(aggregate(find_runs([str(logs)])), ["n"], link)
-    assert "| multi | 2: [0](./../logs/multi/seed0), [1](./../logs/multi/seed1) | finished |" in text
+    assert "| multi | 2: [0](../logs/multi/seed0), [1](../logs/multi/seed1) | finished |" in text
     for place in ("seed0", "seed1"):
         assert (tmp_path / "logs" / "multi" / place / "run.json").is_file()
     code, text, _ = called("tools/make_table.py", logs, "--columns", "n", "--link-from", logs / "page.md")
-    assert code == 0 and "[0](./base/seed0)" in text
+    assert code == 0 and "[0](base/seed0)" in text
 
 
 def test_a_key_that_varies_has_a_column_and_its_name(record, tmp_path):
@@ -159,5 +159,5 @@ def test_what_is_expected_and_ran_is_one_row(record, tmp_path, load):
 
 
 def test_links_of_odd_names_are_quoted():
-    assert link_from(Path("/a/page.md"))(Path("/a/b c/seed0")) == "./b%20c/seed0"
+    assert link_from(Path("/a/page.md"))(Path("/a/b c/seed0")) == "b%20c/seed0"
     assert link_from(None) is None

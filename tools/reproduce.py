@@ -19,6 +19,7 @@ from pycls_std.reproduce.estimate import plan_lines  # noqa: E402
 from pycls_std.reproduce.jobs import Changes, plan  # noqa: E402
 from pycls_std.reproduce.running import Runner, Slot  # noqa: E402
 from pycls_std.reproduce.showing import show  # noqa: E402
+from pycls_std.reproduce.state import record_of  # noqa: E402
 from pycls_std.reproduce.table_file import read_table  # noqa: E402
 from pycls_std.results import analysis, predictions  # noqa: E402
 from pycls_std.results.columns import chosen  # noqa: E402
@@ -47,6 +48,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--kept", action="store_true", help="records in logs/ count as done")
     parser.add_argument("--show", action="store_true", help="print the table of what is there, and stop")
+    parser.add_argument("--logs", action="store_true", help="print the table of what is kept in logs/ alone, and stop")
     parser.add_argument("--columns", nargs="+", default=[], metavar="NAME", help="in place of those that it names")
     parser.add_argument("--link-from", type=Path, metavar="FILE", help="link seeds to their records, as seen from it")
     parser.add_argument("--format", choices=FORMATS, default="md")
@@ -88,18 +90,20 @@ def main(argv: list[str] | None = None) -> int:
             print("\n".join([f"{table.title}", *changes.notes()]))
             print("\n".join(plan_lines(own, environment, kept=args.kept, side_by_side=len(runner.slots))))
             return 0
-        if not args.show:
+        stops = args.show or args.logs
+        if not stops:
             signals.install()
             try:
                 runner.run()
             except signals.Stopped as stopped:
                 code = stopped.code
+        records = [record_of(job, kept=args.kept or args.logs, made=not args.logs) for job in jobs]
         print(
             show(
                 table,
                 jobs,
+                records,
                 changes,
-                kept=args.kept,
                 failed=runner.failed,
                 form=args.format,
                 columns=args.columns,
@@ -110,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         streams.complain(f"reproduce.py: {one_line(error)}")
         return 2
-    return code or int(bool(runner.failed) or not (args.show or runner.done >= set(own)))
+    return code or int(bool(runner.failed) or not (stops or runner.done >= set(own)))
 
 
 def keep_analysis(folder: Path) -> None:

@@ -45,10 +45,12 @@ def _is_kept(job: Job) -> bool:
     return record.status == "finished" and not differing(job.options, record)
 
 
-def record_of(job: Job, *, kept: bool) -> Run:
-    """Return the record of a run: where it was made, or, if those count, where it was kept."""
-    made = read_run(job.folder)
-    return read_run(job.kept) if kept and not made.options and job.kept.exists() else made
+def record_of(job: Job, *, kept: bool, made: bool = True) -> Run:
+    """Return the record of a run: where it was made, if that counts; if not or there is none, where it was kept."""
+    own = read_run(job.folder) if made else None
+    if own and (own.options or not kept or not job.kept.exists()):
+        return own
+    return read_run(job.kept)
 
 
 def is_classified(job: Job) -> bool:

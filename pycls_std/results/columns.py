@@ -8,6 +8,7 @@ ALWAYS = ("run", "model", "method", "teachers", "data", "epochs", "n", "status")
 # What names a row, and what is wrong with it, are there whatever is asked for.
 KEPT = ("run", "status")
 GROUPS = {
+    "options": ("options",),
     "recipe": ("model", "method", "options", "teachers", "data", "epochs"),
     "scores": ("scores", "selected", "best", "ema"),
     "gain": ("gain",),

@@ -11,4 +11,4 @@ def link_from(page: Path | None) -> Callable[[Path], str] | None:
     if page is None:
         return None
     start = os.path.abspath(page.parent)
-    return lambda folder: "./" + quote(os.fsencode(os.path.relpath(os.path.abspath(folder), start)))
+    return lambda folder: quote(os.fsencode(os.path.relpath(os.path.abspath(folder), start)))

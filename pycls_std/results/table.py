@@ -23,6 +23,7 @@ def aggregate(
     selection: str = "last",
     failed: dict[str, str] | None = None,
     varied: tuple[str, ...] = (),
+    apart: tuple[str, ...] = (),
 ) -> pd.DataFrame:
     """Return a row for each config that ran or was expected.
 
@@ -30,6 +31,7 @@ def aggregate(
     says so.
     baseline: name of the row that the others are compared with, seed by seed, by the scores of the selection: `last`,
     or `held-out`. failed: {name of a row: why}. varied: keys of options that have a column whatever they say.
+    apart: names of rows that are not compared, such as teachers.
     Columns <score> and <score>_std are mean and sample deviation over the n finished runs, of the last epoch;
     selected_<result> of the epoch that is the best on the held-out images; and best_<result> of the best epoch on the
     test split itself, which flatters. delta_<score> is what is selected minus what is published. Nothing unfinished
@@ -44,7 +46,7 @@ def aggregate(
     missing = [options for options in expected if _recipe(catalogue, options) not in there]
     rows += [_facts(catalogue, options, varied) | {"n": 0, "status": "not yet run"} for options in missing]
     if baseline:
-        compare(rows, baseline, selection)
+        compare([row for row in rows if row["run"] not in apart or row["run"] == baseline], baseline, selection)
     for row in rows:
         why = (failed or {}).get(row["run"])
         row["status"] = "; ".join(filter(None, (row["status"] if row["n"] else "", why))) if why else row["status"]
