@@ -343,6 +343,9 @@ def test_a_table_that_is_killed_goes_on_where_it_was(table, tmp_path):
     assert "| bad |" in done.stdout and "failed: teacher 0 resnet8 has top-1" in done.stdout.splitlines()[-1]
     again = subprocess.run([*words, "--kept", "--show"], env=env, capture_output=True, text=True, timeout=60)
     assert again.returncode == 0 and again.stdout.count("finished") == 3
+    assert "runs/small/report.html" in done.stdout
+    page = (tmp_path / "runs" / "small" / "report.html").read_text()
+    assert "<h1>A small table</h1>" in page and 'href="KD/seed0"' in page
 
 
 def test_another_run_in_the_place_of_one_is_told(table, tmp_path, load):

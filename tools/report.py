@@ -8,17 +8,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 
 from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
-from pycls_std.results.links import link_from  # noqa: E402
-from pycls_std.results.plots import PICTURES, draw  # noqa: E402
+from pycls_std.results.columns import GROUPS  # noqa: E402
 from pycls_std.results.read import find_runs  # noqa: E402
-from pycls_std.results.render import cells  # noqa: E402
-from pycls_std.results.report import report_html  # noqa: E402
-from pycls_std.results.table import SELECTIONS, aggregate, rows_of  # noqa: E402
-
-NOTE = (
-    "Mean and sample deviation over the n finished runs of a row, on the test split, after the last epoch. What is "
-    "selected is marked: on held-out images of the training split, or on the test split itself, which flatters."
-)
+from pycls_std.results.report import write_report  # noqa: E402
+from pycls_std.results.table import SELECTIONS, aggregate  # noqa: E402
 
 
 @streams.program("report.py")
@@ -28,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", help="folders with run records, such as logs/cifar10-jpeg_std or runs")
     parser.add_argument("--baseline", default="", metavar="ROW", help="name of the row to compare with")
     parser.add_argument("--selection", choices=SELECTIONS, default=SELECTIONS[0], help="scores they are compared by")
+    parser.add_argument("--columns", nargs="+", default=[], metavar="NAME", help=f"{', '.join(GROUPS)}, all")
     parser.add_argument("--title", help="by default the name of the first folder")
     parser.add_argument("--out", type=Path, metavar="FILE", help="by default report.html in the first folder")
     args = parser.parse_intermixed_args(argv)
@@ -35,19 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         runs = find_runs(args.folders)
         table = aggregate(runs, baseline=args.baseline, selection=args.selection)
-        found = rows_of(runs)
-        rows = {name: found[name] for name in table["run"] if name in found}
-        figures = {PICTURES[name].title: each for name, each in draw(rows, baseline=args.baseline).items()}
-        text = report_html(
-            title=args.title or Path(args.folders[0]).resolve().name,
-            notes=[NOTE],
-            table=cells(table),
-            rows=rows,
-            baseline=args.baseline,
-            figures=figures,
-            link=link_from(out),
-        )
-        out.write_text(text, encoding="utf-8")
+        title = args.title or Path(args.folders[0]).resolve().name
+        write_report(out, table, runs, title=title, notes=[], baseline=args.baseline, columns=args.columns)
     except (ValueError, OSError) as error:
         streams.complain(f"report.py: {one_line(error)}")
         return 2

@@ -16,9 +16,9 @@ from pycls_std.core.text import first_of  # noqa: E402
 from pycls_std.process import signals, streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 from pycls_std.reproduce.estimate import plan_lines  # noqa: E402
-from pycls_std.reproduce.jobs import Changes, plan  # noqa: E402
+from pycls_std.reproduce.jobs import RUNS, Changes, folder_name, plan  # noqa: E402
 from pycls_std.reproduce.running import Runner, Slot  # noqa: E402
-from pycls_std.reproduce.showing import show  # noqa: E402
+from pycls_std.reproduce.showing import gathered, heading, write_page  # noqa: E402
 from pycls_std.reproduce.state import record_of  # noqa: E402
 from pycls_std.reproduce.table_file import read_table  # noqa: E402
 from pycls_std.results import analysis, predictions  # noqa: E402
@@ -28,7 +28,7 @@ from pycls_std.results.render import FORMATS  # noqa: E402
 
 LOG = logging.getLogger("pycls_std")
 UNITS = {"s": 1, "m": 60, "h": 3600}
-MARGIN = 20.0  # seconds before --until in which runs end their batch, and the table is printed
+MARGIN = 40.0  # seconds before --until in which runs end their batch, and table and page are written
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -98,19 +98,11 @@ def main(argv: list[str] | None = None) -> int:
             except signals.Stopped as stopped:
                 code = stopped.code
         records = [record_of(job, kept=args.kept or args.logs, made=not args.logs) for job in jobs]
-        print(
-            show(
-                table,
-                jobs,
-                records,
-                changes,
-                failed=runner.failed,
-                form=args.format,
-                columns=args.columns,
-                link=link_from(args.link_from),
-            ),
-            end="",
-        )
+        frame = gathered(table, jobs, records, runner.failed)
+        text = FORMATS[args.format](frame, args.columns or list(table.columns), link_from(args.link_from))
+        if not stops and (page := write_page(RUNS / folder_name(table, changes), table, frame, records, changes)):
+            LOG.info("%s", page)
+        print((heading(table, changes) if args.format == "md" else "") + text, end="")
     except (ValueError, OSError) as error:
         streams.complain(f"reproduce.py: {one_line(error)}")
         return 2

@@ -10,10 +10,19 @@ from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import first_of, printable
 from pycls_std.results.costs import commits_of, starts_of
 from pycls_std.results.fidelity import fidelity
+from pycls_std.results.links import link_from
 from pycls_std.results.page import Html, anchor, cell, folded, grid, listing, page
 from pycls_std.results.picture_style import PAGE, inlined, rendered
+from pycls_std.results.plots import PICTURES, draw
 from pycls_std.results.read import Run, document
+from pycls_std.results.render import cells
 from pycls_std.results.seeds import Rows, best_epoch, heading, result_of
+from pycls_std.results.table import rows_of
+
+NOTE = (
+    "Mean and sample deviation over the n finished runs of a row, on the test split, after the last epoch. What is "
+    "selected is marked: on held-out images of the training split, or on the test split itself, which flatters."
+)
 
 
 def report_html(
@@ -43,6 +52,26 @@ def report_html(
             f'<section id="{places[name]}">\n<h3>{cell(name)}</h3>\n{said}{_row(catalogue, runs, link)}</section>'
         ]
     return page(title, "\n".join(parts))
+
+
+def write_report(out: Path, table, runs: list[Run], *, title: str, notes: list[str], baseline: str, columns=()) -> None:
+    """Write the page of a table that `aggregate` made of runs, pictures included.
+
+    columns: see `columns.chosen`. Raises OSError that names the file if it cannot be written.
+    """
+    found = rows_of(runs)
+    rows = {name: found[name] for name in table["run"] if name in found}
+    compared = baseline if baseline in rows else ""
+    text = report_html(
+        title=title,
+        notes=[NOTE, *notes],
+        table=cells(table, columns),
+        rows=rows,
+        baseline=compared,
+        figures={PICTURES[name].title: each for name, each in draw(rows, baseline=compared).items()},
+        link=link_from(out),
+    )
+    out.write_text(text, encoding="utf-8")
 
 
 def _picture(prefix: str, title: str, figure) -> Html:
