@@ -103,6 +103,7 @@ def test_a_sweep_is_the_product_of_its_axes_or_a_list(table):
         ("base_debug.yaml", "bass.yaml", "bass.yaml', there is no such file"),
         ("OPTIM.MAX_EPOCH: 2", "OPTIM.MAX_EPOCH: two", "base: command line: OPTIM.MAX_EPOCH"),
         ("OPTIM.MAX_EPOCH: 2", "OPTIM.MAX_EPOCHS: 2", "base: command line: no option OPTIM.MAX_EPOCHS"),
+        ("seeds", "columns: [hour]\nseeds", "columns: no column or group of columns is called 'hour'"),
         ("seeds", "protocol: {OPTIM.MAX_EPOCH: 3}\nseeds", "base: OPTIM.MAX_EPOCH is 2, the table's protocol is 3"),
     ],
 )
@@ -164,6 +165,16 @@ def test_options_of_the_machine_can_be_given_and_none_of_the_table(table):
             ConfigError, match=f"{word.partition('=')[0]} belongs to the table: write it into small.yaml"
         ):
             planned(found, word)
+
+
+def test_what_a_sweep_varies_and_the_columns_that_a_table_names_are_shown(table, capsys):
+    text = TABLE.replace("baseline: base", "baseline: base\ncolumns: [options, n]")
+    table(text + "    sweep: {OPTIM.BASE_LR: [5e-4, 1e-3]}\n")
+    assert tool().main(["small.yaml", "--show"]) == 0
+    lines = [[cell.strip() for cell in line.split("|")] for line in capsys.readouterr().out.splitlines() if "|" in line]
+    assert lines[0][1:-1] == ["run", "form", "standardized", "OPTIM.BASE_LR", "n", "status"]
+    rates = {line[1]: line[4] for line in lines[2:]}
+    assert rates["KD_BASE_LR-5e-4"] == "0.0005" and rates["KD_BASE_LR-1e-3"] == "0.001"
 
 
 # -------------------------------------------------------------------------------------------------- parts of the work
@@ -229,6 +240,8 @@ signal.signal(signal.SIGTERM, stop)
 if "fail" in todo:
     print("something\\nrun_net.py: the reason (--traceback shows where)")
     sys.exit(1)
+if "nothing" in todo:
+    sys.exit(0)
 if "busy" in todo:
     told.unlink()
     print(f"run_net.py: OUT_DIR {folder} is in use by process 1 on elsewhere")
@@ -287,6 +300,14 @@ def test_a_run_that_fails_says_why_and_the_others_go_on(pretence):
     assert told["t seed0"] == "the reason (--traceback shows where)"
     assert told["KD seed0"] == told["KD seed1"] == "needs t seed0, which failed"
     assert {str(job) for job in runner.done} == {"base seed0", "base seed1"}
+
+
+def test_a_run_that_ends_well_and_leaves_no_whole_record_is_not_made_for_ever(pretence):
+    runner = pretence(told={"base": "nothing"})
+    runner.run()
+    ((job, why),) = runner.failed.items()
+    assert str(job) == "base seed0" and why.startswith("it ended without an error, but its record is not that of")
+    assert Path("story").read_text().split().count("+base") == 2  # of two seeds
 
 
 def test_a_run_that_another_process_makes_is_waited_for(pretence):

@@ -168,6 +168,9 @@ class Runner:
             else:
                 self._fail(job, why)
             return
+        if step == "train" and not (state := state_of(job, kept=self.kept)).finished:  # to begin anew might never end
+            self._fail(job, f"it ended without an error, but its record is not that of a finished run: {state.status}")
+            return
         if step == "predict":
             try:
                 self.analyze(job.folder)

@@ -11,12 +11,13 @@ from pycls_std.results.table import differing
 
 
 class State(NamedTuple):
-    """What there is of a run. wrong: why it cannot be made, in a line; "" if it can."""
+    """What there is of a run. wrong: why it cannot be made, in a line; "" if it can. status: see `Run`."""
 
     begun: bool = False
     finished: bool = False
     predicted: bool = False
     wrong: str = ""
+    status: str = ""
 
 
 def state_of(job: Job, *, kept: bool) -> State:
@@ -25,12 +26,12 @@ def state_of(job: Job, *, kept: bool) -> State:
         return State(begun=True, finished=True, predicted=True)
     run = read_run(job.folder)
     if not run.options:
-        return State()
+        return State(status=run.status)
     other = differing(job.options, run)
     if other:
         return State(wrong=f"{job.folder} is a run of other options: {', '.join(other[:3])}")
     predicted = (job.folder / ANALYSIS).exists() or not job.weights.exists() or not is_classified(job)
-    return State(begun=True, finished=run.status == "finished", predicted=predicted)
+    return State(begun=True, finished=run.status == "finished", predicted=predicted, status=run.status)
 
 
 def restore(job: Job) -> None:
