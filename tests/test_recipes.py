@@ -157,6 +157,7 @@ RECIPES = {
         {"DISTILLATION": {"TYPE": "soft", "TEMPERATURE": 4, "LOGIT_STANDARD": False}},
         {"TASK": {"WEIGHT": 0.1}, "KD": {"WEIGHT": 0.9, "WARMUP_EPOCHS": 0}},
     ],
+    **{f"r-{depth}_c100_base": [MDISTILLER, {"TRAINER": "baseline", "TASK": {"WEIGHT": 1}}] for depth in (20, 56)},
     "r-20_c100_KD_ours": [MDISTILLER, ours(9), {"TASK": {"WEIGHT": 0.1}}],
     "r-20_c100_DKD": [
         MDISTILLER,

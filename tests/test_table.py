@@ -343,6 +343,23 @@ def test_a_config_that_changes_its_base_has_not_its_published_number(tmp_path):
     assert [text.split(" is ")[0] for text in again] == ["OPTIM.BASE_LR", "OPTIM.WEIGHT_DECAY"]
 
 
+@pytest.mark.parametrize(
+    ("weights", "changed"),
+    [
+        ("runs/c100_locality/r-56_c100_strong/seed0/checkpoints/last.pt", 0),
+        ("/elsewhere/r-56_c100_strong/seed0/checkpoints/last.pt", 0),
+        ("runs/r-56_c100/seed0/checkpoints/last.pt", 1),
+        ("runs/r-56_c100_strong/seed1/checkpoints/last.pt", 1),
+        ("runs/r-56_c100_strong/seed0/checkpoints/best.pt", 1),
+        ("published:cifar100_resnet56", 1),
+    ],
+)
+def test_where_the_run_of_a_teacher_lies_is_no_part_of_the_recipe(load, weights, changed):
+    """A table keeps its runs in a folder of its own, and its rows lost the published number by it."""
+    published = load("deit/deit-ti_c100_ours", DISTILLATION__TEACHER_WEIGHTS=f"[{weights}]").PUBLISHED
+    assert [text.partition(" is ")[0] for text in published.CHANGED] == ["DISTILLATION.TEACHER_WEIGHTS"] * changed
+
+
 @pytest.mark.fault(34)
 def test_nothing_finished_is_a_failure(record, tmp_path):
     record("single", 0, [1], finished=False)

@@ -1,5 +1,7 @@
 """A published score belongs to a recipe: the options of the file that states it. Whatever changes them leaves it."""
 
+import re
+
 from pycls_std.config.catalogue import Catalogue
 from pycls_std.config.reading import merge
 from pycls_std.config.setting import dataset_name
@@ -7,6 +9,7 @@ from pycls_std.config.setting import dataset_name
 SECTION = "PUBLISHED."
 # What is said beside the scores.
 BESIDE = ("PUBLISHED.SOURCE", "PUBLISHED.CHANGED")
+CHECKPOINT = re.compile(r".*/([^/]+/seed\d+/checkpoints/[^/]+)")  # of a run, in whatever folder
 
 
 def stack(levels: list[dict]) -> tuple[dict, dict]:
@@ -29,12 +32,12 @@ def changed_recipe(catalogue: Catalogue, recipe: dict[str, object], options: dic
     """Return "KEY is .., not .." of the options of a run that are not those of a recipe; none if no score is published.
 
     Those that may differ between the runs of a row, such as the seed, may differ here, too. Values are compared as they
-    are written.
+    are written, but weights of a run made here by its name, seed and file: a table has runs in a folder of its own.
     """
     if not any(value >= 0 for key, value in recipe.items() if _is_score(key)):
         return []
     idle = catalogue.idle(recipe) & catalogue.idle(options)
-    keys = [key for key in sorted((recipe.keys() | options.keys()) - idle) if recipe.get(key) != options.get(key)]
+    keys = [key for key in sorted((recipe.keys() | options.keys()) - idle) if _differ(catalogue, key, recipe, options)]
     counted = [key for key in keys if (option := catalogue.of(key)) is None or option.rows and option.recipe]
     changed = [f"{key} is {options.get(key)}, not {recipe.get(key)}" for key in counted]
     names = [dataset_name(flat) for flat in (options, recipe)]
@@ -45,6 +48,19 @@ def changed_recipe(catalogue: Catalogue, recipe: dict[str, object], options: dic
     if classes[1] and classes[0] != classes[1] and (classes[0] or by_folder):
         changed.append(f"MODEL.NUM_CLASSES is {classes[0]}, not {classes[1]}")
     return changed
+
+
+def _differ(catalogue: Catalogue, key: str, recipe: dict[str, object], options: dict[str, object]) -> bool:
+    option, values = catalogue.of(key), (recipe.get(key), options.get(key))
+    if option and option.path:
+        values = [_of_the_run(value) for value in values]
+    return values[0] != values[1]
+
+
+def _of_the_run(value):
+    if isinstance(value, list):
+        return [_of_the_run(each) for each in value]
+    return CHECKPOINT.sub(r"\1", value) if isinstance(value, str) else value
 
 
 def _is_score(key: str) -> bool:

@@ -1,0 +1,215 @@
+"""The tables that are shipped: their published numbers, that no config is forgotten, that each of their rows starts."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from methods import Method, batch
+from PIL import Image
+from processes import ROOT
+
+from pycls_std import config, runner
+from pycls_std.models.create import randomize_zero_heads
+from pycls_std.reproduce.jobs import Changes, plan
+from pycls_std.reproduce.table_file import read_table
+from pycls_std.results.read import read_run
+
+TABLES = {path.stem: path for path in sorted((ROOT / "configs" / "tables").glob("*.yaml"))}
+STAND_INS = [name for name in TABLES if name.endswith(("_cpu", "_gpu25"))]
+ON_TWO_CORES = [name for name in STAND_INS if name.endswith("_cpu")]
+# Top-1 of each row that a publication has, and top-5 where it has that, too, as the publication prints them.
+NUMBERS = {
+    "c100_std": {
+        "mixer-s4_c100_base": (70.68, 88.91),
+        "mixer-s4_c100_single": (77.24, 94.08),
+        "mixer-s4_c100_multi": (76.93, 94.26),
+        "mixer-s4_c100_inter": (77.52, 94.82),
+        "r-32_c100": (70.16, 90.89),
+        "r-56_c100": (72.63, 91.94),
+    },
+    "in1k_std": {
+        "mixer-s16_in1k_base": (72.90,),
+        "mixer-s16_in1k_single": (75.08, 92.08),
+        "mixer-s16_in1k_paper": (75.74,),
+    },
+    "std_ablations": {"mixer-s16_in1k_base": (72.90,), "mixer-s16_in1k_paper": (75.74,)},
+    "c10_deit": {
+        "deit-ti_c10_none": (67.69,),
+        "deit-ti_c10_soft": (68.85,),
+        "deit-ti_c10_hard": (40.19,),
+        "deit-ti_c10_distill": (8.07,),
+        "deit-ti_c10_class": (61.69,),
+        "deit-ti_c10_both-soft": (69.19,),
+        "deit-ti_c10_both-hard": (46.11,),
+        "r-18_c10": (88.46,),
+    },
+    "c100_lskd": {
+        "r-20_c100_KD": (70.66,),
+        "r-20_c100_KD_ours": (71.43,),
+        "r-20_c100_DKD": (71.97,),
+        "r-20_c100_DKD_ours": (71.82,),
+        "deit-ti_c100_KD_ours": (78.55,),
+        "pit-ti_c100_KD_ours": (78.76,),
+        "r-110_c100_base": (74.31,),
+        "R110_r-20_KD": (70.67,),
+        "R110_r-20_KD_ours": (71.48,),
+        "R110_r-32_KD": (73.08,),
+        "R110_r-32_KD_ours": (74.17,),
+    },
+    "c100_locality": {
+        "deit-ti_c100_base": (65.08,),
+        "deit-ti_c100_ours": (78.15,),
+        "pit-ti_c100_base": (73.58,),
+        "pit-ti_c100_ours": (78.48,),
+        "pvtv2-b0_c100_base": (77.44,),
+        "pvtv2-b0_c100_ours": (79.30,),
+        "convit-ti_c100_base": (75.32,),
+        "convit-ti_c100_ours": (78.95,),
+    },
+    "c100_classics": {
+        "r-20_c100_base": (69.06,),
+        "r-20_c100_KD": (70.66,),
+        "r-20_c100_DKD": (71.97,),
+        "r-56_c100_base": (72.34,),
+    },
+    "cifar_teachers": {
+        "r-20_c100": (68.83, 91.01),
+        "r-32_c100": (70.16, 90.89),
+        "r-56_c100": (72.63, 91.94),
+        "r-20_c10": (92.60, 99.81),
+        "r-32_c10": (93.53, 99.77),
+        "r-56_c10": (94.37, 99.83),
+    },
+}
+
+
+def first_runs(name, **changes):
+    """The first run of every row of a shipped table, teachers first."""
+    first = {}
+    for job in plan(read_table(TABLES[name]), Changes(**changes)):
+        first.setdefault(job.row.name, job)
+    return list(first.values())
+
+
+jobs_of = cache(first_runs)
+
+
+def claimed(job):
+    """What a table shows as published beside a run: nothing if the run is not of the recipe that the number is of."""
+    scores = [job.options[f"PUBLISHED.{score}"] for score in ("TOP1", "TOP5")]
+    return () if job.options["PUBLISHED.CHANGED"] else tuple(score for score in scores if score >= 0)
+
+
+# ---------------------------------------------------------------------------------------------------- published numbers
+@pytest.mark.parametrize("name", TABLES)
+def test_the_published_numbers_are_those_of_the_sources(name):
+    """Each beside the row that is its recipe, and beside no other, such as a row whose teacher is another one."""
+    shown = {job.row.name: claimed(job) for job in jobs_of(name)}
+    assert {row: scores for row, scores in shown.items() if scores} == NUMBERS.get(name, {})
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_published_number_has_its_source_beside_it(name):
+    assert read_table(TABLES[name]).source
+    assert [str(job) for job in jobs_of(name) if claimed(job) and not job.options["PUBLISHED.SOURCE"]] == []
+
+
+def test_no_config_with_a_published_number_is_forgotten():
+    """Each is a row as it is: another teacher or another length would have taken its number from it."""
+    configs = [path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "tables"]
+    claims = {path for path in configs if config.load(str(path)).PUBLISHED.TOP1 >= 0}
+    rows = {job.row.config.resolve() for name in TABLES for job in jobs_of(name) if claimed(job)}
+    assert claims and claims <= rows
+
+
+def test_no_config_of_a_publication_is_forgotten():
+    """Those without a number of their own, too: crosses, teachers, the paper's arrangement on CIFAR-100."""
+    large = {path for path in (ROOT / "configs").rglob("*_c10*.yaml") if "jpeg" not in path.stem}
+    large |= set((ROOT / "configs").rglob("*_in1k_*.yaml"))
+    rows = {job.row.config.resolve() for name in TABLES for job in jobs_of(name)}
+    assert len(large) > 40 and large <= rows
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name not in STAND_INS])
+def test_published_tables_are_of_three_seeds_and_the_last_epoch(name):
+    table = read_table(TABLES[name])
+    assert table.selection == "last"
+    assert {row.seeds for row in table.rows if not row.teaches_only} == {(0, 1, 2)}
+    assert {job.options["DATA.VAL_FRACTION"] for job in jobs_of(name)} == {0}
+
+
+# ------------------------------------------------------------------------------------------------------------ stand-ins
+@pytest.mark.parametrize("name", STAND_INS)
+def test_a_stand_in_holds_out_the_same_images_from_students_and_teachers(name):
+    """A teacher that had seen them would help its students on them, and the epoch is chosen there."""
+    table = read_table(TABLES[name])
+    assert table.selection == "held-out" and table.baseline
+    assert {row.seeds for row in table.rows if not row.teaches_only} == {(0, 1, 2)}
+    jobs = jobs_of(name)
+    assert {job.options["DATA.VAL_FRACTION"] for job in jobs} == {0.1}
+    assert {config.dataset_name(job.options) for job in jobs} == {name.partition("_")[0]}
+    assert [str(job) for job in jobs if claimed(job)] == []
+
+
+def test_stand_ins_come_in_two_sizes():
+    sizes = {name.rpartition("_")[0]: set() for name in STAND_INS}
+    for name in STAND_INS:
+        sizes[name.rpartition("_")[0]].add(name.rpartition("_")[2])
+    assert sizes and all(found == {"cpu", "gpu25"} for found in sizes.values())
+
+
+@pytest.mark.parametrize("name", [name for name in STAND_INS if name.endswith("_gpu25")])
+def test_what_25_minutes_are_for_is_in_the_command(name):
+    assert f"python tools/reproduce.py configs/tables/{name}.yaml --jobs 4 --until 25m\n" in TABLES[name].read_text()
+
+
+# ----------------------------------------------------------------------------------------------------------- rows start
+OWN = [
+    (name, row.name)
+    for name, path in TABLES.items()
+    for row in read_table(path).rows
+    if row.options.keys() - {"DATA.VAL_FRACTION", "TRAIN.COMPILE"}
+]
+
+
+@pytest.mark.parametrize(("name", "row"), OWN)
+def test_a_row_of_other_options_than_its_config_has_losses(name, row):
+    """Options that contradict each other show when the method is built; teachers are untrained.
+
+    tests/test_configs.py builds the configs that are rows as they are.
+    """
+    (job,) = (job for job in jobs_of(name) if job.row.name == row)
+    cfg = config.load(job.config, job.words)
+    method = Method(cfg, classes=cfg.MODEL.NUM_CLASSES)
+    randomize_zero_heads(method.student.backbone)
+    losses = method.losses(batch(2, cfg.DATA.IMAGE_SIZE, cfg.MODEL.NUM_CLASSES))
+    assert losses and all(loss.isfinite() and loss > 0 for loss in losses.values())
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of two classes, as many images of each as a table on few images asks for."""
+    folder = tmp_path_factory.mktemp("data") / "pictures"
+    draws = np.random.default_rng(0)
+    for split, count in (("train", 112), ("val", 4)):
+        for label in ("a", "b"):
+            place = folder / split / label
+            place.mkdir(parents=True)
+            for number in range(count):
+                pixels = draws.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{number:03d}.png")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ON_TWO_CORES)
+def test_every_row_of_a_stand_in_runs(name, pictures, tmp_path, monkeypatch):
+    """For one epoch on other images: teachers first, whose best held-out epoch then teaches."""
+    monkeypatch.chdir(tmp_path)
+    jobs = first_runs(name, scale=0.01, data={name.partition("_")[0]: str(pictures)})
+    for job in jobs:
+        least = ["DISTILLATION.TEACHER_MIN_ACC=0"] if job.needs else []
+        runner.train(config.load(job.config, [*job.words, *least]))
+        assert job.weights == Path(job.options["OUT_DIR"]) / "checkpoints" / "best.pt" and job.weights.exists()
+    assert {read_run(job.folder).status for job in jobs} == {"finished"}
