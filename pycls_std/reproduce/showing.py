@@ -32,7 +32,7 @@ def gathered(table: Table, jobs: list[Job], records: list[Run], failed: dict[Job
 
 def heading(table: Table, changes: Changes) -> str:
     """Return what stands above a table: what it is, and in what it is not what its file says."""
-    return "\n".join([table.title, *_notes(table, changes)]) + "\n\n"
+    return "\n".join([f"{table.title}.", *_notes(table, changes)]) + "\n\n"
 
 
 def write_page(folder: Path, table: Table, frame: pd.DataFrame, records: list[Run], changes: Changes) -> Path | None:
