@@ -138,7 +138,14 @@ def test_light_parts_import_no_torch(place):
 OWN_WORDS = {
     r"cfg\.MINE|[\"']MINE[.\"']": ("terms/mine.py", "config/older.py"),
     r"cfg\.STD|[\"']STD[.\"']": ("terms/std.py", "terms/mine.py", "trainers/std.py", "config/older.py"),
-    r"cfg\.KD\b|[\"']KD[.\"']": ("terms/kd.py", "trainers/kd.py", "trainers/deit.py", "config/older.py"),
+    r"cfg\.KD\b|[\"']KD[.\"']": (
+        "terms/kd.py",
+        "trainers/kd.py",
+        "trainers/deit.py",
+        "trainers/vkd.py",
+        "config/older.py",
+    ),
+    r"cfg\.VKD|[\"']VKD[.\"']": ("terms/vkd.py", "trainers/vkd.py"),
     r"cfg\.LOCALITY|[\"']LOCALITY[.\"']": ("terms/locality.py", "trainers/locality.py"),
     r"cfg\.DEIT|[\"']DEIT[.\"']": ("trainers/deit.py", "config/older.py"),
     r"top1|top5|top-1|cross_entropy": (

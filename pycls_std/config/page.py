@@ -27,7 +27,7 @@ PAGE = {
     # What a label is, by its name in pycls_std/tasks/.
     "TASK.NAME": Option("classification", registry="TASKS", student=True),
     # Weight of the task's own loss, that of the labels; 0 = off.
-    "TASK.WEIGHT": Option(1.0, least=0),
+    "TASK.WEIGHT": Option(1.0, least=0, student=True),
     # Student: a name of pycls_std/models/ (mixer_s4, mixer_nano4, resmlp_s24, resnet56, ...) or any timm model.
     "MODEL.NAME": Option("mixer_nano4", student=True),
     # Keyword arguments of the model's constructor (patch_size, embed_dim, num_blocks, ...); {} = its own defaults, null
