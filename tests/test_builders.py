@@ -17,7 +17,7 @@ from pycls_std.builders.method import build_backbone
 from pycls_std.builders.models import PretrainedWeights
 from pycls_std.builders.training import assemble, build_runtime
 from pycls_std.builders.weights import Weights
-from pycls_std.core.registry import FEATURE_TRANSFORMS, WEIGHTINGS
+from pycls_std.core.registry import FEATURE_NORMS, FEATURE_TRANSFORMS, WEIGHTINGS
 from pycls_std.datasets.memory.views import MemoryLoader
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.transforms import Augmentation
@@ -248,6 +248,21 @@ PAIRS += [
         lambda p: p.terms["locality"].transform is FEATURE_TRANSFORMS.get("attention"),
         lambda p: list(p.terms["locality"].teacher_taps) == [1],
     ),
+    (
+        {
+            **{"VKD__WEIGHT": 0.4, "VKD__STUDENT_TAP": "0", "VKD__TEACHER_TAP": "layer2", "VKD__NORM": "whiten"},
+            **{"VKD__SHRINKAGE": 0.2, "VKD__MAP": "cayley", "VKD__TRIVIALIZE": "true", "VKD__TEACHER": 1},
+            "DISTILLATION__TEACHERS": "[resnet8, resnet8]",
+            "DISTILLATION__TEACHER_WEIGHTS": "[none, none]",
+        },
+        lambda p: p.terms["vkd"].weight == 0.4,
+        lambda p: p.terms["vkd"].taps == ("blocks.0", "layer2"),
+        lambda p: p.terms["vkd"].teacher_taps == {1: ("layer2",)},
+        lambda p: p.terms["vkd"].norm.func is FEATURE_NORMS.get("whiten"),
+        lambda p: p.terms["vkd"].norm.keywords == {"shrinkage": 0.2},
+        lambda p: p.terms["vkd"].projection.kind == "cayley" and p.terms["vkd"].projection.base is not None,
+    ),
+    ({"VKD__WEIGHT": 0.4, "VKD__PROJECTION": "mlp"}, lambda p: len(p.terms["vkd"].projection) == 3),
     (
         {"DATA__SEED": 7},
         lambda p: [p.data.train.dataset.seed, p.data.train.sampler.seed, p.mixing.seed] == [7] * 3,

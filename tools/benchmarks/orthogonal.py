@@ -61,8 +61,9 @@ def compare(size: str, options, runtime: Runtime) -> list[str]:
             if not run.seconds or sum(run.seconds) < options.seconds:
                 run.step()
     base, rows = runs[AUTO].seconds, []
-    for kind, run in runs.items():
-        ratios = [own / first for own, first in zip(run.seconds, base, strict=False)][1:] or [run.seconds[0] / base[-1]]
+    for kind, run in runs.items():  # the first turn only warms up, but for a map that had no other
+        ratios = [own / first for own, first in zip(run.seconds[1:], base[1:], strict=False)]
+        ratios = ratios or [run.seconds[0] / median(base)]
         spread = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         times = f"{1e3 * median(run.seconds[1:] or run.seconds):.1f}"
         rows.append(f"| {size} | {kind} | {times} | {spread} | {len(run.seconds)} | {run.error():.1e} |")
