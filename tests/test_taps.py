@@ -62,7 +62,7 @@ def test_features_are_timms_intermediates_and_what_the_classifier_reads(name):
         _, early = read(backbone, images, (names[0],), head=False)
     assert torch.equal(features[names[0]], maps[0]) and torch.equal(features[names[-1]], maps[-1])
     assert early.keys() == {names[0]} and torch.equal(early[names[0]], maps[0])
-    if name not in (DEIT, "pit_ti_distilled_224"):
+    if name not in (DEIT, "pit_ti_distilled_224", "deit_ti_conv"):
         classifier = backbone.get_classifier()
         expected = classifier(features[POOLED]) if features[POOLED].ndim == 2 else None
         torch.testing.assert_close(expected, backbone(images))
@@ -92,7 +92,15 @@ def test_what_they_read_is_averaged_in_training_too():
 
 
 NORMED = {  # where the head takes what a final norm made, and how many tokens stand before the patches
-    **{"deit_tiny_patch16_224": 1, DEIT: 2, "convit_tiny": 1, "mixer_nano4": 0, "resmlp_s12": 0, "gmlp_ti16_224": 0},
+    **{
+        "deit_tiny_patch16_224": 1,
+        DEIT: 2,
+        "convit_tiny": 1,
+        "deit_ti_conv": 2,
+        "mixer_nano4": 0,
+        "resmlp_s12": 0,
+        "gmlp_ti16_224": 0,
+    },
 }
 
 

@@ -109,7 +109,7 @@ def test_gradients_reach_the_student_and_its_projection_and_nothing_else(load):
 
 
 # ------------------------------------------------------------------------------------------ whatever learns and teaches
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", ["mixer_nano4", DEIT, "deit_ti_conv", "resnet8", "pvt_v2_b0"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_any_student_learns(load, name, precision):
     """A step of a mixer, a transformer, a ResNet: all that trains moves; the projection stays orthonormal."""
