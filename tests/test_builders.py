@@ -20,6 +20,7 @@ from pycls_std.builders.weights import Weights
 from pycls_std.core.registry import FEATURE_NORMS, FEATURE_TRANSFORMS, WEIGHTINGS
 from pycls_std.datasets.memory.views import MemoryLoader
 from pycls_std.datasets.normalizations import NORMALIZATIONS
+from pycls_std.datasets.three_augment import ThreeAugment
 from pycls_std.datasets.transforms import Augmentation
 from pycls_std.losses.logit import decoupled_distillation, hard_distillation, soft_distillation, standardized
 
@@ -103,6 +104,7 @@ WIRING = {
     "AUG.CROP_PADDING": ("2", lambda p: step_of(p, transforms.RandomCrop).padding == 2),
     "AUG.FLIP": ("0.42", lambda p: step_of(p, transforms.RandomHorizontalFlip).p == 0.42),
     "AUG.RAND_AUGMENT": ("rand-m3", lambda p: step_of(p, RandAugment).ops[0].magnitude == 3),
+    "AUG.THREE_AUGMENT": ("true", lambda p: step_of(p, ThreeAugment) is not None),
     "AUG.COLOR_JITTER": ("0.2", lambda p: step_of(p, transforms.ColorJitter).saturation == (0.8, 1.2)),
     "AUG.ERASING": ("0.43", lambda p: step_of(p, RandomErasing).probability == 0.43),
     "AUG.MIXUP": ("0.31", lambda p: p.mixing.mixup.mixup_alpha == 0.31),
@@ -207,13 +209,14 @@ MEMORY = {
     "AUG__COLOR_JITTER": 0.2,
     "AUG__ERASING": 0.4,
     "AUG__INTERPOLATION": "bilinear",
+    "AUG__THREE_AUGMENT": "true",
 }
 PAIRS += [
     (
         MEMORY,
         lambda p: (
             p.data.train.dataset.transform.options
-            == Augmentation("resized", 2, 0.7, 0.3, "rand-m3-n5", 0.2, 0.4, "bilinear")
+            == Augmentation("resized", 2, 0.7, 0.3, "rand-m3-n5", 0.2, 0.4, "bilinear", True)
         ),
         lambda p: p.data.train.dataset.transform.seed == 7,
         lambda p: p.data.train.dataset.transform.rand_augment.layers == 5,

@@ -86,6 +86,8 @@ PAGE = {
     "AUG.FLIP": Option(0.5, least=0, greatest=1),
     # RandAugment in timm's notation, e.g. rand-m9-mstd0.5-inc1; "" = off.
     "AUG.RAND_AUGMENT": Option(""),
+    # 3-Augment: each image is made grey, solarized or blurred, after RandAugment and before colour jitter.
+    "AUG.THREE_AUGMENT": Option(False),
     # Strength of colour jitter (brightness, contrast, saturation); 0 = off.
     "AUG.COLOR_JITTER": Option(0.0, least=0),
     # Probability that a rectangle is erased with noise; 0 = off.
