@@ -184,6 +184,14 @@ def test_blur_is_pillows(shape):
         assert differences(ours, [p.filter(ImageFilter.GaussianBlur(sigma)) for p, sigma in pairs]).max() == 0
 
 
+def test_blurring_in_parts_is_blurring(monkeypatch):
+    weights = torch.from_numpy(box_weights(np.linspace(0.1, 2, 48)))
+    whole = blur(pixels(PICTURES), weights)
+    monkeypatch.setattr("pycls_std.datasets.memory.blur.PIXELS", 5 * 32 * 32)
+    assert torch.equal(blur(pixels(PICTURES), weights), whole)
+    assert blur(pixels(PICTURES)[:0], weights[:0]).shape == (0, 32, 32, 4)
+
+
 def of_three(picture, which, sigma):
     """What Pillow makes of a picture by one of the three."""
     if which == 0:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 ONE = 2**24  # weights are whole numbers of which so many are 1
 PASSES = 3
+PIXELS = 2**17  # that are blurred at once: more do not fit into the processor's cache
 
 
 def box_weights(sigma: np.ndarray) -> np.ndarray:
@@ -31,13 +32,28 @@ def box_weights(sigma: np.ndarray) -> np.ndarray:
 
 def blur(images: Tensor, weights: Tensor) -> Tensor:
     """Return the blurred images; weights: (B, 3), see `box_weights`. Beyond an image its border goes on."""
-    weights = (weights.double() / ONE).view(-1, 3, 1, 1, 1)  # products of 8 and 24 bits are exact
-    values = images.double()
-    for axis in (2, 1):
-        side = images.shape[axis]
-        places = torch.arange(-2, side + 2, device=images.device).clamp_(0, side - 1)
-        for _ in range(PASSES):
-            far, near, own, right, most = (values.index_select(axis, places[k : k + side]) for k in range(5))
-            values = own * weights[:, 0] + (near + right) * weights[:, 1] + (far + most) * weights[:, 2]
-            values = values.add_(0.5).floor_()
-    return values.to(torch.uint8)
+    several = max(1, PIXELS // (images.shape[1] * images.shape[2]))
+    parts = [torch.empty_like(images[:0])]
+    for start in range(0, len(images), several):
+        own = weights[start : start + several].int().view(-1, 3, 1, 1, 1).unbind(dim=1)
+        values = images[start : start + several].int()
+        for axis in (2, 1):
+            for _ in range(PASSES):
+                values = _box_blur(values, own, axis)
+        parts.append(values.to(torch.uint8))
+    return torch.cat(parts)
+
+
+def _box_blur(values: Tensor, weights: tuple[Tensor, ...], axis: int) -> Tensor:
+    """Return (B, H, W, 4) int32 values, blurred once along an axis.
+
+    Sums need 32 bits and have no sign, so they are right whether a product wraps around or not.
+    """
+    side, reach = values.shape[axis], len(weights) - 1
+    first, last = values.narrow(axis, 0, 1), values.narrow(axis, side - 1, 1)
+    padded = torch.cat([first] * reach + [values] + [last] * reach, dim=axis)
+    total = (values * weights[0]).add_(ONE // 2)
+    for distance, weight in enumerate(weights[1:], start=1):
+        pair = padded.narrow(axis, reach - distance, side) + padded.narrow(axis, reach + distance, side)
+        total.addcmul_(pair, weight)
+    return total.bitwise_right_shift_(24).bitwise_and_(255)
