@@ -311,6 +311,7 @@ def test_options_reach_their_part_together(case):
     assert [number for number, holds in enumerate(checks) if not holds(parts)] == []
 
 
+@pytest.mark.defect(30)
 def test_every_option_is_tried():
     together = {key.replace("__", ".") for overrides, *_ in PAIRS for key in overrides}
     assert set(WIRING) | together | ELSEWHERE == set(config.flatten(config.defaults()))
