@@ -13,6 +13,11 @@ from pycls_std.engine import loop
 from pycls_std.layers.orthogonal import MAPS
 from pycls_std.layers.projection import PROJECTIONS
 from pycls_std.losses.feature_norm import standardize, whiten
+from pycls_std.models.create import create_backbone
+from pycls_std.models.student import Student
+from pycls_std.tasks.classification import Classification
+from pycls_std.teachers.predicting import PredictingStudent
+from pycls_std.teachers.teacher import Request, compute
 from pycls_std.terms.vkd import VkD
 
 WIDTH, TEACHERS = STUDENTS[DEIT]["embed_dim"], 64  # channels of the student's patches, of a ResNet-8's pooled features
@@ -135,17 +140,31 @@ def test_any_student_learns(load, name, precision):
 @pytest.mark.parametrize(
     ("teacher", "channels"),
     [("regnety_002", 368), ("resnet18", 512), ("deit_tiny_patch16_224", 192), ("mixer_nano4", 128)]
-    + [("mobilenetv3_small_050", 1024), ("pvt_v2_b0", 256)],
+    + [("mobilenetv3_small_050", 1024), ("pvt_v2_b0", 256), ("swin_tiny_patch4_window7_224", 768)],
 )
 def test_any_teacher_teaches(load, teacher, channels):
     """By what its classifier reads; at its own tap as well, and by its mean patch."""
-    words = options_of("vkd", DEIT, DISTILLATION__TEACHERS=f"[{teacher}]")
+    size = 56 if teacher.startswith("swin") else 32  # its windows are of 7 patches of 4
+    words = options_of("vkd", DEIT, DISTILLATION__TEACHERS=f"[{teacher}]", DISTILLATION__TEACHER_SIZES=f"[{size}]")
     method, data = Method(load("debug/base_debug", **words)), batch()
     assert method.trainer.terms["vkd"].projection.weight().shape == (channels, WIDTH)
     assert method.losses(data)["vkd"].isfinite()
     for tap in ("last", "patches"):
         other = Method(load("debug/base_debug", **words, VKD__TEACHER_TAP=tap, VKD__STUDENT_TAP="1/2"))
         assert other.losses(data)["vkd"].isfinite()
+
+
+def test_a_student_that_teaches_has_a_mean_patch_without_tokens():
+    """One of two heads, trained here: asked for its logits as well or not."""
+    backbone = create_backbone(DEIT, num_classes=10, image_size=32, **STUDENTS[DEIT])
+    student = Student(backbone, split_heads=True)
+    task = Classification(10, pipeline=None)
+    teacher, images = PredictingStudent(student, task.predictions, "avg").eval(), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = backbone.forward_features(images)[:, 2:].mean(dim=1)
+        for head in (True, False):
+            output = compute(teacher, images, Request(head, ("patches",)))
+            torch.testing.assert_close(output.features["patches"], expected)
 
 
 def test_a_map_is_averaged_over_its_places(load):
