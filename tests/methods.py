@@ -28,6 +28,7 @@ STUDENTS = FAMILIES | {
     "pit_ti_224": {},
     "pit_ti_distilled_224": {},
     "convit_tiny": {},
+    "deit_ti_conv": {"depth": 4, "embed_dim": 24, "patch_size": 8},
 }
 
 

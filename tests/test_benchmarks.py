@@ -5,6 +5,8 @@ import re
 import pytest
 from processes import called
 
+from pycls_std.layers.orthogonal import AUTO, MAPS
+
 
 def benchmark(name, *words):
     """Call a benchmark; returns its output."""
@@ -60,3 +62,13 @@ def test_cost():
     kept = [float(line.split("|")[5]) for line in text.splitlines() if line.startswith("| batch")]
     assert kept[1] / kept[0] == pytest.approx(0.5, rel=0.1)
     assert kept[2] / kept[0] == pytest.approx(2, rel=0.1)
+
+
+def test_orthogonal():
+    """Every map has a row of each size, with an error of rounding; one without time left takes one step."""
+    text = benchmark("orthogonal", "--sizes", "12x40", "12x12", "--steps", "3", "--seconds", "60")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| 12x")]
+    assert [row[:2] for row in rows] == [[size, kind] for size in ("12x40", "12x12") for kind in MAPS]
+    assert all(row[4] == "3" and float(row[5]) < 1e-4 for row in rows)
+    text = benchmark("orthogonal", "--sizes", "12x40", "--maps", "cayley", "--steps", "3", "--seconds", "0")
+    assert re.findall(r"\| (\w+) \| [\d.]+ \| [\d.]+ \(.*?\) \| (\d) \|", text) == [("cayley", "1"), (AUTO, "1")]

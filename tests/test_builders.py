@@ -17,9 +17,10 @@ from pycls_std.builders.method import build_backbone
 from pycls_std.builders.models import PretrainedWeights
 from pycls_std.builders.training import assemble, build_runtime
 from pycls_std.builders.weights import Weights
-from pycls_std.core.registry import FEATURE_TRANSFORMS, WEIGHTINGS
+from pycls_std.core.registry import FEATURE_NORMS, FEATURE_TRANSFORMS, WEIGHTINGS
 from pycls_std.datasets.memory.views import MemoryLoader
 from pycls_std.datasets.normalizations import NORMALIZATIONS
+from pycls_std.datasets.three_augment import ThreeAugment
 from pycls_std.datasets.transforms import Augmentation
 from pycls_std.losses.logit import decoupled_distillation, hard_distillation, soft_distillation, standardized
 
@@ -103,6 +104,7 @@ WIRING = {
     "AUG.CROP_PADDING": ("2", lambda p: step_of(p, transforms.RandomCrop).padding == 2),
     "AUG.FLIP": ("0.42", lambda p: step_of(p, transforms.RandomHorizontalFlip).p == 0.42),
     "AUG.RAND_AUGMENT": ("rand-m3", lambda p: step_of(p, RandAugment).ops[0].magnitude == 3),
+    "AUG.THREE_AUGMENT": ("true", lambda p: step_of(p, ThreeAugment) is not None),
     "AUG.COLOR_JITTER": ("0.2", lambda p: step_of(p, transforms.ColorJitter).saturation == (0.8, 1.2)),
     "AUG.ERASING": ("0.43", lambda p: step_of(p, RandomErasing).probability == 0.43),
     "AUG.MIXUP": ("0.31", lambda p: p.mixing.mixup.mixup_alpha == 0.31),
@@ -207,13 +209,14 @@ MEMORY = {
     "AUG__COLOR_JITTER": 0.2,
     "AUG__ERASING": 0.4,
     "AUG__INTERPOLATION": "bilinear",
+    "AUG__THREE_AUGMENT": "true",
 }
 PAIRS += [
     (
         MEMORY,
         lambda p: (
             p.data.train.dataset.transform.options
-            == Augmentation("resized", 2, 0.7, 0.3, "rand-m3-n5", 0.2, 0.4, "bilinear")
+            == Augmentation("resized", 2, 0.7, 0.3, "rand-m3-n5", 0.2, 0.4, "bilinear", True)
         ),
         lambda p: p.data.train.dataset.transform.seed == 7,
         lambda p: p.data.train.dataset.transform.rand_augment.layers == 5,
@@ -248,6 +251,21 @@ PAIRS += [
         lambda p: p.terms["locality"].transform is FEATURE_TRANSFORMS.get("attention"),
         lambda p: list(p.terms["locality"].teacher_taps) == [1],
     ),
+    (
+        {
+            **{"VKD__WEIGHT": 0.4, "VKD__STUDENT_TAP": "0", "VKD__TEACHER_TAP": "layer2", "VKD__NORM": "whiten"},
+            **{"VKD__SHRINKAGE": 0.2, "VKD__MAP": "cayley", "VKD__TRIVIALIZE": "true", "VKD__TEACHER": 1},
+            "DISTILLATION__TEACHERS": "[resnet8, resnet8]",
+            "DISTILLATION__TEACHER_WEIGHTS": "[none, none]",
+        },
+        lambda p: p.terms["vkd"].weight == 0.4,
+        lambda p: p.terms["vkd"].taps == ("blocks.0", "layer2"),
+        lambda p: p.terms["vkd"].teacher_taps == {1: ("layer2",)},
+        lambda p: p.terms["vkd"].norm.func is FEATURE_NORMS.get("whiten"),
+        lambda p: p.terms["vkd"].norm.keywords == {"shrinkage": 0.2},
+        lambda p: p.terms["vkd"].projection.kind == "cayley" and p.terms["vkd"].projection.base is not None,
+    ),
+    ({"VKD__WEIGHT": 0.4, "VKD__PROJECTION": "mlp"}, lambda p: len(p.terms["vkd"].projection) == 3),
     (
         {"DATA__SEED": 7},
         lambda p: [p.data.train.dataset.seed, p.data.train.sampler.seed, p.mixing.seed] == [7] * 3,
@@ -293,6 +311,7 @@ def test_options_reach_their_part_together(case):
     assert [number for number, holds in enumerate(checks) if not holds(parts)] == []
 
 
+@pytest.mark.defect(30)
 def test_every_option_is_tried():
     together = {key.replace("__", ".") for overrides, *_ in PAIRS for key in overrides}
     assert set(WIRING) | together | ELSEWHERE == set(config.flatten(config.defaults()))

@@ -57,12 +57,14 @@ OPTIONS = {
     | {"DISTILLATION__TYPE": "soft", "OPTIM__CLIP_NORM": 1.0},
     "convolutions": {},
     "deit": {"MODEL__ARGS__pos_drop_rate": 0.0},
+    "vkd": {"MODEL__ARGS__pos_drop_rate": 0.0, "VKD__NORM": "whiten"},
     "kd": SMALL | LOCALITY | {"DISTILLATION__TYPE": "decoupled", "KD__WARMUP_EPOCHS": 2},
 }
 TERMS = {
     "std": {"std", "mine", "teacher_weight/0_resnet8", "teacher_weight/1_resnet8"},
     "deit": {"kd", "teacher_weight/0_resnet8"},
     "kd": {"kd", "locality", "teacher_weight/0_resnet8"},
+    "vkd": {"kd", "vkd", "teacher_weight/0_resnet8"},
 }
 
 
@@ -84,7 +86,7 @@ def options(method, std, load, teacher, tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "precision"),
-    [("std", "fp32"), ("std", "bf16"), ("convolutions", "bf16"), ("deit", "fp32"), ("kd", "bf16")],
+    [("std", "fp32"), ("std", "bf16"), ("convolutions", "bf16"), ("deit", "fp32"), ("kd", "bf16"), ("vkd", "fp32")],
 )
 def test_compiled_steps_are_those_of_eager_ones(options, kind, precision):
     """Logits and features of teachers, who are compiled apart, two heads, batch norms, a weight that grows."""
@@ -123,7 +125,7 @@ def counted(seen):
     return compiler
 
 
-@pytest.mark.parametrize(("kind", "graphs"), [("std", 2), ("kd", 2), ("baseline", 1)])
+@pytest.mark.parametrize(("kind", "graphs"), [("std", 2), ("kd", 2), ("vkd", 2), ("baseline", 1)])
 def test_the_whole_forward_pass_is_a_graph_of_teachers_and_one_of_losses(options, kind, graphs):
     """Teachers in inference mode and a precision of their own, monitors that the terms keep: nothing breaks them."""
     seen = []

@@ -455,7 +455,7 @@ PER_RUN = FREE - {"NAME"} | {"SEED"}
 # What a test of a checkpoint is warned of.
 SHAPING = (
     "TRAINER",
-    "TASK.NAME",
+    "TASK.",
     "MODEL.",
     "STD.",
     "KD.WEIGHT",
@@ -635,11 +635,14 @@ WITHOUT = {
     "OPTIM.WARMUP_EPOCHS": 0.0,
     "DISTILLATION.LOGIT_STANDARD": False,
     "DISTILLATION.TYPE": "hard",
+    "VKD.NORM": "layer",
+    "VKD.PROJECTION": "linear",
 }
 WITH = [
     {"AUG.CROP": "pad", "AUG.MIXUP": 0.5, "OPTIM.SCHEDULE": "cosine", "DISTILLATION.TYPE": "soft"},
     {"AUG.CROP": "resized", "AUG.MIXUP": 0.5, "AUG.CUTMIX": 0.5, "OPTIM.SCHEDULE": "step", "TRAIN.EMA_DECAY": 0.9}
-    | {"OPTIM.WARMUP_EPOCHS": 1.0, "DISTILLATION.LOGIT_STANDARD": True, "DISTILLATION.TYPE": "decoupled"},
+    | {"OPTIM.WARMUP_EPOCHS": 1.0, "DISTILLATION.LOGIT_STANDARD": True, "DISTILLATION.TYPE": "decoupled"}
+    | {"VKD.NORM": "whiten", "VKD.PROJECTION": "orthogonal"},
 ]
 
 

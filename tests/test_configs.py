@@ -49,6 +49,8 @@ COUNTS = {
     "r-20_c10": 272_474,
     "r-56_c100": 861_620,
     "regnetx-400mf_c10": 5_098_986,
+    "deit-ti_in1k_vkd": 6_633_104,
+    "deit-s_in1k_vkd": 23_797_520,
 }
 REQUIRED = {
     "mixer": ["mixer-s4_c100_base", "mixer-s16_in1k_base", "mixer-s4_c100_KD_ours"],
@@ -68,6 +70,10 @@ REQUIRED = {
     ],
     "resnet": ["r-18_c10", *(f"r-{depth}_{data}" for depth in (20, 32, 56) for data in ("c10", "c100"))],
     "regnet": ["regnetx-400mf_c10"],
+    "vkd": [
+        *("deit-ti_in1k_vkd", "deit-s_in1k_vkd", "deit-ti_c100_vkd", "deit-s_c100_vkd"),
+        *("mixer-s4_c100_vkd", "mixer-s4_c100_vkd_single"),
+    ],
 }
 
 
@@ -142,6 +148,8 @@ def test_a_recipe_of_a_publication_is_not_in_bf16_unless_the_header_says_so(path
 SAID = {
     "resnet/r-20_c100_KD": ["Mean and deviation of CIFAR-100", "a batch of the last 16 images", "bf16"],
     "resnet/r-20_c100_DKD_ours": ["72.24", "72.32"],
+    "vkd/deit-ti_in1k_vkd": ["top-1 78.30", "gradients are not averaged", "bf16", "0 after a step"],
+    "vkd/deit-s_in1k_vkd": ["top-1 82.30", "bf16"],
     "std/mixer-s16_in1k_paper": ["not known"],
     "std/mixer-s16_in1k_single": ["a1_in1k"],
     "deit/deit-ti_c100_base": ["class token", "head"],

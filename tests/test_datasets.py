@@ -766,6 +766,16 @@ def test_a_crop_of_what_is_no_jpeg_is_torchvisions(tmp_path, mode):
         assert np.array_equal(np.asarray(crop), np.asarray(expected))
 
 
+def test_three_augment_comes_after_the_crop_and_before_colour_jitter():
+    """The recipe of VkD: crop, flip, one of three, jitter; and nothing that is not asked for."""
+    norm = NORMALIZATIONS["imagenet"]
+    own = Augmentation(crop="resized", three_augment=True, color_jitter=0.3)
+    kinds = [type(step).__name__ for step in transforms.train_transform(224, norm, own).transforms]
+    assert kinds == ["DecodedRandomResizedCrop", "Flip", "ThreeAugment", "ColorJitter", "ToTensor", "Normalize"]
+    plain = [type(step).__name__ for step in transforms.train_transform(224, norm, Augmentation()).transforms]
+    assert "ThreeAugment" not in plain and "ColorJitter" not in plain
+
+
 def test_erasing_fills_a_rectangle_with_noise():
     norm = NORMALIZATIONS["half"]
     random.seed(0)

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 # 1 to 16: devrimcavusoglu/std, the reproduction of STD; 17 to 25: lkhl/tiny-transformers and its fork in
-# sunshangquan/logit-standardization-KD; 26 to 28: kimyunoo/4782_final, the reproduction of DeiT
+# sunshangquan/logit-standardization-KD; 26 to 28: kimyunoo/4782_final, the reproduction of DeiT; 29 to 32: roymiles/vkd
 DEFECTS = {
     1: "teachers' entropies are summed over the batch, so that one teacher gets all the weight",
     2: "the sign of the confidence favours the less sure teacher",
@@ -34,6 +34,10 @@ DEFECTS = {
     26: "the teacher's head is random and was never trained",
     27: "the mode does not reach the model, and two modes crash",
     28: "the first epoch has learning rate 0, and training accuracy is shown as half of what it is",
+    29: "the student is called past its wrapper, so that processes drift apart",
+    30: "the seed, the rate and its scaling are read and not used",
+    31: "one of two loss weights at 0 is an error",
+    32: "certificates of downloads are not verified any more after an import",
 }
 
 

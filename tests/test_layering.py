@@ -38,7 +38,19 @@ LIGHT += [PACKAGE / "core" / f"{name}.py" for name in ("option", "prediction_fil
 LIGHT += [PACKAGE / "run" / "lock.py"]
 TOP = {
     "run_net.py": {"config", "core", "process", "run", "runner"},
-    "tools": {"measure", "builders", "datasets", "models", "tasks", "teachers", "engine", "run", "results", "reproduce"}
+    "tools": {
+        "measure",
+        "builders",
+        "datasets",
+        "models",
+        "layers",
+        "tasks",
+        "teachers",
+        "engine",
+        "run",
+        "results",
+        "reproduce",
+    }
     | {"config", "core", "process"},
 }
 FILES = sorted([*PACKAGE.rglob("*.py"), ROOT / "run_net.py", *(ROOT / "tools").rglob("*.py")])
@@ -103,13 +115,11 @@ def test_options_are_read_at_the_edge(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_device_is_the_runtimes_business(path):
     source = path.read_text()
-    homes = {
-        "runtime.py": (".cuda(", "torch.autocast", "amp.autocast", "torch.compile"),
-        "distributed.py": ("torch.distributed",),
-    }
-    for home, words in homes.items():
-        for word in words:
-            assert word not in source or path == PACKAGE / "engine" / home
+    homes = dict.fromkeys((".cuda(", "torch.compile"), ("engine/runtime.py",))
+    homes |= dict.fromkeys(("torch.autocast", "amp.autocast"), ("engine/runtime.py", "core/precision.py"))
+    homes |= {"torch.distributed": ("engine/distributed.py",)}
+    for word, places in homes.items():
+        assert word not in source or path in [PACKAGE / place for place in places], word
     if path != PACKAGE / "core" / "meters.py":
         assert ".item()" not in source
     if PACKAGE in path.parents:
@@ -128,7 +138,14 @@ def test_light_parts_import_no_torch(place):
 OWN_WORDS = {
     r"cfg\.MINE|[\"']MINE[.\"']": ("terms/mine.py", "config/older.py"),
     r"cfg\.STD|[\"']STD[.\"']": ("terms/std.py", "terms/mine.py", "trainers/std.py", "config/older.py"),
-    r"cfg\.KD\b|[\"']KD[.\"']": ("terms/kd.py", "trainers/kd.py", "trainers/deit.py", "config/older.py"),
+    r"cfg\.KD\b|[\"']KD[.\"']": (
+        "terms/kd.py",
+        "trainers/kd.py",
+        "trainers/deit.py",
+        "trainers/vkd.py",
+        "config/older.py",
+    ),
+    r"cfg\.VKD|[\"']VKD[.\"']": ("terms/vkd.py", "trainers/vkd.py"),
     r"cfg\.LOCALITY|[\"']LOCALITY[.\"']": ("terms/locality.py", "trainers/locality.py"),
     r"cfg\.DEIT|[\"']DEIT[.\"']": ("trainers/deit.py", "config/older.py"),
     r"top1|top5|top-1|cross_entropy": (

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from timm.data import auto_augment as reference
 from timm.data import random_erasing
 from torchvision.transforms import ColorJitter, RandomResizedCrop
@@ -17,12 +17,15 @@ from pycls_std.datasets import transforms
 from pycls_std.datasets.loader import Views, train_loader
 from pycls_std.datasets.memory import NotInMemory, color, geometry, store
 from pycls_std.datasets.memory.augment import BatchAugmentation, Plain, draw_rectangles, jitter
+from pycls_std.datasets.memory.blur import blur, box_weights
 from pycls_std.datasets.memory.counter_rng import CounterRNG
 from pycls_std.datasets.memory.erasing import RandomErasing
 from pycls_std.datasets.memory.pixels import padded
 from pycls_std.datasets.memory.rand_augment import OPERATIONS, RandAugment
+from pycls_std.datasets.memory.three_augment import draw, three_augment
 from pycls_std.datasets.memory.views import MemoryViews
 from pycls_std.datasets.normalizations import NORMALIZATIONS
+from pycls_std.datasets.three_augment import ThreeAugment
 from pycls_std.datasets.transforms import Augmentation
 from pycls_std.tasks.classification import Classification
 
@@ -168,6 +171,61 @@ def test_jitter_applies_three_changes_in_an_order_of_its_own(monkeypatch):
     assert ColorJitter(0.4).brightness == (0.6, 1.4)
     strong = jitter(pixels(PICTURES).clone(), draws(48), 1.5)  # factors from 0, not from -0.5
     assert draws(48).between(0.0, 2.5, 3).min() < 0.2 and strong.shape == (48, 32, 32, 4)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (40, 24), (5, 3), (2, 1)])
+def test_blur_is_pillows(shape):
+    """Pixel by pixel, at 48 deviations, of images smaller than what the filter reaches, too."""
+    pictures = [photograph(seed, *shape) for seed in range(48)]
+    for first in (0.1, 0.102, 0.111):
+        sigmas = np.linspace(first, 2.0, 48)
+        ours = blur(pixels(pictures), torch.from_numpy(box_weights(sigmas)))
+        pairs = zip(pictures, sigmas.tolist(), strict=True)
+        assert differences(ours, [p.filter(ImageFilter.GaussianBlur(sigma)) for p, sigma in pairs]).max() == 0
+
+
+def test_blurring_in_parts_is_blurring(monkeypatch):
+    weights = torch.from_numpy(box_weights(np.linspace(0.1, 2, 48)))
+    whole = blur(pixels(PICTURES), weights)
+    monkeypatch.setattr("pycls_std.datasets.memory.blur.PIXELS", 5 * 32 * 32)
+    assert torch.equal(blur(pixels(PICTURES), weights), whole)
+    assert blur(pixels(PICTURES)[:0], weights[:0]).shape == (0, 32, 32, 4)
+
+
+def of_three(picture, which, sigma):
+    """What Pillow makes of a picture by one of the three."""
+    if which == 0:
+        return picture.convert("L").convert("RGB")
+    return ImageOps.solarize(picture, 128) if which == 1 else picture.filter(ImageFilter.GaussianBlur(sigma))
+
+
+def test_three_augment_makes_one_of_three_changes():
+    """Each image against Pillow's, with what was drawn for it; one alone, as well."""
+    choice, sigma = draw(draws(48))
+    theirs = [of_three(*each) for each in zip(PICTURES, choice.tolist(), sigma.tolist(), strict=True)]
+    assert set(choice) == {0, 1, 2}
+    assert differences(three_augment(pixels(PICTURES).clone(), draws(48)), theirs).max() == 0
+    assert sum(a != b for a, b in zip(PICTURES, theirs, strict=True)) > 40, "the weakest blur rounds away"
+    assert differences(three_augment(pixels(PICTURES[:1]).clone(), draws(1)), theirs[:1]).max() == 0
+
+
+def test_the_three_are_drawn_alike_in_both_pipelines():
+    """Chi-square of the choice, and mean and deviation of the blur, over 3,000 images; none is left as it was."""
+    choice, sigma = draw(draws(3000))
+    assert ((np.bincount(choice, minlength=3) - 1000) ** 2 / 1000).sum() < 2 + 5 * 2
+    assert sigma.min() >= 0.1 and sigma.max() < 2
+    assert sigma.mean() == pytest.approx(1.05, abs=0.04) and sigma.std() == pytest.approx(1.9 / 12**0.5, abs=0.03)
+    picture = PICTURES[0]
+    grey, solar = of_three(picture, 0, 0), of_three(picture, 1, 0)
+    torch.manual_seed(0)
+    views = [ThreeAugment()(picture) for _ in range(600)]
+    blurred = [view for view in views if view not in (grey, solar)]
+    sizes = np.array([sum(view == grey for view in views), sum(view == solar for view in views), len(blurred)])
+    assert ((sizes - 200) ** 2 / 200).sum() < 2 + 5 * 2
+    torch.manual_seed(0)
+    for view in views[:30]:
+        which, sigma = int(torch.randint(3, ())), float(torch.empty(()).uniform_(0.1, 2.0))
+        assert view == of_three(picture, which, sigma)
 
 
 # ---------------------------------------------------------------------------------------------------------------- draws
@@ -400,7 +458,7 @@ def test_images_in_memory_stay_as_they_were():
 
 def test_a_view_is_what_pillow_makes_of_its_draws():
     """The whole chain, crop to normalisation, with the numbers drawn for each image given to Pillow's operations."""
-    options = Augmentation(rand_augment="rand-m9-mstd0.5-inc1", color_jitter=0.3)
+    options = Augmentation(rand_augment="rand-m9-mstd0.5-inc1", color_jitter=0.3, three_augment=True)
     ours = memory_views(5, options).batch([(2, index) for index in range(48)]).images
     numbers = CounterRNG(5, np.full(48, 2), np.arange(48))
     corners, flips = numbers.below(np.full((48, 2), 9)) - 4, numbers.uniform(1)[:, 0] < 0.5
@@ -414,6 +472,8 @@ def test_a_view_is_what_pillow_makes_of_its_draws():
                 level = [value] if reference.LEVEL_TO_ARG[name] else []
                 options = {"resample": Image.BICUBIC, "fillcolor": augment.fill}
                 chain[place] = reference.NAME_TO_OP[name](chain[place], *level, **options)
+    chosen = zip(chain, *(values.tolist() for values in draw(numbers)), strict=True)
+    chain = [of_three(*each) for each in chosen]
     factors, order = numbers.between(0.7, 1.3, 3), numbers.uniform(3).argsort(axis=1)
     for place in range(48):
         for which in order[place]:

@@ -1,9 +1,10 @@
 """What the publications set, each number of it, is what the configs of their names set.
 
 Sources: lkhl/tiny-transformers, sunshangquan/logit-standardization-KD, megvii-research/mdistiller, kimyunoo/4782_final,
-devrimcavusoglu/std, chenyaofo/pytorch-cifar-models.
+devrimcavusoglu/std, chenyaofo/pytorch-cifar-models, roymiles/vkd.
 """
 
+import math
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from timm.layers import DropPath
 
 from pycls_std import config
 from pycls_std.builders.method import build_backbone
+from pycls_std.builders.training import build_schedule
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
@@ -48,6 +50,32 @@ def guided(*taps):
     return {"TRAINER": "locality", "LOCALITY": {"WEIGHT": 2.5, **pairs}, "TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 0}}
 
 
+VKD = {
+    "TRAINER": "vkd",
+    "OPTIM": {
+        **{"NAME": "adamw", "BASE_LR": 5e-4, "LR_BATCH": 0, "WEIGHT_DECAY": 0.05, "MAX_EPOCH": 300, "CLIP_NORM": 0},
+        **{"SCHEDULE": "cosine", "WARMUP_EPOCHS": 0, "MIN_LR": 5e-6},
+    },
+    "TRAIN": {"BATCH_SIZE": 512, "EMA_DECAY": 0},
+    "AUG": {
+        **{"CROP": "resized", "CROP_SCALE": 0.08, "FLIP": 0.5, "INTERPOLATION": "bicubic", "RAND_AUGMENT": ""},
+        **{"ERASING": 0, "REPEATS": 1, "THREE_AUGMENT": True, "COLOR_JITTER": 0.3, "LABEL_SMOOTHING": 0.1},
+        **{"MIXUP": 0.8, "CUTMIX": 1, "MIX_PROB": 1, "MIX_SWITCH": 0.5},
+    },
+    "DATA": {"NAME": "image_folder", "IMAGE_SIZE": 224, "CROP_RATIO": 0.875, "INTERPOLATION": "bicubic"},
+    "MODEL": {"DROP_PATH": 0, "INIT": "", "NORM_EPS": 0},
+    "TASK": {"WEIGHT": 1},
+    "KD": {"WEIGHT": 1, "WARMUP_EPOCHS": 0},
+    "VKD": {
+        **{"WEIGHT": 1, "NORM": "layer", "PROJECTION": "orthogonal", "TRIVIALIZE": False},
+        **{"STUDENT_TAP": "patches", "TEACHER_TAP": "pooled"},
+    },
+    "DISTILLATION": {
+        **{"TYPE": "soft", "TEMPERATURE": 1, "LOGIT_STANDARD": False, "TEACHER_BN": "eval"},
+        **{"TEACHERS": ["regnety_160.deit_in1k"], "TEACHER_WEIGHTS": ["timm"]},
+    },
+    "TEST": {"PREDICTION": ""},  # the average of both heads
+}
 MDISTILLER = {
     "TRAINER": "kd",
     "OPTIM": {
@@ -179,6 +207,8 @@ RECIPES = {
     ],
     "deit-ti_c10_both-soft": [KIM, TAUGHT, {"DEIT": {"MODE": "both"}, "DISTILLATION": {"TYPE": "soft"}}],
     "deit-ti_c10_both-hard": [KIM, TAUGHT, {"DEIT": {"MODE": "both"}, "DISTILLATION": {"TYPE": "hard"}}],
+    "deit-ti_in1k_vkd": [VKD, {"MODEL": {"NAME": "deit_ti_conv"}}],
+    "deit-s_in1k_vkd": [VKD, {"MODEL": {"NAME": "deit_s_conv"}}],
     "r-18_c10": [{"OPTIM": {"NAME": "adam", "BASE_LR": 1e-3, "MAX_EPOCH": 20}, "TRAIN": {"BATCH_SIZE": 64}}],
     "r-56_c100_strong": [
         {
@@ -237,6 +267,15 @@ def test_the_alpha_and_beta_that_a_command_of_logit_standardization_sets():
     options = config.load(str(ROOT / "configs/resnet/r-20_c100_DKD.yaml")).DISTILLATION
     log = config.load(str(ROOT / "configs/resnet/r-20_c100_DKD_ours.yaml")).DISTILLATION
     assert (log.DKD_ALPHA, log.DKD_BETA, log.TEMPERATURE) == (18 * options.DKD_ALPHA, 18 * options.DKD_BETA, 3)
+
+
+def test_the_rate_of_vkd_falls_from_the_first_iteration_on():
+    """Half a cosine from 5e-4 to 5e-6, without a warm-up, whatever the batch."""
+    for words in ([], ["TRAIN.BATCH_SIZE=1024"]):
+        schedule = build_schedule(config.load(str(ROOT / "configs/vkd/deit-ti_in1k_vkd.yaml"), words))
+        for progress in (0, 0.001, 0.25, 0.5, 1):
+            expected = 5e-6 + (5e-4 - 5e-6) * (1 + math.cos(math.pi * progress)) / 2
+            assert schedule(progress) == pytest.approx(expected)
 
 
 def test_the_reproduction_and_the_paper_differ_in_what_their_headers_say():

@@ -7,7 +7,7 @@ from torch import nn
 
 from pycls_std.models.create import create_backbone
 from pycls_std.models.describe import Description
-from pycls_std.models.taps import POOLED, TapShape, choose_taps, read, tap_names
+from pycls_std.models.taps import PATCHES, POOLED, VECTORS, TapShape, choose_features, choose_taps, read, tap_names
 
 BLOCKS = [f"blocks.{index}" for index in range(8)]
 
@@ -41,6 +41,15 @@ def test_taps_that_do_not_exist(choices, text):
         choose_taps("STD.TAPS", choices, BLOCKS)
 
 
+def test_features_are_chosen_by_their_name_or_as_one_tap():
+    assert [choose_features("VKD.STUDENT_TAP", name, BLOCKS) for name in (POOLED, PATCHES)] == [POOLED, PATCHES]
+    assert [choose_features("VKD.STUDENT_TAP", name, BLOCKS) for name in ("last", "1/2", "blocks.1")] == [
+        *("blocks.7", "blocks.4", "blocks.1"),
+    ]
+    with pytest.raises(ValueError, match="VKD.STUDENT_TAP has 'pool', expected last, a position, a share"):
+        choose_features("VKD.STUDENT_TAP", "pool", BLOCKS)
+
+
 @pytest.mark.parametrize("name", STUDENTS)
 def test_features_are_timms_intermediates_and_what_the_classifier_reads(name):
     torch.manual_seed(0)
@@ -53,7 +62,7 @@ def test_features_are_timms_intermediates_and_what_the_classifier_reads(name):
         _, early = read(backbone, images, (names[0],), head=False)
     assert torch.equal(features[names[0]], maps[0]) and torch.equal(features[names[-1]], maps[-1])
     assert early.keys() == {names[0]} and torch.equal(early[names[0]], maps[0])
-    if name not in (DEIT, "pit_ti_distilled_224"):
+    if name not in (DEIT, "pit_ti_distilled_224", "deit_ti_conv"):
         classifier = backbone.get_classifier()
         expected = classifier(features[POOLED]) if features[POOLED].ndim == 2 else None
         torch.testing.assert_close(expected, backbone(images))
@@ -82,6 +91,39 @@ def test_what_they_read_is_averaged_in_training_too():
     torch.testing.assert_close(*pooled)
 
 
+NORMED = {  # where the head takes what a final norm made, and how many tokens stand before the patches
+    **{
+        "deit_tiny_patch16_224": 1,
+        DEIT: 2,
+        "convit_tiny": 1,
+        "deit_ti_conv": 2,
+        "mixer_nano4": 0,
+        "resmlp_s12": 0,
+        "gmlp_ti16_224": 0,
+    },
+}
+
+
+@pytest.mark.parametrize("name", [*STUDENTS, "swin_tiny_patch4_window7_224", "regnety_002", "levit_128s"])
+def test_the_mean_patch_is_what_the_final_norm_leaves_without_tokens(name):
+    torch.manual_seed(0)
+    size = 96 if name == "levit_128s" else 56 if name.startswith("swin") else 32
+    backbone = create_backbone(name, num_classes=10, image_size=size, **STUDENTS.get(name, {})).eval()
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        _, found = read(backbone, images, (PATCHES,))
+        features, maps = backbone.forward_intermediates(images, output_fmt="NCHW")
+    if name in NORMED:
+        torch.testing.assert_close(found[PATCHES], features[:, NORMED[name] :].mean(dim=1))
+        patches = backbone.norm(maps[-1].flatten(2).transpose(1, 2))
+        torch.testing.assert_close(found[PATCHES], patches.mean(dim=1))
+    elif name.startswith("pit"):  # whose norm is that of the tokens alone
+        torch.testing.assert_close(found[PATCHES], maps[-1].mean(dim=(2, 3)))
+    else:
+        torch.testing.assert_close(found[PATCHES], read(backbone, images, (POOLED,))[1][POOLED])
+    assert found.keys() == {PATCHES}
+
+
 def test_nothing_is_computed_after_the_last_tap_that_is_asked_for():
     backbone = create_backbone("resnet8", num_classes=10, image_size=32).eval()
     seen = []
@@ -96,12 +138,13 @@ def test_nothing_is_computed_after_the_last_tap_that_is_asked_for():
 def test_a_description_is_that_of_the_model_and_draws_nothing(name):
     state = torch.get_rng_state()
     described = Description(name, num_classes=10, image_size=32, **STUDENTS[name])
-    taps, pooled = described.taps, described.pooled
+    taps, vectors = described.taps, described.vectors
     assert torch.equal(torch.get_rng_state(), state)
     backbone = described.build().eval()
     with torch.no_grad():
-        _, features = read(backbone, torch.zeros(1, 3, 32, 32), (*tap_names(backbone), POOLED))
-    assert features.pop(POOLED).shape == (1, pooled)
+        _, features = read(backbone, torch.zeros(1, 3, 32, 32), (*tap_names(backbone), *VECTORS))
+    assert {name: features[name].shape[1:] for name in features} == {n: described.shape(n) for n in features}
+    assert vectors == {name: features.pop(name).shape[1] for name in VECTORS} and described.pooled == vectors[POOLED]
     assert taps == {tap: TapShape(*feature.shape[1:]) for tap, feature in features.items()}
 
 

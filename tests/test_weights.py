@@ -2,7 +2,10 @@
 
 import email.message
 import hashlib
+import importlib
+import pkgutil
 import socket
+import ssl
 import threading
 import urllib.error
 import urllib.request
@@ -13,6 +16,7 @@ import safetensors.torch
 import timm
 import torch
 
+import pycls_std
 from pycls_std.builders import downloads, weights
 from pycls_std.builders.models import find_teacher_weights
 from pycls_std.builders.teachers import build_teachers
@@ -314,3 +318,12 @@ def test_mixer_as_a_teacher_is_built_as_it_was_trained(load, tmp_path):
     cfg = load("debug/std_debug", DISTILLATION__TEACHERS="[mixer_nano4]", DISTILLATION__TEACHER_WEIGHTS=f"[{path}]")
     teacher = build_teachers(cfg, 10, HALF, find_teacher_weights(cfg))[0]
     assert (len(teacher.backbone.blocks), teacher.backbone.norm.eps, teacher.image_size) == (4, 1e-5, 8)
+
+
+@pytest.mark.defect(32)
+def test_nothing_here_stops_the_checking_of_certificates():
+    """All of the package is imported: an address opened without a context of its own gets one that verifies."""
+    for module in pkgutil.walk_packages(pycls_std.__path__, "pycls_std."):
+        importlib.import_module(module.name)
+    context = ssl._create_default_https_context()
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)

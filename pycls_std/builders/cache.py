@@ -16,7 +16,6 @@ from pycls_std.datasets.memory.views import VERSION, MemoryViews
 from pycls_std.engine.checkpoint import fingerprint
 from pycls_std.engine.loop import Session
 from pycls_std.models.describe import Description
-from pycls_std.models.taps import POOLED
 from pycls_std.teachers.cache import CachedTeachers, CacheSpec, free_space
 from pycls_std.teachers.offline import OfflineTeachers, offline_order, precompute_outputs, precomputed_file
 from pycls_std.teachers.packing import entry_type
@@ -155,5 +154,5 @@ def output_shapes(description: Description, request: Request) -> dict[str, tuple
     """Return the shape of each tensor that a teacher is asked for, without the batch, see `packing.entry_type`."""
     shapes = {f"head:{name}": shape for name, shape in description.heads.items()} if request.head else {}
     for tap in request.taps:
-        shapes[f"tap:{tap}"] = (description.pooled,) if tap == POOLED else tuple(description.taps[tap])
+        shapes[f"tap:{tap}"] = description.shape(tap)
     return shapes

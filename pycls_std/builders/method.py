@@ -34,7 +34,8 @@ def build_student(cfg, backbone: nn.Module, run: RunDescription) -> Student:
     """Return the backbone with what the terms add to it. Raises ValueError for one that the method cannot use."""
     TRAINERS.get(cfg.TRAINER).check(cfg, backbone)
     kinds = active_terms(cfg)
-    split = any(kind.SPLITS_HEADS for kind in kinds.values()) and has_distillation_head(backbone)
+    both = "task" in kinds and any(kind.SPLITS_HEADS for kind in kinds.values())  # each head has its own lesson
+    split = both and has_distillation_head(backbone)
     branches = {name: kind.branch(cfg, run) for name, kind in kinds.items()}
     return Student(backbone, {name: each for name, each in branches.items() if each is not None}, split_heads=split)
 

@@ -20,6 +20,7 @@ REGISTRIES = {
     "LOGIT_LOSSES": "losses",
     "WEIGHTINGS": "losses",
     "FEATURE_TRANSFORMS": "losses",
+    "FEATURE_NORMS": "losses",
 }
 # Names that a declaration may use beside literals.
 CALLS = {"Option": Option, "neutral": option.neutral}

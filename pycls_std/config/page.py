@@ -27,11 +27,13 @@ PAGE = {
     # What a label is, by its name in pycls_std/tasks/.
     "TASK.NAME": Option("classification", registry="TASKS", student=True),
     # Weight of the task's own loss, that of the labels; 0 = off.
-    "TASK.WEIGHT": Option(1.0, least=0),
-    # Student: a name of pycls_std/models/ (mixer_s4, mixer_nano4, resmlp_s24, resnet56, ...) or any timm model.
+    "TASK.WEIGHT": Option(1.0, least=0, student=True),
+    # Student: a name of pycls_std/models/ (mixer_s4, mixer_nano4, resmlp_s24, resnet56, deit_ti_conv, ...) or any timm
+    # model.
     "MODEL.NAME": Option("mixer_nano4", student=True),
     # Keyword arguments of the model's constructor (patch_size, embed_dim, num_blocks, ...); {} = its own defaults, null
-    # drops those of a _BASE_.
+    # drops those of a _BASE_. image_token: true makes the distillation token of any DeiT with two heads the mean of the
+    # image's patch embeddings, false the learned one of a deit_*_conv.
     "MODEL.ARGS": Option({}, student=True),
     # Classes; 0 = as many as the data has, another number must agree with the data.
     "MODEL.NUM_CLASSES": neutral(0, least=0, greatest=1_000_000),
@@ -84,6 +86,8 @@ PAGE = {
     "AUG.FLIP": Option(0.5, least=0, greatest=1),
     # RandAugment in timm's notation, e.g. rand-m9-mstd0.5-inc1; "" = off.
     "AUG.RAND_AUGMENT": Option(""),
+    # 3-Augment: each image is made grey, solarized or blurred, after RandAugment and before colour jitter.
+    "AUG.THREE_AUGMENT": Option(False),
     # Strength of colour jitter (brightness, contrast, saturation); 0 = off.
     "AUG.COLOR_JITTER": Option(0.0, least=0),
     # Probability that a rectangle is erased with noise; 0 = off.

@@ -1,4 +1,4 @@
-"""What is done to one image: crop, flip, RandAugment, erasing for training; resize and crop for testing."""
+"""What is done to one image: crop, flip, changes of colour, erasing for training; resize and crop for testing."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from torchvision.transforms import (
 from pycls_std.core.structures import Normalization
 from pycls_std.datasets.crops import Flip, PaddedCrop
 from pycls_std.datasets.decoding import DecodedRandomResizedCrop, to_rgb
+from pycls_std.datasets.three_augment import ThreeAugment
 
 INTERPOLATIONS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
 
@@ -34,6 +35,7 @@ class Augmentation:
     color_jitter: float = 0.0
     erasing: float = 0.0
     interpolation: str = "bicubic"
+    three_augment: bool = False
 
 
 class ImageTransform(Compose):
@@ -61,6 +63,8 @@ def train_transform(image_size: int, normalization: Normalization, augmentation:
         steps.append(Flip(augmentation.flip))
     if augmentation.rand_augment:
         steps.append(rand_augment(augmentation.rand_augment, image_size, normalization))
+    if augmentation.three_augment:
+        steps.append(ThreeAugment())
     if augmentation.color_jitter:
         steps.append(ColorJitter(*[augmentation.color_jitter] * 3))
     steps += [ToTensor(), Normalize(*normalization)]

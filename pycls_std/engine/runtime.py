@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pycls_std.core.precision import full_precision
 from pycls_std.core.seeding import seed_all, seed_torch
 from pycls_std.core.structures import mapped
 from pycls_std.engine.allocator import keep_freed_memory
@@ -156,7 +157,7 @@ class Runtime:
 
     def full_precision(self):
         """Return the context in which a forward pass runs in the precision of its weights, within `autocast` too."""
-        return torch.autocast(self.device.type, enabled=False)
+        return full_precision(self.device)
 
     def convert(self, module: nn.Module, precision: str) -> nn.Module:
         """Convert a module that never trains to fp32, bf16 or fp16, once: autocast would do it anew at every call.

@@ -9,6 +9,7 @@ from torch import nn
 
 from pycls_std.core.registry import BACKBONES
 from pycls_std.models.contract import classifier_names
+from pycls_std.models.deit import use_image_token
 
 # Arguments that are not for MODEL.ARGS: other options set them, or timm loads files by them.
 RESERVED = {"name", "num_classes", "image_size", "img_size", "drop_path", "drop_path_rate", "norm_eps"}
@@ -78,12 +79,15 @@ def _timm_model(name: str):
         near = ", ".join(difflib.get_close_matches(name, known, n=3)) or ", ".join(sorted(BACKBONES.entries))
         raise ValueError(f"no model {name!r} here or in timm; near it: {near}")
 
-    def make(*, num_classes, image_size, drop_path, **args):
+    def make(*, num_classes, image_size, drop_path, image_token=False, **args):
         # Models whose weights depend on the image size are told it; the others refuse to hear it.
         if get_pretrained_cfg(name, allow_unregistered=True).fixed_input_size:
             args = {"img_size": image_size} | args
         if drop_path:
             args = {"drop_path_rate": drop_path} | args
-        return timm.create_model(name, pretrained=False, num_classes=num_classes, **args)
+        model = timm.create_model(name, pretrained=False, num_classes=num_classes, **args)
+        if image_token:
+            use_image_token(model)
+        return model
 
     return make

@@ -8,7 +8,7 @@ from torch import nn
 from pycls_std.core.seeding import seeded
 from pycls_std.models.contract import named_heads
 from pycls_std.models.create import create_backbone
-from pycls_std.models.taps import POOLED, TapShape, read, tap_names
+from pycls_std.models.taps import POOLED, VECTORS, TapShape, read, tap_names
 
 
 class Description:
@@ -31,7 +31,16 @@ class Description:
     @property
     def pooled(self) -> int:
         """Channels of what the classifier reads."""
+        return self.vectors[POOLED]
+
+    @property
+    def vectors(self) -> dict[str, int]:
+        """Channels of the features that are no map, by their name: `taps.VECTORS`."""
         return self._sizes[1]
+
+    def shape(self, tap: str) -> tuple[int, ...]:
+        """Return the shape, without the batch, of the features of a tap, or of one of VECTORS."""
+        return (self.vectors[tap],) if tap in VECTORS else tuple(self.taps[tap])
 
     @cached_property
     def heads(self) -> dict[str, tuple[int, ...]]:
@@ -67,8 +76,8 @@ def _head_shapes(backbone, image) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape[1:]) for name, value in named_heads(backbone(image)).items()}
 
 
-def _sizes_of(backbone, image) -> tuple[dict[str, TapShape], int]:
-    taps = (*tap_names(backbone), POOLED)
-    _, features = read(backbone, image, taps)
-    pooled = features.pop(POOLED).shape[1]
-    return {tap: TapShape(*features[tap].shape[1:]) for tap in taps[:-1]}, pooled
+def _sizes_of(backbone, image) -> tuple[dict[str, TapShape], dict[str, int]]:
+    taps = tap_names(backbone)
+    _, features = read(backbone, image, (*taps, *VECTORS))
+    vectors = {name: features[name].shape[1] for name in VECTORS}
+    return {tap: TapShape(*features[tap].shape[1:]) for tap in taps}, vectors

@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-# Name of what the classifier reads, (B, C), which every backbone has beside its taps.
-POOLED = "pooled"
+# What every backbone has beside its taps, (B, C): what the classifier reads; and the mean over the places of what the
+# head takes, after a final norm, without class and distillation tokens.
+POOLED, PATCHES = "pooled", "patches"
+VECTORS = (POOLED, PATCHES)
 
 
 class TapShape(NamedTuple):
@@ -66,27 +68,59 @@ def choose_taps(key: str, choices: list[str], names: list[str]) -> tuple[str, ..
     return tuple(names[position] for position in positions)
 
 
+def choose_features(key: str, choice: str, names: list[str]) -> str:
+    """Return the name of the chosen features: one of VECTORS, or what `choose_taps` returns of one choice."""
+    return choice if choice in VECTORS else choose_taps(key, [choice], names)[0]
+
+
 def read(
     backbone: nn.Module, images: Tensor, taps: tuple[str, ...], *, head: bool = True
 ) -> tuple[Tensor | None, dict[str, Tensor]]:
     """Return what the backbone's head takes, None without `head`, and the features of the taps.
 
-    images: (B, 3, H, W). taps: names, in any order; `pooled` is what the classifier reads, (B, C), all others are maps
-    (B, C, H, W), without class and distillation tokens.
+    images: (B, 3, H, W). taps: names, in any order; those of VECTORS are (B, C), all others are maps (B, C, H, W),
+    without class and distillation tokens.
     """
     names = tap_names(backbone) if set(taps) - {POOLED} else []
-    positions = sorted({names.index(tap) for tap in taps if tap != POOLED})
+    positions = {names.index(tap) for tap in taps if tap not in VECTORS}
+    positions = sorted(positions | {len(names) - 1} if PATCHES in taps else positions)
     if not positions:
         features, maps = backbone.forward_features(images), []
-    elif head or POOLED in taps:
+    elif head or set(taps) & set(VECTORS):
         features, maps = backbone.forward_intermediates(images, indices=positions, output_fmt="NCHW")
     else:
         features = None
         maps = backbone.forward_intermediates(
             images, indices=positions, stop_early=True, output_fmt="NCHW", intermediates_only=True
         )
-    found = {names[position]: each for position, each in zip(positions, maps, strict=True)}
+    found = {names[position]: each for position, each in zip(positions, maps, strict=True) if names[position] in taps}
+    if PATCHES in taps:
+        found[PATCHES] = _mean_of_patches(features, maps[-1], prefix_tokens(backbone))
     if POOLED in taps:
         pooled = backbone.forward_head(features, pre_logits=True)
         found[POOLED] = sum(pooled) / len(pooled) if isinstance(pooled, tuple) else pooled  # one for each of two heads
     return features, found
+
+
+def prefix_tokens(backbone: nn.Module) -> int:
+    """Return how many class, distillation and other tokens stand before the patches in what a backbone's head takes."""
+    token = getattr(backbone, "cls_token", None)
+    return getattr(backbone, "num_prefix_tokens", 0 if token is None else token.shape[1])
+
+
+def _mean_of_patches(features, last: Tensor, prefix: int) -> Tensor:
+    """Return the mean (B, C) over the places of what a head takes.
+
+    features: tokens (B, N, C), those that are no patches first, or a map, channels first or last. last: the last tap's
+    map (B, C, H, W), which says how many places there are, and whose mean it is where the features have none of them
+    (PiT normalises its tokens alone). prefix: tokens that are no patches.
+    """
+    channels, height, width = last.shape[1:]
+    shape = tuple(features.shape[1:]) if isinstance(features, Tensor) else ()
+    if shape == (channels, height, width):
+        return features.mean(dim=(2, 3))
+    if shape == (height, width, channels):
+        return features.mean(dim=(1, 2))
+    if shape == (prefix + height * width, channels):
+        return features[:, prefix:].mean(dim=1)
+    return last.mean(dim=(2, 3))

@@ -30,6 +30,7 @@ class Classification:
         "AUG.INTERPOLATION",
         "AUG.FLIP",
         "AUG.RAND_AUGMENT",
+        "AUG.THREE_AUGMENT",
         "AUG.COLOR_JITTER",
         "AUG.ERASING",
         "AUG.MIX",
@@ -59,6 +60,7 @@ class Classification:
             color_jitter=aug.COLOR_JITTER,
             erasing=aug.ERASING,
             interpolation=aug.INTERPOLATION,
+            three_augment=aug.THREE_AUGMENT,
         )
         pipeline = partial(
             ImagePipeline,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pycls_std.core.structures import Output
 from pycls_std.models.student import Student
+from pycls_std.models.taps import prefix_tokens
 
 
 class PredictingStudent(nn.Module):
@@ -41,4 +42,5 @@ class PredictingStudent(nn.Module):
     forward_features = property(lambda self: self.student.backbone.forward_features)
     forward_head = property(lambda self: self.student.backbone.forward_head)
     forward_intermediates = property(lambda self: self.student.backbone.forward_intermediates)
+    num_prefix_tokens = property(lambda self: prefix_tokens(self.student.backbone))
     get_classifier = property(lambda self: self.student.backbone.get_classifier)

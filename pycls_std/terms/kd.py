@@ -19,7 +19,8 @@ class KD(LogitTerm):
     """
 
     OPTIONS = {
-        # Weight of logit distillation; 0 = off, and then two heads of a student are one, their average.
+        # Weight of logit distillation; 0 = off. Where this or TASK.WEIGHT is 0, two heads of a student are one, their
+        # average.
         "WEIGHT": Option(0.0, least=0, student=True),
         # Epochs over which it grows to its weight, by a step each, at most OPTIM.MAX_EPOCH; 0 = off.
         "WARMUP_EPOCHS": Option(0, least=0, within="OPTIM.MAX_EPOCH"),

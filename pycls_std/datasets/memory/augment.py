@@ -16,6 +16,7 @@ from pycls_std.datasets.memory.counter_rng import CounterRNG
 from pycls_std.datasets.memory.erasing import RandomErasing
 from pycls_std.datasets.memory.pixels import change
 from pycls_std.datasets.memory.rand_augment import RandAugment
+from pycls_std.datasets.memory.three_augment import three_augment
 from pycls_std.datasets.transforms import Augmentation
 
 TRIES = 10
@@ -85,6 +86,8 @@ class BatchAugmentation:
         block, seen = cut(images, which, draws)
         if self.rand_augment:
             block = self.rand_augment(block, draws)
+        if self.options.three_augment:
+            block = three_augment(block, draws)
         if self.options.color_jitter:
             block = jitter(block, draws, self.options.color_jitter)
         block = self.normalize(block)

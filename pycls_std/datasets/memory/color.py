@@ -74,6 +74,11 @@ def grey(images: Tensor) -> Tensor:
     return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
 
 
+def greyscale(images: Tensor) -> Tensor:
+    """Put the luma in all channels."""
+    return unpacked(grey(images) * 0x010101)
+
+
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with black."""
     return (images * _each(factor).float()).clamp_(max=255).to(torch.uint8)
@@ -87,7 +92,7 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with the grey image."""
-    return blend(unpacked(grey(images) * 0x010101), images, factor)
+    return blend(greyscale(images), images, factor)
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:

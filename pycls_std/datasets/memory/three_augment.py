@@ -1,0 +1,35 @@
+"""3-Augment of many images at once, see `datasets/three_augment.py`.
+
+Shapes: B images, n of them that get one change.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pycls_std.datasets.memory import color
+from pycls_std.datasets.memory.blur import blur, box_weights
+from pycls_std.datasets.memory.counter_rng import CounterRNG
+from pycls_std.datasets.memory.pixels import change
+from pycls_std.datasets.three_augment import CHANGES, SIGMA, THRESHOLD
+
+
+def three_augment(images: Tensor, draws: CounterRNG) -> Tensor:
+    """Change images (B, S, S, 4) uint8 in place, each by one of CHANGES; return them."""
+    choice, sigma = draw(draws)
+
+    def device(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(images.device, non_blocking=True)
+
+    grey, solarized, blurred = (np.flatnonzero(choice == which) for which in range(len(CHANGES)))
+    change(images, device(grey), color.greyscale)
+    change(images, device(solarized), lambda some: color.solarize(some, torch.full((1,), THRESHOLD).to(some.device)))
+    weights = device(box_weights(sigma[blurred]))
+    change(images, device(blurred), lambda some: blur(some, weights))
+    return images
+
+
+def draw(draws: CounterRNG) -> tuple[np.ndarray, np.ndarray]:
+    """Return the position in CHANGES, and the deviation of the Gaussian, pixels, of each image, (B,)."""
+    choice, sigma = draws.uniform(2).T
+    return (choice * len(CHANGES)).astype(np.int64), SIGMA[0] + (SIGMA[1] - SIGMA[0]) * sigma

@@ -1,0 +1,81 @@
+"""Normalising what a teacher's features ask for, before a student's are compared with them.
+
+A function that is registered in FEATURE_NORMS is one that an option such as VKD.NORM can name. It takes features (B, C)
+and the population (N, C) that its statistics are of, and by its name what else it asks of the options; if it uses the
+population, it says so in `of_population`, and is otherwise given the features themselves.
+
+Shapes: B batch, N images of the population, C channels.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm
+
+from pycls_std.core.precision import full_precision
+from pycls_std.core.registry import FEATURE_NORMS
+
+
+@FEATURE_NORMS.register("layer")
+def layer(features: Tensor, population: Tensor) -> Tensor:
+    """Return features (B, C) of mean 0 and variance 1 over the channels of each image, fp32; 1e-5 beside the variance.
+
+    Source: Miles et al. (VkD), discriminative tasks: F.layer_norm without scale and shift.
+    """
+    return layer_norm(features.float(), features.shape[1:])
+
+
+@FEATURE_NORMS.register("standardize")
+def standardize(features: Tensor, population: Tensor) -> Tensor:
+    """Return features (B, C) less the mean of each channel, divided by its deviation, over the population; fp32.
+
+    N - 1 in the deviation. Channels that do not vary become 0.
+    Raises ValueError for a population of fewer than 2 images.
+    Source: Miles et al. (VkD), detection, where the code has nothing beside the deviation: such channels are NaN there.
+    """
+    _need_two(population)
+    mean, deviation = population.float().mean(dim=0), population.float().std(dim=0)
+    return (features.float() - mean) / (deviation + 1e-6)
+
+
+@FEATURE_NORMS.register("whiten")
+def whiten(features: Tensor, population: Tensor, *, shrinkage: float) -> Tensor:
+    """Return features (B, C) whose channels are uncorrelated, of mean 0 and variance 1 over the population; fp32.
+
+    L^-1 (z - mean) with L L^T = (1 - shrinkage) Cov + shrinkage (trace Cov / C) I, the covariance with N in it. As long
+    as N is at most C the covariance has no inverse, and it is the shrinkage that decides how much of its small
+    directions is seen; with shrinkage 1, features are only centred and scaled. A Cholesky factor asks the device
+    nothing, and its triangular system is solved and not inverted. If the covariance is 0 the result is, too.
+    Raises ValueError for a population of fewer than 2 images.
+    Source: Miles et al. (VkD) whiten for generative tasks, without code; Ledoit and Wolf, JMVA 2004 (shrinkage).
+    """
+    _need_two(population)
+    population = population.float()
+    mean = population.mean(dim=0)
+    centred = population - mean
+    with full_precision(features.device):
+        covariance = centred.T @ centred / len(centred)
+        variance = covariance.diagonal().mean()
+        size = variance.clamp(min=torch.finfo(variance.dtype).tiny)  # to which all is scaled, so that nothing is tiny
+        shrunk = (1 - shrinkage) * covariance / size
+        shrunk.diagonal().add_(torch.where(variance > 0, shrinkage, 1.0))
+        factor, failed = torch.linalg.cholesky_ex(shrunk)
+        factor = torch.where(failed > 0, math.nan, factor)  # which ends the run, for its loss is not finite
+        scaled = ((features.float() - mean) / size.sqrt()).T
+        return torch.linalg.solve_triangular(factor, scaled, upper=False).T
+
+
+@FEATURE_NORMS.register("none")
+def none(features: Tensor, population: Tensor) -> Tensor:
+    """Return the features (B, C) as they are, fp32."""
+    return features.float()
+
+
+standardize.of_population = True
+whiten.of_population = True
+
+
+def _need_two(population: Tensor) -> None:
+    if len(population) < 2:
+        raise ValueError(f"statistics over a batch need at least 2 images, this one has {len(population)}")

@@ -1,0 +1,17 @@
+"""VkD."""
+
+from pycls_std.core.registry import TRAINERS
+from pycls_std.trainers.base import Preset
+
+
+@TRAINERS.register("vkd")
+class VkD(Preset):
+    """Labels, a teacher's features by an orthogonal projection (`terms/vkd.py`), and its logits; weighted as published.
+
+    Logits are compared by KL at temperature 1, on the distillation head where the student has one, and are not weighed
+    against the labels: all three weights are 1. Any of them may be 0; with one head to learn from, two of a student are
+    one, their average.
+    Source: Miles et al., CVPR 2024.
+    """
+
+    DEFAULTS = {"VKD.WEIGHT": 1.0, "KD.WEIGHT": 1.0, "DISTILLATION.TYPE": "soft"}
