@@ -28,7 +28,7 @@ PAGE = {
     "TASK.NAME": Option("classification", registry="TASKS", student=True),
     # Weight of the task's own loss, that of the labels; 0 = off.
     "TASK.WEIGHT": Option(1.0, least=0),
-    # Student: a name of pycls_std/models/ (mixer_s4, mixer_nano4, resmlp_s24, resnet56, ...) or any timm model.
+    # Student: a name of pycls_std/models/ (mixer_s4, resmlp_s24, resnet56, wrn_40_2, ...) or any timm model.
     "MODEL.NAME": Option("mixer_nano4", student=True),
     # Keyword arguments of the model's constructor (patch_size, embed_dim, num_blocks, ...); {} = its own defaults, null
     # drops those of a _BASE_.
