@@ -565,6 +565,9 @@ def test_what_options_say_of_themselves_fits_them():
             assert preset.keys() <= known.options.keys(), key
     for trainer in known.trainers.values():
         assert trainer.defaults.keys() <= known.options.keys()
+        for key, of_values in trainer.presets.items():
+            assert of_values.keys() <= set(known.choices(key)), key
+            assert all(preset.keys() <= known.options.keys() for preset in of_values.values()), key
     for term in known.terms.values():
         assert known.options[term.switch].value == (1.0 if term.name == "task" else 0)
 
@@ -635,11 +638,13 @@ WITHOUT = {
     "OPTIM.WARMUP_EPOCHS": 0.0,
     "DISTILLATION.LOGIT_STANDARD": False,
     "DISTILLATION.TYPE": "hard",
+    "FEATURE.LOSS": "fitnet",
 }
 WITH = [
     {"AUG.CROP": "pad", "AUG.MIXUP": 0.5, "OPTIM.SCHEDULE": "cosine", "DISTILLATION.TYPE": "soft"},
     {"AUG.CROP": "resized", "AUG.MIXUP": 0.5, "AUG.CUTMIX": 0.5, "OPTIM.SCHEDULE": "step", "TRAIN.EMA_DECAY": 0.9}
     | {"OPTIM.WARMUP_EPOCHS": 1.0, "DISTILLATION.LOGIT_STANDARD": True, "DISTILLATION.TYPE": "decoupled"},
+    *({"FEATURE.LOSS": form} for form in ("rkd", "vid", "crd", "rsd")),
 ]
 
 

@@ -13,7 +13,7 @@ from pycls_std.losses.classification import soft_target_cross_entropy
 from pycls_std.losses.confidence import confidence_weights
 from pycls_std.losses.logit import hard_distillation, soft_distillation
 
-METHODS = ("baseline", "deit", "kd", "locality", "std")
+METHODS = ("baseline", "deit", "feature", "kd", "locality", "std")
 
 
 @pytest.mark.defect(19)
@@ -23,10 +23,12 @@ METHODS = ("baseline", "deit", "kd", "locality", "std")
 def test_two_steps_of_every_method_on_every_family(load, trainer, name, precision):
     assert set(METHODS) == set(TRAINERS.entries), "a new method joins this test"
     mode = {"DEIT__MODE": "both" if "distilled" in name else "soft"} if trainer == "deit" else {}
-    if trainer in ("std", "locality") and "distilled" in name:
+    if trainer in ("std", "locality", "feature") and "distilled" in name:
         mode = {"KD__WEIGHT": 0.5}  # otherwise timm's average is one head
     if trainer == "locality":
         mode |= {"teachers": 1, "LOCALITY__STUDENT_TAPS": "[0, last]", "LOCALITY__TEACHER_TAPS": "[0, last]"}
+    if trainer == "feature":
+        mode |= {"teachers": 1}
     method = make(load, trainer, name, **mode)
     runtime = Runtime(device="cpu", precision=precision)
     optimizer = create_optimizer(method.trainer.objective, name="adamw", lr=1e-3)

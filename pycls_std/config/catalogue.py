@@ -86,8 +86,9 @@ class Catalogue:
         trainer = self.trainers.get(str(settings.get("TRAINER", flat["TRAINER"])))
         if trainer:
             flat |= trainer.defaults
-            for key, option in trainer.options.items():
-                flat |= option.presets.get(str(settings.get(key, flat[key])), {})
+            presets = {key: option.presets for key, option in trainer.options.items()} | trainer.presets
+            for key, of_values in presets.items():
+                flat |= of_values.get(str(settings.get(key, flat[key])), {})
         return flat
 
     def idle(self, flat: dict[str, object]) -> set[str]:

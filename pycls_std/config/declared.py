@@ -20,6 +20,7 @@ REGISTRIES = {
     "LOGIT_LOSSES": "losses",
     "WEIGHTINGS": "losses",
     "FEATURE_TRANSFORMS": "losses",
+    "FEATURE_LOSSES": "terms",
 }
 # Names that a declaration may use beside literals.
 CALLS = {"Option": Option, "neutral": option.neutral}
@@ -49,6 +50,11 @@ class Declaration(NamedTuple):
     def defaults(self) -> dict[str, object]:
         """The defaults of other options that it changes."""
         return self.attributes.get("DEFAULTS", {})
+
+    @property
+    def presets(self) -> dict[str, dict[str, dict[str, object]]]:
+        """Of a trainer: by an option and its value, the defaults of other options that it changes."""
+        return self.attributes.get("PRESETS", {})
 
     @property
     def switch(self) -> str:
