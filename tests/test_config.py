@@ -565,9 +565,9 @@ def test_what_options_say_of_themselves_fits_them():
             assert preset.keys() <= known.options.keys(), key
     for trainer in known.trainers.values():
         assert trainer.defaults.keys() <= known.options.keys()
-        for key, of_values in trainer.presets.items():
-            assert of_values.keys() <= set(known.choices(key)), key
-            assert all(preset.keys() <= known.options.keys() for preset in of_values.values()), key
+        for condition, preset in trainer.presets.items():
+            key, _, value = condition.partition("=")
+            assert value in known.choices(key) and preset.keys() <= known.options.keys(), condition
     for term in known.terms.values():
         assert known.options[term.switch].value == (1.0 if term.name == "task" else 0)
 
@@ -645,6 +645,7 @@ WITH = [
     {"AUG.CROP": "resized", "AUG.MIXUP": 0.5, "AUG.CUTMIX": 0.5, "OPTIM.SCHEDULE": "step", "TRAIN.EMA_DECAY": 0.9}
     | {"OPTIM.WARMUP_EPOCHS": 1.0, "DISTILLATION.LOGIT_STANDARD": True, "DISTILLATION.TYPE": "decoupled"},
     *({"FEATURE.LOSS": form} for form in ("rkd", "vid", "crd", "rsd")),
+    *({"DISTILLATION.TYPE": form} for form in ("dist", "nkd", "ttm", "wttm", "ctkd", "ofa")),
 ]
 
 

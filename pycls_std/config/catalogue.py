@@ -86,9 +86,11 @@ class Catalogue:
         trainer = self.trainers.get(str(settings.get("TRAINER", flat["TRAINER"])))
         if trainer:
             flat |= trainer.defaults
-            presets = {key: option.presets for key, option in trainer.options.items()} | trainer.presets
-            for key, of_values in presets.items():
-                flat |= of_values.get(str(settings.get(key, flat[key])), {})
+            for key, option in trainer.options.items():
+                flat |= option.presets.get(str(settings.get(key, flat[key])), {})
+            for condition, preset in trainer.presets.items():
+                key, _, value = condition.partition("=")
+                flat |= preset if str(settings.get(key, flat[key])) == value else {}
         return flat
 
     def idle(self, flat: dict[str, object]) -> set[str]:

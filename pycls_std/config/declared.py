@@ -52,8 +52,8 @@ class Declaration(NamedTuple):
         return self.attributes.get("DEFAULTS", {})
 
     @property
-    def presets(self) -> dict[str, dict[str, dict[str, object]]]:
-        """Of a trainer: by an option and its value, the defaults of other options that it changes."""
+    def presets(self) -> dict[str, dict[str, object]]:
+        """Of a trainer: by KEY=value of an option, the defaults of others that this value changes."""
         return self.attributes.get("PRESETS", {})
 
     @property

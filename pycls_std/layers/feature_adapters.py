@@ -23,7 +23,7 @@ class GaussianRegressor(nn.Module):
     """Mean and variance of a teacher's map, given the student's: three 1x1 convolutions, and a number a channel.
 
     variance: that all channels start with. least: below which none falls.
-    Source: Ahn et al., CVPR 2019 (VID), section 3.2. In mdistiller the variance stays where it starts, for no optimizer
+    Source: Ahn et al., CVPR 2019 (VID). In mdistiller the variance stays where it starts, for no optimizer
     is given it; in RepDistiller it trains, as here.
     """
 

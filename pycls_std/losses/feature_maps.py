@@ -60,7 +60,7 @@ def gaussian_distance(mean: Tensor, variance: Tensor, target: Tensor) -> Tensor:
     """Return how unlikely a target is under a normal distribution, in nats without its constant, averaged.
 
     mean: (B, C, H, W). variance: (C,), above 0. target: of the mean's shape but for its size.
-    Source: Ahn et al., CVPR 2019 (VID), equation 5.
+    Source: Ahn et al., CVPR 2019 (VID).
     """
     mean, target = to_smaller_size(mean.float(), target.float())
     variance = variance.float().view(1, -1, 1, 1)

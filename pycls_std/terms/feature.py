@@ -41,19 +41,21 @@ class Feature(Term):
         "TEACHER_TAPS": Option([], of=str),
         # Epochs over which it grows to its weight, by a step each, at most OPTIM.MAX_EPOCH; 0 = off.
         "WARMUP_EPOCHS": Option(0, least=0, within="OPTIM.MAX_EPOCH"),
-        # Weights of the distances of pairs of images, and of the angles of triples.
+        # rkd: weight of the distances of pairs of images.
         "RKD_DISTANCE": Option(25.0, least=0, when="FEATURE.LOSS=rkd"),
+        # rkd: weight of the angles of triples of images.
         "RKD_ANGLE": Option(50.0, least=0, when="FEATURE.LOSS=rkd"),
-        # Variance of the teacher's maps that training starts from.
+        # vid: variance of the teacher's maps that training starts from.
         "VID_VARIANCE": Option(5.0, least=0.001, greatest=80, when="FEATURE.LOSS=vid"),
-        # Channels of an embedding, and embeddings of other images that each is told from.
+        # crd: channels of an embedding.
         "CRD_CHANNELS": Option(128, least=1, greatest=65536, when="FEATURE.LOSS=crd"),
+        # crd: embeddings of images of other classes that each is told from.
         "CRD_NEGATIVES": Option(16384, least=1, when="FEATURE.LOSS=crd"),
-        # What cosines of embeddings are divided by.
+        # crd: what cosines of embeddings are divided by.
         "CRD_TEMPERATURE": Option(0.07, least=0.01, when="FEATURE.LOSS=crd"),
-        # Share of the old embedding in the memory's new one; 0 = the newest alone.
+        # crd: share of the old embedding in the memory's new one; 0 = the newest alone.
         "CRD_MOMENTUM": Option(0.5, least=0, greatest=1, when="FEATURE.LOSS=crd"),
-        # Weight of the correlations between unlike channels.
+        # rsd: weight of the correlations between unlike channels.
         "RSD_KAPPA": Option(0.01, least=0, when="FEATURE.LOSS=rsd"),
     }
 

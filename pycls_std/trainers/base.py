@@ -15,7 +15,7 @@ class Preset:
     """
 
     DEFAULTS: dict[str, object] = {}  # of options of the page and of terms
-    PRESETS: dict[str, dict[str, dict[str, object]]] = {}  # such defaults by the value of another option
+    PRESETS: dict[str, dict[str, object]] = {}  # such defaults where another option has a value, by KEY=value
     OPTIONS: dict[str, object] = {}  # private ones
 
     @classmethod

@@ -14,16 +14,14 @@ class Feature(Preset):
 
     DEFAULTS = {"FEATURE.WEIGHT": 1.0}
     PRESETS = {
-        "FEATURE.LOSS": {
-            "fitnet": {"FEATURE.WEIGHT": 100.0},
-            "at": {"FEATURE.WEIGHT": 1000.0},
-            "sp": {"FEATURE.WEIGHT": 3000.0},
-            "pkt": {"FEATURE.WEIGHT": 30000.0},
-            "rkd": {"FEATURE.WEIGHT": 1.0},
-            "nst": {"FEATURE.WEIGHT": 50.0},
-            "vid": {"FEATURE.WEIGHT": 1.0},
-            "crd": {"FEATURE.WEIGHT": 0.8},
-            "reviewkd": {"FEATURE.WEIGHT": 1.0, "FEATURE.WARMUP_EPOCHS": 20},
-            "rsd": {"FEATURE.WEIGHT": 0.1},
-        }
+        "FEATURE.LOSS=fitnet": {"FEATURE.WEIGHT": 100.0},
+        "FEATURE.LOSS=at": {"FEATURE.WEIGHT": 1000.0},
+        "FEATURE.LOSS=sp": {"FEATURE.WEIGHT": 3000.0},
+        "FEATURE.LOSS=pkt": {"FEATURE.WEIGHT": 30000.0},
+        "FEATURE.LOSS=rkd": {"FEATURE.WEIGHT": 1.0},
+        "FEATURE.LOSS=nst": {"FEATURE.WEIGHT": 50.0},
+        "FEATURE.LOSS=vid": {"FEATURE.WEIGHT": 1.0},
+        "FEATURE.LOSS=crd": {"FEATURE.WEIGHT": 0.8},
+        "FEATURE.LOSS=reviewkd": {"FEATURE.WEIGHT": 1.0, "FEATURE.WARMUP_EPOCHS": 20},
+        "FEATURE.LOSS=rsd": {"FEATURE.WEIGHT": 0.1},
     }
