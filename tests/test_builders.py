@@ -300,6 +300,12 @@ PAIRS += [
         lambda p: p.terms["feature"].form.weights == {"distance_weight": 2.0, "angle_weight": 3.0},
     ),
     (
+        {"EXITS__WEIGHT": 0.3, "EXITS__TAPS": "[1, -1]", "EXITS__TAUGHT_BY": "labels", "EXITS__HEAD": "linear"},
+        lambda p: (p.terms["exits"].weight, p.terms["exits"].loss) == (0.3, None),
+        lambda p: p.terms["exits"].student_taps == ("blocks.1", "blocks.3"),
+        lambda p: type(p.terms["exits"].exits[0]).__name__ == "LinearExit",
+    ),
+    (
         {"FEATURE__WEIGHT": 0.3, "FEATURE__LOSS": "rsd", "FEATURE__RSD_KAPPA": 0.2},
         lambda p: p.terms["feature"].form.kappa == 0.2,
     ),

@@ -13,7 +13,7 @@ from pycls_std.losses.classification import soft_target_cross_entropy
 from pycls_std.losses.confidence import confidence_weights
 from pycls_std.losses.logit import hard_distillation, soft_distillation
 
-METHODS = ("baseline", "deit", "feature", "kd", "locality", "std")
+METHODS = ("baseline", "deit", "feature", "kd", "locality", "ofa", "std")
 
 
 @pytest.mark.defect(19)

@@ -31,7 +31,8 @@ def weighted_transformed_distillation(
 ) -> Tensor:
     """Return `transformed_distillation`, times the sum of the teacher's probabilities to the power of ttm_gamma.
 
-    Below 1, so large a sum is one of an unsure teacher: from 1, of a sure one, to K^(1 - ttm_gamma).
+    With ttm_gamma below 1 that sum is 1 for a teacher that is sure, and at most K^(1 - ttm_gamma), for one that knows
+    nothing.
     Source: Zheng and Yang, ICLR 2024 (WTTM).
     """
     log_p = log_softmax(teacher_logits.float(), dim=-1)

@@ -124,9 +124,12 @@ def mean_weights(weights: Tensor, teachers: list[Description]) -> dict[str, Tens
     }
 
 
-def need_logits(name: str, run: RunDescription) -> None:
-    """Raise ValueError if no teacher has any, for a term that learns from their class logits. name: of its weight."""
-    if not run.teachers:
+def need_logits(name: str, run: RunDescription, *, teachers: bool = True) -> None:
+    """Raise ValueError if no teacher has any, for a term that learns from their class logits. name: of its weight.
+
+    teachers: without, no teacher is needed, but a task whose heads are class logits.
+    """
+    if teachers and not run.teachers:
         raise ValueError(f"{name} needs at least one teacher, DISTILLATION.TEACHERS is empty")
     task = run.task
     if "cls" not in task.HEADS:
