@@ -51,7 +51,7 @@ def one_line(code, output, errors, expected):
         fault(13, ["SEED"], ["SEED", "has no value"]),
         fault(13, ["=x"], ["=x", "KEY=VALUE"]),
         fault(13, ["SEED=1", "OPTIM.BASE_LR"], ["OPTIM.BASE_LR", "has no value"]),
-        fault(36, ["TRAINER=../../x"], ["TRAINER", "../../x", "baseline, deit, kd, locality, std"]),
+        fault(36, ["TRAINER=../../x"], ["TRAINER", "../../x", "baseline, deit, feature, kd, locality, ofa, std"]),
         fault(36, ["DATA.NAME=../../x"], ["DATA.NAME", "../../x", "cifar100"]),
         fault(36, ["NAME=../../x"], ["NAME", "../../x", "letters, digits"]),
         fault(36, ["NAME=a b"], ["NAME", "a b", "letters, digits"]),

@@ -22,7 +22,15 @@ from pycls_std.datasets.memory.views import MemoryLoader
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.three_augment import ThreeAugment
 from pycls_std.datasets.transforms import Augmentation
-from pycls_std.losses.logit import decoupled_distillation, hard_distillation, soft_distillation, standardized
+from pycls_std.losses.logit import (
+    decoupled_distillation,
+    hard_distillation,
+    normalized_distillation,
+    soft_distillation,
+    standardized,
+)
+from pycls_std.losses.logit_relations import relation_distillation
+from pycls_std.losses.logit_targets import enhanced_distillation, weighted_transformed_distillation
 
 BILINEAR = transforms.InterpolationMode.BILINEAR
 LOGITS = torch.randn(2, 3, 5, 10, generator=torch.Generator().manual_seed(0))
@@ -266,6 +274,79 @@ PAIRS += [
         lambda p: p.terms["vkd"].projection.kind == "cayley" and p.terms["vkd"].projection.base is not None,
     ),
     ({"VKD__WEIGHT": 0.4, "VKD__PROJECTION": "mlp"}, lambda p: len(p.terms["vkd"].projection) == 3),
+    (
+        {"DISTILLATION__TYPE": "dist", "DISTILLATION__DIST_BETA": 2.0, "DISTILLATION__DIST_GAMMA": 3.0},
+        lambda p: torch.equal(each(p), relation_distillation(*LOGITS, dist_beta=2.0, dist_gamma=3.0)),
+    ),
+    (
+        {"DISTILLATION__TYPE": "nkd", "DISTILLATION__NKD_GAMMA": 2.0},
+        lambda p: torch.equal(each(p), normalized_distillation(*LOGITS, LABELS, nkd_gamma=2.0)),
+    ),
+    (
+        {"DISTILLATION__TYPE": "wttm", "DISTILLATION__TTM_GAMMA": 0.3},
+        lambda p: torch.equal(each(p), weighted_transformed_distillation(*LOGITS, ttm_gamma=0.3)),
+    ),
+    (
+        {"DISTILLATION__TYPE": "ofa", "DISTILLATION__OFA_EPS": 1.7},
+        lambda p: torch.equal(each(p), enhanced_distillation(*LOGITS, LABELS, ofa_eps=1.7)),
+    ),
+    (
+        {
+            "DISTILLATION__TYPE": "ctkd",
+            "DISTILLATION__CTKD_EPOCHS": 3,
+            "DISTILLATION__CTKD_LEAST": 2.0,
+            "DISTILLATION__CTKD_RANGE": 6.0,
+        },
+        lambda p: p.terms["std"].loss.options == {"ctkd_epochs": 3, "ctkd_least": 2.0, "ctkd_range": 6.0},
+    ),
+    (
+        {
+            "FEATURE__WEIGHT": 0.3,
+            "FEATURE__TEACHER": 1,
+            "FEATURE__STUDENT_TAPS": "[1, -1]",
+            "FEATURE__TEACHER_TAPS": "[0, 2]",
+            "FEATURE__WARMUP_EPOCHS": 2,
+            "DISTILLATION__TEACHERS": "[resnet8, resnet8]",
+            "DISTILLATION__TEACHER_WEIGHTS": "[none, none]",
+        },
+        lambda p: (p.terms["feature"].weight, p.terms["feature"].warmup) == (0.3, 2),
+        lambda p: p.terms["feature"].student_taps == ("blocks.1", "blocks.3"),
+        lambda p: p.terms["feature"].teacher_taps == {1: ("layer1", "layer3")},
+    ),
+    (
+        {"FEATURE__WEIGHT": 0.3, "FEATURE__LOSS": "rkd", "FEATURE__RKD_DISTANCE": 2.0, "FEATURE__RKD_ANGLE": 3.0},
+        lambda p: p.terms["feature"].form.weights == {"distance_weight": 2.0, "angle_weight": 3.0},
+    ),
+    (
+        {"EXITS__WEIGHT": 0.3, "EXITS__TAPS": "[1, -1]", "EXITS__TAUGHT_BY": "labels", "EXITS__HEAD": "linear"},
+        lambda p: (p.terms["exits"].weight, p.terms["exits"].loss) == (0.3, None),
+        lambda p: p.terms["exits"].student_taps == ("blocks.1", "blocks.3"),
+        lambda p: type(p.terms["exits"].exits[0]).__name__ == "LinearExit",
+    ),
+    (
+        {"FEATURE__WEIGHT": 0.3, "FEATURE__LOSS": "rsd", "FEATURE__RSD_KAPPA": 0.2},
+        lambda p: p.terms["feature"].form.kappa == 0.2,
+    ),
+    (
+        {"FEATURE__WEIGHT": 0.3, "FEATURE__LOSS": "vid", "FEATURE__VID_VARIANCE": 2.0},
+        lambda p: float(p.terms["feature"].form.regressors[0].raw_variance[0].detach()) == pytest.approx(1.8545758),
+    ),
+    (
+        {
+            "FEATURE__WEIGHT": 0.3,
+            "FEATURE__LOSS": "crd",
+            "AUG__MIXUP": 0,
+            "AUG__CUTMIX": 0,
+            "FEATURE__CRD_CHANNELS": 7,
+            "FEATURE__CRD_NEGATIVES": 9,
+            "FEATURE__CRD_TEMPERATURE": 0.3,
+            "FEATURE__CRD_MOMENTUM": 0.4,
+        },
+        lambda p: p.terms["feature"].form.memory.student.shape == (1437, 7),
+        lambda p: p.terms["feature"].form.memory.negatives == 9,
+        lambda p: p.terms["feature"].form.memory.temperature == 0.3,
+        lambda p: p.terms["feature"].form.memory.momentum == 0.4,
+    ),
     (
         {"DATA__SEED": 7},
         lambda p: [p.data.train.dataset.seed, p.data.train.sampler.seed, p.mixing.seed] == [7] * 3,

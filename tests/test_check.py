@@ -70,7 +70,9 @@ def test_teachers_are_judged_on_the_images_that_the_run_judges_them_on(check, st
 
 @pytest.mark.parametrize("kind", sorted(set(TRAINERS.entries) - {"std"}))
 def test_every_method_passes(check, method, kind):
-    found = check(method(kind), processes=kind in ("deit", "locality"))  # STD is tried in two processes above
+    found = check(
+        method(kind), processes=kind in ("deit", "feature", "locality", "ofa")
+    )  # STD is tried in two processes above
     assert all(ok for ok, _ in found.values()), found
 
 

@@ -565,6 +565,9 @@ def test_what_options_say_of_themselves_fits_them():
             assert preset.keys() <= known.options.keys(), key
     for trainer in known.trainers.values():
         assert trainer.defaults.keys() <= known.options.keys()
+        for condition, preset in trainer.presets.items():
+            key, _, value = condition.partition("=")
+            assert value in known.choices(key) and preset.keys() <= known.options.keys(), condition
     for term in known.terms.values():
         assert known.options[term.switch].value == (1.0 if term.name == "task" else 0)
 
@@ -637,12 +640,15 @@ WITHOUT = {
     "DISTILLATION.TYPE": "hard",
     "VKD.NORM": "layer",
     "VKD.PROJECTION": "linear",
+    "FEATURE.LOSS": "fitnet",
 }
 WITH = [
     {"AUG.CROP": "pad", "AUG.MIXUP": 0.5, "OPTIM.SCHEDULE": "cosine", "DISTILLATION.TYPE": "soft"},
     {"AUG.CROP": "resized", "AUG.MIXUP": 0.5, "AUG.CUTMIX": 0.5, "OPTIM.SCHEDULE": "step", "TRAIN.EMA_DECAY": 0.9}
     | {"OPTIM.WARMUP_EPOCHS": 1.0, "DISTILLATION.LOGIT_STANDARD": True, "DISTILLATION.TYPE": "decoupled"}
     | {"VKD.NORM": "whiten", "VKD.PROJECTION": "orthogonal"},
+    *({"FEATURE.LOSS": form} for form in ("rkd", "vid", "crd", "rsd")),
+    *({"DISTILLATION.TYPE": form} for form in ("dist", "nkd", "ttm", "wttm", "ctkd", "ofa")),
 ]
 
 

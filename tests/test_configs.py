@@ -51,6 +51,10 @@ COUNTS = {
     "regnetx-400mf_c10": 5_098_986,
     "deit-ti_in1k_vkd": 6_633_104,
     "deit-s_in1k_vkd": 23_797_520,
+    "r-110_c100": 1_736_564,
+    "r-32x4_c100": 7_433_860,
+    "r-8x4_c100_base": 1_233_540,
+    "r-8x4_c100_CRD": 1_233_540,
 }
 REQUIRED = {
     "mixer": ["mixer-s4_c100_base", "mixer-s16_in1k_base", "mixer-s4_c100_KD_ours"],
@@ -68,6 +72,11 @@ REQUIRED = {
         "mixer-s16_in1k_single",
         "mixer-s16_in1k_paper",
     ],
+    "feature": [
+        *(f"r-20_c100_{form}" for form in ("FitNet", "AT", "SP", "PKT", "RKD", "NST", "VID", "CRD", "ReviewKD")),
+        *(f"r-32_c100_{form}" for form in ("FitNet", "AT", "SP", "PKT", "RKD", "NST", "VID", "CRD", "ReviewKD")),
+        *(f"r-8x4_c100_{form}" for form in ("FitNet", "AT", "SP", "PKT", "RKD", "NST", "VID", "CRD", "ReviewKD")),
+    ],
     "resnet": ["r-18_c10", *(f"r-{depth}_{data}" for depth in (20, 32, 56) for data in ("c10", "c100"))],
     "regnet": ["regnetx-400mf_c10"],
     "vkd": [
@@ -81,7 +90,7 @@ def build(cfg):
     """Return the method of a config, with teachers of random weights."""
     task = build_task(cfg, cfg.MODEL.NUM_CLASSES)
     weights = [each._replace(state=None) for each in find_pretrained(cfg, fetch=False).teachers]
-    run = describe_run(cfg, task, weights=weights)
+    run = describe_run(cfg, task, images=2, weights=weights)
     teachers = build_teachers(cfg, task.classes, NORMALIZATIONS["half"], weights)
     student = build_student(cfg, build_backbone(cfg, task.classes), run)
     return build_trainer(cfg, student, run, teachers)
@@ -150,6 +159,13 @@ SAID = {
     "resnet/r-20_c100_DKD_ours": ["72.24", "72.32"],
     "vkd/deit-ti_in1k_vkd": ["top-1 78.30", "gradients are not averaged", "bf16", "0 after a step"],
     "vkd/deit-s_in1k_vkd": ["top-1 82.30", "bf16"],
+    "resnet/r-20_c100_base": ["Mean and deviation of CIFAR-100", "a batch of the last 16 images", "bf16"],
+    "resnet/r-20_c100_TTM": ["not known"],
+    "resnet/r-8x4_c100_WTTM": ["not known"],
+    "feature/r-20_c100_FitNet": ["72.63", "72.34", "bf16"],
+    "feature/r-20_c100_CRD": ["with replacement", "bf16"],
+    "feature/r-20_c100_ReviewKD": ["before their last ReLU", "Nesterov", "bf16"],
+    "feature/r-20_c100_VID": ["variance trains"],
     "std/mixer-s16_in1k_paper": ["not known"],
     "std/mixer-s16_in1k_single": ["a1_in1k"],
     "deit/deit-ti_c100_base": ["class token", "head"],

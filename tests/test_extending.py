@@ -131,6 +131,7 @@ BASE = ["--cfg", "configs/debug/base_debug.yaml", "OPTIM.MAX_EPOCH=1"]
 def test_a_loss_a_dataset_a_model_and_a_metric_are_one_file_each(tree, teacher, tmp_path):
     run = tree(
         "pycls_std/losses/reverse.py",
+        "pycls_std/terms/length.py",
         "pycls_std/datasets/even_digits.py",
         "pycls_std/models/two_layers.py",
         "pycls_std/metrics/calibration.py",
@@ -143,10 +144,12 @@ def test_a_loss_a_dataset_a_model_and_a_metric_are_one_file_each(tree, teacher, 
         ["--mode", "train", *distill, "DISTILLATION.TYPE=reverse", "OUT_DIR=reverse"],
         ["--mode", "train", *BASE, "DATA.NAME=even_digits", "MODEL.NUM_CLASSES=5", "PUBLISHED.ECE=4", "OUT_DIR=even"],
         ["--mode", "train", *guided, "OUT_DIR=small"],
+        ["--mode", "train", *distill, "FEATURE.LOSS=length", "FEATURE.WEIGHT=2", "OUT_DIR=length"],
         ["make_table.py", "even"],
     )
     assert metrics(tmp_path, "reverse")["train/kd"] > 0
     assert metrics(tmp_path, "small")["train/locality"] > 0
+    assert metrics(tmp_path, "length")["train/feature"] > 0
     assert 0 <= metrics(tmp_path, "even")["test/ece"] <= 100
     heading, _, row = (line.strip("| ").split(" | ") for line in text.splitlines()[-3:])
     cells = dict(zip(heading, row, strict=True))

@@ -218,6 +218,69 @@ RECIPES = {
         {"AUG": TINY["AUG"], "DATA": {"IMAGE_SIZE": 32, "NORMALIZATION": "imagenet"}},
     ],
 }
+# The tables of CIFAR-100: teacher and student, and every row's weights beside their common recipe.
+PAIRS = {"r-20": ("resnet20", "resnet56"), "r-32": ("resnet32", "resnet110"), "r-8x4": ("resnet8x4", "resnet32x4")}
+BASELINE = {"TRAINER": "baseline", "TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 0}, "DISTILLATION": {"TEACHERS": []}}
+FORMS = {"fitnet": 100, "at": 1000, "sp": 3000, "pkt": 30000, "rkd": 1, "nst": 50, "vid": 1, "crd": 0.8}
+NAMED = {"fitnet": "FitNet"}
+REVIEW = {"r-20": 0.6, "r-32": 1, "r-8x4": 5}
+FORM = {
+    "KD": [{"DISTILLATION": {"TYPE": "soft", "TEMPERATURE": 4}, "TASK": {"WEIGHT": 0.1}, "KD": {"WEIGHT": 0.9}}],
+    "KD_ours": [ours(9), {"TASK": {"WEIGHT": 0.1}}],
+    "DKD": [
+        {"DISTILLATION": {"TYPE": "decoupled", "TEMPERATURE": 4, "DKD_ALPHA": 1, "DKD_BETA": 8}},
+        {"TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 1, "WARMUP_EPOCHS": 20}},
+    ],
+    "DIST": [
+        {"DISTILLATION": {"TYPE": "dist", "TEMPERATURE": 4, "DIST_BETA": 1, "DIST_GAMMA": 1}},
+        {"TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 2, "WARMUP_EPOCHS": 0}},
+    ],
+    "TTM": [{"DISTILLATION": {"TYPE": "ttm", "TTM_GAMMA": 0.1}, "TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 45}}],
+    "WTTM": [{"DISTILLATION": {"TYPE": "wttm", "TTM_GAMMA": 0.2}, "TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 4}}],
+    "CTKD": [
+        {"DISTILLATION": {"TYPE": "ctkd", "CTKD_EPOCHS": 10, "CTKD_LEAST": 1, "CTKD_RANGE": 20}},
+        {"TASK": {"WEIGHT": 0.1}, "KD": {"WEIGHT": 0.9, "WARMUP_EPOCHS": 0}},
+    ],
+}
+
+
+def featured(pair, form, weight, **more):
+    """A row of feature distillation."""
+    student, teacher = PAIRS[pair]
+    own = {"LOSS": form, "WEIGHT": weight, "WARMUP_EPOCHS": 0, "STUDENT_TAPS": [], "TEACHER_TAPS": []} | more
+    parts = {"TRAINER": "feature", "FEATURE": own, "TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 0}}
+    return [MDISTILLER, parts, {"MODEL": {"NAME": student}, "DISTILLATION": {"TEACHERS": [teacher]}}]
+
+
+REVIEWED = {"OPTIM": MDISTILLER["OPTIM"] | {"NAME": "sgd", "BASE_LR": 0.1}, "TRAIN": {"BATCH_SIZE": 128}}
+RECIPES |= {
+    **{f"{name}_c100_base": [MDISTILLER, BASELINE, {"MODEL": {"NAME": PAIRS[name][0]}}] for name in PAIRS},
+    **{f"r-{d}_c100": [MDISTILLER, BASELINE, {"MODEL": {"NAME": f"resnet{d}"}}] for d in ("110", "32x4")},
+    **{
+        f"{pair}_c100_{NAMED.get(form, form.upper())}": featured(pair, form, weight)
+        for pair in PAIRS
+        for form, weight in FORMS.items()
+    },
+    **{
+        f"{pair}_c100_ReviewKD": [*featured(pair, "reviewkd", weight, WARMUP_EPOCHS=20), REVIEWED]
+        for pair, weight in REVIEW.items()
+    },
+    **{
+        f"{pair}_c100_{form}": [
+            *(
+                MDISTILLER,
+                *FORM[form],
+                {"MODEL": {"NAME": PAIRS[pair][0]}, "DISTILLATION": {"TEACHERS": [PAIRS[pair][1]]}},
+            )
+        ]
+        for pair, forms in {
+            "r-20": ("DIST", "TTM", "WTTM", "CTKD"),
+            "r-32": ("KD",),
+            "r-8x4": tuple(FORM),
+        }.items()
+        for form in forms
+    },
+}
 # Stand-ins at another size, whose headers say of what.
 STAND_INS = "deit-nano_c10jpeg_"
 

@@ -141,6 +141,7 @@ STATEFUL_MINE = {"MINE__MOMENTUM": 0.9, "MINE__PERIOD": "step", "MINE__SAMPLES":
 STATES = {
     "deit": {"DATA__LOADER": "workers", "DATA__NUM_WORKERS": 2},  # and dropout
     "kd": {"PRECISION": "bf16"},
+    "feature": {"FEATURE__LOSS": "crd", "FEATURE__CRD_NEGATIVES": 64, "AUG__MIXUP": 0, "AUG__CUTMIX": 0},  # a memory
     "std": {"PRECISION": "fp16", **STATEFUL_MINE},
 }
 

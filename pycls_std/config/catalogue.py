@@ -88,6 +88,9 @@ class Catalogue:
             flat |= trainer.defaults
             for key, option in trainer.options.items():
                 flat |= option.presets.get(str(settings.get(key, flat[key])), {})
+            for condition, preset in trainer.presets.items():
+                key, _, value = condition.partition("=")
+                flat |= preset if str(settings.get(key, flat[key])) == value else {}
         return flat
 
     def idle(self, flat: dict[str, object]) -> set[str]:

@@ -21,6 +21,7 @@ REGISTRIES = {
     "WEIGHTINGS": "losses",
     "FEATURE_TRANSFORMS": "losses",
     "FEATURE_NORMS": "losses",
+    "FEATURE_LOSSES": "terms",
 }
 # Names that a declaration may use beside literals.
 CALLS = {"Option": Option, "neutral": option.neutral}
@@ -50,6 +51,11 @@ class Declaration(NamedTuple):
     def defaults(self) -> dict[str, object]:
         """The defaults of other options that it changes."""
         return self.attributes.get("DEFAULTS", {})
+
+    @property
+    def presets(self) -> dict[str, dict[str, object]]:
+        """Of a trainer: by KEY=value of an option, the defaults of others that this value changes."""
+        return self.attributes.get("PRESETS", {})
 
     @property
     def switch(self) -> str:

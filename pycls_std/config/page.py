@@ -28,7 +28,7 @@ PAGE = {
     "TASK.NAME": Option("classification", registry="TASKS", student=True),
     # Weight of the task's own loss, that of the labels; 0 = off.
     "TASK.WEIGHT": Option(1.0, least=0, student=True),
-    # Student: a name of pycls_std/models/ (mixer_s4, mixer_nano4, resmlp_s24, resnet56, deit_ti_conv, ...) or any timm
+    # Student: a name of pycls_std/models/ (mixer_s4, resmlp_s24, resnet56, wrn_40_2, deit_ti_conv, ...) or any timm
     # model.
     "MODEL.NAME": Option("mixer_nano4", student=True),
     # Keyword arguments of the model's constructor (patch_size, embed_dim, num_blocks, ...); {} = its own defaults, null
@@ -139,20 +139,37 @@ PAGE = {
     "DISTILLATION.CACHE_PRECISION": Option(("fp32", "fp16")),
     # Logits of each view that are kept, the largest ones, with the sum of the rest; 0 = all.
     "DISTILLATION.CACHE_TOP": Option(0, least=0, greatest=65535),
-    # Form of logit distillation, by its name in pycls_std/losses/logit.py: the teacher's label (hard), its distribution
-    # (soft), or that in two parts (decoupled).
+    # Form of logit distillation, by its name in pycls_std/losses/: the teacher's label (hard), its distribution (soft),
+    # that in two parts (decoupled, which is DKD; nkd), its power (ttm, wttm), it at a temperature that learns (ctkd),
+    # with the label made larger (ofa), or its correlations over classes and images (dist).
     "DISTILLATION.TYPE": Option("hard", registry="LOGIT_LOSSES", column="form"),
-    # Temperature of soft and decoupled distillation; the base temperature of standardized logits.
-    "DISTILLATION.TEMPERATURE": Option(1.0, least=1e-6, when="DISTILLATION.TYPE!=hard"),
+    # Temperature of soft, decoupled, nkd and dist; the base temperature of standardized logits.
+    "DISTILLATION.TEMPERATURE": Option(1.0, least=1e-6, when="DISTILLATION.TYPE!=hard,ttm,wttm,ctkd,ofa"),
     # Compare logits of mean 0 and deviation 1 over the classes, the student's and the teacher's (logit
     # standardization). A head that would start at zero, as a mixer's, starts small and random then.
     "DISTILLATION.LOGIT_STANDARD": Option(False, column="standardized"),
     # Factor of the distillation loss while LOGIT_STANDARD is on.
     "DISTILLATION.EXTRA_WEIGHT": Option(1.0, least=0, when="DISTILLATION.LOGIT_STANDARD"),
     # Decoupled distillation: weight of the target class against all others.
-    "DISTILLATION.DKD_ALPHA": Option(1.0, least=0, when="DISTILLATION.TYPE!=hard and DISTILLATION.TYPE!=soft"),
+    "DISTILLATION.DKD_ALPHA": Option(1.0, least=0, when="DISTILLATION.TYPE!=hard,soft,dist,nkd,ttm,wttm,ctkd,ofa"),
     # Decoupled distillation: weight of the other classes among themselves.
-    "DISTILLATION.DKD_BETA": Option(8.0, least=0, when="DISTILLATION.TYPE!=hard and DISTILLATION.TYPE!=soft"),
+    "DISTILLATION.DKD_BETA": Option(8.0, least=0, when="DISTILLATION.TYPE!=hard,soft,dist,nkd,ttm,wttm,ctkd,ofa"),
+    # dist: weight of the correlation over the classes of each image.
+    "DISTILLATION.DIST_BETA": Option(1.0, least=0, when="DISTILLATION.TYPE=dist"),
+    # dist: weight of the correlation over the images of each class.
+    "DISTILLATION.DIST_GAMMA": Option(1.0, least=0, when="DISTILLATION.TYPE=dist"),
+    # nkd: weight of the other classes among themselves.
+    "DISTILLATION.NKD_GAMMA": Option(1.5, least=0, when="DISTILLATION.TYPE=nkd"),
+    # ttm, wttm: exponent of the teacher's probabilities, the inverse of a temperature of the teacher alone.
+    "DISTILLATION.TTM_GAMMA": Option(0.1, least=0, when="DISTILLATION.TYPE=ttm,wttm"),
+    # ctkd: epochs until the temperature learns at its full rate; 0 = from the start.
+    "DISTILLATION.CTKD_EPOCHS": Option(10, least=0, when="DISTILLATION.TYPE=ctkd"),
+    # ctkd: least temperature.
+    "DISTILLATION.CTKD_LEAST": Option(1.0, least=1e-6, when="DISTILLATION.TYPE=ctkd"),
+    # ctkd: how far above it the greatest one is.
+    "DISTILLATION.CTKD_RANGE": Option(20.0, least=0, when="DISTILLATION.TYPE=ctkd"),
+    # ofa: exponent of the teacher's probabilities, of which the label's is 1 larger; 1 = they stay as they are.
+    "DISTILLATION.OFA_EPS": Option(1.0, least=0, when="DISTILLATION.TYPE=ofa"),
     # Weight of each teacher for each image: softmax over the teachers of minus its entropy (confidence), of its entropy
     # (as the reproduction of STD prints it), or all alike.
     "DISTILLATION.WEIGHTING": Option("confidence", registry="WEIGHTINGS"),

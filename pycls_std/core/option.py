@@ -23,7 +23,7 @@ class Option:
         `longer`, it may grow.
     rows: runs that differ in it are different rows of a table, and not seeds of one.
     when: where it has an effect, of other options: `KEY` for one that is not 0, empty or false, `KEY=value`,
-        `KEY!=value`, joined by ` and `, or by ` or `; "" = everywhere.
+        `KEY!=value`, where several values stand with commas, joined by ` and `, or by ` or `; "" = everywhere.
     recipe: it is part of the recipe that a published number belongs to, and not only of how that is computed.
     column: heading under which a table shows it, where a run has another value than the default; "" = not shown.
     """
@@ -70,7 +70,7 @@ class Option:
 
 def _holds(word: str, flat: dict[str, object]) -> bool:
     key, sign, value = word.partition("!=" if "!=" in word else "=")
-    return (str(flat[key]) == value) is (sign == "=") if sign else bool(flat[key])
+    return (str(flat[key]) in value.split(",")) is (sign == "=") if sign else bool(flat[key])
 
 
 def neutral(default, **facts) -> Option:

@@ -1,8 +1,9 @@
 """Distillation from a teacher's logits, one value for each image.
 
 A function that is registered in LOGIT_LOSSES is a form that DISTILLATION.TYPE can name. It takes student_logits and
-teacher_logits, and of the following what it names: `targets` (B, K), `labels` (B,), and options of section DISTILLATION
-in lower case.
+teacher_logits, and of the following what it names: `targets` (B, K), `labels` (B,), `progress` of the run, options of
+section DISTILLATION in lower case, and scalars that train with the student: those of its attribute `learned`, by name,
+with the values they start from.
 
 Shapes: ... any leading dimensions, K classes.
 """
@@ -71,13 +72,43 @@ def decoupled_distillation(
     Returns (...) values in nats.
     Source: Zhao et al., CVPR 2022, equations 5 to 7.
     """
-    target = torch.zeros_like(student_logits, dtype=torch.bool)
-    target.scatter_(-1, labels.expand(target.shape[:-1]).unsqueeze(-1), True)
+    target = label_mask(student_logits, labels)
     student, student_pair = _decoupled(student_logits, target, temperature)
     teacher, teacher_pair = _decoupled(teacher_logits, target, temperature)
     target_class = kl_div(student_pair, teacher_pair, reduction="none", log_target=True).sum(dim=-1)
     others = kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)
     return (dkd_alpha * target_class + dkd_beta * others) * temperature**2
+
+
+@LOGIT_LOSSES.register("nkd")
+def normalized_distillation(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    temperature: float = 1.0,
+    *,
+    nkd_gamma: float = 1.5,
+) -> Tensor:
+    """Return the cross-entropy of the target class times the teacher's probability of it, and that of the others.
+
+    The others among themselves are at a temperature T, times T^2 and nkd_gamma; the target class is at 1. The labels'
+    own cross-entropy, which the publication adds, is the task's.
+
+    Shapes as in `decoupled_distillation`. Returns (...) values in nats.
+    Source: Yang et al., ICCV 2023 (NKD).
+    """
+    target = label_mask(student_logits, labels)
+    own = [log_softmax(logits.float(), dim=-1).masked_fill(~target, 0) for logits in (student_logits, teacher_logits)]
+    target_class = -(own[1].sum(dim=-1).exp() * own[0].sum(dim=-1))
+    student, teacher = (_decoupled(logits, target, temperature)[0] for logits in (student_logits, teacher_logits))
+    others = -(teacher.exp() * student).sum(dim=-1)  # at the target the student's is 0
+    return target_class + nkd_gamma * temperature**2 * others
+
+
+def label_mask(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return where logits (..., K) are those of the labels (...), or of what broadcasts to it; boolean."""
+    mask = torch.zeros_like(logits, dtype=torch.bool)
+    return mask.scatter_(-1, labels.expand(mask.shape[:-1]).unsqueeze(-1), True)
 
 
 def _decoupled(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

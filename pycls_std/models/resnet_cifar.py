@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from pycls_std.core.registry import BACKBONES
+from pycls_std.models.staged import Staged, initialize_convolutions, refuse_drop_path
 
 
 class BasicBlock(nn.Module):
@@ -36,55 +37,35 @@ class BasicBlock(nn.Module):
         return relu(x, inplace=True)
 
 
-class CifarResNet(nn.Module):
-    """ResNet of depth 6 n + 2: three stages of n blocks with 16, 32 and 64 channels. Its taps are the three stages."""
+class CifarResNet(Staged):
+    """ResNet of depth 6 n + 2: three stages of n blocks.
 
-    def __init__(self, *, num_classes: int, blocks: int):
+    widths: channels of the stem and of the three stages.
+    """
+
+    def __init__(self, *, num_classes: int, blocks: int, widths: tuple[int, ...] = (16, 16, 32, 64)):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(16, 16, blocks, stride=1)
-        self.layer2 = _stage(16, 32, blocks, stride=2)
-        self.layer3 = _stage(32, 64, blocks, stride=2)
-        self.fc = nn.Linear(64, num_classes)
+        self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.layer1 = _stage(widths[0], widths[1], blocks, stride=1)
+        self.layer2 = _stage(widths[1], widths[2], blocks, stride=2)
+        self.layer3 = _stage(widths[2], widths[3], blocks, stride=2)
+        self.fc = nn.Linear(widths[3], num_classes)
         self.num_classes = num_classes
-        self.feature_info = [{"module": f"layer{i + 1}", "num_chs": 16 * 2**i, "reduction": 2**i} for i in range(3)]
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.feature_info = [{"module": f"layer{i + 1}", "num_chs": widths[i + 1], "reduction": 2**i} for i in range(3)]
+        initialize_convolutions(self)
 
-    def forward_intermediates(
-        self, images: Tensor, indices=None, *, stop_early=False, output_fmt="NCHW", intermediates_only=False
-    ):
-        """Return the last stage's output and the outputs of the stages at `indices`; see `models/contract.py`."""
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt is {output_fmt!r}, a ResNet has only NCHW")
-        stages = (self.layer1, self.layer2, self.layer3)
-        taps = range(3) if indices is None else [index % 3 for index in indices]
-        x = relu(self.bn1(self.conv1(images)), inplace=True)
-        maps = []
-        for index, stage in enumerate(stages[: max(taps, default=2) + 1] if stop_early else stages):
-            x = stage(x)
-            if index in taps:
-                maps.append(x)
-        return maps if intermediates_only else (x, maps)
+    def stem(self, images: Tensor) -> Tensor:
+        """images: (B, 3, H, W)."""
+        return relu(self.bn1(self.conv1(images)), inplace=True)
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """images: (B, 3, H, W). Returns (B, 64, H / 4, W / 4)."""
-        return self.forward_intermediates(images, indices=[])[0]
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """features: (B, 64, H, W). Returns (B, K) logits; their input, (B, 64), if pre_logits."""
-        pooled = features.mean(dim=(2, 3))
-        return pooled if pre_logits else self.fc(pooled)
+    def stages(self):
+        """Return the three stages."""
+        return self.layer1, self.layer2, self.layer3
 
     def get_classifier(self) -> nn.Linear:
         """Return the layer that makes the logits."""
         return self.fc
-
-    def forward(self, images: Tensor) -> Tensor:
-        """images: (B, 3, H, W). Returns (B, K) logits."""
-        return self.forward_head(self.forward_features(images))
 
 
 def _stage(channels_in, channels_out, blocks, stride):
@@ -92,15 +73,16 @@ def _stage(channels_in, channels_out, blocks, stride):
     return nn.Sequential(first, *(BasicBlock(channels_out, channels_out, 1) for _ in range(blocks - 1)))
 
 
-def resnet(depth, /, *, num_classes, image_size, drop_path=0.0) -> CifarResNet:
+def resnet(depth, /, *, num_classes, image_size, drop_path=0.0, **widths) -> CifarResNet:
     """Build a CIFAR ResNet; it takes any image size and has no stochastic depth."""
-    if drop_path:
-        raise ValueError(f"MODEL.DROP_PATH is {drop_path}, a CIFAR ResNet has no stochastic depth")
-    return CifarResNet(num_classes=num_classes, blocks=(depth - 2) // 6)
+    refuse_drop_path(drop_path, "CIFAR ResNet")
+    return CifarResNet(num_classes=num_classes, blocks=(depth - 2) // 6, **widths)
 
 
 for _depth in (8, 14, 20, 32, 44, 56, 110):
     BACKBONES.register(f"resnet{_depth}")(partial(resnet, _depth))
+for _depth in (8, 32):  # four times as wide, the stem twice; names as in megvii-research/mdistiller
+    BACKBONES.register(f"resnet{_depth}x4")(partial(resnet, _depth, widths=(32, 64, 128, 256)))
 
 # Published weights: name -> (file, published top-1 in percent). The file's name ends with the start of its SHA-256.
 PUBLISHED_URL = "https://github.com/chenyaofo/pytorch-cifar-models/releases/download/resnet/"

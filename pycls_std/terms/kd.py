@@ -13,7 +13,7 @@ from pycls_std.terms.logits import LogitLoss, LogitTerm, mean_weights, need_logi
 class KD(LogitTerm):
     """weight D(logits, teachers), each teacher with its own weight.
 
-    D is that of section DISTILLATION: hard, soft or decoupled (DKD), of raw or standardized logits. Where the student
+    D is any form of section DISTILLATION, of raw or standardized logits. Where the student
     has a distillation head, D is that head's, and the class head learns from the labels alone.
     Source: Hinton et al., 2015; Touvron et al., ICML 2021; Zhao et al., CVPR 2022; Sun et al., CVPR 2024.
     """
@@ -50,7 +50,7 @@ class KD(LogitTerm):
 
     def forward(self, student: Output, teachers: list[Output], batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return {"kd"}."""
-        value, weights = self.loss.over_teachers(student.heads[self.heads[0]], teachers, batch.targets)
-        self.monitors = mean_weights(weights, self.described)
+        value, weights = self.loss.over_teachers(student.heads[self.heads[0]], teachers, batch.targets, progress)
+        self.monitors = mean_weights(weights, self.described) | self.loss.learned_values("kd")
         grown = min(1.0, (progress.epoch + 1) / self.warmup) if self.warmup else 1.0
         return {"kd": grown * self.weight * value}

@@ -7,11 +7,11 @@ import inspect
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import pycls_std.losses  # noqa: F401  (registers the forms)
 from pycls_std.core.registry import LOGIT_LOSSES, WEIGHTINGS
-from pycls_std.core.structures import Output
+from pycls_std.core.structures import Output, Progress
 from pycls_std.losses.logit import standardized
 from pycls_std.models.create import randomize_zero_heads
 from pycls_std.models.describe import Description
@@ -31,11 +31,12 @@ class LogitTerm(Term):
             randomize_zero_heads(backbone)
 
 
-class LogitLoss:
+class LogitLoss(nn.Module):
     """A form of distillation, on raw or standardized logits, and the weights of several teachers.
 
     form(student_logits, teacher_logits, ...) gives one value an image; options: those of section DISTILLATION, of
-    which it is given what it names in lower case, and `targets` (B, K) or `labels` (B,) if it names them.
+    which it is given what it names in lower case, and `targets` (B, K), `labels` (B,) or `progress` if it names them.
+    Scalars that it learns are parameters here, so that they train with the term and are saved with it.
     weighting(teacher_logits) gives (B, M). standardize: on both sides; the values are then times extra_weight.
     """
 
@@ -48,8 +49,18 @@ class LogitLoss:
         standardize: bool = False,
         extra_weight: float = 1.0,
     ):
+        super().__init__()
         names = inspect.signature(form).parameters
-        known = {"student_logits", "teacher_logits", "targets", "labels", *map(str.lower, options)}
+        learned = getattr(form, "learned", {})
+        known = {
+            "student_logits",
+            "teacher_logits",
+            "targets",
+            "labels",
+            "progress",
+            *map(str.lower, options),
+            *learned,
+        }
         unknown = [name for name, each in names.items() if name not in known and each.default is each.empty]
         if unknown:
             raise ValueError(f"{form.__name__} asks for {', '.join(unknown)}, no option of section DISTILLATION")
@@ -57,6 +68,8 @@ class LogitLoss:
         self.options = {name: options[name.upper()] for name in names if name.upper() in options}
         self.of_targets = {"targets": lambda t: t, "labels": lambda t: t.argmax(dim=-1)}
         self.of_targets = {name: make for name, make in self.of_targets.items() if name in names}
+        self.of_progress = "progress" in names
+        self.learned = nn.ParameterDict({name: nn.Parameter(torch.tensor(value)) for name, value in learned.items()})
         self.weighting = weighting
         self.standardize = standardize
         self.extra_weight = extra_weight
@@ -73,26 +86,35 @@ class LogitLoss:
             extra_weight=options.EXTRA_WEIGHT,
         )
 
-    def each(self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
+    def each(
+        self, student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, progress: Progress | None = None
+    ) -> Tensor:
         """Return one value in nats for each image of (..., B, K) logits.
 
         targets: (B, K) probabilities; the label of a mixed image, for a form that asks for it, is the one it has most
-        of.
+        of. progress: of the run, for a form that asks for it.
         """
-        given = self.options | {name: make(targets) for name, make in self.of_targets.items()}
+        given = self.options | {name: make(targets) for name, make in self.of_targets.items()} | {**self.learned}
+        given |= {"progress": progress} if self.of_progress else {}
         if not self.standardize:
             return self.form(student_logits, teacher_logits, **given)
         return self.extra_weight * self.form(standardized(student_logits), standardized(teacher_logits), **given)
 
-    def over_teachers(self, student_logits: Tensor, teachers: list[Output], targets: Tensor) -> tuple[Tensor, Tensor]:
+    def over_teachers(
+        self, student_logits: Tensor, teachers: list[Output], targets: Tensor, progress: Progress | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the mean over the batch of the weighted sum over all teachers, and the weights (B, M).
 
         student_logits: (B, K), compared with every teacher.
         """
         teacher_logits = torch.stack([teacher.heads["cls"] for teacher in teachers])
         weights = self.weighting(teacher_logits)
-        each = self.each(student_logits.expand_as(teacher_logits), teacher_logits, targets)  # (M, B)
+        each = self.each(student_logits.expand_as(teacher_logits), teacher_logits, targets, progress)  # (M, B)
         return (weights.T * each).sum(dim=0).mean(), weights
+
+    def learned_values(self, term: str) -> dict[str, Tensor]:
+        """Return the scalars that the form learns, to be logged. term: the name of the term that has it."""
+        return {f"{term}_{name}": value.detach() for name, value in self.learned.items()}
 
 
 def mean_weights(weights: Tensor, teachers: list[Description]) -> dict[str, Tensor]:
@@ -102,9 +124,12 @@ def mean_weights(weights: Tensor, teachers: list[Description]) -> dict[str, Tens
     }
 
 
-def need_logits(name: str, run: RunDescription) -> None:
-    """Raise ValueError if no teacher has any, for a term that learns from their class logits. name: of its weight."""
-    if not run.teachers:
+def need_logits(name: str, run: RunDescription, *, teachers: bool = True) -> None:
+    """Raise ValueError if no teacher has any, for a term that learns from their class logits. name: of its weight.
+
+    teachers: without, no teacher is needed, but a task whose heads are class logits.
+    """
+    if teachers and not run.teachers:
         raise ValueError(f"{name} needs at least one teacher, DISTILLATION.TEACHERS is empty")
     task = run.task
     if "cls" not in task.HEADS:

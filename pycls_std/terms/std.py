@@ -76,10 +76,10 @@ class STD(LogitTerm):
         weights = self.loss.weighting(teacher_logits)
         of_heads = torch.stack([teacher_logits[m] for m in self.head_teachers])
         own = torch.stack([student.heads[head] for head in self.heads])
-        each = self.loss.each(own, of_heads, batch.targets)  # (J, B)
+        each = self.loss.each(own, of_heads, batch.targets, progress)  # (J, B)
         pairs = zip(self.head_teachers, self.head_shares, strict=True)
         shares = torch.stack([share * weights[:, m] for m, share in pairs])  # (J, B)
-        self.monitors = mean_weights(weights, self.described)
+        self.monitors = mean_weights(weights, self.described) | self.loss.learned_values("std")
         return {"std": self.weight * (shares * each).sum(dim=0).mean()}
 
 

@@ -11,10 +11,11 @@ from pycls_std.terms.base import AuxiliaryTerm, Term
 class Preset:
     """A named method: the weights that it gives to terms, unless a config says otherwise.
 
-    Registered in TRAINERS. DEFAULTS and OPTIONS must be literals, for they are read before torch is there.
+    Registered in TRAINERS. What is in capitals must be literals, for they are read before torch is there.
     """
 
     DEFAULTS: dict[str, object] = {}  # of options of the page and of terms
+    PRESETS: dict[str, dict[str, object]] = {}  # such defaults where another option has a value, by KEY=value
     OPTIONS: dict[str, object] = {}  # private ones
 
     @classmethod

@@ -1,0 +1,132 @@
+"""Classifiers at taps of a student, each with blocks that do what the student has not done yet; not deployed.
+
+Shapes: B batch, C channels, H height, W width, N patches, K classes.
+"""
+
+import math
+
+from timm.layers import trunc_normal_
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+GRID = 7  # patches a side, to which those of a tap are merged, at least
+
+
+class SeparableDownsampling(nn.Module):
+    """Two depthwise separable 3x3 convolutions with batch norm and ReLU, the first of stride 2."""
+
+    def __init__(self, channels: int, target: int):
+        super().__init__()
+        layers = []
+        for stride, width in ((2, channels), (1, target)):
+            depthwise = nn.Conv2d(channels, channels, 3, stride, padding=1, groups=channels, bias=False)
+            layers += [depthwise, nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """maps: (B, C, H, W). Returns half the height and width, rounded up."""
+        return self.layers(maps)
+
+
+class PatchMerging(nn.Module):
+    """Four neighbours become one patch of as many channels."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(4 * channels), nn.Linear(4 * channels, channels, bias=False), nn.GELU()
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """maps: (B, H, W, C), H and W even. Returns (B, H / 2, W / 2, C)."""
+        batch, height, width, channels = maps.shape
+        pairs = maps.view(batch, height // 2, 2, width // 2, 2, channels).transpose(2, 3)
+        return self.layers(pairs.reshape(batch, height // 2, width // 2, 4 * channels))
+
+
+class ConvolutionExit(nn.Module):
+    """Downsampling as often as the student still will, and a classifier on the mean over all places.
+
+    shape: (C, H, W) of the tap. later: taps after it. width: of what the classifier reads.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], *, later: int, width: int, num_classes: int):
+        super().__init__()
+        channels, blocks = shape[0], []
+        for number in range(later):
+            blocks.append(SeparableDownsampling(channels, width if number == later - 1 else 2 * channels))
+            channels *= 2
+        self.blocks = nn.Sequential(*(blocks or [nn.Conv2d(channels, width, 1)]))
+        self.classifier = nn.Linear(width, num_classes)
+        self.apply(_initialize)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """maps: (B, C, H, W). Returns (B, K) logits."""
+        return self.classifier(self.blocks(maps).mean(dim=(2, 3)))
+
+
+class AttentionExit(nn.Module):
+    """Patches merged to a grid of 7 or a little more, blocks of a transformer, and a classifier on the mean over them.
+
+    shape: (C, H, W) of the tap. later: taps after it, and blocks; at least one.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], *, later: int, num_classes: int):
+        super().__init__()
+        channels, *sides = shape
+        count = max(int(math.log2(min(sides) / GRID)), 0) if min(sides) >= GRID else 0
+        count = min([count, *(_halvings(side) for side in sides)])
+        self.merge = nn.Sequential(*(PatchMerging(channels) for _ in range(count)))
+        heads = next(heads for heads in (4, 3, 2, 1) if channels % heads == 0)
+        self.blocks = nn.Sequential(*(Block(channels, heads) for _ in range(max(later, 1))))
+        self.classifier = nn.Linear(channels, num_classes)
+        self.apply(_initialize)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """maps: (B, C, H, W). Returns (B, K) logits."""
+        patches = self.merge(maps.permute(0, 2, 3, 1)).flatten(1, 2)
+        return self.classifier(self.blocks(patches).mean(dim=1))
+
+
+class LinearExit(nn.Module):
+    """A classifier on the mean over all places, and nothing before it. shape: (C, H, W) of the tap."""
+
+    def __init__(self, shape: tuple[int, int, int], *, num_classes: int):
+        super().__init__()
+        self.classifier = nn.Linear(shape[0], num_classes)
+        self.apply(_initialize)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """maps: (B, C, H, W). Returns (B, K) logits."""
+        return self.classifier(maps.mean(dim=(2, 3)))
+
+
+def exit_heads(shapes: list[tuple[int, int, int]], *, kind: str, width: int, num_classes: int) -> list[nn.Module]:
+    """Return a classifier for each tap of a student.
+
+    shapes: (C, H, W) of the taps, in their order. kind: `blocks`, convolutions where the maps shrink from tap to tap
+    and attention where they keep their size; or `linear`. width: of what convolutions hand the classifier.
+    Source: Hao et al., NeurIPS 2023 (OFA-KD), and its code, whose attention reads a class token where there is one.
+    """
+    if kind == "linear":
+        return [LinearExit(shape, num_classes=num_classes) for shape in shapes]
+    later = [len(shapes) - 1 - number for number in range(len(shapes))]
+    if len({shape[1:] for shape in shapes}) > 1:
+        pairs = zip(shapes, later, strict=True)
+        return [ConvolutionExit(shape, later=count, width=width, num_classes=num_classes) for shape, count in pairs]
+    pairs = zip(shapes, later, strict=True)
+    return [AttentionExit(shape, later=count, num_classes=num_classes) for shape, count in pairs]
+
+
+def _halvings(side: int) -> int:
+    """Return how often a number can be halved."""
+    return (side & -side).bit_length() - 1
+
+
+def _initialize(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

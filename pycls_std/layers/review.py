@@ -1,0 +1,64 @@
+"""The student's later stages are reviewed in its earlier ones: fused, from the last to the first.
+
+Shapes: B batch, C channels, H height, W width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+GREATEST = 512  # channels that are fused, at most
+
+
+class Fusion(nn.Module):
+    """One stage of the student, fused with what comes from the later ones by weights at every place.
+
+    channels: of the stage. fused: of what is passed on. target: of the teacher's map. last: nothing comes from later.
+    Source: Chen et al., CVPR 2021 (ReviewKD), attention-based fusion.
+    """
+
+    def __init__(self, channels: int, fused: int, target: int, *, last: bool):
+        super().__init__()
+        self.enter = nn.Sequential(nn.Conv2d(channels, fused, 1, bias=False), nn.BatchNorm2d(fused))
+        self.leave = nn.Sequential(nn.Conv2d(fused, target, 3, padding=1, bias=False), nn.BatchNorm2d(target))
+        self.weights = None if last else nn.Sequential(nn.Conv2d(2 * fused, 2, 1), nn.Sigmoid())
+        for layer in (self.enter[0], self.leave[0]):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+
+    def forward(self, features: Tensor, later: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """features: (B, C, H, W). later: what the next stage passes on. size: of the teacher's map.
+
+        Returns what is compared with the teacher, and what is passed on, both of that size.
+        """
+        x = self.enter(features)
+        if self.weights is not None:
+            later = interpolate(later, x.shape[2:], mode="nearest")
+            weights = self.weights(torch.cat([x, later], dim=1))
+            x = x * weights[:, :1] + later * weights[:, 1:]
+        if x.shape[2:] != size:
+            x = interpolate(x, size, mode="nearest")
+        return self.leave(x), x
+
+
+class Review(nn.Module):
+    """Fusions of all stages of a student, as many as the teacher has.
+
+    student, teacher: (C, H, W) of each stage, in their order, the pooled features last, as maps of one place.
+    """
+
+    def __init__(self, student: list[tuple[int, int, int]], teacher: list[tuple[int, int, int]]):
+        super().__init__()
+        fused = min(GREATEST, student[-1][0])
+        self.sizes = [tuple(shape[1:]) for shape in teacher]
+        self.stages = nn.ModuleList(
+            Fusion(own[0], fused, other[0], last=number == len(student) - 1)
+            for number, (own, other) in enumerate(zip(student, teacher, strict=True))
+        )
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """maps: (B, C, H, W) of each stage. Returns a map of each of the teacher's shape."""
+        results, later = [], None
+        for number in reversed(range(len(maps))):
+            result, later = self.stages[number](maps[number], later, self.sizes[number])
+            results.insert(0, result)
+        return results

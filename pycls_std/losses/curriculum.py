@@ -1,0 +1,46 @@
+"""Distillation at a temperature that learns to make it harder.
+
+Shapes: ... any leading dimensions, K classes.
+"""
+
+import math
+
+from torch import Tensor
+
+from pycls_std.core.registry import LOGIT_LOSSES
+from pycls_std.core.structures import Progress
+from pycls_std.losses.logit import soft_distillation
+
+
+def with_gradient(value: Tensor, factor: float) -> Tensor:
+    """Return the value, whose gradient is `factor` times what it would be; below 0 it is reversed."""
+    return value.detach() + factor * (value - value.detach())
+
+
+@LOGIT_LOSSES.register("ctkd")
+def curriculum_distillation(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    theta: Tensor,
+    progress: Progress,
+    *,
+    ctkd_epochs: int = 10,
+    ctkd_least: float = 1.0,
+    ctkd_range: float = 20.0,
+) -> Tensor:
+    """Return `soft_distillation` at the temperature ctkd_least + ctkd_range sigmoid(theta).
+
+    theta: a scalar that is trained with the student, but by the reversed gradient, times a factor that falls from 0 to
+    -1 over ctkd_epochs by a cosine: so it goes where the loss is large, more so with every epoch.
+
+    student_logits, teacher_logits: (..., K) raw scores.
+    Returns (...) values in nats.
+    Source: Li et al., AAAI 2023 (CTKD), with the global temperature.
+    """
+    done = min(1.0, (progress.epoch + 1) / ctkd_epochs) if ctkd_epochs else 1.0
+    reversal = -(1 - math.cos(math.pi * done)) / 2
+    temperature = ctkd_least + ctkd_range * with_gradient(theta, reversal).sigmoid()
+    return soft_distillation(student_logits, teacher_logits, temperature)
+
+
+curriculum_distillation.learned = {"theta": 1.0}

@@ -1,0 +1,218 @@
+"""Forms of feature distillation: the taps each reads, its adapters, and how it compares.
+
+A class that is registered in FEATURE_LOSSES is a form that FEATURE.LOSS can name.
+Shapes: B batch, C channels, H height, W width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from pycls_std.core.registry import FEATURE_LOSSES
+from pycls_std.core.structures import Batch, World
+from pycls_std.layers.contrast_memory import ContrastMemory
+from pycls_std.layers.feature_adapters import GaussianRegressor, hint_regressor, projection_head
+from pycls_std.layers.review import Review
+from pycls_std.losses.contrast import contrastive_loss
+from pycls_std.losses.feature_maps import (
+    attention_distance,
+    gaussian_distance,
+    hierarchical_distance,
+    hint_distance,
+    selectivity_distance,
+    to_smaller_size,
+)
+from pycls_std.losses.relations import (
+    affinity_divergence,
+    correlation_distance,
+    relational_distance,
+    similarity_distance,
+)
+from pycls_std.models.taps import POOLED, TapShape
+
+
+class FeatureLoss(nn.Module):
+    """A sum over pairs of taps.
+
+    student, teacher: the shape of each tap; options: those of section FEATURE that the constructor names, in lower
+    case, and `images`, the number of training images, if it names it.
+    """
+
+    TAPS = "all"  # where FEATURE's lists are empty: all, evenly paired; pooled; or one as the lists have it
+    VECTORS = False  # it compares (B, C): what the classifier reads, and maps averaged over their places
+    WITH_POOLED = False  # after its maps it is given what the classifier reads, as maps of one place
+    SINGLE_IMAGES = False  # it remembers images, and cannot do with mixed ones
+
+    def __init__(self, student: list[TapShape], teacher: list[TapShape]):
+        super().__init__()
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor], batch: Batch, world: World) -> Tensor:
+        """Return a scalar. student, teacher: features of each tap, (B, C, H, W), or (B, C) if VECTORS."""
+        pairs = zip(student, teacher, strict=True)
+        return sum(self.compare(number, *pair) for number, pair in enumerate(pairs))
+
+    def compare(self, number: int, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the scalar of one pair of taps; number: its place in the lists."""
+        raise NotImplementedError
+
+
+@FEATURE_LOSSES.register("fitnet")
+class FitNet(FeatureLoss):
+    """Maps of one stage in the middle, the student's through a regressor."""
+
+    TAPS = "1/2"
+
+    def __init__(self, student, teacher):
+        super().__init__(student, teacher)
+        pairs = zip(student, teacher, strict=True)
+        self.regressors = nn.ModuleList(hint_regressor(own.channels, other.channels) for own, other in pairs)
+
+    def compare(self, number, student, teacher):
+        """Return `hint_distance`."""
+        student, teacher = to_smaller_size(student, teacher)
+        return hint_distance(self.regressors[number](student), teacher)
+
+
+@FEATURE_LOSSES.register("at")
+class AttentionTransfer(FeatureLoss):
+    """Where the maps of every stage are large."""
+
+    def compare(self, number, student, teacher):
+        """Return `attention_distance`."""
+        return attention_distance(student, teacher)
+
+
+@FEATURE_LOSSES.register("nst")
+class NeuronSelectivity(FeatureLoss):
+    """The distribution of the channels of every stage."""
+
+    def compare(self, number, student, teacher):
+        """Return `selectivity_distance`."""
+        return selectivity_distance(student, teacher)
+
+
+@FEATURE_LOSSES.register("vid")
+class VariationalInformation(FeatureLoss):
+    """How likely the teacher's maps of every stage are, given the student's."""
+
+    def __init__(self, student, teacher, vid_variance=5.0):
+        super().__init__(student, teacher)
+        pairs = zip(student, teacher, strict=True)
+        self.regressors = nn.ModuleList(
+            GaussianRegressor(own.channels, other.channels, variance=vid_variance) for own, other in pairs
+        )
+
+    def compare(self, number, student, teacher):
+        """Return `gaussian_distance`."""
+        student, teacher = to_smaller_size(student, teacher)
+        return gaussian_distance(*self.regressors[number](student), teacher)
+
+
+@FEATURE_LOSSES.register("reviewkd")
+class KnowledgeReview(FeatureLoss):
+    """Maps of every stage and the pooled features, each of the student's fused with those after it.
+
+    Source: Chen et al., CVPR 2021. Its code reads the teacher's maps before their last ReLU; here they are the taps.
+    """
+
+    WITH_POOLED = True
+
+    def __init__(self, student, teacher):
+        super().__init__(student, teacher)
+        self.review = Review(student, teacher)
+
+    def forward(self, student, teacher, batch, world):
+        """Return the sum of `hierarchical_distance` over the stages."""
+        pairs = zip(self.review(student), teacher, strict=True)
+        return sum(hierarchical_distance(*pair) for pair in pairs)
+
+
+@FEATURE_LOSSES.register("sp")
+class SimilarityPreserving(FeatureLoss):
+    """How alike the images of a batch are in the maps of the last stage."""
+
+    TAPS = "last"
+
+    def compare(self, number, student, teacher):
+        """Return `similarity_distance`."""
+        return similarity_distance(student, teacher)
+
+
+@FEATURE_LOSSES.register("pkt")
+class ProbabilisticTransfer(FeatureLoss):
+    """Who is whose neighbour in a batch, by the pooled features."""
+
+    TAPS = "pooled"
+    VECTORS = True
+
+    def compare(self, number, student, teacher):
+        """Return `affinity_divergence`."""
+        return affinity_divergence(student, teacher)
+
+
+@FEATURE_LOSSES.register("rkd")
+class RelationalKD(FeatureLoss):
+    """Distances and angles between the images of a batch, by the pooled features."""
+
+    TAPS = "pooled"
+    VECTORS = True
+
+    def __init__(self, student, teacher, rkd_distance=25.0, rkd_angle=50.0):
+        super().__init__(student, teacher)
+        self.weights = {"distance_weight": rkd_distance, "angle_weight": rkd_angle}
+
+    def compare(self, number, student, teacher):
+        """Return `relational_distance`."""
+        return relational_distance(student, teacher, **self.weights)
+
+
+@FEATURE_LOSSES.register("rsd")
+class RedundancySuppression(FeatureLoss):
+    """Correlations over a batch of the teacher's pooled features and the student's, through a head of two layers."""
+
+    TAPS = "pooled"
+    VECTORS = True
+
+    def __init__(self, student, teacher, rsd_kappa=0.01):
+        super().__init__(student, teacher)
+        pairs = zip(student, teacher, strict=True)
+        self.heads = nn.ModuleList(projection_head(own.channels, other.channels) for own, other in pairs)
+        self.kappa = rsd_kappa
+
+    def compare(self, number, student, teacher):
+        """Return `correlation_distance`."""
+        return correlation_distance(self.heads[number](student), teacher, kappa=self.kappa)
+
+
+@FEATURE_LOSSES.register("crd")
+class ContrastiveRepresentation(FeatureLoss):
+    """Pooled features of one image, of both models, are told from those of images of other classes, by a memory."""
+
+    TAPS = "pooled"
+    VECTORS = True
+    SINGLE_IMAGES = True
+
+    def __init__(
+        self, student, teacher, images, crd_channels=128, crd_negatives=16384, crd_temperature=0.07, crd_momentum=0.5
+    ):
+        super().__init__(student, teacher)
+        if len(student) > 1:
+            raise ValueError(f"FEATURE.LOSS crd has one memory, FEATURE.STUDENT_TAPS has {len(student)} entries")
+        self.embed_student = nn.Linear(student[0].channels, crd_channels)
+        self.embed_teacher = nn.Linear(teacher[0].channels, crd_channels)
+        sizes = {"negatives": crd_negatives, "temperature": crd_temperature, "momentum": crd_momentum}
+        self.memory = ContrastMemory(images, crd_channels, **sizes)
+
+    def forward(self, student, teacher, batch, world):
+        """Return `contrastive_loss` of the student against the teacher's memory, plus that of the other way."""
+        pair = ((self.embed_student, student[0]), (self.embed_teacher, teacher[0]))
+        own, other = (normalize(embed(features).float()) for embed, features in pair)
+        likely = self.memory(own, other, batch.loaded.index, batch.loaded.targets, world)
+        return torch.stack([contrastive_loss(*each, images=len(self.memory.classes)) for each in likely]).sum()
+
+
+def as_given(features: Tensor, tap: str, *, vectors: bool) -> Tensor:
+    """Return features of a tap as a form compares them: maps (B, C, H, W), or vectors (B, C)."""
+    if tap == POOLED:
+        return features if vectors else features[:, :, None, None]
+    return features.mean(dim=(2, 3)) if vectors else features
