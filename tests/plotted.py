@@ -29,7 +29,7 @@ def write_run(folder, cfg, values, *, analysis=None, done=None, **facts):
     status = "finished" if done in (None, epochs) else "unfinished"
     (folder / "run.json").write_text(json.dumps(FACTS | {"status": status} | facts))
     if analysis:
-        (folder / "analysis.json").write_text(json.dumps(analysis))
+        (folder / "analysis.json").write_text(json.dumps(analysis | {"name": cfg.NAME, "seed": cfg.SEED}))
     return folder
 
 

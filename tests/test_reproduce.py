@@ -10,7 +10,7 @@ import pytest
 from processes import ROOT, called, wait_for
 
 from pycls_std.config import ConfigError
-from pycls_std.reproduce import running
+from pycls_std.reproduce import running, showing
 from pycls_std.reproduce.jobs import Changes, plan
 from pycls_std.reproduce.running import Runner, Slot
 from pycls_std.reproduce.state import State, restore, state_of
@@ -82,8 +82,8 @@ def test_a_sweep_is_the_product_of_its_axes_or_a_list(table):
     assert found.varied == ("OPTIM.BASE_LR", "KD.WEIGHT")
     rates = {job.row.name: (job.options["OPTIM.BASE_LR"], job.options["KD.WEIGHT"]) for job in planned(found)[2:6]}
     assert list(rates.values()) == [(5e-4, 0.5), (5e-4, 1.0), (1e-3, 0.5), (1e-3, 1.0)]
-    listed = table(TABLE + "    list: [{OPTIM.BASE_LR: 1e-3, SEED: 4}, {STD.TAPS: [1, last]}]\n")
-    assert [row.name for row in listed.rows[2:]] == ["KD_BASE_LR-1e-3_SEED-4", "KD_TAPS-1-last"]
+    listed = table(TABLE + "    list: [{OPTIM.BASE_LR: 1e-3, AUG.FLIP: 0}, {STD.TAPS: [1, last]}]\n")
+    assert [row.name for row in listed.rows[2:]] == ["KD_BASE_LR-1e-3_FLIP-0", "KD_TAPS-1-last"]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,15 @@ def test_a_sweep_is_the_product_of_its_axes_or_a_list(table):
         ("teachers: [t]", "teachers: [KD]", "KD teaches itself"),
         ("teachers: [t]", "teachers: t", "runs, KD: teachers is 't', expected a list"),
         ("seeds: [0, 1]", "seeds: [0, 0]", "seeds is ['0', '0'], a seed is there twice"),
+        ("OPTIM.MAX_EPOCH: 2", "SEED: 2", "runs, base: SEED is an option, expected the row's entry seeds"),
+        ("OPTIM: {MAX", "DISTILLATION.TEACHER_WEIGHTS: [x], OPTIM: {MAX", "expected the row's entry teachers"),
+        ("baseline: base", "selection: held-out", "base: the table's selection is held-out, DATA.VAL_FRACTION is 0"),
+        ("title: A small table", "title: [a, b]", "title is ['a', 'b'], expected text"),
+        (
+            "name: KD",
+            "name: KD\n    published: {TOP1: 1}\n    sweep: {AUG.FLIP: [0, 1]}",
+            "several points, expected a row",
+        ),
         ("seeds: [0, 1]", "seeds: [-1]", "seeds is ['-1'], expected whole numbers from 0"),
         ("name: KD", "name: base", "the row base is there twice"),
         ("name: KD", "name: a/b", "name is 'a/b', expected letters, digits"),
@@ -119,7 +128,7 @@ def test_the_command_says_so_in_one_line(table, tmp_path):
     (tmp_path / "small.yaml").write_text(TABLE.replace("baseline: base", "baseline: bass"))
     code, output, errors = called("tools/reproduce.py", tmp_path / "small.yaml")
     assert (code, output) == (2, "") and "small.yaml: baseline is 'bass'" in errors
-    assert errors.count("\n") == 1 and not (tmp_path / "runs").exists()
+    assert errors.count("\n") == 1
 
 
 # ----------------------------------------------------------------------------------------------------- what is changed
@@ -141,12 +150,50 @@ def test_a_shorter_table_scales_everything_that_is_counted_in_epochs(table):
 
 def test_a_stand_in_takes_the_place_of_a_dataset_and_of_no_other(table):
     found = table()
-    job = planned(found, data={"digits": "folder/pictures", "cifar100": "elsewhere"})[0]
+    for folder in ("folder/pictures", "elsewhere"):
+        Path(folder).mkdir(parents=True)
+    job = planned(found, data={"digits": "folder/pictures"})[0]
     assert (job.options["DATA.NAME"], job.options["DATA.ROOT"]) == ("image_folder", "folder/pictures")
     assert job.options["MODEL.NUM_CLASSES"] == 0
-    assert job.folder == Path("runs/small_pictures_elsewhere/base/seed0")
+    assert job.folder == Path("runs/small_pictures/base/seed0")
     assert Changes(data={"digits": "folder/pictures"}).notes() == ["pictures stands in for digits (--data)."]
-    assert planned(found, data={"cifar100": "cifar10"})[0].options["DATA.NAME"] == "digits"
+    assert planned(found, data={"digits": "cifar10"})[0].options["DATA.NAME"] == "cifar10"
+    with pytest.raises(ConfigError, match="--data cifar100=elsewhere: the rows of small.yaml are of digits"):
+        planned(found, data={"cifar100": "elsewhere"})
+    with pytest.raises(ConfigError, match="--data digits=gone: gone is neither a folder nor a dataset"):
+        planned(found, data={"digits": "gone"})
+
+
+@pytest.mark.parametrize("form", ("md", "csv", "latex"))
+def test_what_is_changed_is_said_in_every_output(table, capsys, form):
+    table()
+    assert tool().main(["small.yaml", "--show", "--scale", "0.5", "--data", "digits=cifar10", "--format", form]) == 0
+    said = capsys.readouterr().out
+    assert "Every number of epochs is 0.5 times that of the table (--scale)." in said
+    assert "cifar10 stands in for digits (--data)." in said
+
+
+def test_the_command_makes_the_rows_the_part_and_until_when_it_is_told(table, monkeypatch):
+    """What reaches the runner, of each of its options."""
+    made = []
+
+    class Idle:
+        def __init__(self, jobs, slots, *, deadline, kept, analyze):
+            made.append((sorted(map(str, jobs)), len(slots), deadline, kept))
+            self.jobs, self.slots, self.done, self.failed = jobs, slots, set(jobs), {}
+
+        def run(self):
+            pass
+
+    table()
+    monkeypatch.setattr(tool(), "Runner", Idle)
+    for words in (["--rows", "base"], ["--shard", "2/3"], ["--until", "2h", "--jobs", "3", "--kept"]):
+        assert tool().main(["small.yaml", *words]) == 0
+    assert made[0] == (["base seed0", "base seed1"], 1, None, False)
+    runs = planned(read_table(Path("small.yaml")))
+    assert made[1][0] == sorted(map(str, tool().part(runs, 2, 3)))
+    assert made[2][1:] == (3, pytest.approx(time.monotonic() + 7200 - 40, abs=60), True)
+    assert len(made[2][0]) == 5
 
 
 def test_published_numbers_of_a_row_are_not_those_of_a_changed_table(table):
@@ -221,6 +268,40 @@ def test_a_job_array_calls_this_command_for_each_part(tmp_path):
     done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=True)
     assert done.stdout == "tools/reproduce.py|configs/tables/a b.yaml|--scale|4|DATA.ROOT=/x|--shard|3/4|"
     assert tool().job_array(["t.yaml", "--slurm=2"], 2).endswith("t.yaml --shard $SLURM_ARRAY_TASK_ID/2\n")
+
+
+def made(options, folder, *, top1, seed=0):
+    """A record that is finished, as far as a table sees."""
+    from pycls_std.results.read import Run
+
+    curves = {f"test/{score}": {1: top1} for score in ("top1", "top5")}
+    return Run(folder, options | {"SEED": seed}, curves)
+
+
+def test_a_record_of_other_options_is_no_result_of_its_row_and_does_not_cost_the_table(table):
+    found = table()
+    jobs = planned(found)
+    records = [made(job.options, job.folder, top1=10.0 * place, seed=job.seed) for place, job in enumerate(jobs)]
+    records[0].options["OPTIM.BASE_LR"] = 7.0
+    frame = showing.gathered(found, jobs, records, {})
+    rows = frame.set_index("run")
+    assert rows["n"].to_dict() == {"base": 1, "t": 1, "KD": 2}
+    assert "seed0: runs/small/base/seed0 is a run of other options: OPTIM.BASE_LR is 7.0" in rows.loc["base", "status"]
+    assert rows.loc["KD", "gain"].endswith(", one seed")
+    assert rows.loc["t", "gain"] != rows.loc["t", "gain"]  # a teacher is not compared
+
+
+def test_what_a_page_cannot_show_does_not_cost_the_table(table, monkeypatch, capsys):
+    table()
+
+    def broken(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(Runner, "run", lambda self: None)
+    monkeypatch.setattr(tool(), "write_page", broken)
+    assert tool().main(["small.yaml"]) == 1  # not made
+    out, errors = capsys.readouterr()
+    assert "| KD |" in out and errors == "reproduce.py: warning: no page of the table: the disk is full\n"
 
 
 # ------------------------------------------------------------------------------------------------- runs, in pretence
@@ -403,7 +484,8 @@ def test_the_plan_says_what_each_run_would_take_and_makes_nothing(table, tmp_pat
         TABLE.replace("seeds: [0, 1]", "seeds: [0]")
         + f"  - {{name: lost, config: {DEBUG}/base_debug.yaml, seeds: [0, 1], {gone}}}\n"
     )
-    code, output, errors = called("tools/reproduce.py", tmp_path / "small.yaml", "--dry-run", "--jobs", 2)
+    own = (tmp_path / "small.yaml").rename(tmp_path / f"plan-{tmp_path.parent.name}-{os.getpid()}.yaml")
+    code, output, errors = called("tools/reproduce.py", own, "--dry-run", "--jobs", 2)
     lines = output.splitlines()
     assert (code, errors) == (0, "") and lines[0] == "A small table"
     taken = {line.partition(":")[0]: line for line in lines}
@@ -414,7 +496,7 @@ def test_the_plan_says_what_each_run_would_take_and_makes_nothing(table, tmp_pat
     assert lines[-1].startswith("5 runs, about ") and lines[-1].endswith(
         "2 side by side, and 2 runs without an estimate"
     )
-    assert not (tmp_path / "runs").exists()
+    assert not list((ROOT / "runs").glob("plan-*"))
 
 
 def test_a_teacher_that_was_kept_with_its_weights_teaches_again(table, load):

@@ -614,13 +614,40 @@ def test_a_gain_is_paired_over_seeds_and_over_images_where_there_is_one(tmp_path
         aggregate(runs, baseline="bass")
     # one seed, selected on the held-out images: epoch 1 of base, epoch 2 of the other
     hits = {"base": np.arange(100) < 40, "other": np.arange(100) < 60}
-    monkeypatch.setattr(module, "hits_of", lambda folder: hits[folder.parent.name])
+    monkeypatch.setattr(module, "hits_of", lambda folder, name, seed: ("split", hits[folder.parent.name]))
     two = [run("base", 0, (40.0, 45), (9, 3)), run("other", 0, (70.0, 60), (3, 9))]
     held_out = aggregate(two, baseline="base", selection="held-out").set_index("run")
     assert held_out["selected_top1"].tolist() == [40, 60] and held_out["best_top1"].tolist() == [45, 70]
     assert held_out["top1"].tolist() == [45, 60]
     assert held_out.loc["other", "gain"].startswith("+20.00 [") and "p 1.9e-06" in held_out.loc["other", "gain"]
     assert aggregate(two, baseline="base").set_index("run").loc["other", "gain"] == "+15.00, one seed"
+
+
+def test_scores_that_are_not_finite_are_no_mean_and_are_told(record, tmp_path):
+    """A mean passed them over, so that one seed of two stood as two."""
+    for seed, last in enumerate((30.0, float("nan"))):
+        record("a", seed, [10.0, 20.0, last])
+    row = aggregate(find_runs([str(tmp_path / "logs")])).iloc[0]
+    assert row["n"] == 2 and row["top1"] != row["top1"] and "seed1: test/top1 is nan" in row["status"]
+    assert row["best_top1"] == pytest.approx(25.0)
+
+
+def test_only_rows_of_the_same_data_are_compared_and_another_length_is_said(record, tmp_path):
+    record("base", 0, [10.0, 20.0, 30.0])
+    record("other", 0, [10.0, 20.0, 35.0], DATA__NAME="cifar10", MODEL__NUM_CLASSES=0)
+    record("longer", 0, [10.0, 20.0, 30.0, 33.0], epochs=4)
+    rows = aggregate(find_runs([str(tmp_path / "logs")]), baseline="base").set_index("run")
+    assert rows.loc["other", "gain"] == "not compared, other data"
+    assert rows.loc["longer", "gain"] == "+3.00, one seed, 4 epochs beside 3"
+
+
+def test_an_analysis_of_another_run_is_told_and_not_believed(record, tmp_path):
+    folder = record("a", 0, [1.0, 2.0, 3.0])
+    own = {"format": 1, "name": "b", "seed": 0, "images": 1, "classes": ["x"], "split": "s", "prediction": "cls"}
+    scores = {"top1": 100.0, "top5": 100.0, "loss": 1.0, "ece": 4.0, "correct": "80", "per_class": [100.0]}
+    (folder / "analysis.json").write_text(json.dumps(own | {"predictions": {"cls": scores}, "teachers": {}}))
+    row = aggregate(find_runs([str(tmp_path / "logs")])).iloc[0]
+    assert "it is that of b seed0" in row["status"] and "student_ece" not in row
 
 
 def test_an_analysis_that_is_not_whole_is_told_and_not_passed_over(record, tmp_path):

@@ -18,7 +18,7 @@ from pycls_std.process.errors import one_line  # noqa: E402
 from pycls_std.reproduce.estimate import plan_lines  # noqa: E402
 from pycls_std.reproduce.jobs import RUNS, Changes, folder_name, plan  # noqa: E402
 from pycls_std.reproduce.running import Runner, Slot  # noqa: E402
-from pycls_std.reproduce.showing import gathered, heading, write_page  # noqa: E402
+from pycls_std.reproduce.showing import gathered, rendered, write_page  # noqa: E402
 from pycls_std.reproduce.state import record_of  # noqa: E402
 from pycls_std.reproduce.table_file import read_table  # noqa: E402
 from pycls_std.results import analysis, predictions  # noqa: E402
@@ -99,14 +99,25 @@ def main(argv: list[str] | None = None) -> int:
                 code = stopped.code
         records = [record_of(job, kept=args.kept or args.logs, made=not args.logs) for job in jobs]
         frame = gathered(table, jobs, records, runner.failed)
-        text = FORMATS[args.format](frame, args.columns or list(table.columns), link_from(args.link_from))
-        if not stops and (page := write_page(RUNS / folder_name(table, changes), table, frame, records, changes)):
-            LOG.info("%s", page)
-        print((heading(table, changes) if args.format == "md" else "") + text, end="")
+        columns = args.columns or list(table.columns)
+        text = rendered(table, frame, changes, args.format, columns, link_from(args.link_from))
+        if not stops:
+            _write_page(RUNS / folder_name(table, changes), table, frame, records, changes)
+        print(text, end="")
     except (ValueError, OSError) as error:
         streams.complain(f"reproduce.py: {one_line(error)}")
         return 2
     return code or int(bool(runner.failed) or not (stops or runner.done >= set(own)))
+
+
+def _write_page(folder: Path, table, frame, records, changes: Changes) -> None:
+    try:
+        page = write_page(folder, table, frame, records, changes)
+    except (ValueError, OSError) as error:  # the table is there all the same
+        streams.complain(f"reproduce.py: warning: no page of the table: {one_line(error)}")
+        return
+    if page:
+        LOG.info("%s", page)
 
 
 def keep_analysis(folder: Path) -> None:

@@ -53,13 +53,14 @@ def changed_recipe(catalogue: Catalogue, recipe: dict[str, object], options: dic
 def _differ(catalogue: Catalogue, key: str, recipe: dict[str, object], options: dict[str, object]) -> bool:
     option, values = catalogue.of(key), (recipe.get(key), options.get(key))
     if option and option.path:
-        values = [_of_the_run(value) for value in values]
+        values = [of_the_run(value) for value in values]
     return values[0] != values[1]
 
 
-def _of_the_run(value):
+def of_the_run(value):
+    """Return a path of weights, or a list of them, without the folder that the runs lie in: name, seed and file."""
     if isinstance(value, list):
-        return [_of_the_run(each) for each in value]
+        return [of_the_run(each) for each in value]
     return CHECKPOINT.sub(r"\1", value) if isinstance(value, str) else value
 
 

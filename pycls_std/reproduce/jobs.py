@@ -7,7 +7,7 @@ from pathlib import Path
 from pycls_std import config
 from pycls_std.config import ConfigError
 from pycls_std.config.reading import parse_overrides
-from pycls_std.core.text import printable
+from pycls_std.core.text import first_of, printable
 from pycls_std.reproduce.table_file import Row, Table, written
 
 RUNS, LOGS = Path("runs"), Path("logs")
@@ -85,6 +85,7 @@ def plan(table: Table, changes: Changes, overrides: list[str] = ()) -> list[Job]
         option = catalogue.of(key)
         if option and (option.on_resume != "free" or key in ("NAME", "OUT_DIR")):
             raise ConfigError(f"command line: {key} belongs to the table: write it into {table.path}, or into a copy")
+    _refuse_stand_ins(table, changes)
     order = {row.name: row for row in table.rows}
     made: dict[str, list[Job]] = {}
 
@@ -107,6 +108,23 @@ def plan(table: Table, changes: Changes, overrides: list[str] = ()) -> list[Job]
     return list(jobs)
 
 
+def _refuse_stand_ins(table: Table, changes: Changes) -> None:
+    known = {config.dataset_name(config.flatten(_read(table, row))) for row in table.rows} if changes.data else set()
+    for name, place in changes.data.items():
+        if name not in known:
+            raise ConfigError(f"--data {name}={place}: the rows of {table.path} are of {first_of(sorted(known))}")
+        if place not in config.Catalogue().choices("DATA.NAME") and not Path(place).is_dir():
+            raise ConfigError(f"--data {name}={place}: {place} is neither a folder nor a dataset")
+
+
+def _read(table: Table, row: Row):
+    words = [f"{key}={written(value)}" for key, value in row.options.items()]
+    try:
+        return config.load(_relative(row.config), words)
+    except ConfigError as error:
+        raise ConfigError(f"{printable(str(table.path))}: {row.name}: {error}") from None
+
+
 def _add(job: Job, jobs: dict[Job, None]) -> None:
     for teacher in job.needs:
         _add(teacher, jobs)
@@ -126,6 +144,8 @@ def _job(table: Table, row: Row, seed: int, needs: list[Job], changes: Changes, 
     try:
         options = config.flatten(config.load(config_path, words))
         _refuse_other_protocol(table, row, config_path, words, options)
+        if table.selection == "held-out" and not options["DATA.VAL_FRACTION"]:
+            raise ConfigError("the table's selection is held-out, DATA.VAL_FRACTION is 0")
         words += _changed(options, changes)
         options = config.flatten(config.load(config_path, words))
     except ConfigError as error:

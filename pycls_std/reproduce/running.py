@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pycls_std.core.text import printable, shortened
+from pycls_std.core.text import first_of, printable, shortened
 from pycls_std.process import signals
 from pycls_std.reproduce.jobs import Job
 from pycls_std.reproduce.state import restore, state_of
@@ -120,6 +120,9 @@ class Runner:
         if state.wrong:
             self._fail(job, state.wrong)
         elif not state.finished:
+            taught = [str(each) for each in self.jobs if job in each.needs and (each.folder / "config.yaml").exists()]
+            if taught and not state.begun:
+                LOG.warning("%s is made anew, and others were taught by an earlier one: %s", job, first_of(taught))
             self._spawn(slot, job, "train", job.command, f"{job}: {'goes on' if state.begun else 'starts'}")
         elif not state.predicted:
             words = ["--mode", "test", "--cfg", str(job.folder / "config.yaml"), f"TEST.WEIGHTS={job.weights}"]
@@ -176,8 +179,9 @@ class Runner:
                 self.analyze(job.folder)
             except (ValueError, OSError) as error:
                 self._finish(job, f"done, without predictions: {error}")
-                return
-        if not self.stopping:
+            else:
+                self._finish(job, "done")
+        elif not self.stopping:
             self._begin(slot, job)
 
     def _finish(self, job: Job, how: str) -> None:

@@ -7,8 +7,9 @@ import pandas as pd
 from pycls_std.reproduce.jobs import Changes, Job
 from pycls_std.reproduce.table_file import Table, written
 from pycls_std.results.read import Run
+from pycls_std.results.render import FORMATS
 from pycls_std.results.report import write_report
-from pycls_std.results.table import aggregate
+from pycls_std.results.table import aggregate, differing
 
 REPORT = "report.html"
 
@@ -16,11 +17,19 @@ REPORT = "report.html"
 def gathered(table: Table, jobs: list[Job], records: list[Run], failed: dict[Job, str]) -> pd.DataFrame:
     """Return the table of its rows. records: of each job, as far as there is one. failed: why a run is not there."""
     expected = {job.row.name: job.options for job in reversed(jobs)}
+    said = {job: f"seed{job.seed} failed: {why}" for job, why in failed.items()}
+    runs = []
+    for job, run in zip(jobs, records, strict=True):
+        other = differing(job.options, run) if run.options else []
+        if other:
+            said.setdefault(job, f"seed{job.seed}: {run.folder} is a run of other options: {', '.join(other[:3])}")
+        elif run.options:
+            runs.append(run)
     told: dict[str, str] = {}
-    for job, why in failed.items():
-        told[job.row.name] = "; ".join(filter(None, (told.get(job.row.name), f"seed{job.seed} failed: {why}")))
+    for job, why in said.items():
+        told[job.row.name] = "; ".join(filter(None, (told.get(job.row.name), why)))
     return aggregate(
-        [run for run in records if run.options],
+        runs,
         [expected[row.name] for row in table.rows],
         baseline=table.baseline,
         selection=table.selection,
@@ -37,18 +46,33 @@ def heading(table: Table, changes: Changes) -> str:
 
 def write_page(folder: Path, table: Table, frame: pd.DataFrame, records: list[Run], changes: Changes) -> Path | None:
     """Write report.html of a table into the folder of its runs, and return its path; None where nothing ran."""
-    runs = [run for run in records if run.options]
+    shown = {folder for folders in frame.get("folders", ()) if isinstance(folders, dict) for folder in folders.values()}
+    runs = [run for run in records if run.folder in shown]
     if not runs:
         return None
+    folder.mkdir(parents=True, exist_ok=True)
     out, notes = folder / REPORT, _notes(table, changes)
     columns = list(table.columns)
     write_report(out, frame, runs, title=table.title, notes=notes, baseline=table.baseline, columns=columns)
     return out
 
 
+def rendered(table: Table, frame: pd.DataFrame, changes: Changes, form: str, columns: list[str], link=None) -> str:
+    """Return a table as text, with all that changes it. form: of render.FORMATS. columns, link: see `render.cells`."""
+    notes = " ".join(changes.notes())
+    if form == "csv" and notes:
+        frame = frame.assign(changes=notes)
+    text = FORMATS[form](frame, [*columns, "changes"] if columns and notes and form == "csv" else columns, link)
+    above = {"md": heading(table, changes), "latex": f"% {notes}\n" if notes else "", "csv": ""}
+    return above[form] + text
+
+
 def _notes(table: Table, changes: Changes) -> list[str]:
     protocol = ", ".join(f"{key} {written(value)}" for key, value in table.protocol.items())
     lines = [*changes.notes(), f"Protocol: {protocol}." if protocol else ""]
+    if table.baseline:
+        by = "held-out images choose the epoch" if table.selection == "held-out" else "the last epoch counts"
+        lines.append(f"Gains are over {table.baseline}; {by}.")
     lines += [f"Varied: {', '.join(table.varied)}." if table.varied else ""]
     lines += [f"Published: {table.source}." if table.source else ""]
     return list(filter(None, lines))

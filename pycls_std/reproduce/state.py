@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from pycls_std import config
 from pycls_std.reproduce.jobs import Job
-from pycls_std.results.analysis import ANALYSIS
+from pycls_std.results.analysis import of_folder
 from pycls_std.results.read import Run, read_run
 from pycls_std.results.table import differing
 
@@ -30,7 +30,8 @@ def state_of(job: Job, *, kept: bool) -> State:
     other = differing(job.options, run)
     if other:
         return State(wrong=f"{job.folder} is a run of other options: {', '.join(other[:3])}")
-    predicted = (job.folder / ANALYSIS).exists() or not job.weights.exists() or not is_classified(job)
+    analysed = bool(of_folder(job.folder, run.name, job.seed))
+    predicted = analysed or not job.weights.exists() or not is_classified(job)
     return State(begun=True, finished=run.status == "finished", predicted=predicted, status=run.status)
 
 

@@ -15,6 +15,9 @@ from pycls_std.results.table import SELECTIONS
 
 NAME = re.compile(r"[\w.+-]*\w[\w.+-]*")  # of a row, which names a folder
 TABLE_KEYS = ("title", "source", "seeds", "baseline", "selection", "columns", "protocol", "options", "teachers", "runs")
+# What a row is by its name, its seeds and its teachers, and not by an option.
+OWN = {"NAME": "name", "OUT_DIR": "name", "SEED": "seeds"}
+TAUGHT = {"DISTILLATION.TEACHERS": "teachers", "DISTILLATION.TEACHER_WEIGHTS": "teachers"}
 ROW_KEYS = ("name", "config", "options", "seeds", "teachers", "published", "source", "sweep", "list")
 
 
@@ -68,6 +71,9 @@ def read_table(path: Path) -> Table:
     """
     label = printable(shortened(str(path)))
     content = _mapping(_parsed(path, label), label, TABLE_KEYS)
+    for key in ("title", "source", "baseline", "selection"):
+        if isinstance(content.get(key), (list, dict)):
+            raise ConfigError(f"{label}: {key} is {short(content[key])}, expected text")
     missing = [key for key in ("title", "runs") if not content.get(key)]
     if missing:
         raise ConfigError(f"{label}: {missing[0]} is missing")
@@ -138,9 +144,14 @@ def _rows(name, own, where, folder, common, seeds, *, teaches_only) -> list[Row]
     published = _mapping(own.get("published", {}), f"{where}: published")
     if own.get("source"):
         published = published | {"SOURCE": own["source"]}
-    rows = []
-    for point in _points(own, where):
+    rows, points = [], _points(own, where)
+    if published and any(points):
+        raise ConfigError(f"{where} has published numbers and several points, expected a row of its own for them")
+    for point in points:
         options = common | _options(own.get("options", {}), f"{where}: options") | point
+        for key, entry in (OWN | (TAUGHT if own.get("teachers") else {})).items():
+            if key in options:
+                raise ConfigError(f"{where}: {key} is an option, expected the row's entry {entry}")
         rows.append(
             Row(
                 name=name + "".join(f"_{_leaf(key)}-{_plain(value)}" for key, value in point.items()),

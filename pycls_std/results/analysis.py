@@ -178,18 +178,28 @@ def correct(analysis: dict, name: str = "") -> np.ndarray:
     return np.unpackbits(packed, count=analysis["images"]).astype(bool)
 
 
-def of_folder(folder: Path) -> dict:
-    """Return the analysis in the folder of a run, {} if there is none that is whole."""
+def of_folder(folder: Path, name: str, seed: int) -> dict:
+    """Return the analysis in the folder of a run, {} if there is none that is whole and that run's."""
     try:
-        return read(folder / ANALYSIS)
+        return _of_run(folder / ANALYSIS, name, seed)
     except (ValueError, OSError):
         return {}
 
 
-def hits_of(folder: Path) -> np.ndarray | None:
-    """Return for which test images the prediction that counts is right, (N,); None where no analysis is kept.
+def _of_run(path: Path, name: str, seed: int) -> dict:
+    analysis = read(path)
+    if (analysis["name"], analysis["seed"]) != (name, seed):
+        raise ValueError(f"{path}: it is that of {analysis['name']} seed{analysis['seed']}")
+    return analysis
 
-    Raises what `read` does.
+
+def hits_of(folder: Path, name: str, seed: int) -> tuple[str, np.ndarray] | None:
+    """Return a digest of the labels, and for which test images the prediction that counts is right, (N,).
+
+    None where no analysis is kept. Raises what `read` does, and ValueError for that of another run.
     """
     path = folder / ANALYSIS
-    return correct(read(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    analysis = _of_run(path, name, seed)
+    return analysis["split"], correct(analysis)

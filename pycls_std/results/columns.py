@@ -15,7 +15,7 @@ GROUPS = {
     "published": ("published", "delta", "changed"),
     "cost": ("deployed", "train_only", "flops", "hours", "speed", "memory"),
     "teaching": ("teacher_score", "agreement"),
-    "calibration": ("nll", "ece"),
+    "calibration": ("student_nll", "student_ece"),
     "origin": ("commit", "records"),
 }
 DEFAULT = ("recipe", "n", "scores", "gain", "published")
@@ -29,8 +29,8 @@ FIXED = {
     "memory": ("peak memory (GiB)", 2),
     "teacher_score": ("teachers on test", 2),
     "agreement": ("agreement with teachers (%)", 2),
-    "nll": ("NLL (nats)", 3),
-    "ece": ("ECE (%)", 2),
+    "student_nll": ("NLL (nats)", 3),
+    "student_ece": ("ECE (%)", 2),
 }
 WHOLE = ("epochs", "n")
 
@@ -53,7 +53,7 @@ def headings(catalogue: config.Catalogue, varied: list[str] = ()) -> dict[str, s
     found |= {f"published_{score}": f"published {label}" for score, label in scores.items()}
     found |= {f"delta_{score}": f"{label} minus published" for score, label in scores.items()}
     found |= {"changed": "not the published recipe"} | {key: heading for key, (heading, _) in FIXED.items()}
-    return found | {"commit": "commit", "records": "records", "status": "status"}
+    return found | {"commit": "commit", "records": "records", "changes": "changes", "status": "status"}
 
 
 def digits(key: str) -> int:

@@ -50,7 +50,7 @@ def _teachers(facts: dict) -> str:
 
 def _numbers(run: Run) -> dict[str, float]:
     """Return the numbers of a run by column, of those that are known."""
-    facts, analysis = document(run.folder, "run.json"), of_folder(run.folder)
+    facts, analysis = document(run.folder, "run.json"), of_folder(run.folder, run.name, run.options.get("SEED"))
     parameters = facts.get("parameters") if isinstance(facts.get("parameters"), dict) else {}
     found = {
         "deployed": (parameters.get("deployed"), MEGA),
@@ -61,7 +61,7 @@ def _numbers(run: Run) -> dict[str, float]:
         "memory": (facts.get("peak_memory_gib"), 1),
     }
     said = analysis.get("predictions", {}).get(analysis.get("prediction"), {})
-    found |= {"nll": (said.get("loss"), 1), "ece": (said.get("ece"), 1)}
+    found |= {"student_nll": (said.get("loss"), 1), "student_ece": (said.get("ece"), 1)}
     beside = [teacher.get("agreement", {}) for teacher in analysis.get("teachers", {}).values()]
     agreements = [agreement.get(analysis["prediction"]) for agreement in beside]
     if agreements and all(map(_is_number, agreements)):

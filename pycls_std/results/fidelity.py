@@ -15,7 +15,7 @@ Found = dict[tuple[str, ...], dict[str, list[float]]]  # values of the runs by l
 
 def fidelity(catalogue, runs: list[Run]) -> str:
     """Return two tables in HTML, means and sample deviations over the runs that were analysed; "" if none was."""
-    analyses = [found for run in finished(runs) if (found := of_folder(run.folder))]
+    analyses = [found for run in finished(runs) if (found := of_folder(run.folder, run.name, run.options.get("SEED")))]
     scores: Found = {}
     shares: Found = {}
     for analysis in analyses:

@@ -1,5 +1,7 @@
 """How much each row of a table gains over a baseline, with the interval that it is known to."""
 
+from math import isfinite
+
 import numpy as np
 
 from pycls_std.results.statistics import bootstrap, mcnemar, paired
@@ -10,36 +12,43 @@ CLOSE = 0.01  # percent; a score in an event file is of single precision
 def compare(rows: list[dict], baseline: str, selection: str) -> None:
     """Add to each row its gain over the baseline, from the seeds that both have.
 
-    rows: each with `run`, its name, and where it has results `seeds`, {selection: {seed: score}}, and `hits`, {seed:
-    (N,) which test images are right}. It gets `gain`, in words, and `gain_mean`, `gain_low` and `gain_high` where it is
-    of several seeds. Raises ValueError if no row is the baseline.
+    rows: each with `run`, its name, `data` and `epochs`, and where it has results `seeds`, {selection: {seed: score}},
+    and `hits`, {seed: (digest of the labels, (N,) which test images are right)}. It gets `gain`, in words, and
+    `gain_mean`, `gain_low` and `gain_high` where it is of several seeds. Raises ValueError if no row is the baseline.
     """
     own = next((row for row in rows if row["run"] == baseline), None)
     if own is None:
         raise ValueError(f"the baseline {baseline} is no row, there are {', '.join(row['run'] for row in rows)}")
     for row in rows:
         scores, ground = (each.get("seeds", {}).get(selection, {}) for each in (row, own))
+        scores, ground = ({seed: value for seed, value in each.items() if isfinite(value)} for each in (scores, ground))
         common = scores.keys() & ground.keys() if row is not own else set()
+        if common and row.get("data") != own.get("data"):
+            row["gain"] = "not compared, other data"
+            continue
         if len(common) > 1:
             found = paired(scores, ground)
-            row["gain"] = f"{found.mean:+.2f} [{found.low:.2f}, {found.high:.2f}]{_noise(found)}"
+            fewer = f", {len(common)} seeds in common" if len(common) < max(len(scores), len(ground)) else ""
+            row["gain"] = f"{found.mean:+.2f} [{found.low:.2f}, {found.high:.2f}]{fewer}{_noise(found)}"
             row |= {"gain_mean": found.mean, "gain_low": found.low, "gain_high": found.high}
         elif common:
             (seed,) = common
             row["gain"] = _on_one_seed(_hits(row, seed, scores), _hits(own, seed, ground), scores[seed] - ground[seed])
+        if common and row.get("epochs") != own.get("epochs"):
+            row["gain"] += f", {row.get('epochs')} epochs beside {own.get('epochs')}"
 
 
-def _hits(row: dict, seed: str, scores: dict[str, float]) -> np.ndarray | None:
+def _hits(row: dict, seed: str, scores: dict[str, float]) -> tuple[str, np.ndarray] | None:
     """Return for which test images a run is right, None unless they are of the epoch whose score is compared."""
     hits = row["hits"].get(seed)
-    return hits if hits is not None and abs(100 * hits.mean() - scores[seed]) < CLOSE else None
+    return hits if hits is not None and abs(100 * hits[1].mean() - scores[seed]) < CLOSE else None
 
 
-def _on_one_seed(hits: np.ndarray | None, ground: np.ndarray | None, gain: float) -> str:
+def _on_one_seed(hits, ground, gain: float) -> str:
     """Return a gain with what the test images say of it, where the predictions of both are kept."""
-    if hits is None or ground is None or len(hits) != len(ground):
+    if hits is None or ground is None or hits[0] != ground[0] or len(hits[1]) != len(ground[1]):
         return f"{gain:+.2f}, one seed"
-    found, p = bootstrap(hits, ground), mcnemar(hits, ground)
+    found, p = bootstrap(hits[1], ground[1]), mcnemar(hits[1], ground[1])
     return f"{found.mean:+.2f} [{found.low:.2f}, {found.high:.2f}] over images, one seed, p {p:.2g}{_noise(found)}"
 
 

@@ -20,7 +20,7 @@ def by_class(runs: list[Run]) -> tuple[list[str], list[list[float | None]]]:
 
     Both are empty unless every finished run has been analysed, on the same classes.
     """
-    found = [of_folder(run.folder) for run in finished(runs)]
+    found = [of_folder(run.folder, run.name, run.options.get("SEED")) for run in finished(runs)]
     classes = [each.get("classes") for each in found]
     if not found or not classes[0] or any(names != classes[0] for names in classes):
         return [], []

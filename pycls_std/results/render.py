@@ -26,6 +26,7 @@ def cells(table: pd.DataFrame, columns: list[str] = (), link: Callable[[Path], s
         for key in chosen(catalogue, columns, varied)
         if key in table and (not columns and key in ALWAYS or not _is_empty(table[key]))
     ]
+    names = {key: _compared(names[key], key, table.attrs) for key in kept}
     rows = [row for _, row in table.iterrows()]
     shown = pd.DataFrame({names[key]: [_cell(row, key) for row in rows] for key in kept}).astype(str)
     if link and "n" in kept:
@@ -50,7 +51,8 @@ def csv(table: pd.DataFrame, columns: list[str] = (), link=None) -> str:
     own = [key for key in table if key not in INNER]
     if columns:
         wanted = chosen(config.Catalogue(), columns, _varied(table))
-        own = [key for key in own if key in wanted or key.removesuffix("_std") in wanted]
+        parts = ("_std", "_mean", "_low", "_high")
+        own = [key for key in own if {key, *(key.removesuffix(part) for part in parts)} & set(wanted)]
     return table[own].map(_no_formula).to_csv(index=False, float_format="%.4f")
 
 
@@ -72,6 +74,14 @@ def _no_formula(cell):
 
 
 FORMATS = {"md": markdown, "csv": csv, "latex": latex}
+
+
+def _compared(heading: str, key: str, attrs: dict) -> str:
+    """Return a heading, of a comparison with what it is by where that is not the score of the last epoch."""
+    if key == "gain" and "baseline" in attrs:
+        heading = heading.replace("the baseline", attrs["baseline"])
+    by = attrs.get("selection") == "held-out" and (key == "gain" or key.startswith("delta_"))
+    return f"held-out-selected {heading}" if by else heading
 
 
 def _varied(table: pd.DataFrame) -> list[str]:

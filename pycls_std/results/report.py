@@ -142,7 +142,8 @@ def _teachers(runs: list[Run]) -> str:
     lines = []
     for run in runs:
         scores = document(run.folder, "run.json").get("teachers")
-        lines += [f"{name} {score}" for name, score in scores.items()] if isinstance(scores, dict) else []
+        for name, score in scores.items() if isinstance(scores, dict) else ():
+            lines.append(f"{name} {score:.2f}" if isinstance(score, float) else f"{name} {score}")
     return f"<p>Teachers on the test split: {cell(', '.join(dict.fromkeys(lines)))}.</p>\n" if lines else ""
 
 

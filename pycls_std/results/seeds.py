@@ -44,9 +44,10 @@ def band(runs: list[Run], tag: str) -> Band | None:
 
 
 def last(runs: list[Run], tag: str) -> list[float]:
-    """Return the last value of each finished run; [] if one of them has none."""
+    """Return the last value of each finished run; [] if one of them has none, or one that is not finite."""
     curves = [run.curves.get(tag) for run in finished(runs)]
-    return [curve[max(curve)] for curve in curves] if all(curves) else []
+    values = [curve[max(curve)] for curve in curves] if all(curves) else []
+    return values if all(map(math.isfinite, values)) else []
 
 
 def spread(values: list[float]) -> tuple[float, float]:
@@ -69,6 +70,7 @@ def heading(catalogue, score: str) -> str:
 
 
 def best_epoch(curve: dict[int, float], better: str) -> int:
-    """Return the first epoch with the best value of a curve, 0 if it has none. better: higher or lower."""
+    """Return the first epoch with the best value of a curve, 0 if none is finite. better: higher or lower."""
     best = max if better == "higher" else min
-    return best(sorted(curve), key=lambda epoch: curve[epoch], default=0)
+    finite = sorted(epoch for epoch in curve if math.isfinite(curve[epoch]))
+    return best(finite, key=lambda epoch: curve[epoch], default=0)

@@ -1,10 +1,12 @@
 """Aggregate runs over seeds: one row for each config, as numbers."""
 
 import math
+from math import isfinite
 
 import pandas as pd
 
 from pycls_std import config
+from pycls_std.config.published import of_the_run
 from pycls_std.results.analysis import hits_of
 from pycls_std.results.costs import costs, origins
 from pycls_std.results.gains import compare
@@ -45,8 +47,10 @@ def aggregate(
     there = [_recipe(catalogue, run.options) for run in runs]
     missing = [options for options in expected if _recipe(catalogue, options) not in there]
     rows += [_facts(catalogue, options, varied) | {"n": 0, "status": "not yet run"} for options in missing]
+    compared = {"selection": selection}
     if baseline:
         compare([row for row in rows if row["run"] not in apart or row["run"] == baseline], baseline, selection)
+        compared = {"baseline": baseline, "selection": selection}
     for row in rows:
         why = (failed or {}).get(row["run"])
         row["status"] = "; ".join(filter(None, (row["status"] if row["n"] else "", why))) if why else row["status"]
@@ -56,7 +60,9 @@ def aggregate(
     rows.sort(key=lambda row: (order.get(row["run"], len(order)), row["run"]))
     plain = {key: _text(option.value) for key, option in catalogue.options.items() if option.column}
     same = [key for key, text in plain.items() if all(row.get(key, text) == text for row in rows) and key not in varied]
-    return pd.DataFrame(rows).drop(columns=same, errors="ignore")
+    table = pd.DataFrame(rows).drop(columns=same, errors="ignore")
+    table.attrs = compared
+    return table
 
 
 def rows_of(runs: list[Run]) -> dict[str, list[Run]]:
@@ -103,6 +109,7 @@ def _recipe(catalogue, options: dict[str, object]) -> dict:
     idle = catalogue.idle(options)
     keys = [key for key in sorted(options) if (option := catalogue.of(key)) is None or option.rows and key not in idle]
     own = {key: options[key] for key in keys if options[key] != {}}  # which is an open section without keys
+    own |= {WEIGHTS: of_the_run(own[WEIGHTS])} if WEIGHTS in own else {}
     return own | {"dataset": config.dataset_name(options)}
 
 
@@ -131,19 +138,21 @@ def _row(catalogue, runs: list[Run], selection: str, varied) -> dict:
             if having and len(having) < len(finished):  # as of a metric that came between two seeds
                 trouble.append(f"{tag} in {len(having)} of {len(finished)} runs")
                 having = []
-            row |= _mean(column, [_last(run.curves[tag]) for run in having])
+            values = {run.seed: _last(run.curves[tag]) for run in having}
+            trouble += [f"{seed}: {tag} is {value}" for seed, value in values.items() if not isfinite(value)]
+            row |= _mean(column, list(values.values()))
     if task:
         result = task.attributes["RESULT"]
         better = catalogue.scores[result]["better"]
         curves = {run.seed: run.curves[f"test/{result}"] for run in finished if f"test/{result}" in run.curves}
-        row |= _mean(f"best_{result}", [curve[best_epoch(curve, better)] for curve in curves.values()])
+        row |= _mean(f"best_{result}", [curve.get(best_epoch(curve, better), math.nan) for curve in curves.values()])
         chosen = {run.seed: score for run in finished if (score := _selected(run, result, better)) is not None}
         row |= _mean(f"selected_{result}", list(chosen.values()) if len(chosen) == len(finished) else [])
         row["seeds"] = {"last": {seed: _last(curve) for seed, curve in curves.items()}, "held-out": chosen}
         row["hits"] = {}
         for run in finished:
             try:
-                row["hits"][run.seed] = hits_of(run.folder)
+                row["hits"][run.seed] = hits_of(run.folder, run.name, run.options["SEED"])
             except (ValueError, OSError) as error:
                 trouble.append(f"{run.seed}: {error}")
         row |= _deltas(catalogue, row, result, selection)
@@ -157,7 +166,7 @@ def _row(catalogue, runs: list[Run], selection: str, varied) -> dict:
 def _deltas(catalogue, row: dict, result: str, selection: str) -> dict[str, float]:
     """Return how far what is selected is from what is published, for each score."""
     shown = {score: row.get(score, math.nan) for score in catalogue.scores}
-    shown |= {result: row[f"selected_{result}"]} if selection == "held-out" else {}
+    shown = {result: row[f"selected_{result}"]} if selection == "held-out" else shown
     return {f"delta_{score}": value - row.get(f"published_{score}", math.nan) for score, value in shown.items()}
 
 
@@ -210,7 +219,7 @@ def _text(value) -> str:
 
 def _mean(column: str, values: list[float]) -> dict:
     series = pd.Series(values, dtype=float)
-    return {column: series.mean(), f"{column}_std": series.std()}  # NaN with no value, and with one
+    return {column: series.mean(skipna=False), f"{column}_std": series.std(skipna=False)}  # NaN: no value, or only one
 
 
 def _last(curve: dict[int, float]) -> float:
