@@ -374,3 +374,23 @@ def test_gradients_of_contrast_reach_both_embeddings_and_not_the_memory():
     sum(contrastive_loss(*each, images=20) for each in found).backward()
     assert student.grad.abs().max() > 0 and teacher.grad.abs().max() > 0
     assert not any(buffer.requires_grad for buffer in memory.buffers())
+
+
+def test_contrast_is_learned():
+    """Embeddings of ten images come to be told from each other; by chance the loss is log(1 + K) + 1 on either side."""
+    torch.manual_seed(0)
+    memory = ContrastMemory(10, 8, negatives=64, temperature=0.5, momentum=0.5)
+    sides = [torch.nn.Embedding(10, 8) for _ in range(2)]
+    optimizer = torch.optim.SGD([*sides[0].parameters(), *sides[1].parameters()], lr=1.0)
+    index, found = torch.arange(10), []
+    for _ in range(100):
+        pair = [torch.nn.functional.normalize(side(index)) for side in sides]
+        loss = sum(contrastive_loss(*each, images=10) for each in memory(*pair, index, index, World()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(float(loss.detach()))
+    assert found[0] == pytest.approx(2 * (math.log(65) + 1), rel=0.25)
+    assert found[-1] < 0.8 * found[0]
+    cosines = torch.nn.functional.normalize(sides[0].weight) @ torch.nn.functional.normalize(sides[1].weight).T
+    assert (cosines.argmax(dim=1) == index).all()

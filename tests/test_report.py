@@ -130,7 +130,7 @@ def test_what_it_says_of_each_run(report):
     assert lines[2][6] == "unfinished, epoch 2 of 3"
     text = report.read_text()
     assert "python run_net.py --cfg &lt;a&amp;b&gt;.yaml" in text
-    assert "Teachers on the test split: 0_&lt;r&gt; 80.5." in text
+    assert "Teachers on the test split: 0_&lt;r&gt; 80.50." in text
     assert "<li>seed1: SEED 1</li>" in text
     assert "  MAX_EPOCH: 3\n" in text
 

@@ -37,6 +37,7 @@ def test_every_mode_works_for_it(run, tmp_path):
     guided += ["DISTILLATION.TEACHER_WEIGHTS=[teacher/checkpoints/best.pt]", "OPTIM.MAX_EPOCH=2"]
     guided += ["LOCALITY.STUDENT_TAPS=[first, second]", "LOCALITY.TEACHER_TAPS=[first, second]"]
     logits = ["TRAINER=kd", "DISTILLATION.TEACHERS=[tiny_detector]", "DISTILLATION.TEACHER_WEIGHTS=[none]"]
+    featured = [*CONFIG, "TRAINER=feature", "MODEL.ARGS.width=8", *guided[4:6], "OPTIM.MAX_EPOCH=1"]
     text, errors = run(
         [*TRAIN, "OUT_DIR=teacher", "TRAIN.EMA_DECAY=0.9", "MODEL.ARGS.width=16"],
         ["--mode", "info", *guided],
@@ -47,11 +48,13 @@ def test_every_mode_works_for_it(run, tmp_path):
         ["--mode", "train", *guided, "OUT_DIR=cut", "OPTIM.SCHEDULE=constant"],
         ["--mode", "train", *guided, "OUT_DIR=uncut", "OPTIM.SCHEDULE=constant"],
         ["--mode", "train", *guided, "OUT_DIR=bf16", "PRECISION=bf16"],
+        ["--mode", "train", *featured, "FEATURE.LOSS=at", "OUT_DIR=attention"],
         ["--mode", "test", *CONFIG, "TEST.WEIGHTS=teacher/checkpoints/last.pt", "TEST.EMA=true"],
         ["make_table.py", "teacher", "whole"],
         ([*TRAIN, "AUG.MIXUP=0.8"], 2),
         ([*TRAIN, "DATA.PER_CLASS=5"], 2),
         ([*TRAIN, *logits], 2),
+        (["--mode", "train", *featured, "FEATURE.LOSS=crd"], 2),
     )
     assert text.count("ok    ") == 8 and "two agree after 3 steps" in text
     assert "ok    terms       class, l1, locality" in text
@@ -66,6 +69,7 @@ def test_every_mode_works_for_it(run, tmp_path):
         for name in ("cut", "uncut")
     ]
     assert timeless[0] == timeless[1]
+    assert metrics(tmp_path, "attention")["train/feature"] > 0
     assert "| recall | median miss | best on test recall (optimistic) |" in heading and "top-1" not in heading
     for line, text in zip(
         errors.splitlines(),
@@ -73,6 +77,7 @@ def test_every_mode_works_for_it(run, tmp_path):
             "AUG.MIXUP is 0.8, which TRAINER baseline does not read; it is read with TASK.NAME classification",
             "DATA.PER_CLASS is 5, which TRAINER baseline does not read",
             "KD.WEIGHT needs class logits, the task has the heads classes, boxes (TASK.NAME)",
+            "FEATURE.LOSS crd needs one class an image, which TASK.NAME has not",
         ),
         strict=True,
     ):

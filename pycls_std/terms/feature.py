@@ -81,6 +81,8 @@ class Feature(Term):
         kind, teacher = FEATURE_LOSSES.get(options.LOSS), run.teacher(options.TEACHER, "FEATURE.TEACHER")
         if kind.SINGLE_IMAGES and cfg.AUG.MIXUP + cfg.AUG.CUTMIX > 0:
             raise ValueError(f"FEATURE.LOSS {options.LOSS} remembers single images, AUG.MIXUP and AUG.CUTMIX must be 0")
+        if kind.SINGLE_IMAGES and "cls" not in run.task.HEADS:
+            raise ValueError(f"FEATURE.LOSS {options.LOSS} needs one class an image, which TASK.NAME has not")
         own, other = _choose(options, kind, run.student, teacher)
         given = {key.lower(): value for key, value in options.items()} | {"images": run.images or 1}
         named = list(inspect.signature(kind).parameters)[2:]  # after the shapes of both sides
