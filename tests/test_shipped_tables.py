@@ -233,7 +233,7 @@ def test_a_row_of_other_options_than_its_config_has_losses(name, row):
     cfg = config.load(job.config, job.words)
     method = Method(cfg, classes=cfg.MODEL.NUM_CLASSES)
     randomize_zero_heads(method.student.backbone)
-    losses = method.losses(batch(2, cfg.DATA.IMAGE_SIZE, cfg.MODEL.NUM_CLASSES))
+    losses = method.losses(batch(4, cfg.DATA.IMAGE_SIZE, cfg.MODEL.NUM_CLASSES))
     assert losses and all(loss.isfinite() and loss > 0 for loss in losses.values())
 
 
