@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from processes import ROOT, Running, called
 from test_datasets import png_header
-from test_table import make_table, record  # noqa: F401  (a fixture)
+from test_table import make_table
 
 from pycls_std.core.network import patience
 from pycls_std.core.text import first_of

@@ -437,7 +437,7 @@ def test_a_table_that_is_killed_goes_on_where_it_was(table, tmp_path):
     wait_for(lambda: (base / "checkpoints" / "last.pt").exists())
     process.kill()  # its run goes on without it
     process.communicate()
-    done = subprocess.run([*words, "--jobs", "2"], env=env, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([*words, "--jobs", "2"], env=env, capture_output=True, text=True, timeout=480)
     assert "base seed0: OUT_DIR runs/small/base/seed0 is in use by process" in done.stdout
     assert done.returncode == 1 and done.stderr == ""
     runs = {run.name: run.status for run in find_runs(["runs/small"])}

@@ -118,7 +118,7 @@ def _refuse_stand_ins(table: Table, changes: Changes) -> None:
 
 
 def _read(table: Table, row: Row):
-    words = [f"{key}={written(value)}" for key, value in row.options.items()]
+    words = [f"{key}={written(value)}" for key, value in row.options.items() if key.startswith("DATA.")]
     try:
         return config.load(_relative(row.config), words)
     except ConfigError as error:

@@ -88,8 +88,7 @@ def read_run(folder: Path) -> Run:
         claimed = facts.get("status") == "finished" or epochs in done
         run.status = "events damaged" if claimed else f"unfinished, epoch {max(done)} of {epochs}"
     else:
-        lost = "" if facts else "run.json is gone or not whole"
-        run.status = _extended(run.curves, facts, epochs) or lost or run.status
+        run.status = _extended(run.curves, facts, epochs) or run.status
     return run
 
 

@@ -10,7 +10,7 @@ from pycls_std.config.published import of_the_run
 from pycls_std.results.analysis import hits_of
 from pycls_std.results.costs import costs, origins
 from pycls_std.results.gains import compare
-from pycls_std.results.read import Run
+from pycls_std.results.read import Run, document
 from pycls_std.results.seeds import best_epoch
 
 WEIGHTS = "DISTILLATION.TEACHER_WEIGHTS"
@@ -131,6 +131,7 @@ def _row(catalogue, runs: list[Run], selection: str, varied) -> dict:
         row["changed"] = "; ".join(dict.fromkeys(changed))
     row["n"] = len(finished)
     trouble = [f"{run.seed}: {run.status}" for run in runs if run.status != "finished"]
+    trouble += [f"{run.seed}: run.json is gone or not whole" for run in finished if not document(run.folder, "run.json")]
     task = catalogue.tasks.get(options["TASK.NAME"]) if options else None
     for score in catalogue.scores_of(task.name) if task else ():
         for column, tag in ((score, f"test/{score}"), (f"ema_{score}", f"ema/{score}")):
