@@ -131,7 +131,8 @@ def _row(catalogue, runs: list[Run], selection: str, varied) -> dict:
         row["changed"] = "; ".join(dict.fromkeys(changed))
     row["n"] = len(finished)
     trouble = [f"{run.seed}: {run.status}" for run in runs if run.status != "finished"]
-    trouble += [f"{run.seed}: run.json is gone or not whole" for run in finished if not document(run.folder, "run.json")]
+    lost = [run.seed for run in finished if not document(run.folder, "run.json")]
+    trouble += [f"{seed}: run.json is gone or not whole" for seed in lost]
     task = catalogue.tasks.get(options["TASK.NAME"]) if options else None
     for score in catalogue.scores_of(task.name) if task else ():
         for column, tag in ((score, f"test/{score}"), (f"ema_{score}", f"ema/{score}")):
