@@ -8,6 +8,8 @@ from pycls_std.builders.method import build_backbone, build_student, build_train
 from pycls_std.builders.teachers import build_teachers
 from pycls_std.builders.weights import Weights
 from pycls_std.core.structures import Loaded, Normalization, Progress
+from pycls_std.engine.optim import create_optimizer
+from pycls_std.engine.runtime import Runtime
 from pycls_std.tasks.mixing import Mixing
 from pycls_std.teachers.outputs import LiveTeachers
 
@@ -69,6 +71,25 @@ def make(load, trainer, name="mixer_nano4", teachers=2, backbone=None, **overrid
     """A method on a family of tiny backbones at 32 px, or on the given one, with untrained teachers."""
     teachers = 0 if trainer == "baseline" else teachers
     return Method(load("debug/base_debug", **options_of(trainer, name, teachers, **overrides)), backbone=backbone)
+
+
+def two_steps(method, way, lr=0.01):
+    """The losses of the second of two epochs of one step each. way: `fp32`, `bf16`, or `compiled`, in fp32."""
+    trainer, runtime = method.trainer, Runtime(device="cpu", precision="bf16" if way == "bf16" else "fp32")
+    losses = trainer.losses
+    if way == "compiled":
+        torch._dynamo.reset()
+        losses = torch.compile(losses, backend="aot_eager")
+    optimizer = create_optimizer(trainer.objective, name="momentum", lr=lr)
+    data = batch()
+    for epoch in range(2):
+        progress = Progress(epoch, 0, 1, 2)
+        with runtime.autocast():
+            values = losses(data, method.live(data, progress), progress)
+        runtime.step(values, [optimizer])
+    assert all(value.isfinite() and value.ndim == 0 for value in values.values())
+    assert all(p.grad is not None for p in trainer.objective.parameters())
+    return values
 
 
 def batch(size=4, side=32, classes=10):

@@ -14,7 +14,8 @@ from pycls_std.results.columns import GROUPS, chosen, headings
 from pycls_std.results.links import link_from
 from pycls_std.results.read import find_runs
 from pycls_std.results.render import cells, markdown
-from pycls_std.results.table import aggregate, rows_of
+from pycls_std.results.rows import rows_of
+from pycls_std.results.table import aggregate
 
 DIGESTS = ["a" * 64, "b" * 64]
 

@@ -2,12 +2,9 @@
 
 import pytest
 import torch
-from methods import START, batch, make
+from methods import START, batch, make, two_steps
 from test_check import check  # noqa: F401  (a fixture)
 
-from pycls_std.core.structures import Progress
-from pycls_std.engine.optim import create_optimizer
-from pycls_std.engine.runtime import Runtime
 from pycls_std.layers.exit_heads import (
     AttentionExit,
     ConvolutionExit,
@@ -140,22 +137,10 @@ WAYS = [(name, way) for name in STUDENTS for way in ("fp32", "bf16")] + [("mixer
 @pytest.mark.parametrize(("name", "way"), WAYS)
 @pytest.mark.parametrize("head", ["blocks", "linear"])
 def test_it_trains_student_and_heads_and_nothing_else(load, name, way, head):
-    if way == "compiled":
-        torch._dynamo.reset()
     method = make(load, "ofa", name, 1, EXITS__HEAD=head)
-    trainer, runtime = method.trainer, Runtime(device="cpu", precision="bf16" if way == "bf16" else "fp32")
-    optimizer = create_optimizer(trainer.objective, name="momentum", lr=0.01)
-    losses = torch.compile(trainer.losses, backend="aot_eager") if way == "compiled" else trainer.losses
     teacher = {key: value.clone() for key, value in method.teachers.state_dict().items()}
-    data = batch()
-    for epoch in range(2):
-        progress = Progress(epoch, 0, 1, 2)
-        with runtime.autocast():
-            values = losses(data, method.live(data, progress), progress)
-        runtime.step(values, [optimizer])
-    assert all(value.isfinite() and value.ndim == 0 for value in values.values())
-    assert all(p.grad is not None for p in trainer.objective.parameters())
-    assert all(head.classifier.weight.grad.any() for head in trainer.terms["exits"].exits)
+    two_steps(method, way)
+    assert all(head.classifier.weight.grad.any() for head in method.trainer.terms["exits"].exits)
     assert all(torch.equal(value, teacher[key]) for key, value in method.teachers.state_dict().items())
     assert not any(p.grad is not None for p in method.teachers.parameters())
 

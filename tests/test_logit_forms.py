@@ -5,14 +5,13 @@ from functools import partial
 
 import pytest
 import torch
-from methods import START, batch, make
+from methods import START, batch, make, two_steps
 from records import load_state
 from test_check import check  # noqa: F401  (a fixture)
 
 from pycls_std import runner
 from pycls_std.core.registry import LOGIT_LOSSES
 from pycls_std.core.structures import Progress
-from pycls_std.engine.optim import create_optimizer
 from pycls_std.engine.runtime import Runtime
 from pycls_std.losses.confidence import confidence_weights
 from pycls_std.losses.curriculum import curriculum_distillation, with_gradient
@@ -208,22 +207,11 @@ def test_several_teachers_standardized_or_not(load, form, standard):
 @pytest.mark.parametrize("way", ["fp32", "bf16", "compiled"])
 @pytest.mark.parametrize("form", ["nkd", "dist", "wttm", "ctkd", "ofa"])
 def test_it_trains_student_and_scalars_and_nothing_else(load, form, way):
-    if way == "compiled":
-        torch._dynamo.reset()
     method = make(load, "std", KD__WEIGHT=0.5, DISTILLATION__TYPE=form)
-    trainer, runtime = method.trainer, Runtime(device="cpu", precision="bf16" if way == "bf16" else "fp32")
     for head in (method.student.backbone.head, *method.student.branches["std"].classifiers):
         torch.nn.init.normal_(head.weight)  # a student that is sure of something
-    optimizer = create_optimizer(trainer.objective, name="momentum", lr=0.01)
-    losses = torch.compile(trainer.losses, backend="aot_eager") if way == "compiled" else trainer.losses
-    data = batch()
-    for epoch in range(2):
-        progress = Progress(epoch, 0, 1, 2)
-        with runtime.autocast():
-            values = losses(data, method.live(data, progress), progress)
-        runtime.step(values, [optimizer])
-    assert all(value.isfinite() and value.ndim == 0 for value in values.values())
-    assert all(p.grad is not None for p in trainer.objective.parameters())
+    two_steps(method, way)
+    trainer = method.trainer
     scalars = dict(trainer.terms.named_parameters())
     assert set(scalars) == ({"kd.loss.learned.theta", "std.loss.learned.theta"} if form == "ctkd" else set())
     assert all(float(p.grad) != 0.0 for p in scalars.values())

@@ -14,7 +14,7 @@ from processes import ROOT, called
 from pycls_std.results import picture_style, plots
 from pycls_std.results.plots_of_scores import gain_by_class
 from pycls_std.results.read import find_runs
-from pycls_std.results.table import rows_of
+from pycls_std.results.rows import rows_of
 
 SHORT = {"OPTIM__WARMUP_EPOCHS": 0, "OPTIM__SCHEDULE": "constant", "OPTIM__STEPS": "[]", "OPTIM__MAX_EPOCH": 3}
 CURVES = {  # of seeds 0 and 1

@@ -18,7 +18,7 @@ from processes import called
 from pycls_std.results.analysis import SHARES
 from pycls_std.results.read import find_runs
 from pycls_std.results.report import report_html
-from pycls_std.results.table import rows_of
+from pycls_std.results.rows import rows_of
 
 SHORT = {"OPTIM__WARMUP_EPOCHS": 0, "OPTIM__SCHEDULE": "constant", "OPTIM__STEPS": "[]", "OPTIM__MAX_EPOCH": 3}
 TOP1 = {"base": [[10.0, 20.0, 15.0], [12.0, 26.0, 31.0]], "multi_with-quite-a-long-name_of_a_row": [[20.0, 30.0, 45.0]]}

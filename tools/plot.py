@@ -11,7 +11,7 @@ from pycls_std.process.errors import one_line  # noqa: E402
 from pycls_std.results.picture_style import rendered  # noqa: E402
 from pycls_std.results.plots import PICTURES, draw  # noqa: E402
 from pycls_std.results.read import find_runs  # noqa: E402
-from pycls_std.results.table import rows_of  # noqa: E402
+from pycls_std.results.rows import rows_of  # noqa: E402
 
 
 @streams.program("plot.py")

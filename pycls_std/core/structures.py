@@ -86,6 +86,10 @@ class Progress:
         """Share of the run that is done, in [0, 1)."""
         return self.step / (self.epochs * self.iterations)
 
+    def warmed(self, epochs: int) -> float:
+        """Return the share of a warm-up by a step an epoch, of so many epochs, that this epoch has; 1 without one."""
+        return min(1.0, (self.epoch + 1) / epochs) if epochs else 1.0
+
 
 def mapped(nest, change: Callable[[Tensor], object]):
     """Return a nest of tuples, lists and dictionaries with every tensor changed; what is no tensor in it stays."""

@@ -37,8 +37,7 @@ def curriculum_distillation(
     Returns (...) values in nats.
     Source: Li et al., AAAI 2023 (CTKD), with the global temperature.
     """
-    done = min(1.0, (progress.epoch + 1) / ctkd_epochs) if ctkd_epochs else 1.0
-    reversal = -(1 - math.cos(math.pi * done)) / 2
+    reversal = -(1 - math.cos(math.pi * progress.warmed(ctkd_epochs))) / 2
     temperature = ctkd_least + ctkd_range * with_gradient(theta, reversal).sigmoid()
     return soft_distillation(student_logits, teacher_logits, temperature)
 

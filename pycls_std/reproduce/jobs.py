@@ -8,7 +8,8 @@ from pycls_std import config
 from pycls_std.config import ConfigError
 from pycls_std.config.reading import parse_overrides
 from pycls_std.core.text import first_of, printable
-from pycls_std.reproduce.table_file import Row, Table, written
+from pycls_std.reproduce.entries import written
+from pycls_std.reproduce.table_file import Row, Table
 
 RUNS, LOGS = Path("runs"), Path("logs")
 

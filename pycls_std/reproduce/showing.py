@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from pycls_std.reproduce.entries import written
 from pycls_std.reproduce.jobs import Changes, Job
-from pycls_std.reproduce.table_file import Table, written
+from pycls_std.reproduce.table_file import Table
 from pycls_std.results.read import Run
 from pycls_std.results.render import FORMATS
 from pycls_std.results.report import write_report
-from pycls_std.results.table import aggregate, differing
+from pycls_std.results.rows import differing
+from pycls_std.results.table import aggregate
 
 REPORT = "report.html"
 

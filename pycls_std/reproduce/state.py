@@ -7,7 +7,7 @@ from pycls_std import config
 from pycls_std.reproduce.jobs import Job
 from pycls_std.results.analysis import of_folder
 from pycls_std.results.read import Run, read_run
-from pycls_std.results.table import differing
+from pycls_std.results.rows import differing
 
 
 class State(NamedTuple):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pycls_std import config
 from pycls_std.config import ConfigError
-from pycls_std.config.plain_yaml import MOST_BYTES, Text, parse, short, value_of
-from pycls_std.core.regular import read_bytes
+from pycls_std.config.plain_yaml import Text, short
 from pycls_std.core.text import first_of, printable, shortened
+from pycls_std.reproduce.entries import as_list, as_mapping, as_options, as_seeds, content_of, written
 from pycls_std.results.columns import chosen
 from pycls_std.results.table import SELECTIONS
 
@@ -70,20 +70,20 @@ def read_table(path: Path) -> Table:
     should be.
     """
     label = printable(shortened(str(path)))
-    content = _mapping(_parsed(path, label), label, TABLE_KEYS)
+    content = as_mapping(content_of(path, label), label, TABLE_KEYS)
     for key in ("title", "source", "baseline", "selection"):
         if isinstance(content.get(key), (list, dict)):
             raise ConfigError(f"{label}: {key} is {short(content[key])}, expected text")
     missing = [key for key in ("title", "runs") if not content.get(key)]
     if missing:
         raise ConfigError(f"{label}: {missing[0]} is missing")
-    seeds = _seeds(content.get("seeds", [Text("0")]), f"{label}: seeds")
-    common = _options(content.get("options", {}), f"{label}: options")
+    seeds = as_seeds(content.get("seeds", [Text("0")]), f"{label}: seeds")
+    common = as_options(content.get("options", {}), f"{label}: options")
     rows = []
     for group, teaches_only in (("teachers", True), ("runs", False)):
         default = seeds[:1] if teaches_only else seeds
-        for number, entry in enumerate(_list(content.get(group, []), f"{label}: {group}"), start=1):
-            own = _mapping(entry, f"{label}: entry {number} of {group}", ROW_KEYS)
+        for number, entry in enumerate(as_list(content.get(group, []), f"{label}: {group}"), start=1):
+            own = as_mapping(entry, f"{label}: entry {number} of {group}", ROW_KEYS)
             name = str(own.get("name", ""))
             where = f"{label}: {group}, {name or f'entry {number}'}"
             rows += _rows(name, own, where, path.parent, common, default, teaches_only=teaches_only)
@@ -94,8 +94,8 @@ def read_table(path: Path) -> Table:
         source=str(content.get("source", "")),
         baseline=str(content.get("baseline", "")),
         selection=str(content.get("selection", "last")),
-        columns=tuple(map(str, _list(content.get("columns", []), f"{label}: columns"))),
-        protocol=_options(content.get("protocol", {}), f"{label}: protocol"),
+        columns=tuple(map(str, as_list(content.get("columns", []), f"{label}: columns"))),
+        protocol=as_options(content.get("protocol", {}), f"{label}: protocol"),
         rows=tuple(rows),
     )
     _check(table, label)
@@ -141,14 +141,14 @@ def _rows(name, own, where, folder, common, seeds, *, teaches_only) -> list[Row]
     place = folder / str(own["config"])
     if not place.is_file():
         raise ConfigError(f"{where}: config is {short(own['config'])}, there is no such file beside {folder}")
-    published = _mapping(own.get("published", {}), f"{where}: published")
+    published = as_mapping(own.get("published", {}), f"{where}: published")
     if own.get("source"):
         published = published | {"SOURCE": own["source"]}
     rows, points = [], _points(own, where)
     if published and any(points):
         raise ConfigError(f"{where} has published numbers and several points, expected a row of its own for them")
     for point in points:
-        options = common | _options(own.get("options", {}), f"{where}: options") | point
+        options = common | as_options(own.get("options", {}), f"{where}: options") | point
         for key, entry in (OWN | (TAUGHT if own.get("teachers") else {})).items():
             if key in options:
                 raise ConfigError(f"{where}: {key} is an option, expected the row's entry {entry}")
@@ -157,8 +157,8 @@ def _rows(name, own, where, folder, common, seeds, *, teaches_only) -> list[Row]
                 name=name + "".join(f"_{_leaf(key)}-{_plain(value)}" for key, value in point.items()),
                 config=place,
                 options=options,
-                seeds=_seeds(own["seeds"], f"{where}: seeds") if "seeds" in own else seeds,
-                taught_by=tuple(map(str, _list(own.get("teachers", []), f"{where}: teachers"))),
+                seeds=as_seeds(own["seeds"], f"{where}: seeds") if "seeds" in own else seeds,
+                taught_by=tuple(map(str, as_list(own.get("teachers", []), f"{where}: teachers"))),
                 published=published if len(point) == 0 else {},
                 varied=tuple(point),
                 teaches_only=teaches_only,
@@ -172,10 +172,10 @@ def _points(own, where) -> list[dict[str, object]]:
     if "sweep" in own and "list" in own:
         raise ConfigError(f"{where} has a sweep and a list, expected one of them")
     if "list" in own:
-        return [_options(each, f"{where}: list") for each in _list(own["list"], f"{where}: list")]
+        return [as_options(each, f"{where}: list") for each in as_list(own["list"], f"{where}: list")]
     axes = {
-        key: _list(values, f"{where}: sweep {key}")
-        for key, values in _options(own.get("sweep", {}), f"{where}: sweep").items()
+        key: as_list(values, f"{where}: sweep {key}")
+        for key, values in as_options(own.get("sweep", {}), f"{where}: sweep").items()
     }
     empty = [key for key, values in axes.items() if not values]
     if empty:
@@ -189,66 +189,3 @@ def _leaf(key: str) -> str:
 
 def _plain(value) -> str:
     return re.sub(r"[^\w.+-]+", "-", written(value)).strip("-")
-
-
-def written(value) -> str:
-    """Return a value as it is written on a command line."""
-    if isinstance(value, list):
-        return "[" + ",".join(map(_entry, value)) + "]"
-    return "null" if value is None else str(value)
-
-
-def _entry(value) -> str:
-    quoted = isinstance(value, str) and not isinstance(value, Text)
-    return "'" + value.replace("'", "''") + "'" if quoted else written(value)
-
-
-def _parsed(path: Path, label: str):
-    if path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"{label}: a table is a .yaml file")
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ConfigError(f"{label}: has {path.stat().st_size} bytes, a table has at most {MOST_BYTES}")
-        text = read_bytes(path).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{label}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    return value_of(parse(text, label), label)
-
-
-def _mapping(value, where: str, allowed: tuple[str, ...] = ()) -> dict:
-    if value in (None, ""):
-        return {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where} is {short(value)}, expected entries KEY: VALUE")
-    unknown = [key for key in value if allowed and key not in allowed]
-    if unknown:
-        raise ConfigError(f"{where} has the unknown entry {unknown[0]}, expected {', '.join(allowed)}")
-    return value
-
-
-def _list(value, where: str) -> list:
-    if not isinstance(value, list):
-        raise ConfigError(f"{where} is {short(value)}, expected a list")
-    return value
-
-
-def _options(value, where: str, prefix: str = "") -> dict[str, object]:
-    """Return {"SECTION.KEY": value} of options that are written nested, with dots, or both."""
-    flat = {}
-    for key, each in _mapping(value, where).items():
-        inner = _options(each, where, f"{prefix}{key}.") if isinstance(each, dict) and each else {prefix + key: each}
-        twice = flat.keys() & inner.keys()
-        if twice:
-            raise ConfigError(f"{where}: {sorted(twice)[0]} is set twice")
-        flat |= inner
-    return flat
-
-
-def _seeds(value, where: str) -> tuple[int, ...]:
-    texts = _list(value, where)
-    if not texts or not all(isinstance(text, Text) and re.fullmatch(r"\d{1,10}", text) for text in texts):
-        raise ConfigError(f"{where} is {short(value)}, expected whole numbers from 0")
-    seeds = tuple(map(int, texts))
-    if len(set(seeds)) < len(seeds):
-        raise ConfigError(f"{where} is {short(list(map(str, texts)))}, a seed is there twice")
-    return seeds

@@ -45,7 +45,8 @@ def _short(commit: str) -> str:
 
 def _teachers(facts: dict) -> str:
     scores = facts.get("teachers")
-    return " + ".join(f"{score:.2f}" for score in scores.values() if _is_number(score)) if scores else ""
+    known = [score for score in scores.values() if _is_number(score)] if isinstance(scores, dict) else []
+    return " + ".join(f"{score:.2f}" for score in known)
 
 
 def _numbers(run: Run) -> dict[str, float]:

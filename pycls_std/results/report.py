@@ -16,8 +16,8 @@ from pycls_std.results.picture_style import PAGE, inlined, rendered
 from pycls_std.results.plots import PICTURES, draw
 from pycls_std.results.read import Run, document
 from pycls_std.results.render import cells
+from pycls_std.results.rows import rows_of
 from pycls_std.results.seeds import Rows, best_epoch, heading, result_of
-from pycls_std.results.table import rows_of
 
 NOTE = (
     "Mean and sample deviation over the n finished runs of a row, on the test split, after the last epoch. What is "

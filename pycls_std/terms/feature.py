@@ -99,8 +99,8 @@ class Feature(Term):
         own, other = (
             [as_given(output.features[tap], tap, vectors=self.form.VECTORS) for tap in taps] for output, taps in sides
         )
-        grown = min(1.0, (progress.epoch + 1) / self.warmup) if self.warmup else 1.0
-        return {"feature": grown * self.weight * self.form(own, other, batch, self.world)}
+        weight = progress.warmed(self.warmup) * self.weight
+        return {"feature": weight * self.form(own, other, batch, self.world)}
 
 
 def _shape(model: Description, tap: str) -> TapShape:

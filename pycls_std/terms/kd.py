@@ -13,8 +13,8 @@ from pycls_std.terms.logits import LogitLoss, LogitTerm, mean_weights, need_logi
 class KD(LogitTerm):
     """weight D(logits, teachers), each teacher with its own weight.
 
-    D is any form of section DISTILLATION, of raw or standardized logits. Where the student
-    has a distillation head, D is that head's, and the class head learns from the labels alone.
+    D is any form of section DISTILLATION, of raw or standardized logits. Where the student has a distillation head, D
+    is that head's, and the class head learns from the labels alone.
     Source: Hinton et al., 2015; Touvron et al., ICML 2021; Zhao et al., CVPR 2022; Sun et al., CVPR 2024.
     """
 
@@ -52,5 +52,4 @@ class KD(LogitTerm):
         """Return {"kd"}."""
         value, weights = self.loss.over_teachers(student.heads[self.heads[0]], teachers, batch.targets, progress)
         self.monitors = mean_weights(weights, self.described) | self.loss.learned_values("kd")
-        grown = min(1.0, (progress.epoch + 1) / self.warmup) if self.warmup else 1.0
-        return {"kd": grown * self.weight * value}
+        return {"kd": progress.warmed(self.warmup) * self.weight * value}

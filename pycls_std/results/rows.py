@@ -1,0 +1,74 @@
+"""Which runs are the seeds of one row of a table: those whose numbers may differ by their seed alone."""
+
+from pycls_std import config
+from pycls_std.config.published import of_the_run
+from pycls_std.results.read import Run
+
+WEIGHTS = "DISTILLATION.TEACHER_WEIGHTS"
+
+
+def rows_of(runs: list[Run]) -> dict[str, list[Run]]:
+    """Return the runs of each row of `aggregate`, by its name, in the order in which the rows come in `runs`.
+
+    Raises ValueError if a config has two runs of one seed.
+    """
+    catalogue = config.Catalogue()
+    groups = list(grouped(catalogue, runs).values())
+    named = [{"run": group[0].name} for group in groups]
+    tell_apart(named, [identity(catalogue, group[0]) for group in groups])
+    found: dict[str, list[Run]] = {}
+    for row, group in zip(named, groups, strict=True):
+        found.setdefault(row["run"], []).extend(group)  # of one name are only those whose options are lost
+    return found
+
+
+def grouped(catalogue, runs: list[Run]) -> dict[str, list[Run]]:
+    """Return the runs of each row. Raises ValueError if a row has two runs of one seed."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        group = groups.setdefault(str(identity(catalogue, run) or run.folder.parent), [])
+        for twin in group:
+            if twin.seed == run.seed:
+                raise ValueError(f"{run.name} {run.seed} is there twice: {twin.folder} and {run.folder}, leave one out")
+        group.append(run)
+    return groups
+
+
+def identity(catalogue, run: Run) -> dict:
+    """Return what runs of one row share, {} of a run whose options are lost.
+
+    A teacher is its weights, wherever they lay; a record that does not know them has their paths.
+    """
+    shared = recipe(catalogue, run.options)
+    if run.teachers and WEIGHTS in shared:
+        shared[WEIGHTS] = [digest[:10] for digest in run.teachers]
+    return shared
+
+
+def recipe(catalogue, options: dict[str, object]) -> dict:
+    """Return the options that runs of one row share, and their dataset."""
+    if not options:
+        return {}
+    idle = catalogue.idle(options)
+    keys = [key for key in sorted(options) if (option := catalogue.of(key)) is None or option.rows and key not in idle]
+    own = {key: options[key] for key in keys if options[key] != {}}  # which is an open section without keys
+    own |= {WEIGHTS: of_the_run(own[WEIGHTS])} if WEIGHTS in own else {}
+    return own | {"dataset": config.dataset_name(options)}
+
+
+def differing(options: dict[str, object], run: Run) -> list[str]:
+    """Return "KEY is .., not .." of the options in which a run is not of the row, or the seed, that others are of."""
+    catalogue = config.Catalogue()
+    planned, ran = (recipe(catalogue, flat) | {"SEED": flat.get("SEED")} for flat in (options, run.options))
+    keys = sorted(key for key in planned.keys() | ran.keys() if planned.get(key) != ran.get(key))
+    return [f"{key} is {ran.get(key)}, not {planned.get(key)}" for key in keys]
+
+
+def tell_apart(rows: list[dict], identities: list[dict]) -> None:
+    """Add to the names of runs that share one the options in which they differ."""
+    names = [row["run"] for row in rows]
+    for row, flat, name in zip(rows, identities, list(names), strict=True):
+        rivals = [other for other, other_name in zip(identities, names, strict=True) if other_name == name]
+        keys = sorted(key for key in flat if any(other.get(key) != flat[key] for other in rivals))
+        if keys:
+            row["run"] += " (" + ", ".join(f"{key} {flat[key]}" for key in keys) + ")"
