@@ -11,7 +11,7 @@ from torch import Tensor
 
 import pycls_std.metrics  # noqa: F401  (registers the metrics)
 from pycls_std.core.registry import TASKS
-from pycls_std.core.structures import Batch, Loaded, Output, Progress, Sample
+from pycls_std.core.structures import Batch, Loaded, Output, Progress, Sample, World
 from pycls_std.datasets.pipeline import ImagePipeline
 from pycls_std.datasets.transforms import Augmentation
 from pycls_std.losses.classification import soft_target_cross_entropy
@@ -113,7 +113,7 @@ class Classification:
         return self.mixing(loaded, progress)
 
     # ------------------------------------------------------------------------------------------------------- objective
-    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, output: Output, batch: Batch, world: World) -> dict[str, Tensor]:
         """Return the loss of the labels, by name."""
         return {"ce": soft_target_cross_entropy(output.heads["cls"], batch.targets)}
 

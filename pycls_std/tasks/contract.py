@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from pycls_std.core.structures import Batch, Loaded, Output, Progress, Sample
+from pycls_std.core.structures import Batch, Loaded, Output, Progress, Sample, World
 from pycls_std.tasks.evaluator import Evaluator
 
 
@@ -60,8 +60,11 @@ class Task(Protocol):
     def batch(self, loaded: Loaded, progress: Progress) -> Batch:
         """Return the batch that is trained on."""
 
-    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Return the losses of the labels, scalars by name; they are multiplied by TASK.WEIGHT and added."""
+    def losses(self, output: Output, batch: Batch, world: World) -> dict[str, Tensor]:
+        """Return the losses of the labels, scalars by name; they are multiplied by TASK.WEIGHT and added.
+
+        world: the processes that share the batch; their gradients are averaged.
+        """
 
     def prediction_heads(self, heads: tuple[str, ...]) -> dict[str, set[str]]:
         """Return the heads that each prediction needs, by the name of the prediction; the first is the default."""

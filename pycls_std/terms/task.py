@@ -25,4 +25,5 @@ class TaskLoss(Term):
 
     def forward(self, student: Output, teachers: list[Output], batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return the task's losses, weighted."""
-        return {name: self.weight * value for name, value in self.task.losses(student, batch).items()}
+        found = self.task.losses(student, batch, self.world)
+        return {name: self.weight * value for name, value in found.items()}

@@ -87,7 +87,7 @@ class Boxes:
     def batch(self, loaded, progress):
         return Batch(loaded.images, loaded.targets, loaded)
 
-    def losses(self, output, batch):
+    def losses(self, output, batch, world):
         labels, boxes = largest(batch.targets)
         return {
             "class": cross_entropy(output.heads["classes"].float(), labels),
