@@ -117,7 +117,7 @@ def test_a_precision_that_is_asked_for_by_name_is_kept_and_the_difference_told(o
     for own in ({"DISTILLATION__TEACHER_PRECISION": "bf16"}, {"fall_back": False}):
         teacher, line, _ = optimized(near, PRECISION="bf16", **own)
         assert kinds(teacher) == {BF16}
-        assert float(line.split("as in fp32 for ")[1].split()[0]) < 99
+        assert float(line.split("as in fp32 of ")[1].split()[0]) < 99
 
 
 @pytest.mark.parametrize(
