@@ -125,15 +125,15 @@ def test_weights_of_teachers_and_the_estimate(two_rows):
 
 
 def test_gains_of_classes(two_rows):
-    """The difference of the means over seeds; its error adds the squares of both means' errors."""
+    """The mean of the differences of each seed, and the error of that mean."""
     own = [[45.0, 54.0, 90.0], [38.0, 48.0, 91.0]]
     ground = [[30.0, 30.0, 90.0], [29.0, 31.0, 91.0]]
     expected = {}
     for name, after, before in zip(
         ["cat", "dog", "$x^"], zip(*own, strict=True), zip(*ground, strict=True), strict=True
     ):
-        error = math.sqrt(statistics.variance(after) / 2 + statistics.variance(before) / 2)
-        expected[name] = (statistics.mean(after) - statistics.mean(before), error)
+        found = [a - b for a, b in zip(after, before, strict=True)]
+        expected[name] = (statistics.mean(found), statistics.stdev(found) / math.sqrt(2))
     gains = gain_by_class(two_rows["multi"], two_rows["base"])
     assert {name: (gain, error) for name, gain, error in gains} == {n: pytest.approx(e) for n, e in expected.items()}
     assert [name for name, *_ in gains] == ["$x^", "cat", "dog"]
@@ -141,6 +141,8 @@ def test_gains_of_classes(two_rows):
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([gain for _, gain, _ in gains])
     assert [text.get_text() for text in axes.get_yticklabels()] == ["$x^", "cat", "dog"]
     assert plots.gains(two_rows, "") is None
+    two_rows["multi"][0].options["DATA.PER_CLASS"] = 5  # trained on other images than the baseline
+    assert plots.gains(two_rows, "base") is None
 
 
 def test_of_many_classes_the_extremes_are_drawn_and_the_mean_is_of_all(record, tmp_path):

@@ -18,6 +18,7 @@ from pycls_std import config
 from pycls_std.core.prediction_file import Predictions, packed, unpacked
 from pycls_std.results import analysis
 from pycls_std.results.read import find_runs, read_run
+from pycls_std.results.rows import rows_of
 from pycls_std.results.table import aggregate
 from pycls_std.run.journal import Journal, events_of
 
@@ -448,9 +449,11 @@ def test_the_same_seed_twice_is_not_two_runs(record, tmp_path):
     copy.mkdir(parents=True)
     for path in folder.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
-    code, _, errors = make_table(top)
-    assert code == 2
-    assert "multi seed0 is there twice" in errors
+    record("base", 0, [1, 2, 20])
+    table = aggregate(find_runs([str(top)])).set_index("run")
+    assert table["n"].to_dict() == {"base": 1, "multi": 0}
+    assert table["status"]["multi"] == f"seed0: there twice, {copy} and {folder}: leave one out"
+    assert list(rows_of(find_runs([str(top)]))) == ["base", "multi"]
 
 
 def test_folders_without_runs(tmp_path):

@@ -1,7 +1,7 @@
 """Pictures of scores: by class, against the size of what is deployed, against the cost of training."""
 
 import math
-from statistics import mean, variance
+from statistics import mean, stdev
 
 from pycls_std import config
 from pycls_std.core.text import first_of
@@ -15,44 +15,57 @@ NAMED = 10  # classes with the greatest gains, and with the least, that have a b
 OPEN = {"markerfacecolor": "none", "markeredgewidth": 1.2}  # so that points on one another are seen
 
 
-def by_class(runs: list[Run]) -> tuple[list[str], list[list[float | None]]]:
-    """Return the names of the classes and, for each finished run, the score of each, in percent; None without images.
+def by_class(runs: list[Run]) -> tuple[list[str], dict[str, list[float | None]]]:
+    """Return the names of the classes and, by seed of each finished run, the score of each, in percent.
 
-    Both are empty unless every finished run has been analysed, on the same classes.
+    A score is None for a class without images. Both are empty unless every finished run has been analysed, on the same
+    classes.
     """
-    found = [of_folder(run.folder, run.name, run.options.get("SEED")) for run in finished(runs)]
-    classes = [each.get("classes") for each in found]
+    found = {run.seed: of_folder(run.folder, run.name, run.options.get("SEED")) for run in finished(runs)}
+    classes = [each.get("classes") for each in found.values()]
     if not found or not classes[0] or any(names != classes[0] for names in classes):
-        return [], []
-    values = [each["predictions"][each["prediction"]]["per_class"] for each in found]
+        return [], {}
+    values = {seed: each["predictions"][each["prediction"]]["per_class"] for seed, each in found.items()}
     return [str(name) for name in classes[0]], values
 
 
 def gain_by_class(runs: list[Run], baseline: list[Run]) -> list[tuple[str, float, float]]:
-    """Return class, difference of the means over seeds, and its standard error, from the least gain to the greatest.
+    """Return class, mean gain over the seeds that both have, and its standard error, from the least to the greatest.
 
-    The error is NaN with one seed of either; [] without analyses of both on the same classes.
+    The error is NaN with one seed; [] without analyses of both on the same classes, and without a seed in common.
     """
     (names, own), (others, ground) = by_class(runs), by_class(baseline)
-    if not names or names != others:
+    seeds = sorted(own.keys() & ground.keys())
+    if not seeds or names != others:
         return []
     gains = []
-    for name, after, before in zip(names, zip(*own, strict=True), zip(*ground, strict=True), strict=True):
-        error = math.nan
-        if None in after or None in before:
+    for place, name in enumerate(names):
+        pairs = [(own[seed][place], ground[seed][place]) for seed in seeds]
+        if any(None in pair for pair in pairs):
             continue
-        if min(len(after), len(before)) > 1:
-            error = math.sqrt(variance(after) / len(after) + variance(before) / len(before))
-        gains.append((name, mean(after) - mean(before), error))
+        found = [after - before for after, before in pairs]
+        error = stdev(found) / math.sqrt(len(found)) if len(found) > 1 else math.nan
+        gains.append((name, mean(found), error))
     return sorted(gains, key=lambda each: each[1])
+
+
+def comparable(runs: list[Run], baseline: list[Run]) -> bool:
+    """Return whether two rows trained on the same images for as long; a teacher that saw more did not."""
+    keys = ("DATA.PER_CLASS", "DATA.VAL_FRACTION", "OPTIM.MAX_EPOCH")
+    sides = [run.options for run in (finished(runs)[:1] + finished(baseline)[:1])]
+    return len({(config.dataset_name(flat), *map(flat.get, keys)) for flat in sides}) == 1
 
 
 @styled
 def gains(rows: Rows, baseline: str = ""):
-    """Sorted bars of what each class gains over the baseline, a panel for each row; of many classes the extremes."""
-    if not baseline:
+    """Sorted bars of what each class gains over the baseline, a panel for each row; of many classes the extremes.
+
+    Rows that trained on other images, or for other epochs, are not shown.
+    """
+    if not baseline or not finished(rows[baseline]):
         return None
-    panels = {name: gain_by_class(runs, rows[baseline]) for name, runs in rows.items() if name != baseline}
+    alike = {name: runs for name, runs in rows.items() if name != baseline and comparable(runs, rows[baseline])}
+    panels = {name: gain_by_class(runs, rows[baseline]) for name, runs in alike.items()}
     panels = {name: own for name, own in panels.items() if own}
     if not panels:
         return None
@@ -60,7 +73,7 @@ def gains(rows: Rows, baseline: str = ""):
     columns = 1 if len(panels) == 1 else 2 if len(panels) <= 4 else 3
     width = COLUMN if len(panels) <= 1 else PAGE
     bars = min(most, 2 * NAMED + 1)
-    said = f"Gain of each class over {label(baseline)}, difference of the means over seeds"
+    said = f"Gain of each class over {label(baseline)}, mean over the seeds of both"
     said += "; thin line: its standard error. " if any(e == e for own in panels.values() for *_, e in own) else ". "
     said += "Dotted line: mean over all classes."
     said += f" Of {most} classes the {NAMED} of either end." if most > 2 * NAMED + 1 else ""

@@ -8,10 +8,7 @@ WEIGHTS = "DISTILLATION.TEACHER_WEIGHTS"
 
 
 def rows_of(runs: list[Run]) -> dict[str, list[Run]]:
-    """Return the runs of each row of `aggregate`, by its name, in the order in which the rows come in `runs`.
-
-    Raises ValueError if a config has two runs of one seed.
-    """
+    """Return the runs of each row of `aggregate`, by its name, in the order in which the rows come in `runs`."""
     catalogue = config.Catalogue()
     groups = list(grouped(catalogue, runs).values())
     named = [{"run": group[0].name} for group in groups]
@@ -23,14 +20,16 @@ def rows_of(runs: list[Run]) -> dict[str, list[Run]]:
 
 
 def grouped(catalogue, runs: list[Run]) -> dict[str, list[Run]]:
-    """Return the runs of each row. Raises ValueError if a row has two runs of one seed."""
+    """Return the runs of each row. Two finished ones of one seed are no results: nobody knows which one is meant."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         group = groups.setdefault(str(identity(catalogue, run) or run.folder.parent), [])
-        for twin in group:
-            if twin.seed == run.seed:
-                raise ValueError(f"{run.name} {run.seed} is there twice: {twin.folder} and {run.folder}, leave one out")
         group.append(run)
+    for group in groups.values():
+        finished = [run for run in group if run.status == "finished"]
+        for run in finished:
+            twins = [str(other.folder) for other in finished if other.seed == run.seed]
+            run.status = f"there twice, {' and '.join(twins)}: leave one out" if len(twins) > 1 else run.status
     return groups
 
 

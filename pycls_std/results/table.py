@@ -36,7 +36,7 @@ def aggregate(
     selected_<result> of the epoch that is the best on the held-out images; and best_<result> of the best epoch on the
     test split itself, which flatters. delta_<score> is what is selected minus what is published. Nothing unfinished
     enters them. `columns.headings` has all columns.
-    Raises ValueError if a config has two runs of one seed, and if no row is the baseline.
+    Raises ValueError if no row is the baseline.
     """
     catalogue = config.Catalogue()
     groups = grouped(catalogue, runs)
@@ -83,7 +83,7 @@ def _row(catalogue, runs: list[Run], selection: str, varied) -> dict:
     for column, values in costs(finished).items():
         row |= _mean(column, values)
     row |= origins(runs) | {"folders": {run.seed: run.folder for run in runs}}
-    row["status"] = "; ".join(trouble) or "finished"
+    row["status"] = "; ".join(dict.fromkeys(trouble)) or "finished"
     return row
 
 
