@@ -16,9 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pycls_std import config
 from pycls_std.core.prediction_file import Predictions, packed, unpacked
-from pycls_std.results import analysis
+from pycls_std.results import analysis, rows
 from pycls_std.results.read import find_runs, read_run
-from pycls_std.results.rows import rows_of
 from pycls_std.results.table import aggregate
 from pycls_std.run.journal import Journal, events_of
 
@@ -453,7 +452,7 @@ def test_the_same_seed_twice_is_not_two_runs(record, tmp_path):
     table = aggregate(find_runs([str(top)])).set_index("run")
     assert table["n"].to_dict() == {"base": 1, "multi": 0}
     assert table["status"]["multi"] == f"seed0: there twice, {copy} and {folder}: leave one out"
-    assert list(rows_of(find_runs([str(top)]))) == ["base", "multi"]
+    assert list(rows.rows_of(find_runs([str(top)]))) == ["base", "multi"]
 
 
 def test_folders_without_runs(tmp_path):

@@ -133,7 +133,7 @@ class Trial:
         error = float(torch.tensor([0.0, *each]).max())  # which is not a number if one is not
         agreement = 100 * same / count
         features = f", features within {error:.2g} %" if taps else ""
-        text = f"says the same as in fp32 of {agreement:.2f} % of {count:.0f} test images{features}{failure}"
+        text = f"same as in fp32 for {agreement:.2f} % of {count:.0f} test images{features}{failure}"
         return Comparison(agreement, error, text)
 
     def _output(self, variant, images) -> Output:
