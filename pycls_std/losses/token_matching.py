@@ -37,11 +37,6 @@ class _Summed(torch.autograd.Function):
         return ctx.world.sum(gradient), None
 
 
-@torch.compiler.disable  # it would be asked to trace how processes talk, forwards and backwards
-def _across(tensor: Tensor, world: World) -> Tensor:
-    return _Summed.apply(tensor, world)
-
-
 def summed(values: Tensor, keep: Tensor | None, world: World) -> Tensor:
     """Return the sum over the tokens of all processes, with gradient, of values (N, ...).
 
@@ -49,12 +44,12 @@ def summed(values: Tensor, keep: Tensor | None, world: World) -> Tensor:
     """
     kept = values if keep is None else values * keep.view(-1, *[1] * (values.ndim - 1))
     total = kept.sum(dim=0)
-    return total if world.size == 1 else _across(total, world)
+    return total if world.size == 1 else _Summed.apply(total, world)
 
 
 def averaged(value: Tensor, world: World) -> Tensor:
     """Return the mean of a value over all processes, with gradient."""
-    return value if world.size == 1 else _across(value, world) / world.size
+    return value if world.size == 1 else _Summed.apply(value, world) / world.size
 
 
 def standardize_tokens(tokens: Tensor, keep: Tensor | None, world: World, *, eps: float) -> Tensor:
@@ -64,7 +59,7 @@ def standardize_tokens(tokens: Tensor, keep: Tensor | None, world: World, *, eps
     Source: Miles et al. (VkD), whose code for detection has no eps: a channel that does not vary is NaN there.
     """
     count = summed(tokens.new_ones(len(tokens)), keep, world)
-    centred = tokens - summed(tokens, keep, world) / count
+    centred = tokens - summed(tokens, keep, world) / count.clamp(min=1)
     variance = summed(centred.square(), keep, world) / (count - 1).clamp(min=1)
     return centred * (variance + eps).rsqrt()
 

@@ -5,6 +5,7 @@ Shapes: B batch, C channels, H height, W width, L levels of a decoder, Q queries
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from pycls_std.core.option import Option
@@ -85,9 +86,8 @@ class Tokens(Term):
         "LEVELS": Option(("mean", "sum"), column="levels"),
         # The square root of the sum over taps is weighed.
         "ROOT": Option(False, column="root"),
-        # Beside each channel's variance, and least sum that a root is taken of: without, tokens that do not vary, or
-        # are all alike, have no gradient. 0 = as published.
-        "EPS": Option(1e-5, least=0, greatest=1),
+        # Beside each channel's variance; 0 = as published, and a channel that does not vary is NaN.
+        "EPS": Option(1e-5, least=0, greatest=1, when="TOKENS.NORM=standardize"),
         # Leave out what is padding in the maps of padded images; false = as published.
         "MASK": Option(True, column="masked"),
         # Statistics and means are over the tokens of all processes, which are one then; false = each has its own, as
@@ -134,7 +134,7 @@ class Tokens(Term):
             levels = own.shape[2] if pair.queries and form.levels == "sum" else 1
             total = total + levels * distance
         if form.root:
-            total = averaged(total, world).clamp(min=form.eps).sqrt()
+            total = averaged(total, world).clamp(min=torch.finfo(total.dtype).tiny).sqrt()  # no gradient where it is 0
         return {"tokens": self.weight * total}
 
 
