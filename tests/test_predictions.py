@@ -17,9 +17,10 @@ from pycls_std.builders.data import build_data, build_task
 from pycls_std.builders.method import build_backbone, build_student, describe_run
 from pycls_std.core.prediction_file import Predictions, packed
 from pycls_std.engine import checkpoint
-from pycls_std.measure.predictions import ordered, predict
+from pycls_std.measure.predictions import predict
 from pycls_std.metrics.accuracy import Accuracy
 from pycls_std.results import analysis, predictions
+from pycls_std.tasks.kept_logits import ordered
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,8 @@ class Detection:
     def check(self, index: int, target: dict) -> dict:
         """Return the target of an image. Raises ValueError if a label is none, or if a box is not finite."""
         where = f"image {index} of the dataset (id {target['image_id']})"
-        for boxes, labels in ((target["boxes"], target["labels"]), (target["truth"]["boxes"], target["truth"]["labels"])):
+        for part in (target, target["truth"]):
+            boxes, labels = part["boxes"], part["labels"]
             if boxes.shape != (len(labels), 4):
                 raise ValueError(f"{where} has boxes {tuple(boxes.shape)} for {len(labels)} labels")
             odd = labels[(labels < 0) | (labels >= self.classes)].tolist()

@@ -23,8 +23,9 @@ class KeptBoxes:
         self.images += found_boxes(prediction, loaded.targets)
 
     def packed(self, world: World, describe) -> KeptFile | None:
-        """Return, in the first process, [{image_id, category_id, bbox: [left, top, width, height], score}, ...], bbox in pixels; JSON.
+        """Return, in the first process, [{image_id, category_id, bbox, score}, ...] as JSON.
 
+        bbox is left, top, width and height in pixels of the original image.
         Raises ValueError that names an image of which a number is not finite.
         """
         together = [each for own in world.gather(self.images) for each in own]
