@@ -25,6 +25,7 @@ LONGEST = 1333
 SHORTEST = range(480, 801, 16)  # of a training view
 BEFORE_CROP = (400, 500, 600)  # shortest side
 CROP = (384, 600)  # least and most of a side
+MULTIPLE = 16  # to which both sides of a view are rounded down
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class DetectionPipeline:
 
     image_size: shortest side at test, pixels; every size of the recipe scales with it. flip: probability.
     multi_scale: whether the shortest side of a training view is drawn, else it is image_size. crop: whether half of
-    the training views are crops. multiple: both sides of a view are rounded down to multiples of it, as published.
+    the training views are crops.
     """
 
     image_size: int
@@ -41,7 +42,6 @@ class DetectionPipeline:
     flip: float = 0.5
     multi_scale: bool = True
     crop: bool = True
-    multiple: int = 16
     batched = False  # images are of several sizes
 
     def train_transform(self) -> Callable:
@@ -69,6 +69,11 @@ class DetectionPipeline:
     def _longest(self) -> int:
         return self.image_size * LONGEST // PUBLISHED
 
+    @property
+    def _multiple(self) -> int:
+        """Return that of 800 px, scaled, rounded down to a power of two, of which usual sizes are multiples."""
+        return 1 << max(0, (MULTIPLE * self.image_size // PUBLISHED).bit_length() - 1)
+
     def _scaled(self, size: int) -> int:
         return round(size * self.image_size / PUBLISHED)
 
@@ -76,7 +81,7 @@ class DetectionPipeline:
         return self._scaled(sizes[_whole(0, len(sizes) - 1)])
 
     def _resized(self, image, target: dict, shortest: int, longest: int | None = None) -> tuple[Image.Image, dict]:
-        size = view_size((image.height, image.width), shortest, longest, multiple=self.multiple)
+        size = view_size((image.height, image.width), shortest, longest, multiple=self._multiple)
         return _both(partial(functional.resize, size=list(size)), image, target)
 
     def _cropped(self, image, target: dict) -> tuple[Image.Image, dict]:
