@@ -1,5 +1,8 @@
 """Views of images with boxes against closed forms and a plain second computation; padded batches."""
 
+import copy
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from PIL import Image
 from torchvision.transforms.functional import normalize, to_tensor
 from torchvision.tv_tensors import BoundingBoxes
 
-from pycls_std.core.structures import Normalization, Padded, Sample
+from pycls_std.core.structures import Normalization, Padded, Sample, mapped
 from pycls_std.datasets import detection_views, loader
 from pycls_std.datasets.box_targets import box_target
 from pycls_std.datasets.coco import coco
@@ -275,3 +278,16 @@ def test_padding_to_a_batch():
     assert loaded.index.tolist() == [5, 4, 3] and loaded.crop is None
     alone = pad_to_batch(samples[:1])
     assert torch.equal(alone.images.pixels[0], samples[0].pixels) and alone.images.mask.all()
+
+
+def test_targets_come_from_workers_without_files():
+    """Of 7 tensors an image, that a metric may keep, none is in shared memory, where each would be an open file."""
+    data = loader.test_loader(views(Shapes(40, 0), pipeline(32).test_transform()), batch_size=20, workers=1)
+    held, before = [], len(os.listdir("/proc/self/fd"))
+    for batch in data:
+        held += batch.targets
+        assert not any(values.is_shared() for target in batch.targets for values in target["truth"].values())
+    assert len(held) == 40 and len(os.listdir("/proc/self/fd")) < before + 20
+    held[0]["boxes"].add_(1)  # they can be written to
+    own = pad_to_batch([Sample(torch.ones(3, 4, 4), target_of([[1, 2, 3, 4]], (4, 4)), 0)]).targets
+    assert same(copy.copy(own), own) and same(mapped(own, torch.clone), own)  # as pinning and moving do

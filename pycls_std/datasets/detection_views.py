@@ -4,9 +4,11 @@ Shapes: B batch, H height, W width, n boxes of an image.
 Source: the augmentation of DETR (Carion et al., ECCV 2020), with the sizes of ViDT (Song et al., ICLR 2022).
 """
 
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -15,7 +17,7 @@ from torchvision.ops import box_convert
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import wrap
 
-from pycls_std.core.structures import Loaded, Normalization, Padded, Sample
+from pycls_std.core.structures import Loaded, Normalization, Padded, Sample, mapped
 from pycls_std.datasets.box_targets import has_extent
 from pycls_std.datasets.decoding import to_rgb
 
@@ -116,6 +118,25 @@ def view_size(size: tuple[int, int], shortest: int, longest: int | None, *, mult
     return max(height, multiple), max(width, multiple)
 
 
+class Targets(list):
+    """The targets of a batch. What they say comes from a worker as bytes, in a plain list.
+
+    As a tensor in shared memory each would be a file that both processes hold open, of which they may have 1,024.
+    """
+
+    def __reduce__(self):
+        return pickle.loads, (pickle.dumps(mapped(list(self), _Bytes)),)
+
+
+class _Bytes(NamedTuple):
+    """A tensor that is pickled by value."""
+
+    tensor: Tensor
+
+    def __reduce__(self):
+        return torch.from_numpy, (self.tensor.numpy(),)
+
+
 def pad_to_batch(samples: list[Sample]) -> Loaded:
     """Return a batch of views, padded with zeros at the right and at the bottom; the targets in a list."""
     height, width = (max(sample.pixels.shape[side] for sample in samples) for side in (1, 2))
@@ -125,7 +146,7 @@ def pad_to_batch(samples: list[Sample]) -> Loaded:
         own = (place, ..., slice(sample.pixels.shape[1]), slice(sample.pixels.shape[2]))
         pixels[own], mask[own] = sample.pixels, True
     index = torch.tensor([sample.index for sample in samples])
-    return Loaded(Padded(pixels, mask), [sample.target for sample in samples], index)
+    return Loaded(Padded(pixels, mask), Targets(sample.target for sample in samples), index)
 
 
 def _both(change: Callable, image: Image.Image, target: dict) -> tuple[Image.Image, dict]:
