@@ -1,4 +1,4 @@
-"""ViDT: its windows against a dense computation, padding, published counts and numbers, taps, weights of other models."""
+"""ViDT: its windows against a dense computation, padding, published counts and numbers, taps, others' weights."""
 
 import logging
 import re
@@ -58,7 +58,7 @@ def dense(attention, patches, shift):
 
     Rows and columns belong to the window (place - shift) // 4; where those of the other end are rolled, they are apart.
     """
-    window, (height, width, channels) = attention.window_size[0], patches.shape
+    window, (height, width) = attention.window_size[0], patches.shape[:2]
     patches = pad(patches, (0, 0, 0, -width % window, 0, -height % window))
     rows, columns = (each.flatten() for each in torch.meshgrid(*map(torch.arange, patches.shape[:2]), indexing="ij"))
     same = torch.ones(len(rows), len(rows), dtype=torch.bool)
@@ -181,10 +181,9 @@ def test_published_counts_are_ours_and_what_is_never_used(name, refined, plain):
             model = create_backbone(f"vidt_swin_{name}", num_classes=91, image_size=224, refine=refine)
         own = sum(parameter.numel() for parameter in model.parameters())
         channels = model.body.channels
-        merged = [*channels[1:], 2 * channels[-1]]
-        merged[-1] = 256
+        merged = [*channels[1:], 256]
         unused = {
-            "expansion of the mergings, for detection tokens": sum(a * b for a, b in zip(channels, merged, strict=True)),
+            "expansion of the mergings": sum(a * b for a, b in zip(channels, merged, strict=True)),
             "norm2 of the mergings": sum(2 * each for each in channels),
             "norm1 to norm3 of the stages": sum(2 * each for each in channels[1:]),
             "level_embed": 4 * 256,
@@ -275,8 +274,8 @@ def test_the_loss_reaches_every_parameter(refine):
 def test_boxes_are_refined_from_where_the_layer_before_left_them():
     """No gradient goes back through that; without refinement all start from the same points."""
     model = small()
-    found = model(batch()[1])["boxes"]
-    assert torch.autograd.grad(found[:, 2].sum(), [*model.neck.decoder.boxes[1].parameters()], allow_unused=True)[0] is None
+    gradients = torch.autograd.grad(model(batch()[1])["boxes"][:, 2].sum(), [*model.neck.decoder.boxes[1].parameters()])
+    assert not any(gradient.any() for gradient in gradients)
     with torch.no_grad():
         for head in model.neck.decoder.boxes[1:]:
             torch.nn.init.zeros_(head[-1].weight)
@@ -293,11 +292,18 @@ def test_what_a_fresh_model_says():
     torch.testing.assert_close(found["boxes"][..., 2:], torch.full((2, 3, 5, 2), 0.1192), atol=1e-3, rtol=0)
 
 
-def test_compiles_whole_and_in_half_precision():
-    model, (_, padded) = small(), batch()
+@pytest.mark.slow
+def test_compiles_whole():
+    model, (_, padded) = small(depths=(2, 1, 1, 1), decoder_layers=1), batch()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
         torch.testing.assert_close(compiled(padded), model(padded), atol=1e-5, rtol=1e-5)
+
+
+def test_half_precision():
+    """Within autocast, and with weights that are halved themselves; boxes stay in full precision."""
+    model, (_, padded) = small(), batch()
+    with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
             half = model(padded)
         torch.testing.assert_close(half["boxes"], model(padded)["boxes"], atol=0.03, rtol=0)
@@ -369,8 +375,8 @@ def test_published_files_are_imported(tmp_path):
     source, target = tmp_path / "vidt_nano.pth", tmp_path / "plain.pt"
     torch.save(content, source)
     code, output, errors = called("tools/import_weights.py", source, target, "--key=model", "--model=vidt_swin_nano")
-    assert (code, errors) == (0, "") and "\nunused: 46 tensors: backbone.layers.0" not in errors
-    assert "unused: " in output
+    assert (code, errors) == (0, "")
+    assert "\nunused: 46 tensors: transformer.decoder.bbox_embed.0.layers.0.weight, " in output
     load_weights(model, find_weights("vidt_swin_nano", str(target)).state, "plain.pt")
     for name, text in (("vidt", "no model of this project"), ("resnet8", "no published names of resnet8")):
         code, _, errors = called("tools/import_weights.py", source, tmp_path / "x", "--key=model", f"--model={name}")
