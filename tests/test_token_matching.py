@@ -15,7 +15,7 @@ from records import SMALL, words
 from test_distributed import SGD, apart
 from torch.nn.functional import interpolate
 
-from pycls_std.core.structures import Batch, Output, Padded, Progress, World
+from pycls_std.core.structures import Batch, Loaded, Output, Padded, Progress, World
 from pycls_std.layers.orthogonal import MAPS
 from pycls_std.layers.padding import mask_at
 from pycls_std.layers.projection import PROJECTIONS, ChannelScale
@@ -391,6 +391,49 @@ def test_with_features_and_logits_of_the_same_teacher(load):
     options = options_of("vkd", "resnet8", teachers=1, VKD__STUDENT_TAP="pooled", **MAPS_ALONE)
     losses = Method(load("debug/base_debug", **options)).losses(batch())
     assert list(losses) == ["ce", "kd", "tokens", "vkd"]
+
+
+# --------------------------------------------------------------------------------------------------------- a ViDT of ea
+VIDT = {"DISTILLATION__TEACHERS": "[vidt_swin_nano]", "DISTILLATION__TEACHER_WEIGHTS": "[none]"}
+VIDT |= {"MODEL__ARGS__embed_dim": 16, "MODEL__ARGS__depths": "[1, 1, 1, 1]", "MODEL__ARGS__num_heads": "[1, 2, 4, 8]"}
+
+
+def test_a_detector_has_it_by_both_presets(load):
+    """In place of features and logits, by TRAINER vkd; weighted as published."""
+    cfg = load("debug/detection_debug", TRAINER="vkd", **VIDT)
+    assert (cfg.VKD.WEIGHT, cfg.KD.WEIGHT, cfg.TOKENS.WEIGHT, cfg.TASK.WEIGHT) == (0, 0, 4, 1)
+    assert (cfg.TOKENS.PROJECTION, cfg.TOKENS.DISTANCE, cfg.TOKENS.ROOT) == ("orthogonal", "smooth_l1", False)
+    cfg = load("debug/detection_debug", TRAINER="token_matching", **VIDT)
+    assert (cfg.TOKENS.WEIGHT, cfg.TOKENS.PROJECTION, cfg.TOKENS.LEVELS) == (4, "none", "sum")
+    assert load("debug/vkd_debug").TOKENS.WEIGHT == 0
+
+
+def test_a_small_vidt_learns_a_larger_one_s_tokens(load):
+    """Of padded images: the loss is that of the taps of both models, and reaches all of the student but its heads."""
+    method = Method(load("debug/detection_debug", TRAINER="vkd", MODEL__ARGS__hidden=64, **VIDT), classes=3)
+    mask = torch.ones(2, 64, 64, dtype=torch.bool)
+    mask[1, 32:] = False
+    images = Padded(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * mask[:, None], mask)
+    targets = [{"boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]]), "labels": torch.tensor([1])}] * 2
+    data = method.task.batch(Loaded(images, targets, torch.arange(2)), START)
+    term = method.trainer.terms["tokens"]
+    assert term.student_taps == tuple(NAMES) and sum(p.numel() for p in term.parameters()) == 6 * (64 * 256 + 2 * 256)
+    method.student.eval()  # without dropout
+    losses = method.losses(data)
+    assert list(losses) == ["class", "l1", "giou", "aux", "tokens"]
+    student, teacher = method.student(images, term.student_taps), method.live(data, START)[0]
+    torch.testing.assert_close(term(student, [teacher], data, START)["tokens"], losses["tokens"], rtol=1e-4, atol=1e-4)
+    losses["tokens"].backward()
+    reached = {name for name, p in method.student.backbone.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {name.split(".")[0] for name in reached} == {"body", "neck"}
+    assert all(p.grad is None for p in method.teachers.parameters())
+
+
+def test_vidts_that_do_not_fit_are_told(load):
+    with pytest.raises(ValueError, match="neck.queries is 1 x 20 queries, TEACHER_QUERIES neck.queries is 1 x 100"):
+        Method(load("debug/detection_debug", TRAINER="vkd", MODEL__ARGS__queries=20, **VIDT), classes=3)
+    with pytest.raises(ValueError, match="TOKENS.PROJECTION is none, at neck.maps.0: features of 64 channels"):
+        Method(load("debug/detection_debug", TRAINER="token_matching", MODEL__ARGS__hidden=64, **VIDT), classes=3)
 
 
 # ------------------------------------------------------------------------------------------------------------------ err
