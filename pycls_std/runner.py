@@ -117,7 +117,7 @@ def _score_teachers(cfg, session) -> dict[str, dict[str, float]]:
             scores = loop.evaluate(teacher, task, loaders[split], session.runtime)
             result = found[f"{index}_{teacher.name}"] = next(iter(scores.values()))[task.RESULT]
             LOG.info("teacher %d %s: %s %.2f", index, teacher.name, label, result)
-            if split == session.judge and result < floor:
+            if split == session.judge and not result >= floor:  # nor is it one that is not a number
                 raise ValueError(
                     f"teacher {index} {teacher.name} has {label} {result:.2f} on {SPLITS[split]}, below "
                     f"DISTILLATION.TEACHER_MIN_ACC {floor:.2f}: it is not trained enough, or its head, normalisation "
@@ -149,7 +149,8 @@ def test(cfg) -> None:
     LOG.info("%s, %d test images, %s", data.info.name, len(data.test.dataset), cfg.TEST.WEIGHTS)
     chosen = choose_prediction(cfg, task, student)
     for name, values in scores.items():
-        texts = [f"{facts['label']} {values[score]:{_width(facts)}}" for score, facts in task.scores.items()]
+        known = {score: facts for score, facts in task.scores.items() if score in values}
+        texts = [f"{facts['label']} {values[score]:{_width(facts)}}" for score, facts in known.items()]
         LOG.info("%s %-4s %s", "*" if name == chosen else " ", name, "  ".join(texts))
     if cfg.TEST.PREDICTIONS:
         origin = {"epoch": saved.get("epoch"), "commit": commit()}

@@ -12,7 +12,7 @@ from pycls_std.builders.method import build_backbone, build_student, build_train
 from pycls_std.builders.models import find_pretrained
 from pycls_std.builders.teachers import build_teachers
 from pycls_std.builders.training import build_optimizer, build_runtime, build_schedule
-from pycls_std.core.structures import Loaded, Progress
+from pycls_std.core.structures import Loaded, Padded, Progress
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.models.create import randomize_zero_heads
 from pycls_std.teachers.outputs import LiveTeachers
@@ -56,6 +56,9 @@ COUNTS = {
     "r-8x4_c100_base": 1_233_540,
     "r-8x4_c100_CRD": 1_233_540,
 }
+# Scores that are published, as headers call them.
+LABELS = {"TOP1": "top-1", "TOP5": "top-5", "AP": "AP", "AP50": "AP50", "AP75": "AP75"}
+LABELS |= {f"AP_{size}": f"AP {size}" for size in "SML"}
 REQUIRED = {
     "mixer": ["mixer-s4_c100_base", "mixer-s16_in1k_base", "mixer-s4_c100_KD_ours"],
     "deit": [
@@ -79,6 +82,10 @@ REQUIRED = {
     ],
     "resnet": ["r-18_c10", *(f"r-{depth}_{data}" for depth in (20, 32, 56) for data in ("c10", "c100"))],
     "regnet": ["regnetx-400mf_c10"],
+    "vidt": [
+        *(f"swin-{size}_coco_base" for size in ("nano", "tiny", "small", "base")),
+        *(f"swin-{size}_coco_{method}" for size in ("nano", "tiny") for method in ("vkd", "tm")),
+    ],
     "vkd": [
         *("deit-ti_in1k_vkd", "deit-s_in1k_vkd", "deit-ti_c100_vkd", "deit-s_c100_vkd"),
         *("mixer-s4_c100_vkd", "mixer-s4_c100_vkd_single"),
@@ -96,9 +103,26 @@ def build(cfg):
     return build_trainer(cfg, student, run, teachers)
 
 
+def classified(side):
+    """Two images of a class each."""
+    return Loaded(torch.randn(2, 3, side, side), torch.tensor([0, 1]), torch.arange(2))
+
+
+def detected(side):
+    """Two images, the second half as wide, of one box and of none."""
+    mask = torch.ones(2, side, side, dtype=torch.bool)
+    mask[1, :, side // 2 :] = False
+    boxes = [torch.tensor([[0.5, 0.5, 0.25, 0.5]]), torch.zeros(0, 4)]
+    targets = [{"boxes": each, "labels": torch.ones(len(each), dtype=torch.long)} for each in boxes]
+    return Loaded(Padded(torch.randn(2, 3, side, side) * mask[:, None], mask), targets, torch.arange(2))
+
+
+TWO_IMAGES = {"classification": classified, "detection": detected}
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_takes_a_step(path):
-    """At its own image size and precision, with two images a batch."""
+    """At its own precision, with two images a batch; at its own image size, but for a detector's."""
     cfg = config.load(str(path))
     assert cfg.MODEL.NUM_CLASSES > 0, "MODEL.NUM_CLASSES lets --mode info work without the data"
     assert build_schedule(cfg)(0.5) > 0
@@ -106,6 +130,8 @@ def test_config_takes_a_step(path):
     cfg.TRAIN.BATCH_SIZE = 2
     cfg.MINE.SAMPLES = min(cfg.MINE.SAMPLES, 2)
     cfg.AUG.REPEATS = 1
+    if cfg.TASK.NAME == "detection":
+        cfg.DATA.IMAGE_SIZE = 64  # at 800 px a step takes minutes
     trainer, runtime = build(cfg), build_runtime(cfg)
     randomize_zero_heads(trainer.student.backbone)  # one that starts at zero lets nothing else move in its first step
     if path.stem in COUNTS:
@@ -114,10 +140,7 @@ def test_config_takes_a_step(path):
     trainer.student.train()
     before = [p.detach().clone() for p in trainer.student.parameters()]
     progress = Progress(0, 0, 1, 1)
-    images = torch.randn(2, 3, cfg.DATA.IMAGE_SIZE, cfg.DATA.IMAGE_SIZE)
-    batch = build_task(cfg, cfg.MODEL.NUM_CLASSES).batch(
-        Loaded(images, torch.tensor([0, 1]), torch.arange(2)), progress
-    )
+    batch = build_task(cfg, cfg.MODEL.NUM_CLASSES).batch(TWO_IMAGES[cfg.TASK.NAME](cfg.DATA.IMAGE_SIZE), progress)
     requests = teacher_requests(dict(trainer.terms.items()), len(trainer.teachers))
     with runtime.autocast():
         losses = trainer.losses(batch, LiveTeachers(trainer.teachers, requests)(batch, progress), progress)
@@ -137,10 +160,10 @@ def test_config_opens_with_its_command_and_result(path):
     header = [line for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
     assert f"#   python run_net.py --mode train --cfg {path.relative_to(ROOT)}" in header
     published = config.load(str(path)).PUBLISHED
-    top1, top5 = published.TOP1, published.TOP5
     text = "\n".join(header)
-    assert f"Published: top-1 {top1:.2f}" in text if top1 >= 0 else "Published: nothing" in text
-    assert top5 < 0 or f"top-5 {top5:.2f}" in text
+    scores = [f"{label} {published[name]:.2f}" for name, label in LABELS.items() if published[name] >= 0]
+    assert f"Published: {scores[0] if scores else 'nothing'}" in text
+    assert all(score in text for score in scores)
     assert "Measured: " in text
 
 
@@ -159,6 +182,9 @@ SAID = {
     "resnet/r-20_c100_DKD_ours": ["72.24", "72.32"],
     "vkd/deit-ti_in1k_vkd": ["top-1 78.30", "gradients are not averaged", "bf16", "0 after a step"],
     "vkd/deit-s_in1k_vkd": ["top-1 82.30", "bf16"],
+    "vidt/swin-nano_coco_base": ["one epoch late", "decay spares", "never uses"],
+    "vidt/swin-nano_coco_vkd": ["300 epochs", "6 GPUs of 2 images", "150 epochs", "windows leave padding"],
+    "vidt/swin-nano_coco_tm": ["2 images of a GPU", "trained here"],
     "resnet/r-20_c100_base": ["Mean and deviation of CIFAR-100", "a batch of the last 16 images", "bf16"],
     "resnet/r-20_c100_TTM": ["not known"],
     "resnet/r-8x4_c100_WTTM": ["not known"],

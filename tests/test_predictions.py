@@ -17,9 +17,10 @@ from pycls_std.builders.data import build_data, build_task
 from pycls_std.builders.method import build_backbone, build_student, describe_run
 from pycls_std.core.prediction_file import Predictions, packed
 from pycls_std.engine import checkpoint
-from pycls_std.measure.predictions import ordered, predict
+from pycls_std.measure.predictions import predict
 from pycls_std.metrics.accuracy import Accuracy
 from pycls_std.results import analysis, predictions
+from pycls_std.tasks.kept_logits import ordered
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +187,7 @@ def test_a_full_disk_leaves_nothing(tested, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
 
 
-def test_a_task_of_no_class_logits_is_refused(tree, tmp_path):  # noqa: F811
+def test_a_task_that_keeps_none_is_refused(tree, tmp_path):  # noqa: F811
     run = tree()
     for name, folder in {
         "rectangles": "datasets",
@@ -198,7 +199,7 @@ def test_a_task_of_no_class_logits_is_refused(tree, tmp_path):  # noqa: F811
     shutil.copy(ROOT / "tests" / "second_task" / "detector.yaml", tmp_path)
     own = ["--mode", "test", "--cfg", "detector.yaml", "TEST.WEIGHTS=gone.pt", "TEST.PREDICTIONS=x.npz"]
     _, errors = run((own, 2))
-    assert "TEST.PREDICTIONS needs class logits, the task has the heads classes, boxes (TASK.NAME)" in errors
+    assert "TEST.PREDICTIONS is x.npz, TASK.NAME boxes keeps no predictions" in errors
 
 
 # ---------------------------------------------------------------------------------------------------------------- file
@@ -279,7 +280,7 @@ def test_a_signal_ends_it(tested, monkeypatch):
     student = build_student(cfg, build_backbone(cfg, 10), describe_run(cfg, build_task(cfg, 10)))
     monkeypatch.setattr(signals, "pending", lambda: 15)
     with pytest.raises(signals.Stopped):
-        predict(student, [], data.task, data.test, build_runtime(cfg))
+        predict(student, [], data.task.keeper(data.info), data.test, build_runtime(cfg))
 
 
 def test_equal_logits_are_kept_in_the_order_that_metrics_see():

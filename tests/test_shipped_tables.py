@@ -18,8 +18,20 @@ from pycls_std.results.read import read_run
 TABLES = {path.stem: path for path in sorted((ROOT / "configs" / "tables").glob("*.yaml"))}
 STAND_INS = [name for name in TABLES if name.endswith(("_cpu", "_gpu25"))]
 ON_TWO_CORES = [name for name in STAND_INS if name.endswith("_cpu")]
-# Top-1 of each row that a publication has, and top-5 where it has that, too, as the publication prints them.
+SCORES = ("TOP1", "TOP5", "AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
+# Those of each row that a publication has, as the publication prints them: top-1, and top-5 where it has that, too; of
+# detectors AP, and the other five.
 NUMBERS = {
+    "coco_vidt": {
+        "swin-nano_coco_base": (40.4, 59.9, 43.0, 23.1, 42.8, 55.9),
+        "swin-tiny_coco_base": (44.9, 64.7, 48.3, 27.5, 47.9, 61.9),
+        "swin-small_coco_base": (47.4, 67.7, 51.2, 30.4, 50.7, 64.6),
+        "swin-base_coco_base": (49.4, 69.6, 53.4, 31.6, 52.4, 66.8),
+        "swin-nano_coco_tm": (41.8,),
+        "swin-tiny_coco_tm": (46.6,),
+        "swin-nano_coco_vkd": (43.0, 62.3, 46.2, 24.8, 45.3, 60.1),
+        "swin-tiny_coco_vkd": (46.9, 66.6, 50.9, 27.8, 49.8, 64.6),
+    },
     "c100_std": {
         "mixer-s4_c100_base": (70.68, 88.91),
         "mixer-s4_c100_single": (77.24, 94.08),
@@ -147,7 +159,7 @@ jobs_of = cache(first_runs)
 
 def claimed(job):
     """What a table shows as published beside a run: nothing if the run is not of the recipe that the number is of."""
-    scores = [job.options[f"PUBLISHED.{score}"] for score in ("TOP1", "TOP5")]
+    scores = [job.options[f"PUBLISHED.{score}"] for score in SCORES]
     return () if job.options["PUBLISHED.CHANGED"] else tuple(score for score in scores if score >= 0)
 
 
@@ -168,7 +180,7 @@ def test_a_published_number_has_its_source_beside_it(name):
 def test_no_config_with_a_published_number_is_forgotten():
     """Each is a row as it is: another teacher or another length would have taken its number from it."""
     configs = [path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "tables"]
-    claims = {path for path in configs if config.load(str(path)).PUBLISHED.TOP1 >= 0}
+    claims = {path for path in configs if any(config.load(str(path)).PUBLISHED[score] >= 0 for score in SCORES)}
     rows = {job.row.config.resolve() for name in TABLES for job in jobs_of(name) if claimed(job)}
     assert claims and claims <= rows
 
@@ -176,7 +188,7 @@ def test_no_config_with_a_published_number_is_forgotten():
 def test_no_config_of_a_publication_is_forgotten():
     """Those without a number of their own, too: crosses, teachers, the paper's arrangement on CIFAR-100."""
     large = {path for path in (ROOT / "configs").rglob("*_c10*.yaml") if "jpeg" not in path.stem}
-    large |= set((ROOT / "configs").rglob("*_in1k_*.yaml"))
+    large |= {path for name in ("in1k", "coco") for path in (ROOT / "configs").rglob(f"*_{name}_*.yaml")}
     rows = {job.row.config.resolve() for name in TABLES for job in jobs_of(name)}
     assert len(large) > 40 and large <= rows
 

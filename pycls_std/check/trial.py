@@ -80,7 +80,7 @@ class Trial:
             result = next(iter(scores.values()))[task.RESULT]
             line = f"teacher {index} {teacher.name} {label} {result:.2f} on {scored} of {total} {split} images"
             error = task.floor_error(floor, scored) if scored < total else 0.0
-            if result < floor - 2 * error:
+            if not result >= floor - 2 * error:
                 raise ValueError(f"{line}, below DISTILLATION.TEACHER_MIN_ACC {floor:.2f}")
             lines.append(line)
         set_batch_norm_mode(self.cfg, self.session.trainer.teachers)

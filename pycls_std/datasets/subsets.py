@@ -55,8 +55,9 @@ def _labels(dataset: Dataset) -> list:
 
 
 def _known_labels(dataset: Dataset) -> list:
-    """Return the classes that a dataset knows without reading its images, [] if it knows none."""
+    """Return the classes that a dataset knows without reading its images, [] if it knows none, or has no classes."""
     if hasattr(dataset, "samples"):
-        return [label for _, label in dataset.samples]
-    known = list(getattr(dataset, "targets", None) or getattr(dataset, "labels", None) or ())
+        known = [label for _, label in dataset.samples]
+    else:
+        known = list(getattr(dataset, "targets", None) or getattr(dataset, "labels", None) or ())
     return known if all(isinstance(label, (int, np.integer)) for label in known) else []

@@ -1,6 +1,7 @@
 """From a student's features to as many channels as a teacher's have."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pycls_std.layers.orthogonal import OrthogonalLinear
 
@@ -34,3 +35,16 @@ def make_projection(form: str, inputs: int, outputs: int, *, kind: str = "auto",
     Raises ValueError for `none` between unequal numbers of channels.
     """
     return PROJECTIONS[form](inputs, outputs, kind=kind, trivialize=trivialize)
+
+
+class ChannelScale(nn.Module):
+    """Multiply each channel by a factor that starts at 1, and add a shift that starts at 0."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features: (..., channels). Returns the same shape."""
+        return features * self.weight + self.bias

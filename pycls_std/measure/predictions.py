@@ -1,21 +1,15 @@
-"""Keep what a student and its teachers say of every test image, in a file to be analysed.
-
-Shapes: N images, K classes.
-"""
+"""Keep what a student and its teachers say of every test image, in a file to be analysed."""
 
 import logging
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from pycls_std.builders.data import Data, test_files
 from pycls_std.builders.method import teacher_requests
 from pycls_std.builders.training import build_described_trainer, build_scored_teachers
-from pycls_std.core.prediction_file import HEAD, PREDICTION, TEACHER, Predictions, packed
-from pycls_std.core.text import first_of
 from pycls_std.engine import files
 from pycls_std.engine.runtime import Runtime
 from pycls_std.measure.description import operations
@@ -27,19 +21,17 @@ LOG = logging.getLogger("pycls_std")
 
 
 def check_predictions(cfg, task) -> None:
-    """Raise ValueError if TEST.PREDICTIONS cannot be written, or if the predictions of the task are no class logits.
+    """Raise ValueError if TEST.PREDICTIONS cannot be written, or if the task keeps no predictions.
 
     The file is the first process's, and so is its folder.
     """
     path = Path(cfg.TEST.PREDICTIONS)
     if not cfg.TEST.PREDICTIONS:
         return
-    if "cls" not in task.HEADS:
-        raise ValueError(
-            f"TEST.PREDICTIONS needs class logits, the task has the heads {', '.join(task.HEADS)} (TASK.NAME)"
-        )
-    if path.suffix != ".npz":  # so that no checkpoint is replaced by mistake
-        raise ValueError(f"TEST.PREDICTIONS is {path}, expected a name that ends in .npz")
+    if not task.KEEPS:
+        raise ValueError(f"TEST.PREDICTIONS is {path}, TASK.NAME {cfg.TASK.NAME} keeps no predictions")
+    if path.suffix != task.KEEPS:  # so that no checkpoint is replaced by mistake
+        raise ValueError(f"TEST.PREDICTIONS is {path}, expected a name that ends in {task.KEEPS}")
     if launch().rank == 0 and not path.parent.is_dir():
         raise ValueError(f"TEST.PREDICTIONS is {path}, there is no folder {path.parent}")
 
@@ -48,89 +40,34 @@ def keep_predictions(cfg, *, student: Student, data: Data, runtime: Runtime, ori
     """Write TEST.PREDICTIONS, whole or not at all; all processes predict, the first one writes.
 
     student: with the weights of TEST.WEIGHTS, on the device. origin: `epoch` of the weights, `commit` of the program.
-    Teachers are prepared as for training, where the options name some; see `build_scored_teachers`.
+    Teachers are prepared as for training, where the options name some and the task keeps what they say; see
+    `build_scored_teachers`.
     Raises ValueError if a teacher cannot be had, OSError that names the file if it cannot be written.
     """
+    keeper, teachers = data.task.keeper(data.info), []
     trainer, run = build_described_trainer(cfg, data.task.classes)
     requests = teacher_requests(dict(trainer.terms.items()), len(run.teachers))
-    teachers = build_scored_teachers(cfg, data=data, runtime=runtime, requests=requests) if requests else []
-    arrays = _gathered(predict(student, teachers, data.task, data.test, runtime), runtime.world)
+    if requests and keeper.asks_teachers:
+        teachers = build_scored_teachers(cfg, data=data, runtime=runtime, requests=requests)
+    predict(student, teachers, keeper, data.test, runtime)
+    kept = keeper.packed(runtime.world, lambda: (test_files(cfg), _meta(cfg, data, trainer, origin)))
     if runtime.world.rank:
         return
-    predictions = Predictions(
-        arrays.pop("index"),
-        np.array(test_files(cfg)),
-        arrays.pop("label"),
-        *(_named(arrays, prefix) for prefix in (HEAD, PREDICTION, TEACHER)),
-        meta=_meta(cfg, data, trainer, origin),
-    )
-    path = Path(cfg.TEST.PREDICTIONS)
-    files.write(path, packed(predictions))
-    LOG.info(
-        "%s: written, of %d test images: heads %s; predictions %s; teachers %s",
-        *(path, len(predictions.index), first_of(predictions.heads, most=20), first_of(predictions.predictions)),
-        first_of(predictions.teachers) or "none",
-    )
+    files.write(Path(cfg.TEST.PREDICTIONS), kept.content)
+    LOG.info("%s: written, of %d test images: %s", cfg.TEST.PREDICTIONS, kept.images, kept.text)
 
 
 @torch.no_grad()
-def predict(
-    student: Student, teachers: list[nn.Module], task, loader: DataLoader, runtime: Runtime
-) -> dict[str, np.ndarray]:
-    """Return the logits (N, K) of this process's images in the names of the file, their `index` and `label` (N,).
-
-    Logits are computed in the precision of the run, and float32 then; for equal ones see `ordered`.
-    """
+def predict(student: Student, teachers: list[nn.Module], keeper, loader: DataLoader, runtime: Runtime) -> None:
+    """Give a keeper what is said of this process's images, in the precision of the run."""
     student.eval()
-    parts: dict[str, list[Tensor]] = {}
     for loaded in loader:
         if signals.pending():
             raise signals.Stopped(signals.pending(), "in a test")
         loaded = runtime.to_device(loaded)
         with runtime.autocast():
-            output = student(loaded.images)
-            named = {f"{HEAD}{name}": logits for name, logits in output.heads.items()}
-            named |= {f"{PREDICTION}{name}": logits for name, logits in task.predictions(output).items()}
-            for index, teacher in enumerate(teachers):
-                named[f"{TEACHER}{index}_{teacher.name}"] = teacher(loaded.images).heads["cls"]
-        for name, logits in named.items():
-            parts.setdefault(name, []).append(ordered(logits.float()).cpu())
-        for name, values in {"index": loaded.index, "label": loaded.targets}.items():
-            parts.setdefault(name, []).append(values.long().cpu())
-    return {name: torch.cat(values).numpy() for name, values in parts.items()}
-
-
-def ordered(logits: Tensor) -> Tensor:
-    """Return logits (N, K) float32 in which the most likely classes are in the order that the metrics see, and no tie.
-
-    In bf16 the greatest two are equal for an image in a hundred, and which of them is named is left to the device: so
-    what is computed of a file would not be the scores of the run. In such rows the first five, as `topk` finds them,
-    are raised by 5 to 1 units in the last place.
-    """
-    values, places = logits.topk(min(6, logits.shape[1]), dim=1)
-    tied = (values[:, 1:] == values[:, :-1]).any(dim=1, keepdim=True)
-    values, places = logits.topk(min(5, logits.shape[1]), dim=1)  # as the metrics ask
-    for step in range(values.shape[1]):
-        raised = torch.nextafter(values, torch.full_like(values, torch.inf))
-        values[:, : values.shape[1] - step] = raised[:, : values.shape[1] - step]
-    return torch.where(tied, logits.scatter(1, places, values), logits)
-
-
-def _gathered(own: dict[str, np.ndarray], world) -> dict[str, np.ndarray]:
-    """Return in the first process the arrays of all processes, sorted by index, and nothing in the others."""
-    arrays = {}
-    for name in list(own):
-        parts = world.gather(own.pop(name))  # one after the other, for all of ImageNet takes gigabytes
-        if world.rank == 0:
-            arrays[name] = np.concatenate(parts)
-    if world.rank:
-        return {}
-    order = np.argsort(arrays["index"], kind="stable")
-    return {name: array[order] for name, array in arrays.items()}
-
-
-def _named(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+            said = {f"{index}_{teacher.name}": teacher(loaded.images) for index, teacher in enumerate(teachers)}
+            keeper.update(student(loaded.images), said, loaded)
 
 
 def _meta(cfg, data: Data, trainer, origin: dict) -> dict:

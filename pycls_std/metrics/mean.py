@@ -17,7 +17,8 @@ class MeanMetric:
     """
 
     TASK = ""  # name of the task whose predictions it takes
-    # By name: label, unit, which of higher and lower is better; and `shown`, false for one that tables leave out.
+    # By name: label, unit, which of higher and lower is better; and `shown`, false for one that stands in no line of an
+    # epoch, has no published value, and is in those tables alone that ask for it by its name, or for all columns.
     SCORES: dict[str, dict] = {}
 
     def __init__(self):

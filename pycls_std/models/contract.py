@@ -3,16 +3,26 @@
 Shapes: B batch, H height, W width, C channels, K classes.
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
+
+
+class Adopted(NamedTuple):
+    """Weights of another model, by the names of this one."""
+
+    state: dict[str, Tensor]  # of the whole model
+    new: list[str]  # names in it of those that the other has not, which stay as they are
+    unused: list[str]  # names of those of the other that this one has no place for
 
 
 class Backbone(Protocol):
     """A model whose features can be tapped, as timm's classifiers are and as this project's own are.
 
     One with heads of its own, such as a detector, has their names in `head_names`, and returns a dictionary of them
-    where a classifier returns logits. A model of padded images takes a plain batch (B, 3, H, W) as well.
+    where a classifier returns logits. A model of padded images takes a plain batch (B, 3, H, W) as well. One that can
+    start from another model has a method `adopted(state)`, which returns `Adopted`, or None for weights that are none
+    of such a model.
     """
 
     feature_info: list[dict]  # one entry for each tap; `module` is its name
@@ -51,3 +61,8 @@ def head_names(backbone: Backbone) -> tuple[str, ...]:
 def named_heads(output: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
     """Return what a backbone's head returned, by the names of the heads."""
     return output if isinstance(output, dict) else {"cls": output}
+
+
+def adopted(backbone: Backbone, state: dict[str, Tensor]) -> Adopted | None:
+    """Return the weights of another model by the names of this one; None if they are no such weights."""
+    return backbone.adopted(state) if hasattr(backbone, "adopted") else None

@@ -39,17 +39,18 @@ def headings(catalogue: config.Catalogue, varied: list[str] = ()) -> dict[str, s
     """Return the heading of every column that a table may have, in their order.
 
     varied: keys of options that have a column here though they say of none, as those of a sweep. Every score has its
-    columns.
+    columns; one that is not `shown` only of what it is, and of that of the average, and these are in no group.
     """
     scores = {score: catalogue.scores[score]["label"] for score in catalogue.shown_scores()}
+    every = {score: facts["label"] for score, facts in catalogue.scores.items()}
     found = {"run": "run", "model": "model", "method": "method"}
     found |= {key: option.column for key, option in catalogue.options.items() if option.column}
     found |= {key: key for key in varied if key not in found}
-    found |= {"teachers": "teachers", "data": "data", "epochs": "epochs", "n": "n"} | scores
+    found |= {"teachers": "teachers", "data": "data", "epochs": "epochs", "n": "n"} | every
     found |= {f"selected_{score}": f"held-out-selected {label}" for score, label in scores.items()}
     found |= {f"best_{score}": f"best on test {label} (optimistic)" for score, label in scores.items()}
     found |= {"gain": "gain over the baseline (95 % interval)"}
-    found |= {f"ema_{score}": f"EMA {label}" for score, label in scores.items()}
+    found |= {f"ema_{score}": f"EMA {label}" for score, label in every.items()}
     found |= {f"published_{score}": f"published {label}" for score, label in scores.items()}
     found |= {f"delta_{score}": f"{label} minus published" for score, label in scores.items()}
     found |= {"changed": "not the published recipe"} | {key: heading for key, (heading, _) in FIXED.items()}
@@ -80,12 +81,12 @@ def chosen(catalogue: config.Catalogue, names: list[str], varied: list[str] = ()
 
 def _groups_of(catalogue, key: str, varied) -> list[str]:
     """Return the groups that a column is in."""
-    kinds = {key}
+    kinds, scores = {key}, catalogue.shown_scores()
     if key in varied or getattr(catalogue.options.get(key), "column", ""):
         kinds.add("options")
-    if key in catalogue.scores:
+    if key in scores:
         kinds.add("scores")
     kind, _, score = key.partition("_")
-    if score in catalogue.scores:
+    if score in scores:
         kinds.add(kind)
     return [group for group, members in GROUPS.items() if kinds & set(members)]

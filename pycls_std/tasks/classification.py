@@ -11,11 +11,12 @@ from torch import Tensor
 
 import pycls_std.metrics  # noqa: F401  (registers the metrics)
 from pycls_std.core.registry import TASKS
-from pycls_std.core.structures import Batch, Loaded, Output, Progress, Sample, World
+from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Output, Progress, Sample, World
 from pycls_std.datasets.pipeline import ImagePipeline
 from pycls_std.datasets.transforms import Augmentation
 from pycls_std.losses.classification import soft_target_cross_entropy
 from pycls_std.tasks.evaluator import Evaluator, scores_of
+from pycls_std.tasks.kept_logits import KeptLogits
 from pycls_std.tasks.mixing import Mixing
 
 
@@ -40,6 +41,7 @@ class Classification:
         "DATA.INTERPOLATION",
         "DATA.PER_CLASS",
     )
+    KEEPS = ".npz"
 
     def __init__(self, classes: int, *, pipeline: Callable[..., ImagePipeline], mixing: Mixing | None = None):
         self.classes = classes
@@ -138,6 +140,10 @@ class Classification:
     def evaluator(self) -> Evaluator:
         """Return what takes predictions and labels (B,), and computes all scores."""
         return Evaluator("classification")
+
+    def keeper(self, info: DatasetInfo) -> KeptLogits:
+        """Return what makes the file of all logits."""
+        return KeptLogits(self.predictions)
 
     # -------------------------------------------------------------------------------------------------------- teachers
     def agreement(self, first: Output, second: Output) -> Tensor:

@@ -4,11 +4,11 @@ Shapes: B batch.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from pycls_std.core.structures import Batch, Loaded, Output, Progress, Sample, World
+from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Output, Progress, Sample, World
 from pycls_std.tasks.evaluator import Evaluator
 
 
@@ -28,6 +28,29 @@ class Pipeline(Protocol):
         """Return what makes the test view of an image and its target."""
 
 
+class KeptFile(NamedTuple):
+    """A file of predictions."""
+
+    content: bytes
+    images: int
+    text: str  # what is in it, in words
+
+
+class Keeper(Protocol):
+    """Takes what a student, and its teachers, say of the test images, batch by batch, and makes a file of it."""
+
+    asks_teachers: bool  # whether what teachers say is kept, too
+
+    def update(self, output: Output, teachers: dict[str, Output], loaded: Loaded) -> None:
+        """Take what is said of a batch. teachers: by `<position>_<model>`, {} if they are not asked."""
+
+    def packed(self, world: World, describe: Callable[[], tuple[list[str], dict]]) -> KeptFile | None:
+        """Return the file, of the images of all processes, which must all call this; None in all but the first.
+
+        describe() returns where each image of the test split lies, and what ran, as `measure/predictions.py` says.
+        """
+
+
 class Task(Protocol):
     """What a label is, from the loader to the table; registered in TASKS, its metrics in METRICS under its name.
 
@@ -37,6 +60,7 @@ class Task(Protocol):
     RESULT: str  # the score that says which epoch is the best, and what a teacher is worth
     HEADS: tuple[str, ...]  # of the student, that its losses train
     READS: tuple[str, ...]
+    KEEPS: str  # how the name of the file ends that TEST.PREDICTIONS is; "" = there is none
     classes: int
     scores: dict[str, dict]  # see `evaluator.scores_of`
     pipeline: Callable[..., Pipeline]  # (normalization=...)
@@ -74,6 +98,9 @@ class Task(Protocol):
 
     def evaluator(self) -> Evaluator:
         """Return what takes predictions and targets batch by batch, and computes all scores."""
+
+    def keeper(self, info: DatasetInfo) -> Keeper:
+        """Return what makes the file of predictions, of a task that KEEPS one. info: of the test split."""
 
     def agreement(self, first: Output, second: Output) -> Tensor:
         """Return for which images (B,) two outputs of a teacher say the same."""

@@ -16,7 +16,10 @@ class Evaluator:
             metric.update(prediction, targets)
 
     def compute(self, world: World) -> dict[str, float]:
-        """Return all scores by name, over the images of all processes, which must all call this."""
+        """Return the scores by name, over the images of all processes, which must all call this.
+
+        One that is not defined on these images is left out, but for the task's RESULT.
+        """
         return {score: float(value) for metric in self.metrics for score, value in metric.compute(world).items()}
 
 

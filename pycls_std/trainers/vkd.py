@@ -10,8 +10,9 @@ class VkD(Preset):
 
     Logits are compared by KL at temperature 1, on the distillation head where the student has one, and are not weighed
     against the labels: all three weights are 1. Any of them may be 0; with one head to learn from, two of a student are
-    one, their average.
+    one, their average. A detector learns tokens of the teacher in place of both (`terms/tokens.py`), at weight 4.
     Source: Miles et al., CVPR 2024.
     """
 
     DEFAULTS = {"VKD.WEIGHT": 1.0, "KD.WEIGHT": 1.0, "DISTILLATION.TYPE": "soft"}
+    PRESETS = {"TASK.NAME=detection": {"VKD.WEIGHT": 0.0, "KD.WEIGHT": 0.0, "TOKENS.WEIGHT": 4.0}}

@@ -53,6 +53,7 @@ class Boxes:
     RESULT = "recall"
     HEADS = ("classes", "boxes")
     READS = ("AUG.FLIP",)
+    KEEPS = ""
     OPTIONS = {
         # Weight of the distance of the boxes.
         "L1_WEIGHT": Option(5.0, least=0),

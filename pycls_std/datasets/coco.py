@@ -1,0 +1,135 @@
+"""Detection data in COCO's format: COCO 2017, or any other in its layout.
+
+Layout: root/annotations/instances_train2017.json and root/train2017/<image>; val2017 likewise, which is the test split.
+Source: Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from pycls_std.core.registry import DATASETS
+from pycls_std.core.structures import DatasetInfo
+from pycls_std.core.text import first_of, printable
+from pycls_std.datasets.box_targets import box_target, has_extent
+from pycls_std.datasets.coco_file import Annotations, read_annotations
+from pycls_std.datasets.decoding import open_image
+from pycls_std.datasets.folders import ending
+from pycls_std.datasets.normalizations import NORMALIZATIONS
+
+FOLDERS = {"train": "train2017", "test": "val2017"}
+MOST_IDS = 10_000  # classes of `coco_ids`
+
+
+class CocoImages(Dataset):
+    """Pairs of an image, not decoded yet, and its target (`box_targets`), in the order of ascending image id.
+
+    ids: categories of the classes, ascending. samples: pairs of a path and None, for an image has no one class.
+    left_out: in words, what is not read or not trained on; "" for nothing.
+    Raises ValueError that names the images that are not in the folder.
+    """
+
+    def __init__(self, folder: Path, annotations: Annotations, ids: tuple[int, ...], *, train: bool):
+        self.annotations = annotations
+        self.labels_of_boxes = np.searchsorted(ids, annotations.category)
+        self.samples = [(str(folder / name), None) for name in annotations.files]
+        spare = _unnamed(folder, annotations.files)
+        parts = [f"{spare} images that the annotations do not list"] if spare else []
+        self.left_out = ", ".join(parts + (_not_trained_on(annotations) if train else []))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int):
+        """Return an image and its target. Raises ValueError if it is of another size than the annotations say."""
+        known, path = self.annotations, self.samples[index][0]
+        image, (height, width) = open_image(path), known.sizes[index].tolist()
+        if image.size != (width, height):
+            own = f"{image.width} x {image.height}"
+            raise ValueError(f"image {printable(path)} has {own} pixels, its annotations say {width} x {height}")
+        rows = slice(known.starts[index], known.starts[index + 1])
+        names = {"boxes": known.boxes, "labels": self.labels_of_boxes, "area": known.area, "crowd": known.crowd}
+        truth = {name: torch.tensor(values[rows]) for name, values in names.items()}  # copies, for other processes
+        return image, box_target(truth, image_id=int(known.ids[index]), size=(height, width))
+
+
+@DATASETS.register("coco")
+def coco(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
+    """Return a split with a class for each category of its file, in the order of ascending id."""
+    return _load("coco", root, split, lambda categories, where: categories)
+
+
+@DATASETS.register("coco_ids")
+def coco_ids(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
+    """Return a split whose class k is the category of id k, as the published heads of 91 outputs have it.
+
+    Classes of ids that no category has are named after them, such as `unused 12`.
+    """
+    return _load("coco_ids", root, split, _all_ids)
+
+
+def _all_ids(categories: dict[int, str], where: str) -> range:
+    least, most = min(categories), max(categories)
+    if least < 0 or most >= MOST_IDS:
+        raise ValueError(f"{where}: category ids go from {least} to {most}, coco_ids takes 0 to {MOST_IDS - 1}")
+    return range(most + 1)
+
+
+def _load(name: str, root: str, split: str, choose: Callable) -> tuple[Dataset, DatasetInfo]:
+    if not Path(root).is_dir():
+        raise ValueError(f"{name}: there is no folder DATA.ROOT {printable(root)}")
+    folder = Path(root) / FOLDERS[split]
+    if not folder.is_dir():
+        raise ValueError(f"{name}: DATA.ROOT {printable(root)} has no folder {folder.name}")
+    annotations = _annotations(name, root, split)
+    categories = annotations.categories
+    if split == "train":  # here, for the test split's file is the smaller one to read again
+        _refuse_other_categories(name, root, categories, _annotations(name, root, "test").categories)
+    ids = tuple(choose(categories, f"{name}: DATA.ROOT {printable(root)}"))
+    dataset = CocoImages(folder, annotations, ids, train=split == "train")
+    left_out = f"{name}: {folder.name} has {dataset.left_out}" if dataset.left_out else ""
+    classes = tuple(categories.get(number, f"unused {number}") for number in ids)
+    return dataset, DatasetInfo(Path(root).name, classes, NORMALIZATIONS["imagenet"], left_out, ids)
+
+
+def _annotations(name: str, root: str, split: str) -> Annotations:
+    file = f"annotations/instances_{FOLDERS[split]}.json"
+    if not (Path(root) / file).exists():
+        raise ValueError(f"{name}: DATA.ROOT {printable(root)} has no file {file}")
+    return read_annotations(Path(root) / file)
+
+
+def _refuse_other_categories(name: str, root: str, train: dict[int, str], test: dict[int, str]) -> None:
+    odd = sorted(train.items() ^ test.items())
+    if odd:
+        which = [f"{number} {text} ({'train' if train.get(number) == text else 'test'} only)" for number, text in odd]
+        raise ValueError(f"{name}: DATA.ROOT {printable(root)}: the splits differ in categories: {first_of(which)}")
+
+
+def _unnamed(folder: Path, files: list[str]) -> int:
+    """Return how many images lie beside the named files. Raises ValueError if one of these is not there."""
+    there = set()
+    for part in {os.path.dirname(name) for name in files}:
+        if (folder / part).is_dir():
+            there.update(os.path.join(part, name) for name in os.listdir(folder / part))
+    absent = sorted(set(files) - there)
+    if absent:
+        raise ValueError(
+            f"{len(absent)} images of the annotations are not in {printable(str(folder))}: {first_of(absent)}"
+        )
+    return sum(ending(name) in IMG_EXTENSIONS for name in there - set(files))
+
+
+def _not_trained_on(annotations: Annotations) -> list[str]:
+    """Return in words how many boxes are left out of training."""
+    counts = np.diff(annotations.starts)
+    limits = torch.from_numpy(np.tile(annotations.sizes[:, ::-1], 2).repeat(counts, axis=0))
+    clipped = torch.from_numpy(annotations.boxes).clamp(min=0).minimum(limits)
+    crowds, empty = int(annotations.crowd.sum()), int((~has_extent(clipped)).numpy()[~annotations.crowd].sum())
+    parts = [f"{crowds} boxes of crowds that are not trained on"] if crowds else []
+    return parts + ([f"{empty} boxes without extent in the image that are not trained on"] if empty else [])

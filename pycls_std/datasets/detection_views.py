@@ -1,0 +1,158 @@
+"""From images with boxes to views of several sizes, and from these to padded batches.
+
+Shapes: B batch, H height, W width, n boxes of an image.
+Source: the augmentation of DETR (Carion et al., ECCV 2020), with the sizes of ViDT (Song et al., ICLR 2022).
+"""
+
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.ops import box_convert
+from torchvision.transforms.v2 import functional
+from torchvision.tv_tensors import wrap
+
+from pycls_std.core.structures import Loaded, Normalization, Padded, Sample, mapped
+from pycls_std.datasets.box_targets import has_extent
+from pycls_std.datasets.decoding import to_rgb
+
+# Pixels, published for a shortest side of 800 at test, and scaled with it.
+PUBLISHED = 800
+LONGEST = 1333
+SHORTEST = range(480, 801, 16)  # of a training view
+BEFORE_CROP = (400, 500, 600)  # shortest side
+CROP = (384, 600)  # least and most of a side
+MULTIPLE = 16  # to which both sides of a view are rounded down
+
+
+@dataclass(frozen=True)
+class DetectionPipeline:
+    """How views are made; a target is a dictionary with `boxes` (n, 4), see `box_targets`.
+
+    image_size: shortest side at test, pixels; every size of the recipe scales with it. flip: probability.
+    multi_scale: whether the shortest side of a training view is drawn, else it is image_size. crop: whether half of
+    the training views are crops.
+    """
+
+    image_size: int
+    normalization: Normalization
+    flip: float = 0.5
+    multi_scale: bool = True
+    crop: bool = True
+    batched = False  # images are of several sizes
+
+    def train_transform(self) -> Callable:
+        """Return what makes a training view of an image and its target."""
+        return self._training_view
+
+    def test_transform(self) -> Callable:
+        """Return what makes the test view of an image and its target: resized, no side above 1333/800 image_size."""
+        return self._test_view
+
+    def _training_view(self, image: Image.Image, target: dict) -> tuple[Tensor, dict]:
+        image = to_rgb(image)
+        if torch.rand(()) < self.flip:
+            image, target = _both(functional.horizontal_flip, image, target)
+        if self.crop and torch.rand(()) < 0.5:
+            image, target = self._resized(image, target, self._drawn(BEFORE_CROP))
+            image, target = self._cropped(image, target)
+        size = self._drawn(SHORTEST) if self.multi_scale else self.image_size
+        return self._finished(*self._resized(image, target, size, self._longest))
+
+    def _test_view(self, image: Image.Image, target: dict) -> tuple[Tensor, dict]:
+        return self._finished(*self._resized(to_rgb(image), target, self.image_size, self._longest))
+
+    @property
+    def _longest(self) -> int:
+        return self.image_size * LONGEST // PUBLISHED
+
+    @property
+    def _multiple(self) -> int:
+        """Return that of 800 px, scaled, rounded down to a power of two, of which usual sizes are multiples."""
+        return 1 << max(0, (MULTIPLE * self.image_size // PUBLISHED).bit_length() - 1)
+
+    def _scaled(self, size: int) -> int:
+        return round(size * self.image_size / PUBLISHED)
+
+    def _drawn(self, sizes: Sequence[int]) -> int:
+        return self._scaled(sizes[_whole(0, len(sizes) - 1)])
+
+    def _resized(self, image, target: dict, shortest: int, longest: int | None = None) -> tuple[Image.Image, dict]:
+        size = view_size((image.height, image.width), shortest, longest, multiple=self._multiple)
+        return _both(partial(functional.resize, size=list(size)), image, target)
+
+    def _cropped(self, image, target: dict) -> tuple[Image.Image, dict]:
+        """Return a crop of random size and place; boxes of which it leaves nothing are dropped, with their labels."""
+        least, most = map(self._scaled, CROP)
+        width, height = (_whole(min(least, side), min(most, side)) for side in image.size)
+        top, left = _whole(0, image.height - height), _whole(0, image.width - width)
+        crop = partial(functional.crop, top=top, left=left, height=height, width=width)
+        image, target = _both(crop, image, target)
+        boxes = target["boxes"]
+        kept = has_extent(boxes)
+        return image, target | {"boxes": wrap(boxes[kept], like=boxes), "labels": target["labels"][kept]}
+
+    def _finished(self, image: Image.Image, target: dict) -> tuple[Tensor, dict]:
+        """Return a normalised tensor (3, H, W), and the boxes as centre x and y, width, height, shares of the view."""
+        pixels = functional.to_dtype(functional.pil_to_tensor(image), torch.float32, scale=True)
+        sides = torch.tensor([image.width, image.height] * 2, dtype=torch.float32)
+        boxes = box_convert(target["boxes"].as_subclass(Tensor), "xyxy", "cxcywh") / sides
+        return functional.normalize(pixels, *self.normalization, inplace=True), target | {"boxes": boxes}
+
+
+def view_size(size: tuple[int, int], shortest: int, longest: int | None, *, multiple: int) -> tuple[int, int]:
+    """Return height and width of an image (height, width) that is resized to a shortest side, pixels.
+
+    The shortest side is smaller where the longest would be above its limit; then both are rounded down to a multiple,
+    and are at least one.
+    """
+    least, most = min(size), max(size)
+    if longest is not None and most / least * shortest > longest:
+        shortest = round(longest * least / most)
+    height, width = (int(shortest * side / least) // multiple * multiple for side in size)
+    return max(height, multiple), max(width, multiple)
+
+
+class Targets(list):
+    """The targets of a batch. What they say comes from a worker as bytes, in a plain list.
+
+    As a tensor in shared memory each would be a file that both processes hold open, of which they may have 1,024.
+    """
+
+    def __reduce__(self):
+        return pickle.loads, (pickle.dumps(mapped(list(self), _Bytes)),)
+
+
+class _Bytes(NamedTuple):
+    """A tensor that is pickled by value."""
+
+    tensor: Tensor
+
+    def __reduce__(self):
+        return torch.from_numpy, (self.tensor.numpy(),)
+
+
+def pad_to_batch(samples: list[Sample]) -> Loaded:
+    """Return a batch of views, padded with zeros at the right and at the bottom; the targets in a list."""
+    height, width = (max(sample.pixels.shape[side] for sample in samples) for side in (1, 2))
+    pixels = torch.zeros(len(samples), 3, height, width)
+    mask = torch.zeros(len(samples), height, width, dtype=torch.bool)
+    for place, sample in enumerate(samples):
+        own = (place, ..., slice(sample.pixels.shape[1]), slice(sample.pixels.shape[2]))
+        pixels[own], mask[own] = sample.pixels, True
+    index = torch.tensor([sample.index for sample in samples])
+    return Loaded(Padded(pixels, mask), Targets(sample.target for sample in samples), index)
+
+
+def _both(change: Callable, image: Image.Image, target: dict) -> tuple[Image.Image, dict]:
+    return change(image), target | {"boxes": change(target["boxes"])}
+
+
+def _whole(least: int, most: int) -> int:
+    """Return a whole number drawn from torch, both ends included."""
+    return int(torch.randint(least, most + 1, ()))

@@ -1,0 +1,99 @@
+"""Attention of queries to a few places, which they choose, of feature maps of several sizes.
+
+Source: Zhu et al., ICLR 2021 (Deformable DETR); names of the layers, and their first weights, as in its code. The maps
+are read by grid_sample. `transformers` 5.24 computes the same to the last bit in the same time on a CPU; its kernel is
+for CUDA alone and comes from a hub at run time, so it is not used.
+Shapes: B batch, Q queries, C channels, H height, W width, L maps, S places of all maps together, M heads, P points.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import grid_sample
+
+
+def sample_maps(values: Tensor, sizes: list[tuple[int, int]], places: Tensor, weights: Tensor) -> Tensor:
+    """Return weighted sums (B, Q, C) of what stands at some places of maps, between pixels bilinearly.
+
+    values: (B, S, M, C / M), the maps one after the other, row by row. sizes: height and width of each.
+    places: (B, Q, M, L, P, 2) x and y as shares of a map, 0 and 1 its outer borders; beyond is zero.
+    weights: (B, Q, M, L, P), of a sum over maps and points.
+    """
+    batch, queries, heads, _, points, _ = places.shape
+    grids = (2 * places - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # L, B M, Q, P, 2
+    read = []
+    for (height, width), grid, value in zip(
+        sizes, grids.unbind(0), values.split([height * width for height, width in sizes], dim=1), strict=True
+    ):
+        value = value.flatten(2).transpose(1, 2).reshape(batch * heads, -1, height, width)
+        read.append(grid_sample(value, grid, mode="bilinear", padding_mode="zeros", align_corners=False))
+    weights = weights.transpose(1, 2).reshape(batch * heads, 1, queries, -1)
+    total = (torch.cat(read, dim=-1) * weights).sum(dim=-1)  # B M, C / M, Q
+    return total.view(batch, -1, queries).transpose(1, 2)
+
+
+class DeformableAttention(nn.Module):
+    """Each query reads `points` places of each map in each head, around its reference.
+
+    Raises ValueError for a number of channels that the heads do not divide.
+    """
+
+    def __init__(self, channels: int, *, maps: int = 4, heads: int = 8, points: int = 4):
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"{heads} heads do not divide {channels} channels")
+        self.maps, self.heads, self.points = maps, heads, points
+        self.sampling_offsets = nn.Linear(channels, heads * maps * points * 2)
+        self.attention_weights = nn.Linear(channels, heads * maps * points)
+        self.value_proj = nn.Linear(channels, channels)
+        self.output_proj = nn.Linear(channels, channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Let each head look into a direction of its own, its points one step after the other, all weighted alike."""
+        for layer in (self.sampling_offsets, self.attention_weights):
+            nn.init.zeros_(layer.weight)
+        for layer in (self.attention_weights, self.value_proj, self.output_proj):
+            nn.init.zeros_(layer.bias)
+        for layer in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(layer.weight)
+        angles = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=1)
+        directions = directions / directions.abs().amax(dim=1, keepdim=True)  # to the side of a square
+        steps = torch.arange(1, self.points + 1)
+        offsets = directions[:, None, None] * steps[:, None]  # M, 1, P, 2
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(offsets.expand(-1, self.maps, -1, -1).flatten())
+
+    def forward(
+        self,
+        queries: Tensor,
+        references: Tensor,
+        memory: Tensor,
+        *,
+        sizes: list[tuple[int, int]],
+        image: Tensor | None = None,
+    ) -> Tensor:
+        """Return (B, Q, C).
+
+        queries: (B, Q, C). references: (B, Q, L, 2) x and y as shares of each map, whose offsets are in its pixels; or
+        (B, Q, L, 4) with width and height, to half of which the offsets reach. memory: (B, S, C), the maps one after
+        the other, row by row. sizes: height and width of each. image: (B, S) true where there is image; all else is
+        zero. None = everywhere.
+        """
+        values = self.value_proj(memory)
+        if image is not None:
+            values = values.masked_fill(~image[..., None], 0)
+        values = values.unflatten(2, (self.heads, -1)).float()
+        layout = (self.heads, self.maps, self.points)
+        weights = self.attention_weights(queries).unflatten(2, (self.heads, -1)).float().softmax(dim=-1)
+        offsets = self.sampling_offsets(queries).unflatten(2, (*layout, 2)).float()  # places need full precision
+        centres = references[:, :, None, :, None, :2].float()
+        if references.shape[-1] == 2:
+            pixels = torch.tensor([(width, height) for height, width in sizes], device=offsets.device)
+            places = centres + offsets / pixels[:, None]
+        else:
+            places = centres + offsets / self.points * references[:, :, None, :, None, 2:].float() * 0.5
+        read = sample_maps(values, sizes, places, weights.unflatten(3, layout[1:]))
+        return self.output_proj(read.to(queries.dtype))

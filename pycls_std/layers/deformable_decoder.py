@@ -1,0 +1,138 @@
+"""Decoder of a detector whose queries read maps by deformable attention, and refine their boxes layer by layer.
+
+Source: Zhu et al., ICLR 2021 (Deformable DETR), code; names of the layers as there, first weights, too.
+Shapes: B batch, Q queries, C channels, S places of all maps together, N maps, L prediction levels.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad, relu
+
+from pycls_std.core.precision import full_precision
+from pycls_std.layers.deformable_attention import DeformableAttention
+
+
+class DecoderSizes(NamedTuple):
+    """Sizes of a decoder."""
+
+    hidden: int = 256  # channels
+    decoder_layers: int = 6
+    decoder_heads: int = 8
+    points: int = 4  # that a head reads of a map
+    ffn: int = 1024  # units between the two linear layers
+    dropout: float = 0.1
+    refine: bool = True  # each layer refines the boxes of the one before; False = all start from the same points
+
+
+class Memory(NamedTuple):
+    """Maps, one after the other, as the decoder reads them."""
+
+    places: Tensor  # (B, S, C), row by row
+    sizes: list[tuple[int, int]]  # height and width of each map
+    image: Tensor | None  # (B, S) true where there is image; None = everywhere
+    ratios: Tensor | None  # (B, N, 2) shares of the width and height of each map that are image; None = all
+
+
+class Decoded(NamedTuple):
+    """What the queries are at each prediction level: as they come, and after each layer."""
+
+    queries: Tensor  # (B, L, Q, C)
+    boxes: Tensor  # (B, L, Q, 4) centre x, centre y, width, height, as shares of the image
+
+
+def memory_of(maps: list[Tensor], masks: list[Tensor | None]) -> Memory:
+    """Return maps (B, C, H, W), with masks (B, H, W) that are true where there is image, as a decoder reads them."""
+    places = torch.cat([each.flatten(2) for each in maps], dim=2).transpose(1, 2)
+    sizes = [tuple(each.shape[2:]) for each in maps]
+    if masks[0] is None:
+        return Memory(places, sizes, None, None)
+    ratios = [torch.stack([each[:, 0].float().mean(dim=1), each[:, :, 0].float().mean(dim=1)], dim=1) for each in masks]
+    return Memory(places, sizes, torch.cat([each.flatten(1) for each in masks], dim=1), torch.stack(ratios, dim=1))
+
+
+class DecoderLayer(nn.Module):
+    """Attention among the queries, deformable attention to the maps, and two linear layers; a norm after each."""
+
+    def __init__(self, sizes: DecoderSizes, *, maps: int):
+        super().__init__()
+        channels, heads = sizes.hidden, sizes.decoder_heads
+        self.self_attn = nn.MultiheadAttention(channels, heads, dropout=sizes.dropout, batch_first=True)
+        self.cross_attn = DeformableAttention(channels, maps=maps, heads=heads, points=sizes.points)
+        self.linear1 = nn.Linear(channels, sizes.ffn)
+        self.linear2 = nn.Linear(sizes.ffn, channels)
+        for layer in (self.self_attn.out_proj, self.linear1, self.linear2):
+            nn.init.xavier_uniform_(layer.weight)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(channels) for _ in range(3))
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def forward(self, queries: Tensor, positions: Tensor, references: Tensor, memory: Memory) -> Tensor:
+        """queries, positions: (B, Q, C). references: (B, Q, N, 2 or 4), see `DeformableAttention`."""
+        placed = queries + positions
+        seen = self.self_attn(placed, placed, queries, need_weights=False)[0]
+        queries = self.norm2(queries + self.dropout(seen))
+        seen = self.cross_attn(queries + positions, references, memory.places, sizes=memory.sizes, image=memory.image)
+        queries = self.norm1(queries + self.dropout(seen))
+        seen = self.linear2(self.dropout(relu(self.linear1(queries))))
+        return self.norm3(queries + self.dropout(seen))
+
+
+class Decoder(nn.Module):
+    """The layers, the points at which the queries start, and what makes boxes of them, one for each level or for all.
+
+    Raises ValueError for a number of layers below 1, and for heads that do not divide the channels.
+    """
+
+    def __init__(self, sizes: DecoderSizes, *, maps: int):
+        super().__init__()
+        if sizes.decoder_layers < 1:
+            raise ValueError(f"decoder_layers is {sizes.decoder_layers}, expected at least 1")
+        self.refine = sizes.refine
+        self.layers = nn.ModuleList(DecoderLayer(sizes, maps=maps) for _ in range(sizes.decoder_layers))
+        self.reference_points = nn.Linear(sizes.hidden, 2)
+        nn.init.xavier_uniform_(self.reference_points.weight)
+        self.boxes = nn.ModuleList(_box_head(sizes.hidden) for _ in range(len(self.layers) + 1 if self.refine else 1))
+        with torch.no_grad():
+            self.boxes[0][-1].bias[2:] = -2.0  # the first boxes are an eighth of the image wide and high
+
+    def forward(self, queries: Tensor, positions: Tensor, memory: Memory) -> Decoded:
+        """queries: (B, Q, C). positions: (B, Q, C), or (1, Q, C)."""
+        positions = positions.expand_as(queries)
+        with full_precision(queries.device):  # half of it is a step of some pixels
+            references = self.reference_points(positions.to(self.reference_points.weight.dtype)).float().sigmoid()
+        found, boxes = [queries], [self._boxes(0, queries, references)]
+        for level, layer in enumerate(self.layers, start=1):
+            references = boxes[-1].detach() if self.refine else references
+            queries = layer(queries, positions, _on_maps(references, memory), memory)
+            found.append(queries)
+            boxes.append(self._boxes(level, queries, references))
+        return Decoded(torch.stack(found, dim=1), torch.stack(boxes, dim=1))
+
+    def _boxes(self, level: int, queries: Tensor, references: Tensor) -> Tensor:
+        head = self.boxes[level % len(self.boxes)]
+        with full_precision(queries.device):
+            changes = head(queries.to(head[0].weight.dtype)).float()
+            known = inverse_sigmoid(references)
+            return (changes + pad(known, (0, 4 - known.shape[-1]))).sigmoid()
+
+
+def inverse_sigmoid(x: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """Return log(x / (1 - x)) of numbers from 0 to 1, neither of them taken to be below epsilon."""
+    return (x.clamp(min=epsilon) / (1 - x).clamp(min=epsilon)).log()
+
+
+def _on_maps(references: Tensor, memory: Memory) -> Tensor:
+    """Return shares of the image (B, Q, 2 or 4) as shares of each map, (B, Q, N, 2 or 4)."""
+    each = references[:, :, None]
+    if memory.ratios is None:
+        return each.expand(-1, -1, len(memory.sizes), -1)
+    return each * memory.ratios.repeat(1, 1, references.shape[-1] // 2)[:, None]
+
+
+def _box_head(channels: int) -> nn.Sequential:
+    """Return three layers to 4 values, whose last starts at zero."""
+    last = nn.Linear(channels, 4)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels), nn.ReLU(), last)

@@ -1,0 +1,38 @@
+"""A 1x1 convolution and a group norm of the image's places of a map.
+
+Shapes: B batch, C channels, H height, W width.
+"""
+
+from torch import Tensor, nn
+
+from pycls_std.core.precision import full_precision
+
+
+class MaskedProjection(nn.Sequential):
+    """Project to other channels, and norm 32 groups of them by the mean and variance of what is image.
+
+    A norm over all places would know how far a batch is padded. Without a mask it is the plain one.
+    Raises ValueError for channels that 32 does not divide.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, *, groups: int = 32):
+        super().__init__(nn.Conv2d(channels_in, channels_out, 1), nn.GroupNorm(groups, channels_out))
+        nn.init.xavier_uniform_(self[0].weight)
+        nn.init.zeros_(self[0].bias)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x: (B, C, H, W). mask: (B, H, W) true where there is image; None = everywhere."""
+        convolution, norm = self
+        x = convolution(x)
+        return norm(x) if mask is None else _masked_group_norm(x, mask, norm)
+
+
+def _masked_group_norm(x: Tensor, mask: Tensor, norm: nn.GroupNorm) -> Tensor:
+    with full_precision(x.device):
+        places = mask[:, None, None].float()
+        groups = x.float().unflatten(1, (norm.num_groups, -1))  # B, groups, C of one, H, W
+        count = places.sum(dim=(2, 3, 4), keepdim=True) * groups.shape[2]
+        centred = groups - (groups * places).sum(dim=(2, 3, 4), keepdim=True) / count
+        variance = (centred.square() * places).sum(dim=(2, 3, 4), keepdim=True) / count
+        normed = (centred * (variance + norm.eps).rsqrt()).flatten(1, 2)
+        return (normed * norm.weight[:, None, None] + norm.bias[:, None, None]).to(norm.weight.dtype)

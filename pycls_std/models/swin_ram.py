@@ -1,0 +1,148 @@
+"""Swin with reconfigured attention (RAM): detection tokens go through all stages beside the patches.
+
+Source: Song et al., ICLR 2022 (ViDT), code; names of the layers as there. Windows, merging, MLP: timm's Swin.
+Shapes: B batch, H height, W width, C channels, P patches, Q detection tokens, D channels of their positions.
+"""
+
+from typing import NamedTuple
+
+import torch
+from timm.layers import PatchEmbed
+from timm.models.swin_transformer import PatchMerging
+from torch import Tensor, nn
+from torch.nn.init import trunc_normal_
+
+from pycls_std.core.structures import Padded
+from pycls_std.layers.padding import mask_at, zeroed
+from pycls_std.layers.positions import sine_positions
+from pycls_std.layers.reconfigured_attention import ReconfiguredBlock, View
+from pycls_std.layers.shifted_windows import shifted_mask
+
+PATCH = 4
+
+
+class BodySizes(NamedTuple):
+    """Sizes of a Swin with RAM."""
+
+    embed_dim: int = 96  # channels of the first stage; each has twice those of the one before
+    depths: tuple[int, ...] = (2, 2, 6, 2)  # blocks of the stages; every second one shifts its windows
+    num_heads: tuple[int, ...] = (3, 6, 12, 24)
+    window_size: int = 7
+    queries: int = 100  # detection tokens
+    mask_padding: bool = True  # False = windows see what pads images of other sizes, as in the published code
+
+
+class Maps(NamedTuple):
+    """What the backbone says of a batch."""
+
+    maps: list[Tensor]  # (B, C, H, W) each: those of the stages, and one merged from the last of them
+    masks: list[Tensor | None]  # (B, H, W) of each, true where there is image; None = everywhere
+    det: Tensor  # (B, Q, C) of the last stage that was computed
+
+
+class RamStage(nn.Module):
+    """The blocks of a stage, and the merging of 2 x 2 patches after them.
+
+    index: of the stage. In the last one the detection tokens attend to the patches, too, and the merging gives D
+    channels, `positions`; otherwise twice those of the stage. drop_path: rate of each block.
+    """
+
+    def __init__(self, sizes: BodySizes, index: int, *, positions: int, drop_path: list[float]):
+        super().__init__()
+        channels, heads = sizes.embed_dim * 2**index, sizes.num_heads[index]
+        if channels % heads:
+            raise ValueError(f"num_heads has {heads}, which does not divide the {channels} channels of stage {index}")
+        self.cross = index == len(sizes.depths) - 1
+        self.mask_padding = sizes.mask_padding
+        self.window, self.shift = sizes.window_size, sizes.window_size // 2
+        options = {"heads": heads, "window": self.window, "positions": positions}
+        self.blocks = nn.ModuleList(
+            ReconfiguredBlock(channels, shift=self.shift if block % 2 else 0, drop_path=rate, **options)
+            for block, rate in enumerate(drop_path)
+        )
+        self.downsample = PatchMerging(channels, positions if self.cross else 2 * channels)
+
+    def forward(self, x: Tensor, det: Tensor, det_positions: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x: (B, H, W, C). det: (B, Q, C). det_positions: (1, Q, D). mask: (B, H, W); None = all is image."""
+        view = self._view(x, mask)
+        tokens = torch.cat([x.flatten(1, 2), det], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens, det_positions, view)
+        x, det = tokens.split([x.shape[1] * x.shape[2], det.shape[1]], dim=1)
+        return x.unflatten(1, view.size), det
+
+    def _view(self, x: Tensor, mask: Tensor | None) -> View:
+        size = tuple(x.shape[1:3])
+        own = mask if self.mask_padding else None
+        shifted = shifted_mask(size, window=self.window, shift=self.shift, mask=own, like=x)
+        if not self.cross:
+            return View(size, own, shifted, None, None)
+        image = x.new_ones((1, *size), dtype=torch.bool) if mask is None else mask
+        positions = sine_positions(image, x.shape[3]).flatten(1, 2).to(x.dtype)
+        return View(size, own, shifted, positions, None if mask is None else mask.flatten(1))
+
+    def merge(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the map (B, H, W, C) with half the height and width, rounded up. mask: (B, H, W)."""
+        return self.downsample(zeroed(x, mask if self.mask_padding else None))
+
+    def widen(self, det: Tensor) -> Tensor:
+        """Return detection tokens (B, Q, C) with the channels of the next stage, by the weights of the merging."""
+        return self.downsample.reduction(self.downsample.norm(det.repeat(1, 1, 4)))
+
+
+class SwinRam(nn.Module):
+    """Patches of 4 x 4 pixels and learned detection tokens, with learned positions (1, Q, D), through all stages.
+
+    drop_path: rate of the last block, to which it rises from 0. Linear layers start as Swin's, deviation 0.02.
+    Raises ValueError for lists of different lengths, and for heads that do not divide the channels.
+    """
+
+    def __init__(self, sizes: BodySizes, *, positions: int, drop_path: float = 0.0):
+        super().__init__()
+        depths = sizes.depths
+        if len(depths) != len(sizes.num_heads):
+            raise ValueError(f"depths has {len(depths)} entries, num_heads {len(sizes.num_heads)}")
+        self.patch_embed = PatchEmbed(
+            None,
+            PATCH,
+            embed_dim=sizes.embed_dim,
+            norm_layer=nn.LayerNorm,
+            flatten=False,
+            output_fmt="NHWC",
+            dynamic_img_pad=True,
+        )
+        self.det_token = nn.Parameter(torch.zeros(1, sizes.queries, sizes.embed_dim))
+        self.det_pos_embed = nn.Parameter(torch.zeros(1, sizes.queries, positions))
+        rates = torch.linspace(0, drop_path, sum(depths), device="cpu").split(list(depths))
+        self.stages = nn.ModuleList(
+            RamStage(sizes, index, positions=positions, drop_path=rate.tolist()) for index, rate in enumerate(rates)
+        )
+        self.channels = [sizes.embed_dim * 2**index for index in range(len(depths))]
+        self._initialize()
+
+    def _initialize(self) -> None:
+        for parameter in (self.det_token, self.det_pos_embed):
+            trunc_normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor | Padded, *, stages: int | None = None) -> Maps:
+        """images: (B, 3, H, W), or padded ones. stages: how many are computed, all if None; the merged map is last."""
+        pixels, mask = images if isinstance(images, Padded) else (images, None)
+        x = self.patch_embed(pixels if mask is None else pixels.masked_fill(~mask[:, None], 0))
+        det = self.det_token.expand(len(x), -1, -1)
+        maps, masks = [], []
+        for index, stage in enumerate(self.stages[:stages]):
+            if index:
+                x, det = self.stages[index - 1].merge(x, masks[-1]), self.stages[index - 1].widen(det)
+            masks.append(None if mask is None else mask_at(mask, tuple(x.shape[1:3])))
+            x, det = stage(x, det, self.det_pos_embed, masks[-1])
+            maps.append(x.permute(0, 3, 1, 2))
+        if len(maps) == len(self.stages):
+            x = self.stages[-1].merge(x, masks[-1])
+            maps.append(x.permute(0, 3, 1, 2))
+            masks.append(None if mask is None else mask_at(mask, tuple(x.shape[1:3])))
+        return Maps(maps, masks, det)

@@ -1,0 +1,150 @@
+"""ViDT: a Swin whose detection tokens become boxes in a decoder without an encoder.
+
+Source: Song et al., ICLR 2022, and its code. What that declares and never uses is left out, for every parameter here is
+in the loss: the published counts are ours and 198,880 (nano), 590,272 (tiny, small) or 958,720 (base) more, item by item
+in tests/test_vidt.py. Where images are padded, the published model sees the padding in its windows and group norms, so
+that what it finds depends on the batch; here it does not, unless `mask_padding` is False.
+Shapes: B batch, H height, W width, C channels, L prediction levels, Q queries, K classes.
+"""
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from pycls_std.core.registry import BACKBONES
+from pycls_std.core.structures import Padded
+from pycls_std.layers.deformable_decoder import Decoded, Decoder, DecoderSizes, memory_of
+from pycls_std.layers.masked_projection import MaskedProjection
+from pycls_std.models.contract import Adopted
+from pycls_std.models.swin_ram import BodySizes, SwinRam
+from pycls_std.models.vidt_names import of_swin, of_vidt
+
+# name: embed_dim, depths, num_heads. Published with DROP_PATH 0, 0.2, 0.3 and 0.3.
+VIDTS = {
+    "nano": (48, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "small": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
+}
+PRIOR = 0.01  # of a class at the start, by which the rare boxes do not drown
+
+
+class Neck(nn.Module):
+    """What stands between the backbone and the decoder: everything at one number of channels, and the decoder."""
+
+    def __init__(self, channels: list[int], sizes: DecoderSizes):
+        super().__init__()
+        self.maps = nn.ModuleList(MaskedProjection(each, sizes.hidden) for each in channels)
+        self.queries = MaskedProjection(channels[-2], sizes.hidden)
+        self.positions = MaskedProjection(sizes.hidden, sizes.hidden)
+        self.decoder = Decoder(sizes, maps=len(channels))
+
+
+class ViDT(nn.Module):
+    """Heads: `classes` (B, L, Q, K) logits, and `boxes` (B, L, Q, 4), centre x, centre y, width, height.
+
+    Boxes are shares of the image without its padding. Level 0 is what the backbone says, then come the decoder's
+    layers; the last one predicts. It takes padded images of any size, or a plain batch.
+    Taps: the maps of the stages; in the neck the maps of stages 1 to 3 and of one merged from the last, the queries
+    (B, C, 1, Q), and what they are at each level, (B, C, L, Q).
+    """
+
+    head_names = ("classes", "boxes")
+
+    def __init__(self, body: BodySizes, decoder: DecoderSizes, *, num_classes: int, drop_path: float = 0.0):
+        super().__init__()
+        self.num_classes = num_classes
+        self.mask_padding = body.mask_padding
+        self.body = SwinRam(body, positions=decoder.hidden, drop_path=drop_path)
+        channels = [*self.body.channels[1:], decoder.hidden]
+        self.neck = Neck(channels, decoder)
+        heads = len(self.neck.decoder.boxes)
+        self.classes = nn.ModuleList(nn.Linear(decoder.hidden, num_classes) for _ in range(heads))
+        for head in self.classes:
+            nn.init.constant_(head.bias, -math.log((1 - PRIOR) / PRIOR))
+        widths = {f"stages.{index}": width for index, width in enumerate(self.body.channels)}
+        names = [*(f"maps.{index}" for index in range(len(channels))), "queries", "decoder"]
+        widths |= {f"neck.{name}": decoder.hidden for name in names}
+        self.feature_info = [{"module": name, "num_chs": width} for name, width in widths.items()]
+
+    def forward(self, images: Tensor | Padded) -> dict[str, Tensor]:
+        """images: (B, 3, H, W), or padded ones."""
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: Tensor | Padded) -> Decoded:
+        """Return the queries at all levels and their boxes, which the decoder finds on its way."""
+        return self.forward_intermediates(images, [])[0]
+
+    def forward_head(self, features: Decoded, pre_logits: bool = False) -> dict[str, Tensor] | Tensor:
+        """Return the heads; (B, C), the mean query of the last level, if pre_logits."""
+        if pre_logits:
+            return features.queries[:, -1].mean(dim=1)
+        levels = features.queries.unbind(1)
+        logits = [self.classes[level % len(self.classes)](queries) for level, queries in enumerate(levels)]
+        return {"classes": torch.stack(logits, dim=1), "boxes": features.boxes}
+
+    def forward_intermediates(
+        self, images: Tensor | Padded, indices=None, *, stop_early=False, output_fmt="NCHW", intermediates_only=False
+    ):
+        """Return `forward_features(images)`, None if it is stopped early, and the taps; see `models/contract.py`."""
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt is {output_fmt!r}, a {type(self).__name__} has only NCHW")
+        count, stages = len(self.feature_info), len(self.body.stages)
+        wanted = range(count) if indices is None else [index % count for index in indices]
+        last = max(wanted, default=count - 1) if stop_early else count - 1
+        seen = self.body(images, stages=min(last + 1, stages))
+        taps, decoded = seen.maps[:stages], None
+        if last >= stages:
+            masks = seen.masks[1:] if self.mask_padding else [None] * stages
+            sources = zip(self.neck.maps, seen.maps[1:], masks, strict=True)
+            maps = [project(each, mask) for project, each, mask in sources]
+            queries = self.neck.queries(seen.det.transpose(1, 2)[:, :, None])
+            taps += [*maps, queries]
+        if last == count - 1:
+            positions = self.neck.positions(self.body.det_pos_embed.transpose(1, 2)[:, :, None])
+            tokens = [each[:, :, 0].transpose(1, 2) for each in (queries, positions)]
+            decoded = self.neck.decoder(*tokens, memory_of(maps, seen.masks[1:]))
+            taps.append(decoded.queries.permute(0, 3, 1, 2))
+        chosen = [taps[index] for index in wanted]
+        return chosen if intermediates_only else (decoded, chosen)
+
+    def get_classifier(self) -> tuple[nn.Linear, ...]:
+        """Return the layers that make the logits, one for each level; one for all without refinement of boxes."""
+        return tuple(self.classes)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay spares: the detection tokens and their positions, as published."""
+        return {"body.det_token", "body.det_pos_embed"}
+
+    def adopted(self, state: dict[str, Tensor]) -> Adopted | None:
+        """Return the weights of a published ViDT, or of a Swin classifier of timm's or Microsoft's; None for others.
+
+        What a Swin has not stays as it is.
+        """
+        if "backbone.det_token" in state:
+            renamed, unused = of_vidt(state)
+            return Adopted(renamed, [], unused)
+        if "layers.0.blocks.0.attn.qkv.weight" not in state:
+            return None
+        renamed, unused = of_swin(state)
+        own = self.state_dict()
+        return Adopted(own | renamed, [name for name in own if name not in renamed], unused)
+
+
+def vidt(size, /, *, num_classes, image_size, drop_path=0.0, **args) -> ViDT:
+    """Build a ViDT of a size of VIDTS for images of any size; `args` are those of `BodySizes` and `DecoderSizes`.
+
+    Raises ValueError for others.
+    """
+    embed_dim, depths, num_heads = size
+    args = {"embed_dim": embed_dim, "depths": depths, "num_heads": num_heads} | args
+    if unknown := args.keys() - {*BodySizes._fields, *DecoderSizes._fields}:
+        raise ValueError(f"no {', '.join(sorted(unknown))}; there are {', '.join(BodySizes._fields)}, ...")
+    body, decoder = ({key: args[key] for key in kind._fields if key in args} for kind in (BodySizes, DecoderSizes))
+    return ViDT(BodySizes(**body), DecoderSizes(**decoder), num_classes=num_classes, drop_path=drop_path)
+
+
+for _name, _size in VIDTS.items():
+    BACKBONES.register(f"vidt_swin_{_name}")(partial(vidt, _size))

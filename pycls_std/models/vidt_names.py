@@ -1,0 +1,69 @@
+"""Names of weights elsewhere, and here: of ViDT's published code, and of Swin's as timm and Microsoft have them.
+
+Sources: naver-ai/vidt; timm; microsoft/Swin-Transformer.
+"""
+
+import re
+
+import torch
+from torch import Tensor
+
+# Beginnings of names in ViDT's code, and here.
+VIDT = {
+    "backbone.layers.": "body.stages.",
+    "backbone.": "body.",
+    "transformer.decoder.layers.": "neck.decoder.layers.",
+    "transformer.reference_points.": "neck.decoder.reference_points.",
+    "input_proj.": "neck.maps.",
+    "tgt_proj.": "neck.queries.",
+    "query_pos_proj.": "neck.positions.",
+    "class_embed.": "classes.",
+    "bbox_embed.": "neck.decoder.boxes.",
+}
+# What its code has in a file and uses nowhere, or has twice.
+LEFT_OVER = re.compile(
+    r"backbone\.norm[0-9]+\..*|backbone\.layers\.[0-9]+\.downsample\.(expansion|norm2)\..*|.*\.relative_position_index"
+    r"|transformer\.(level_embed|decoder\.bbox_embed\..*)"
+)
+# What a Swin classifier has beside its blocks, and its buffers.
+SWIN_UNUSED = re.compile(r"(norm|head)\..*|.*\.(relative_position_index|attn_mask)")
+
+
+def of_vidt(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the weights of a published ViDT by the names here, and the names of those that are left over.
+
+    Without refinement of boxes its file has the one head of all levels once for each.
+    """
+    refined = any(name.startswith("transformer.decoder.bbox_embed.") for name in state)
+    renamed, unused = {}, []
+    for name, value in state.items():
+        copied = re.sub(r"^(class|bbox)_embed\.[0-9]+\.", r"\1_embed.0.", name)
+        copy = not refined and copied != name and torch.equal(value, state.get(copied, torch.empty(0)))
+        if copy or LEFT_OVER.fullmatch(name):
+            unused.append(name)
+        else:
+            renamed[_of_vidt(name)] = value
+    return renamed, unused
+
+
+def _of_vidt(name: str) -> str:
+    begins = next((begins for begins in VIDT if name.startswith(begins)), "")
+    own = VIDT.get(begins, "") + name.removeprefix(begins)
+    return re.sub(r"(boxes\.[0-9]+)\.layers\.([0-9]+)", lambda found: f"{found[1]}.{2 * int(found[2])}", own)
+
+
+def of_swin(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the weights of a Swin classifier by the names here, and the names of those that are left over.
+
+    Microsoft's merge the patches at the end of a stage, timm's at the start of the next.
+    """
+    later = 0 if any(name.startswith("layers.0.downsample.") for name in state) else 1
+    renamed, unused = {}, []
+    for name, value in state.items():
+        if SWIN_UNUSED.fullmatch(name):
+            unused.append(name)
+            continue
+        merging = re.fullmatch(r"layers\.([0-9]+)\.(downsample\..*)", name)
+        own = f"stages.{int(merging[1]) - later}.{merging[2]}" if merging else re.sub(r"^layers\.", "stages.", name)
+        renamed[f"body.{own}"] = value
+    return renamed, unused

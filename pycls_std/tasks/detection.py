@@ -1,0 +1,174 @@
+"""Object detection: a label is the boxes of an image and their classes, a prediction a set of boxes.
+
+Shapes: B batch, L levels, Q queries, K classes, D detections of an image, n boxes of it.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+import pycls_std.metrics  # noqa: F401  (registers the metrics)
+from pycls_std.core.eager import eager
+from pycls_std.core.option import Option
+from pycls_std.core.registry import TASKS
+from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Output, Progress, Sample, World
+from pycls_std.datasets.detection_views import DetectionPipeline, pad_to_batch
+from pycls_std.losses.detection import detection_losses
+from pycls_std.losses.matching import Weights, corners
+from pycls_std.tasks.evaluator import Evaluator, scores_of
+from pycls_std.tasks.kept_boxes import KeptBoxes
+
+DETECTIONS = 100  # of an image, that COCO scores
+FLOOR = 5.0  # AP of a teacher that is trained, percent, unless the options say another
+SAME = 0.75  # overlap of two boxes that say the same
+
+
+@TASKS.register("detection")
+class Detection:
+    """A student returns `classes` (B, L, Q, K), logits of independent classes, and `boxes` (B, L, Q, 4).
+
+    Boxes are centre x, centre y, width and height, as shares of the image without its padding. All L levels learn, the
+    last one predicts. A target is a dictionary, see `datasets/box_targets.py`: its `boxes` (n, 4) in that form, of the
+    view; `labels` (n,); `image_id`; `size` (2,), height and width of the original; `truth`, all that AP needs.
+    weights: of the parts of the loss, and of a match. auxiliary: of the levels before the last one, beside it.
+    """
+
+    RESULT = "ap"
+    HEADS = ("classes", "boxes")
+    READS = ("AUG.FLIP",)
+    KEEPS = ".json"
+    OPTIONS = {
+        # Weight of the focal loss of the classes, and of the class in the cost by which queries are matched with boxes.
+        "CLASS_WEIGHT": Option(2.0, least=0),
+        # Weight of the distance (L1) of the boxes' centres and sides, and of that distance in the cost.
+        "L1_WEIGHT": Option(5.0, least=0),
+        # Weight of the generalized overlap (GIoU) of the boxes, and of that overlap in the cost.
+        "GIOU_WEIGHT": Option(2.0, least=0),
+        # Weight of the losses of every level of prediction before the last one; 0 = the last one alone learns.
+        "AUX_WEIGHT": Option(1.0, least=0),
+        # Training views of several sizes: the shortest side is drawn, from 0.6 to 1 times DATA.IMAGE_SIZE; False = it
+        # is DATA.IMAGE_SIZE.
+        "MULTI_SCALE": True,
+        # Half of the training views are random crops.
+        "CROP": True,
+    }
+
+    def __init__(
+        self, classes: int, *, pipeline: Callable[..., DetectionPipeline], weights: Weights, auxiliary: float = 1.0
+    ):
+        self.classes = classes
+        self.pipeline = pipeline  # (normalization=...) -> what makes views
+        self.weights = weights
+        self.auxiliary = auxiliary
+        self.scores = scores_of("detection")
+
+    @classmethod
+    def from_cfg(cls, cfg, *, classes: int, seed: int):
+        """Build from sections DATA, AUG and DETECTION. Raises ValueError if nothing of a box has a weight."""
+        own = cfg.DETECTION
+        weights = Weights(own.CLASS_WEIGHT, own.L1_WEIGHT, own.GIOU_WEIGHT)
+        if not any(weights):
+            raise ValueError("DETECTION.CLASS_WEIGHT, L1_WEIGHT and GIOU_WEIGHT are 0: there is nothing to learn from")
+        pipeline = partial(
+            DetectionPipeline,
+            image_size=cfg.DATA.IMAGE_SIZE,
+            flip=cfg.AUG.FLIP,
+            multi_scale=own.MULTI_SCALE,
+            crop=own.CROP,
+        )
+        return cls(classes, pipeline=pipeline, weights=weights, auxiliary=own.AUX_WEIGHT)
+
+    # ------------------------------------------------------------------------------------------------------------ data
+    def check(self, index: int, target: dict) -> dict:
+        """Return the target of an image. Raises ValueError if a label is none, or if a box is not finite."""
+        where = f"image {index} of the dataset (id {target['image_id']})"
+        for part in (target, target["truth"]):
+            boxes, labels = part["boxes"], part["labels"]
+            if boxes.shape != (len(labels), 4):
+                raise ValueError(f"{where} has boxes {tuple(boxes.shape)} for {len(labels)} labels")
+            odd = labels[(labels < 0) | (labels >= self.classes)].tolist()
+            if odd:
+                raise ValueError(f"{where} has the label {odd[0]}, its classes are 0 to {self.classes - 1}")
+            if not boxes.isfinite().all():
+                raise ValueError(f"{where} has a box that is not finite")
+        return target
+
+    def collate(self, samples: list[Sample]) -> Loaded:
+        """Return a batch of samples, padded to the largest of them."""
+        return pad_to_batch(samples)
+
+    def check_share(self, share: int, batch_size: int, processes: int) -> None:
+        """Any share of a batch can be trained on."""
+
+    def batch(self, loaded: Loaded, progress: Progress) -> Batch:
+        """Return the batch that is trained on: the images as they come."""
+        return Batch(loaded.images, loaded.targets, loaded)
+
+    # ------------------------------------------------------------------------------------------------------- objective
+    @eager  # the number of boxes is another one in every batch, and the matching is the host's
+    def losses(self, output: Output, batch: Batch, world: World) -> dict[str, Tensor]:
+        """Return the weighted losses: `class`, `l1` and `giou` of the last level, and `aux`, all of those before it.
+
+        They are sums over the batch, divided by its boxes, at least 1 in the batch of all processes. So the average of
+        the processes' gradients is that of one process with the whole batch.
+        """
+        logits, boxes = output.heads["classes"], output.heads["boxes"]
+        count = torch.full((), sum(len(target["labels"]) for target in batch.targets), device=logits.device)
+        num_boxes = world.sum(count).clamp(min=1) / world.size
+        levels = detection_losses(logits, boxes, batch.targets, weights=self.weights, num_boxes=num_boxes)
+        losses = {name: values[-1] for name, values in levels.items()}
+        if self.auxiliary and logits.shape[1] > 1:
+            losses["aux"] = self.auxiliary * sum(values[:-1].sum() for values in levels.values())
+        return losses
+
+    # ------------------------------------------------------------------------------------------------------ evaluation
+    def prediction_heads(self, heads: tuple[str, ...]) -> dict[str, set[str]]:
+        """Return the heads that the only prediction needs, by its name."""
+        return {"boxes": set(self.HEADS)}
+
+    def predictions(self, output: Output) -> dict[str, dict[str, Tensor]]:
+        """Return the 100 most likely pairs of query and class of the last level, the most certain first.
+
+        `scores` (B, D) in [0, 1]; `labels` (B, D); `boxes` (B, D, 4) left, top, right, bottom as shares of the image.
+        """
+        logits, boxes = last_level(output)
+        values, places = logits.flatten(1).topk(min(DETECTIONS, logits[0].numel()), dim=1)
+        queries = (places // logits.shape[2])[..., None].expand(-1, -1, 4)
+        found = {"scores": values.sigmoid(), "labels": places % logits.shape[2]}
+        return {"boxes": found | {"boxes": corners(boxes).gather(1, queries)}}
+
+    def evaluator(self) -> Evaluator:
+        """Return what takes predictions and targets, and computes all scores."""
+        return Evaluator("detection")
+
+    def keeper(self, info: DatasetInfo) -> KeptBoxes:
+        """Return what makes the file of all boxes that are found."""
+        return KeptBoxes(self.predictions, info)
+
+    # -------------------------------------------------------------------------------------------------------- teachers
+    def agreement(self, first: Output, second: Output) -> Tensor:
+        """Return for which images (B,) the query that the second output is surest of says the same in the first.
+
+        That is the same class, in a box that overlaps by three quarters.
+        """
+        (logits, boxes), (other, others) = last_level(first), last_level(second)
+        best = other.amax(dim=2).argmax(dim=1)
+        images = torch.arange(len(best), device=best.device)
+        overlap = box_iou(corners(boxes[images, best])[:, None], corners(others[images, best])[:, None])[:, 0, 0]
+        return (logits[images, best].argmax(dim=1) == other[images, best].argmax(dim=1)) & (overlap > SAME)
+
+    def floor(self, least: float) -> float:
+        """Return the least AP of a teacher that is trained, percent; least: -1 = 5."""
+        return FLOOR if least < 0 else least
+
+    def floor_error(self, floor: float, images: int) -> float:
+        """Return the standard error of the AP of so many images, at the floor, as if each had its own of 0 or 100."""
+        return (floor * (100 - floor) / images) ** 0.5
+
+
+def last_level(output: Output) -> tuple[Tensor, Tensor]:
+    """Return the logits (B, Q, K) and the boxes (B, Q, 4) that predict; fp32."""
+    return output.heads["classes"][:, -1].float(), output.heads["boxes"][:, -1].float()

@@ -1,0 +1,46 @@
+"""The file of a detector's predictions: COCO's standard results, which its own tools and server read."""
+
+import json
+
+from pycls_std.core.structures import DatasetInfo, Loaded, Output, World
+from pycls_std.metrics.found_boxes import FoundBoxes, found_boxes
+from pycls_std.tasks.contract import KeptFile
+
+
+class KeptBoxes:
+    """What the student finds in every test image. predictions: of the task; the first of them is kept."""
+
+    asks_teachers = False
+
+    def __init__(self, predictions, info: DatasetInfo):
+        self.predictions = predictions
+        self.ids = info.ids or tuple(range(len(info.classes)))
+        self.images: list[FoundBoxes] = []
+
+    def update(self, output: Output, teachers: dict[str, Output], loaded: Loaded) -> None:
+        """Take what is found in a batch."""
+        prediction = next(iter(self.predictions(output).values()))
+        self.images += found_boxes(prediction, loaded.targets)
+
+    def packed(self, world: World, describe) -> KeptFile | None:
+        """Return, in the first process, [{image_id, category_id, bbox, score}, ...] as JSON.
+
+        bbox is left, top, width and height in pixels of the original image.
+        Raises ValueError that names an image of which a number is not finite.
+        """
+        together = [each for own in world.gather(self.images) for each in own]
+        if world.rank:
+            return None
+        images = sorted(together, key=lambda each: each.image_id)
+        broken = [each.image_id for each in images if not each.finite]
+        if broken:
+            raise ValueError(f"what is found in image {broken[0]} is not finite, and in {len(broken) - 1} more")
+        rows = [row for each in images for row in self._rows(each)]
+        return KeptFile(json.dumps(rows).encode(), len(images), f"{len(rows)} boxes")
+
+    def _rows(self, found: FoundBoxes) -> list[dict]:
+        columns = zip(found.labels.tolist(), found.boxes.tolist(), found.scores.tolist(), strict=True)
+        return [
+            {"image_id": found.image_id, "category_id": self.ids[label], "bbox": box, "score": score}
+            for label, box, score in columns
+        ]

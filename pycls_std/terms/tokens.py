@@ -1,0 +1,175 @@
+"""A student's tokens learn a teacher's, at several taps: VkD for detection, and ViDT's token matching.
+
+Shapes: B batch, C channels, H height, W width, L levels of a decoder, Q queries, N tokens.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pycls_std.core.option import Option
+from pycls_std.core.registry import TERMS
+from pycls_std.core.structures import Batch, Output, Padded, Progress, World
+from pycls_std.layers.padding import mask_at
+from pycls_std.layers.projection import ChannelScale, make_projection
+from pycls_std.losses.feature import to_common_size
+from pycls_std.losses.token_matching import averaged, token_distance
+from pycls_std.models.describe import Description
+from pycls_std.models.taps import TapShape, choose_taps
+from pycls_std.terms.base import Term
+
+
+class Pair(NamedTuple):
+    """A tap of the student, and the one of the teacher that it learns."""
+
+    own: str
+    other: str
+    queries: bool = False  # its places are queries, and no map of the image
+
+
+class Form(NamedTuple):
+    """How tokens are compared, by the options of these names."""
+
+    norm: str = "standardize"
+    distance: str = "smooth_l1"
+    levels: str = "mean"
+    root: bool = False
+    eps: float = 1e-5
+    mask: bool = True
+    all_processes: bool = True
+
+
+@TERMS.register("tokens")
+class Tokens(Term):
+    """weight sum over taps of the mean distance of the student's projected tokens and the teacher's.
+
+    The places of maps are tokens, and so are a detector's queries; each learns the one at its own place, so that models
+    must have as many queries. VkD projects orthogonally, standardizes both sides and compares them by smooth L1, which
+    are the defaults; ViDT's own token matching is the preset `token_matching`.
+    Source: Miles et al., CVPR 2024 (VkD), and Song et al., ICLR 2022 (ViDT): roymiles/vkd and naver-ai/vidt. The code
+    of both has no epsilon, counts padded pixels, and has statistics and means of each process alone: EPS 0, MASK false,
+    ALL_PROCESSES false.
+    """
+
+    OPTIONS = {
+        # Weight of the sum over taps; 0 = off. TRAINER vkd, in detection, and token_matching set the published 4.
+        "WEIGHT": Option(0.0, least=0),
+        # Position of the teacher in DISTILLATION.TEACHERS.
+        "TEACHER": Option(0, least=0),
+        # Taps of the student whose places learn, ascending: maps of the image, by name, position or share of the depth;
+        # [] = none. Of two maps of unlike sizes the smaller is enlarged.
+        "STUDENT_MAPS": Option(["neck.maps.0", "neck.maps.1", "neck.maps.2", "neck.maps.3"], column="maps"),
+        # Maps of the teacher, one each, in the same form; [] = those of the same names.
+        "TEACHER_MAPS": Option([], of=str, column="teacher's maps"),
+        # Taps of the student whose queries learn, (B, C, L, Q) for L levels of Q queries, in the same form.
+        "STUDENT_QUERIES": Option(["neck.queries", "neck.decoder"], column="queries"),
+        # Queries of the teacher, one each; [] = those of the same names.
+        "TEACHER_QUERIES": Option([], of=str, column="teacher's queries"),
+        # From the student's channels to the teacher's, see VKD.PROJECTION; none = for as many channels.
+        "PROJECTION": Option(("orthogonal", "linear", "mlp", "none"), column="projection of tokens"),
+        # Map from a free matrix to the orthogonal projection's weight; the published one is matrix_exp.
+        "MAP": Option(
+            ("auto", "householder", "cayley", "matrix_exp", "qr", "cholesky_qr"), when="TOKENS.PROJECTION=orthogonal"
+        ),
+        # Turn the weight from a fixed random one, as published.
+        "TRIVIALIZE": Option(False, when="TOKENS.PROJECTION=orthogonal"),
+        # Learned scale and shift of each channel after the projection, as published; NORM standardize takes the size of
+        # both out again.
+        "SCALE": Option(True, when="TOKENS.PROJECTION!=none", column="scale"),
+        # What is done to both sides: each channel gets mean 0 and variance 1 over all tokens of a batch (standardize),
+        # or nothing (none).
+        "NORM": Option(("standardize", "none"), column="norm of tokens"),
+        # Distance of two tokens: smooth L1 with beta 1, its mean over the channels; or Euclidean.
+        "DISTANCE": Option(("smooth_l1", "euclidean"), column="distance of tokens"),
+        # Distances of the levels of queries: their mean, or their sum.
+        "LEVELS": Option(("mean", "sum"), column="levels"),
+        # The square root of the sum over taps is weighed.
+        "ROOT": Option(False, column="root"),
+        # Beside each channel's variance; 0 = as published, and a channel that does not vary is NaN.
+        "EPS": Option(1e-5, least=0, greatest=1, when="TOKENS.NORM=standardize"),
+        # Leave out what is padding in the maps of padded images; false = as published.
+        "MASK": Option(True, column="masked"),
+        # Statistics and means are over the tokens of all processes, which are one then; false = each has its own, as
+        # published, where a process has 2 images.
+        "ALL_PROCESSES": Option(True),
+    }
+
+    def __init__(self, pairs: list[Pair], projections: list[nn.Module], form: Form, *, weight: float, teacher: int = 0):
+        own, other, _ = zip(*pairs, strict=True)
+        super().__init__(weight, student_taps=own, teacher_taps={teacher: other})
+        self.pairs = pairs
+        self.projections = nn.ModuleList(projections)
+        self.form = form
+        self.teacher = teacher
+
+    @classmethod
+    def from_cfg(cls, cfg, run, student):
+        """Build from section TOKENS. Raises ValueError for taps and a teacher that are not there, or do not fit."""
+        options, teacher = cfg.TOKENS, run.teacher(cfg.TOKENS.TEACHER, "TOKENS.TEACHER")
+        pairs = [pair for kind in ("MAPS", "QUERIES") for pair in _pairs(options, kind, run.student, teacher)]
+        if not pairs:
+            raise ValueError("TOKENS.STUDENT_MAPS and TOKENS.STUDENT_QUERIES are empty, expected at least one tap")
+        projections = [_projection(options, run.student.taps[p.own], teacher.taps[p.other], p.own) for p in pairs]
+        form = Form(**{name: options[name.upper()] for name in Form._fields})
+        return cls(pairs, projections, form, weight=options.WEIGHT, teacher=options.TEACHER)
+
+    def forward(self, student: Output, teachers: list[Output], batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Return {"tokens"}."""
+        form, world = self.form, self.world if self.form.all_processes else World()
+        mask = batch.images.mask if form.mask and isinstance(batch.images, Padded) else None
+        total = 0
+        for pair, projection in zip(self.pairs, self.projections, strict=True):
+            both = student.features[pair.own], teachers[self.teacher].features[pair.other]
+            own, other = both if pair.queries else to_common_size(*both)
+            keep = None if pair.queries or mask is None else mask_at(mask, own.shape[2:]).flatten()
+            distance = token_distance(
+                projection(_tokens(own)),
+                _tokens(other),
+                keep,
+                distance=form.distance,
+                eps=form.eps if form.norm == "standardize" else None,
+                world=world,
+            )
+            levels = own.shape[2] if pair.queries and form.levels == "sum" else 1
+            total = total + levels * distance
+        if form.root:
+            total = averaged(total, world).clamp(min=torch.finfo(total.dtype).tiny).sqrt()  # no gradient where it is 0
+        return {"tokens": self.weight * total}
+
+
+def _tokens(features: Tensor) -> Tensor:
+    """Return features (B, C, H, W) as tokens (B H W, C)."""
+    return features.movedim(1, -1).flatten(end_dim=-2)
+
+
+def _pairs(options, kind: str, student: Description, teacher: Description) -> list[Pair]:
+    """Return the chosen taps of both. Raises ValueError for those that are not there, or of other numbers of tokens."""
+    own, queries = options[f"STUDENT_{kind}"], kind == "QUERIES"
+    other = options[f"TEACHER_{kind}"] or own
+    if len(own) != len(other):
+        raise ValueError(f"TOKENS.STUDENT_{kind} has {len(own)} entries, TEACHER_{kind} has {len(other)}")
+    if not own:
+        return []
+    own = choose_taps(f"TOKENS.STUDENT_{kind}", own, list(student.taps))
+    other = choose_taps(f"TOKENS.TEACHER_{kind}", other, list(teacher.taps))
+    for tap, taught_by in zip(own, other, strict=True) if queries else ():
+        sizes = [tuple(model.taps[name])[1:] for model, name in ((student, tap), (teacher, taught_by))]
+        if sizes[0] != sizes[1]:
+            (levels, count), (more, others) = sizes
+            raise ValueError(
+                f"TOKENS.STUDENT_QUERIES {tap} is {levels} x {count} queries, TEACHER_QUERIES {taught_by} is "
+                f"{more} x {others}: each learns one"
+            )
+    return [Pair(*names, queries) for names in zip(own, other, strict=True)]
+
+
+def _projection(options, own: TapShape, other: TapShape, tap: str) -> nn.Module:
+    try:
+        projection = make_projection(
+            options.PROJECTION, own.channels, other.channels, kind=options.MAP, trivialize=options.TRIVIALIZE
+        )
+    except ValueError as error:
+        raise ValueError(f"TOKENS.PROJECTION is {options.PROJECTION}, at {tap}: {error}") from error
+    scaled = options.SCALE and options.PROJECTION != "none"
+    return nn.Sequential(projection, ChannelScale(other.channels)) if scaled else projection
