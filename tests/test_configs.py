@@ -56,6 +56,11 @@ COUNTS = {
     "r-8x4_c100_base": 1_233_540,
     "r-8x4_c100_CRD": 1_233_540,
 }
+# Of two images, by the task.
+TARGETS = {
+    "classification": torch.tensor([0, 1]),
+    "detection": [{"boxes": torch.rand(n, 4) * 0.2 + 0.4, "labels": torch.arange(n)} for n in (2, 0)],
+}
 REQUIRED = {
     "mixer": ["mixer-s4_c100_base", "mixer-s16_in1k_base", "mixer-s4_c100_KD_ours"],
     "deit": [
@@ -115,9 +120,8 @@ def test_config_takes_a_step(path):
     before = [p.detach().clone() for p in trainer.student.parameters()]
     progress = Progress(0, 0, 1, 1)
     images = torch.randn(2, 3, cfg.DATA.IMAGE_SIZE, cfg.DATA.IMAGE_SIZE)
-    batch = build_task(cfg, cfg.MODEL.NUM_CLASSES).batch(
-        Loaded(images, torch.tensor([0, 1]), torch.arange(2)), progress
-    )
+    loaded = Loaded(images, TARGETS[cfg.TASK.NAME], torch.arange(2))
+    batch = build_task(cfg, cfg.MODEL.NUM_CLASSES).batch(loaded, progress)
     requests = teacher_requests(dict(trainer.terms.items()), len(trainer.teachers))
     with runtime.autocast():
         losses = trainer.losses(batch, LiveTeachers(trainer.teachers, requests)(batch, progress), progress)
