@@ -213,4 +213,6 @@ def test_weights_are_those_of_the_cost_and_of_the_loss():
     for weights, query in ((Weights(1.0, 0.0, 0.0), 1), (Weights(0.0, 1.0, 0.0), 0), (Weights(0.0, 0.0, 1.0), 0)):
         assert match(logits, boxes, gathered_truth(targets), weights=weights).queries.tolist() == [[query]]
         losses = losses_of(logits, boxes, targets, weights=weights)
-        assert [bool(value) for value, weight in zip(losses.values(), weights, strict=True) if not weight] == [False] * 2
+        assert [bool(value) for value, weight in zip(losses.values(), weights, strict=True) if not weight] == [
+            False
+        ] * 2
