@@ -295,6 +295,33 @@ def test_an_option_that_somebody_reads_or_that_says_nothing_new_is_accepted(writ
     config.load(write("SEED: 1\n"), [*words, read])
 
 
+@pytest.mark.parametrize(
+    ("words", "idle", "where"),
+    [
+        (["TRAINER=feature", "FEATURE.LOSS=at"], "FEATURE.RKD_ANGLE=10", "FEATURE.LOSS=rkd"),
+        (["TRAINER=vkd", "VKD.PROJECTION=linear"], "VKD.MAP=cayley", "VKD.PROJECTION=orthogonal"),
+        (["TRAINER=kd", "DISTILLATION.TYPE=ttm"], "DISTILLATION.TEMPERATURE=4", "DISTILLATION.TYPE!=hard,ttm"),
+        ([], "AUG.CROP_SCALE=0.2", "AUG.CROP=resized"),
+    ],
+)
+def test_an_option_without_an_effect_is_said_in_a_line(write, caplog, words, idle, where):
+    """On the command line, or in the file that is named; not in what these replace a part of."""
+    section, key, value = re.split("[.=]", idle, maxsplit=2)
+    own = write(f"{section}:\n  {key}: {value}\n")
+    for path, last, place in ((write("SEED: 1\n", "y.yaml"), [idle], "command line"), (own, [], f"{own}:2")):
+        caplog.clear()
+        config.load(path, [*words, *last])
+        (line,) = caplog.messages
+        assert line.startswith(f"{place}: {section}.{key} is ")
+        assert f"has no effect here; it has one where {where}" in line
+    caplog.clear()
+    config.load(write("_BASE_: x.yaml\n", "y.yaml"), words)
+    for setting in (where, idle.split("=")[0] + "=" + str(config.defaults()[section][key])):  # an effect, or no change
+        if "!" not in setting:
+            config.load(str(ROOT / "configs" / "debug" / "base_debug.yaml"), [*words, setting])
+    assert not caplog.messages
+
+
 def test_a_run_learns_from_something(write):
     text = complaint(write("SEED: 1\n"), "TASK.WEIGHT=0")
     assert "TASK.WEIGHT is 0.0, expected a weight above 0" in text
