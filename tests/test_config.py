@@ -306,19 +306,23 @@ def test_an_option_that_somebody_reads_or_that_says_nothing_new_is_accepted(writ
 )
 def test_an_option_without_an_effect_is_said_in_a_line(write, caplog, words, idle, where):
     """On the command line, or in the file that is named; not in what these replace a part of."""
-    section, key, value = re.split("[.=]", idle, maxsplit=2)
-    own = write(f"{section}:\n  {key}: {value}\n")
-    for path, last, place in ((write("SEED: 1\n", "y.yaml"), [idle], "command line"), (own, [], f"{own}:2")):
+    key, _, value = idle.partition("=")
+    nested = {}
+    for word in (*words, idle):
+        name, _, text = word.partition("=")
+        section, _, leaf = name.partition(".")
+        nested |= {section: nested.get(section, {}) | {leaf: yaml.safe_load(text)}} if leaf else {section: text}
+    own, plain = write(yaml.safe_dump(nested)), write("SEED: 1\n", "y.yaml")
+    for path, last, place in ((plain, [*words, idle], "command line"), (own, [], f"{own}:")):
         caplog.clear()
-        config.load(path, [*words, *last])
+        config.load(path, last)
         (line,) = caplog.messages
-        assert line.startswith(f"{place}: {section}.{key} is ")
+        assert line.startswith(place) and f": {key} is " in line
         assert f"has no effect here; it has one where {where}" in line
     caplog.clear()
-    config.load(write("_BASE_: x.yaml\n", "y.yaml"), words)
-    for setting in (where, idle.split("=")[0] + "=" + str(config.defaults()[section][key])):  # an effect, or no change
-        if "!" not in setting:
-            config.load(str(ROOT / "configs" / "debug" / "base_debug.yaml"), [*words, setting])
+    config.load(write("_BASE_: x.yaml\nSEED: 1\n", "z.yaml"))
+    config.load(own, ["SEED=2"])
+    config.load(plain, words)
     assert not caplog.messages
 
 

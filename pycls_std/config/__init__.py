@@ -38,7 +38,7 @@ def load(path: str, overrides: list[str] = ()) -> CfgNode:
     options, start, sources = _built(catalogue, settings)
     options.NAME = options.NAME or Path(path).stem
     check(catalogue, flatten(options), start, {"NAME": printable(shortened(path))} | sources)
-    last = {key: where for key, (_, where) in (levels[-1] or levels[-2]).items()}  # what it replaces may leave idle ones
+    last = {key: where for key, (_, where) in (levels[-1] or levels[-2]).items()}  # what is below it may be idle by it
     for line in without_effect(catalogue, flatten(options), start, last):
         LOG.warning(line)
     if recipe:
