@@ -295,6 +295,37 @@ def test_an_option_that_somebody_reads_or_that_says_nothing_new_is_accepted(writ
     config.load(write("SEED: 1\n"), [*words, read])
 
 
+@pytest.mark.parametrize(
+    ("words", "idle", "where"),
+    [
+        (["TRAINER=feature", "FEATURE.LOSS=at"], "FEATURE.RKD_ANGLE=10", "FEATURE.LOSS=rkd"),
+        (["TRAINER=vkd", "VKD.PROJECTION=linear"], "VKD.MAP=cayley", "VKD.PROJECTION=orthogonal"),
+        (["TRAINER=kd", "DISTILLATION.TYPE=ttm"], "DISTILLATION.TEMPERATURE=4", "DISTILLATION.TYPE!=hard,ttm"),
+        ([], "AUG.CROP_SCALE=0.2", "AUG.CROP=resized"),
+    ],
+)
+def test_an_option_without_an_effect_is_said_in_a_line(write, caplog, words, idle, where):
+    """On the command line, or in the file that is named; not in what these replace a part of."""
+    key, _, value = idle.partition("=")
+    nested = {}
+    for word in (*words, idle):
+        name, _, text = word.partition("=")
+        section, _, leaf = name.partition(".")
+        nested |= {section: nested.get(section, {}) | {leaf: yaml.safe_load(text)}} if leaf else {section: text}
+    own, plain = write(yaml.safe_dump(nested)), write("SEED: 1\n", "y.yaml")
+    for path, last, place in ((plain, [*words, idle], "command line"), (own, [], f"{own}:")):
+        caplog.clear()
+        config.load(path, last)
+        (line,) = caplog.messages
+        assert line.startswith(place) and f": {key} is " in line
+        assert f"has no effect here; it has one where {where}" in line
+    caplog.clear()
+    config.load(write("_BASE_: x.yaml\nSEED: 1\n", "z.yaml"))
+    config.load(own, ["SEED=2"])
+    config.load(plain, words)
+    assert not caplog.messages
+
+
 def test_a_run_learns_from_something(write):
     text = complaint(write("SEED: 1\n"), "TASK.WEIGHT=0")
     assert "TASK.WEIGHT is 0.0, expected a weight above 0" in text

@@ -16,7 +16,7 @@ from pycls_std import config, runner
 from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.check.processes import train
 from pycls_std.core.registry import FEATURE_LOSSES
-from pycls_std.core.structures import Progress
+from pycls_std.core.structures import Progress, take
 from pycls_std.engine.distributed import close
 from pycls_std.engine.optim import create_optimizer
 from pycls_std.engine.runtime import Runtime
@@ -118,6 +118,18 @@ def test_taps_are_an_option(load):
 def test_options_that_contradict_each_other(load, overrides, text):
     with pytest.raises(ValueError, match=text):
         make(load, "feature", **({"teachers": 1} | overrides))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_batch_of_one_image(load, form):
+    """What compares images would learn nothing of one, and a batch norm of one place fails; the others learn."""
+    method, one = build(load, form, **SINGLE), take(batch(), slice(1))
+    if form in ("sp", "pkt", "rkd", "rsd", "reviewkd"):
+        text = r"\(FEATURE.LOSS\) needs 2 images in each process, TRAIN.BATCH_SIZE leaves 1"
+        with pytest.raises(ValueError, match=text):
+            method.losses(one, START)
+    else:
+        assert torch.isfinite(method.losses(one, START)["feature"])
 
 
 # -------------------------------------------------------------------------------------------------------- the objective

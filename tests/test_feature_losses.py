@@ -25,6 +25,7 @@ from pycls_std.losses.relations import (
     relational_distance,
     similarity_distance,
 )
+from pycls_std.terms.feature import Feature
 
 GENERATOR = torch.Generator().manual_seed(0)
 MAPS = [attention_distance, selectivity_distance, similarity_distance]
@@ -303,9 +304,9 @@ def embeddings(count=4, channels=8):
     return torch.nn.functional.normalize(draw(count, channels))
 
 
-def memory_of(images=20, negatives=30, momentum=0.5):
+def memory_of(images=20, negatives=30, momentum=0.5, temperature=0.5):
     torch.manual_seed(0)
-    return ContrastMemory(images, 8, negatives=negatives, temperature=0.5, momentum=momentum)
+    return ContrastMemory(images, 8, negatives=negatives, temperature=temperature, momentum=momentum)
 
 
 def test_scores_are_those_of_the_memory_before_the_batch():
@@ -327,6 +328,20 @@ def test_scores_are_those_of_the_memory_before_the_batch():
     kept = memory.scales.clone()
     memory(embeddings(), embeddings(), index, torch.tensor([0, 1, 0, 2]), World())
     assert torch.equal(memory.scales, kept), "the scale is that of the first batch"
+
+
+def test_the_lowest_temperature_overflows_nothing():
+    """exp(1 / 0.01) is too large for fp32, exp(-1 / 0.01) too small: of what is in the memory, and of its opposite."""
+    least = Feature.OPTIONS["CRD_TEMPERATURE"].least
+    memory = memory_of(temperature=least)
+    unit = torch.nn.functional.normalize(memory.student)
+    memory.student.copy_(unit), memory.teacher.copy_(unit)
+    own = torch.cat([unit[:1], -unit[1:2]]).requires_grad_()
+    for _ in range(2):  # with the scale of this batch, then with a memory that holds them
+        found = memory(own, own.detach(), torch.arange(2), torch.arange(2), World())
+        (gradient,) = torch.autograd.grad(sum(contrastive_loss(*each, images=20) for each in found), own)
+        assert all(torch.isfinite(value).all() for each in (*found, (gradient,)) for value in each)
+        assert min(float(value.detach().min()) for each in found for value in each) > 0
 
 
 def test_the_memory_moves_to_what_it_saw():

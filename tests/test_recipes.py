@@ -1,7 +1,7 @@
 """What the publications set, each number of it, is what the configs of their names set.
 
 Sources: lkhl/tiny-transformers, sunshangquan/logit-standardization-KD, megvii-research/mdistiller, kimyunoo/4782_final,
-devrimcavusoglu/std, chenyaofo/pytorch-cifar-models, roymiles/vkd.
+devrimcavusoglu/std, chenyaofo/pytorch-cifar-models, roymiles/vkd, yzd-v/cls_KD.
 """
 
 import math
@@ -231,6 +231,10 @@ FORM = {
         {"DISTILLATION": {"TYPE": "decoupled", "TEMPERATURE": 4, "DKD_ALPHA": 1, "DKD_BETA": 8}},
         {"TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 1, "WARMUP_EPOCHS": 20}},
     ],
+    "NKD": [
+        {"DISTILLATION": {"TYPE": "nkd", "TEMPERATURE": 3, "NKD_GAMMA": 3.5}},  # its config's for other ResNets
+        {"TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 1, "WARMUP_EPOCHS": 0}},
+    ],
     "DIST": [
         {"DISTILLATION": {"TYPE": "dist", "TEMPERATURE": 4, "DIST_BETA": 1, "DIST_GAMMA": 1}},
         {"TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 2, "WARMUP_EPOCHS": 0}},
@@ -274,7 +278,7 @@ RECIPES |= {
             )
         ]
         for pair, forms in {
-            "r-20": ("DIST", "TTM", "WTTM", "CTKD"),
+            "r-20": ("NKD", "DIST", "TTM", "WTTM", "CTKD"),
             "r-32": ("KD",),
             "r-8x4": tuple(FORM),
         }.items()

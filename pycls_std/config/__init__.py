@@ -3,12 +3,13 @@
 This package imports no torch, so that a mistake in a configuration is told within half a second.
 """
 
+import logging
 from pathlib import Path
 
 from yacs.config import CfgNode
 
 from pycls_std.config.catalogue import Catalogue
-from pycls_std.config.checks import check
+from pycls_std.config.checks import check, without_effect
 from pycls_std.config.mistake import ConfigError
 from pycls_std.config.older import upgraded, upgraded_record
 from pycls_std.config.plain_yaml import dump_yaml, load_yaml, short
@@ -19,6 +20,8 @@ from pycls_std.core.text import printable, shortened
 
 __all__ = ["Catalogue", "ConfigError", "complete", "dataset_name", "defaults", "dump", "flatten", "load", "out_dir"]
 __all__ += ["restored"]
+
+LOG = logging.getLogger("pycls_std")
 
 
 def load(path: str, overrides: list[str] = ()) -> CfgNode:
@@ -35,6 +38,9 @@ def load(path: str, overrides: list[str] = ()) -> CfgNode:
     options, start, sources = _built(catalogue, settings)
     options.NAME = options.NAME or Path(path).stem
     check(catalogue, flatten(options), start, {"NAME": printable(shortened(path))} | sources)
+    last = {key: where for key, (_, where) in (levels[-1] or levels[-2]).items()}  # what is below it may be idle by it
+    for line in without_effect(catalogue, flatten(options), start, last):
+        LOG.warning(line)
     if recipe:
         published = flatten(_built(catalogue, recipe)[0])
         options.PUBLISHED.CHANGED = options.PUBLISHED.CHANGED + changed_recipe(catalogue, published, flatten(options))

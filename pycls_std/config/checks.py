@@ -39,6 +39,16 @@ def check(catalogue: Catalogue, flat: dict[str, object], start: dict[str, object
     _check_optimizer(flat, fail)
 
 
+def without_effect(catalogue: Catalogue, flat: dict[str, object], start: dict[str, object], sources) -> list[str]:
+    """Return a line for each option that is changed and has no effect beside the others; arguments as of `check`."""
+    return [
+        f"{sources[key]}: {key} is {short(flat[key])}, which has no effect here; it has one where "
+        f"{catalogue.options[key].when}"
+        for key in sorted(catalogue.idle(flat) & sources.keys())
+        if flat[key] != start[key]
+    ]
+
+
 def _check_values(catalogue, flat, fail) -> None:
     for key, option in catalogue.options.items():
         if key not in flat:

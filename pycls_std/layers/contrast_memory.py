@@ -31,12 +31,13 @@ class ContrastMemory(nn.Module):
         for name in ("student", "teacher"):
             self.register_buffer(name, torch.empty(images, channels).uniform_(-bound, bound))
         self.register_buffer("classes", torch.full((images,), -1))
-        self.register_buffer("scales", torch.full((2,), -1.0))  # of both densities, by the first batch; -1 = not yet
+        # Of both densities, by the first batch; -1 = not yet.
+        self.register_buffer("scales", torch.full((2,), -1.0, dtype=torch.float64))
 
     def forward(
         self, student: Tensor, teacher: Tensor, index: Tensor, classes: Tensor, world: World
     ) -> list[tuple[Tensor, Tensor]]:
-        """Return how likely each image's own pair is one, (B,), and each negative one, (B, K); then remember the batch.
+        """Return how likely each image's own pair is one, (B,), and each negative one, (B, K), in fp64; then remember.
 
         First the student's embeddings against the teacher's memory, then the teacher's against the student's.
         student, teacher: (B, C) of length 1. index: (B,) positions of the images in the training set. classes: (B,).
@@ -45,10 +46,11 @@ class ContrastMemory(nn.Module):
         self.classes[everyone[:, 0]] = everyone[:, 1]
         places = torch.cat([index.unsqueeze(1), self._draw(classes)], dim=1)
         # A product with the whole memory costs less than fetching K embeddings for each image. A copy of it, for it
-        # changes below and the gradient needs what it was. In fp64, which autocast leaves alone.
+        # changes below and the gradient needs what it was. In fp64, which autocast leaves alone, and which holds exp of
+        # a cosine over a low temperature.
         pairs = ((student, self.teacher), (teacher, self.student))
         cosines = [own.double() @ memory.detach().double().T for own, memory in pairs]
-        scores = [(each.gather(1, places) / self.temperature).float().exp() for each in cosines]
+        scores = [(each.gather(1, places) / self.temperature).exp() for each in cosines]
         means = [score.detach().mean().expand(len(index), 1) for score in scores]
         gathered = world.concatenated(torch.cat([student.detach(), teacher.detach(), *means], dim=1))
         with torch.no_grad():

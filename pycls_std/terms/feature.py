@@ -94,11 +94,16 @@ class Feature(Term):
         return cls(form, own, other, weight=options.WEIGHT, teacher=options.TEACHER, warmup=options.WARMUP_EPOCHS)
 
     def forward(self, student: Output, teachers: list[Output], batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Return {"feature"}."""
+        """Return {"feature"}. Raises ValueError for fewer images than the form can do with."""
         sides = ((student, self.student_taps), (teachers[self.teacher], self.teacher_taps[self.teacher]))
         own, other = (
             [as_given(output.features[tap], tap, vectors=self.form.VECTORS) for tap in taps] for output, taps in sides
         )
+        if len(own[0]) < self.form.LEAST_IMAGES:
+            form, least = type(self.form).__name__, self.form.LEAST_IMAGES
+            raise ValueError(
+                f"{form} (FEATURE.LOSS) needs {least} images in each process, TRAIN.BATCH_SIZE leaves {len(own[0])}"
+            )
         weight = progress.warmed(self.warmup) * self.weight
         return {"feature": weight * self.form(own, other, batch, self.world)}
 

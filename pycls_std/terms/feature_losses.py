@@ -42,6 +42,7 @@ class FeatureLoss(nn.Module):
     VECTORS = False  # it compares (B, C): what the classifier reads, and maps averaged over their places
     WITH_POOLED = False  # after its maps it is given what the classifier reads, as maps of one place
     SINGLE_IMAGES = False  # it remembers images, and cannot do with mixed ones
+    LEAST_IMAGES = 1  # of a batch, in each process: 2 where images are compared, or a batch norm sees one place of each
 
     def __init__(self, student: list[TapShape], teacher: list[TapShape]):
         super().__init__()
@@ -116,6 +117,7 @@ class KnowledgeReview(FeatureLoss):
     """
 
     WITH_POOLED = True
+    LEAST_IMAGES = 2
 
     def __init__(self, student, teacher):
         super().__init__(student, teacher)
@@ -132,6 +134,7 @@ class SimilarityPreserving(FeatureLoss):
     """How alike the images of a batch are in the maps of the last stage."""
 
     TAPS = "last"
+    LEAST_IMAGES = 2
 
     def compare(self, number, student, teacher):
         """Return `similarity_distance`."""
@@ -144,6 +147,7 @@ class ProbabilisticTransfer(FeatureLoss):
 
     TAPS = "pooled"
     VECTORS = True
+    LEAST_IMAGES = 2
 
     def compare(self, number, student, teacher):
         """Return `affinity_divergence`."""
@@ -156,6 +160,7 @@ class RelationalKD(FeatureLoss):
 
     TAPS = "pooled"
     VECTORS = True
+    LEAST_IMAGES = 2
 
     def __init__(self, student, teacher, rkd_distance=25.0, rkd_angle=50.0):
         super().__init__(student, teacher)
@@ -172,6 +177,7 @@ class RedundancySuppression(FeatureLoss):
 
     TAPS = "pooled"
     VECTORS = True
+    LEAST_IMAGES = 2
 
     def __init__(self, student, teacher, rsd_kappa=0.01):
         super().__init__(student, teacher)
