@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 # 1 to 16: devrimcavusoglu/std, the reproduction of STD; 17 to 25: lkhl/tiny-transformers and its fork in
-# sunshangquan/logit-standardization-KD; 26 to 28: kimyunoo/4782_final, the reproduction of DeiT; 29 to 32: roymiles/vkd
+# sunshangquan/logit-standardization-KD; 26 to 28: kimyunoo/4782_final, the reproduction of DeiT; 29 to 32:
+# roymiles/vkd; 33: naver-ai/vidt
 DEFECTS = {
     1: "teachers' entropies are summed over the batch, so that one teacher gets all the weight",
     2: "the sign of the confidence favours the less sure teacher",
@@ -38,6 +39,7 @@ DEFECTS = {
     30: "the seed, the rate and its scaling are read and not used",
     31: "one of two loss weights at 0 is an error",
     32: "certificates of downloads are not verified any more after an import",
+    33: "a detector sees how far an image is padded, so that what it finds depends on the batch",
 }
 
 

@@ -431,9 +431,10 @@ def test_records_that_nobody_wrote_so(record, tmp_path):
     assert code == 2 and "its name '../../other'" in errors and not (tmp_path / "kept").exists()
 
 
-def test_runs_on_two_image_folders_are_two_rows(record, tmp_path):
+@pytest.mark.parametrize("layout", ["image_folder", "coco"])
+def test_runs_on_two_folders_are_two_rows(record, tmp_path, layout):
     """Where a dataset lies does not matter, which one it is does."""
-    folders = {"DATA__NAME": "image_folder", "NAME": "own"}
+    folders = {"DATA__NAME": layout, "NAME": "own"}
     for seed, root in enumerate(("/a/cats", "/b/cats", "/a/birds")):
         record(str(seed), seed, [1, 2, 30 + seed], **folders, DATA__ROOT=root)
     table = aggregate(find_runs([str(tmp_path / "logs")]))

@@ -3,6 +3,8 @@
 run_net.py reads weights only. Many published files also hold objects of the program that wrote them (its options, its
 optimizer), which Python would build by running code from the file. This tool runs none either: torch reads the file as
 weights only, with an empty stand-in in the place of every other class, and the tool says what was dropped.
+With --model vidt_swin_nano, the names of the weights become those of this project's model, which has fewer than the
+file.
 """
 
 import argparse
@@ -17,9 +19,12 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
 
+import pycls_std.models  # noqa: E402, F401  (registers the models)
+from pycls_std.core.registry import BACKBONES  # noqa: E402
 from pycls_std.core.text import first_of, printable  # noqa: E402
 from pycls_std.engine import files  # noqa: E402
 from pycls_std.engine.checkpoint import read_whole, unreadable  # noqa: E402
+from pycls_std.models.contract import adopted  # noqa: E402
 from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 
@@ -78,6 +83,24 @@ def weights_in(path: Path, key: str) -> tuple[dict[str, torch.Tensor], list[str]
     return found[name], dropped
 
 
+def renamed(weights: dict[str, torch.Tensor], model: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Return weights by the names of a model of this project, and the names of those that it has no use for.
+
+    Raises ValueError for a model that has no other names, and for weights that are not all of it.
+    """
+    if model not in BACKBONES:
+        raise ValueError(f"--model is {model!r}, no model of this project")
+    with torch.device("meta"):
+        found = adopted(BACKBONES.get(model)(num_classes=1, image_size=224), weights)
+    if not found:
+        raise ValueError(f"{first_of(weights)} are no published names of {model}")
+    if found.new:
+        raise ValueError(
+            f"the weights are not all of {model}, {first_of(found.new)}; MODEL.WEIGHTS reads them as they are"
+        )
+    return found.state, found.unused
+
+
 def _tensors(entry: dict) -> dict[str, torch.Tensor]:
     return {str(name): value.detach() for name, value in entry.items() if isinstance(value, torch.Tensor)}
 
@@ -90,11 +113,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("source", type=Path, help="a published checkpoint")
     parser.add_argument("target", type=Path, help="the file of weights to write, for DISTILLATION.TEACHER_WEIGHTS")
     parser.add_argument("--key", default="", help="entry that holds the weights, where there are several")
+    parser.add_argument("--model", default="", help="model of this project whose names the weights take")
     args = parser.parse_args(argv)
     try:
         if args.target.exists():
             raise ValueError(f"{args.target} is there already")
         weights, dropped = weights_in(args.source, args.key)
+        weights, unused = renamed(weights, args.model) if args.model else (weights, [])
         save(weights, args.target)
     except (ValueError, OSError, MemoryError) as error:
         streams.complain(f"import_weights.py: {one_line(error)}")
@@ -102,6 +127,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{args.target}: {len(weights)} tensors, {sum(w.numel() for w in weights.values())} values")
     if dropped:
         print(f"dropped, without running it: {printable(', '.join(sorted(dropped)))}")
+    if unused:
+        print(f"unused: {len(unused)} tensors: {first_of(unused)}")
     return 0
 
 

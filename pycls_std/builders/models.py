@@ -9,8 +9,9 @@ from torch import nn
 
 import pycls_std.models  # noqa: F401  (registers the models)
 from pycls_std.builders.weights import Weights, WeightsError, describe_weights, find_weights
+from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint
-from pycls_std.models.contract import classifier_names
+from pycls_std.models.contract import adopted, classifier_names
 from pycls_std.models.create import refuse_reserved
 from pycls_std.models.describe import Description
 
@@ -56,12 +57,20 @@ def start_from(backbone: nn.Module, weights: Weights) -> None:
     """Load the weights that a student's backbone starts from; without a state it stays as it is.
 
     A classifier of another number of classes is left out, both heads where there are two, which the log says: the
-    backbone keeps its own. All else must fit.
+    backbone keeps its own. A backbone may be made of another model's weights, see `models/contract.py`; the log says
+    which it has no use for, and what of it is new. All else must fit.
     Raises ValueError that names MODEL.WEIGHTS and the keys if it does not.
     """
     if weights.state is None:
         return
     label = f"MODEL.WEIGHTS {weights.source}"
+    if found := adopted(backbone, weights.state):
+        LOG.info("%s: it is another model's; %d tensors unused: %s", label, len(found.unused), first_of(found.unused))
+        weights = weights._replace(state=found.state)
+        if found.new:
+            LOG.info("%s: %d tensors are new: %s", label, len(found.new), first_of(found.new))
+            checkpoint.load_weights(backbone, found.state, label)
+            return
     names = classifier_names(backbone)
     within = tuple(f"{name}." for name in names)
     head = {key: value for key, value in backbone.state_dict().items() if key.startswith(within)}

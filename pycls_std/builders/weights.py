@@ -50,11 +50,12 @@ class Weights(NamedTuple):
 def find_weights(name: str, origin: str) -> Weights:
     """Return weights of the model `name`.
 
-    origin: a path; https://... with #sha256=<hex> or a file name that ends -<hex>.pt; published:<name>; timm.
+    origin: a path; https://... with #sha256=<hex> or a file name that ends -<hex>.pt; published:<name>; timm, or
+    timm:<name> of another model, of which this one can be made.
     Raises ValueError that names the origin if they cannot be had or do not match their hash.
     """
-    if origin == "timm":
-        return _from_timm(name)
+    if origin.partition(":")[0] == "timm":
+        return _from_timm(origin.partition(":")[2] or name)
     if origin.startswith("published:"):
         return _published(origin)
     if "://" in origin:
@@ -65,8 +66,8 @@ def find_weights(name: str, origin: str) -> Weights:
 
 def describe_weights(name: str, origin: str) -> Weights:
     """Return what can be said of a model's weights without fetching any: those of a file that is there, or none."""
-    if origin == "timm":
-        return _described_by_timm(name)
+    if origin.partition(":")[0] == "timm":
+        return _described_by_timm(origin.partition(":")[2] or name)
     if origin.startswith("published:"):
         return _described_as_published(origin)
     if "://" in origin or not Path(origin).exists():

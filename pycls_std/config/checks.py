@@ -7,6 +7,7 @@ from pathlib import Path
 from pycls_std.config.catalogue import Catalogue
 from pycls_std.config.mistake import ConfigError
 from pycls_std.config.plain_yaml import short
+from pycls_std.config.setting import BY_FOLDER
 from pycls_std.core.option import Option
 
 RAND_AUGMENT = re.compile(r"(rand(-(m|n|inc|mmax)\d+|-(mstd|p)\d+(\.\d+)?)*)?")  # timm's notation
@@ -89,7 +90,7 @@ def _check_read(catalogue, flat, start, sources) -> None:
 
 
 def _check_data(flat, fail) -> None:
-    if flat["DATA.NAME"] == "image_folder" and Path(flat["DATA.ROOT"]).name in ("", ".."):
+    if flat["DATA.NAME"] in BY_FOLDER and Path(flat["DATA.ROOT"]).name in ("", ".."):
         fail("DATA.ROOT", "a path that ends with the folder's name, which is the dataset's in records and tables")
     if not RAND_AUGMENT.fullmatch(flat["AUG.RAND_AUGMENT"]):
         fail("AUG.RAND_AUGMENT", "timm's notation, such as rand-m9-mstd0.5-inc1")

@@ -45,8 +45,8 @@ PAGE = {
     # classifier of zeros); torch = PyTorch's own, even within 1 / sqrt(inputs of a unit).
     "MODEL.INIT": Option(("", "torch"), student=True),
     # Weights that training starts from, in the forms of DISTILLATION.TEACHER_WEIGHTS; "" = random. A classifier of
-    # another number of classes stays random, all else must fit. DATA.NORMALIZATION should be what they were trained
-    # with.
+    # another number of classes stays random, all else must fit. A vidt_swin_* also starts from a Swin classifier:
+    # timm:swin_tiny_patch4_window7_224, or a file. DATA.NORMALIZATION should be what they were trained with.
     "MODEL.WEIGHTS": Option("", path=True, student=True),
     # Dataset, by its name in pycls_std/datasets/.
     "DATA.NAME": Option("digits", registry="DATASETS", student=True),

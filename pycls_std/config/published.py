@@ -4,7 +4,7 @@ import re
 
 from pycls_std.config.catalogue import Catalogue
 from pycls_std.config.reading import merge
-from pycls_std.config.setting import dataset_name
+from pycls_std.config.setting import BY_FOLDER, dataset_name
 
 SECTION = "PUBLISHED."
 # What is said beside the scores.
@@ -44,7 +44,7 @@ def changed_recipe(catalogue: Catalogue, recipe: dict[str, object], options: dic
     if names[0] != names[1] and "DATA.NAME" not in counted:
         changed.insert(0, f"DATA.ROOT is {names[0]}, not {names[1]}")
     classes = [flat["MODEL.NUM_CLASSES"] for flat in (options, recipe)]  # 0 = as many as the data has
-    by_folder = options["DATA.NAME"] == "image_folder"  # of which only the name is known, and not what is in it
+    by_folder = options["DATA.NAME"] in BY_FOLDER  # of which only the name is known, and not what is in it
     if classes[1] and classes[0] != classes[1] and (classes[0] or by_folder):
         changed.append(f"MODEL.NUM_CLASSES is {classes[0]}, not {classes[1]}")
     return changed

@@ -10,6 +10,8 @@ from pycls_std.config.plain_yaml import TRUTH, NotYaml, Text, decided, number_of
 from pycls_std.core.option import MOST, Option
 from pycls_std.core.text import shortened
 
+BY_FOLDER = ("image_folder", "coco", "coco_ids")  # DATA.NAME of those that read any data in their layout
+
 
 def flatten(node: dict, prefix: str = "") -> dict[str, object]:
     """Return {"SECTION.KEY": value} of all options."""
@@ -20,8 +22,8 @@ def flatten(node: dict, prefix: str = "") -> dict[str, object]:
 
 
 def dataset_name(flat: dict[str, object]) -> str:
-    """Return the name of the dataset of a run; that of a folder of images is the folder's own, wherever it lies."""
-    folder = flat["DATA.NAME"] == "image_folder"
+    """Return the name of the dataset of a run; that of any data in a layout is its folder's own, wherever it lies."""
+    folder = flat["DATA.NAME"] in BY_FOLDER
     return Path(str(flat["DATA.ROOT"])).name if folder else str(flat["DATA.NAME"])
 
 

@@ -4,9 +4,11 @@ Shapes: B batch, H height, W width, n boxes of an image.
 Source: the augmentation of DETR (Carion et al., ECCV 2020), with the sizes of ViDT (Song et al., ICLR 2022).
 """
 
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -15,7 +17,7 @@ from torchvision.ops import box_convert
 from torchvision.transforms.v2 import functional
 from torchvision.tv_tensors import wrap
 
-from pycls_std.core.structures import Loaded, Normalization, Padded, Sample
+from pycls_std.core.structures import Loaded, Normalization, Padded, Sample, mapped
 from pycls_std.datasets.box_targets import has_extent
 from pycls_std.datasets.decoding import to_rgb
 
@@ -25,6 +27,7 @@ LONGEST = 1333
 SHORTEST = range(480, 801, 16)  # of a training view
 BEFORE_CROP = (400, 500, 600)  # shortest side
 CROP = (384, 600)  # least and most of a side
+MULTIPLE = 16  # to which both sides of a view are rounded down
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class DetectionPipeline:
 
     image_size: shortest side at test, pixels; every size of the recipe scales with it. flip: probability.
     multi_scale: whether the shortest side of a training view is drawn, else it is image_size. crop: whether half of
-    the training views are crops. multiple: both sides of a view are rounded down to multiples of it, as published.
+    the training views are crops.
     """
 
     image_size: int
@@ -41,7 +44,6 @@ class DetectionPipeline:
     flip: float = 0.5
     multi_scale: bool = True
     crop: bool = True
-    multiple: int = 16
     batched = False  # images are of several sizes
 
     def train_transform(self) -> Callable:
@@ -69,6 +71,11 @@ class DetectionPipeline:
     def _longest(self) -> int:
         return self.image_size * LONGEST // PUBLISHED
 
+    @property
+    def _multiple(self) -> int:
+        """Return that of 800 px, scaled, rounded down to a power of two, of which usual sizes are multiples."""
+        return 1 << max(0, (MULTIPLE * self.image_size // PUBLISHED).bit_length() - 1)
+
     def _scaled(self, size: int) -> int:
         return round(size * self.image_size / PUBLISHED)
 
@@ -76,7 +83,7 @@ class DetectionPipeline:
         return self._scaled(sizes[_whole(0, len(sizes) - 1)])
 
     def _resized(self, image, target: dict, shortest: int, longest: int | None = None) -> tuple[Image.Image, dict]:
-        size = view_size((image.height, image.width), shortest, longest, multiple=self.multiple)
+        size = view_size((image.height, image.width), shortest, longest, multiple=self._multiple)
         return _both(partial(functional.resize, size=list(size)), image, target)
 
     def _cropped(self, image, target: dict) -> tuple[Image.Image, dict]:
@@ -111,6 +118,25 @@ def view_size(size: tuple[int, int], shortest: int, longest: int | None, *, mult
     return max(height, multiple), max(width, multiple)
 
 
+class Targets(list):
+    """The targets of a batch. What they say comes from a worker as bytes, in a plain list.
+
+    As a tensor in shared memory each would be a file that both processes hold open, of which they may have 1,024.
+    """
+
+    def __reduce__(self):
+        return pickle.loads, (pickle.dumps(mapped(list(self), _Bytes)),)
+
+
+class _Bytes(NamedTuple):
+    """A tensor that is pickled by value."""
+
+    tensor: Tensor
+
+    def __reduce__(self):
+        return torch.from_numpy, (self.tensor.numpy(),)
+
+
 def pad_to_batch(samples: list[Sample]) -> Loaded:
     """Return a batch of views, padded with zeros at the right and at the bottom; the targets in a list."""
     height, width = (max(sample.pixels.shape[side] for sample in samples) for side in (1, 2))
@@ -120,7 +146,7 @@ def pad_to_batch(samples: list[Sample]) -> Loaded:
         own = (place, ..., slice(sample.pixels.shape[1]), slice(sample.pixels.shape[2]))
         pixels[own], mask[own] = sample.pixels, True
     index = torch.tensor([sample.index for sample in samples])
-    return Loaded(Padded(pixels, mask), [sample.target for sample in samples], index)
+    return Loaded(Padded(pixels, mask), Targets(sample.target for sample in samples), index)
 
 
 def _both(change: Callable, image: Image.Image, target: dict) -> tuple[Image.Image, dict]:

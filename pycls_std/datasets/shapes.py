@@ -16,7 +16,7 @@ EXTENTS = (14, 41)  # of a shape
 MOST = 4  # shapes of an image
 TRIES = 20  # to place a shape beside the others
 
-# Whether a place belongs to a shape; across and down are from 0 to 1 within its box.
+# Whether a place belongs to a shape; across and down are from 0 to 1 within a square around it.
 SHAPES = {
     "square": lambda across, down: np.ones(np.broadcast(across, down).shape, dtype=bool),
     "disc": lambda across, down: (across - 0.5) ** 2 + (down - 0.5) ** 2 <= 0.25,
@@ -25,7 +25,7 @@ SHAPES = {
 
 
 class Shapes(Dataset):
-    """Pairs of an image of 64 to 96 pixels a side, with 1 to 4 shapes apart from each other, and its target.
+    """Pairs of an image of 64 to 96 pixels a side, with 1 to 4 shapes whose boxes do not overlap, and its target.
 
     The target is as `box_targets` says; the area is that of the shape. Image `index` is drawn from (seed, index).
     """
@@ -46,8 +46,9 @@ class Shapes(Dataset):
             shape = _placed(draws, taken, list(SHAPES.values())[label])
             if shape is not None:
                 pixels[shape] = draws.integers(100, 256, 3)
-                rows.append((*_box(shape), label, shape.sum()))
-                taken |= shape
+                left, top, right, bottom = _box(shape)
+                rows.append((left, top, right, bottom, label, shape.sum()))
+                taken[top:bottom, left:right] = True
         boxes, labels, area = np.split(np.array(rows), (4, 5), axis=1)
         truth = {
             "boxes": torch.tensor(boxes, dtype=torch.float32),
@@ -59,7 +60,7 @@ class Shapes(Dataset):
 
 
 def _placed(draws: np.random.Generator, taken: np.ndarray, shape) -> np.ndarray | None:
-    """Return where in the image (H, W) a shape is, beside what is taken; None if no place was found."""
+    """Return where in the image a shape is, (H, W) bool, beside what is taken; None if no place was found."""
     for _ in range(TRIES):
         side = draws.integers(*EXTENTS)
         top, left = draws.integers(0, np.array(taken.shape) - side + 1)

@@ -72,9 +72,7 @@ class DecoderLayer(nn.Module):
         placed = queries + positions
         seen = self.self_attn(placed, placed, queries, need_weights=False)[0]
         queries = self.norm2(queries + self.dropout(seen))
-        seen = self.cross_attn(
-            queries + positions, references, memory.places, sizes=memory.sizes, image=memory.image
-        )
+        seen = self.cross_attn(queries + positions, references, memory.places, sizes=memory.sizes, image=memory.image)
         queries = self.norm1(queries + self.dropout(seen))
         seen = self.linear2(self.dropout(relu(self.linear1(queries))))
         return self.norm3(queries + self.dropout(seen))

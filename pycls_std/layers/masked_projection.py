@@ -35,4 +35,4 @@ def _masked_group_norm(x: Tensor, mask: Tensor, norm: nn.GroupNorm) -> Tensor:
         centred = groups - (groups * places).sum(dim=(2, 3, 4), keepdim=True) / count
         variance = (centred.square() * places).sum(dim=(2, 3, 4), keepdim=True) / count
         normed = (centred * (variance + norm.eps).rsqrt()).flatten(1, 2)
-        return normed * norm.weight[:, None, None] + norm.bias[:, None, None]
+        return (normed * norm.weight[:, None, None] + norm.bias[:, None, None]).to(norm.weight.dtype)

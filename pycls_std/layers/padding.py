@@ -10,18 +10,13 @@ from torch.nn.functional import interpolate
 def mask_at(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the mask (B, H, W), true where there is image, at the size (height, width) of a feature map.
 
-    A place of the map is image if the pixel at its corner is, as in DETR (nearest neighbour).
+    A place of the map is image if the pixel at its corner is. Places are squares of a power of two where the map has as
+    many of them as the padded images need, so that an image has as many as it has alone, whatever it is padded to. For
+    other maps the corner is that of nearest neighbours, as in DETR.
     """
-    return interpolate(mask[:, None].float(), size, mode="nearest")[:, 0].bool()
-
-
-def mask_of_stride(mask: Tensor, stride: int) -> Tensor:
-    """Return the mask (B, H, W), true where there is image, of a map whose places are squares of `stride` pixels.
-
-    A place is image if any of its pixels is; the map is padded to whole squares. Unlike `mask_at` it gives an image as
-    many places as it has alone, whatever the batch is padded to.
-    """
-    return mask[:, ::stride, ::stride]
+    strides = [1 << (-(-length // own) - 1).bit_length() for length, own in zip(mask.shape[1:], size, strict=True)]
+    places = mask[:, :: strides[0], :: strides[1]]
+    return places if places.shape[1:] == size else interpolate(mask[:, None].float(), size, mode="nearest")[:, 0].bool()
 
 
 def zeroed(features: Tensor, mask: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from pycls_std.core.structures import Padded
-from pycls_std.layers.padding import mask_of_stride, zeroed
+from pycls_std.layers.padding import mask_at, zeroed
 from pycls_std.layers.positions import sine_positions
 from pycls_std.layers.reconfigured_attention import ReconfiguredBlock, View
 from pycls_std.layers.shifted_windows import shifted_mask
@@ -138,10 +138,11 @@ class SwinRam(nn.Module):
         for index, stage in enumerate(self.stages[:stages]):
             if index:
                 x, det = self.stages[index - 1].merge(x, masks[-1]), self.stages[index - 1].widen(det)
-            masks.append(None if mask is None else mask_of_stride(mask, PATCH * 2**index))
+            masks.append(None if mask is None else mask_at(mask, tuple(x.shape[1:3])))
             x, det = stage(x, det, self.det_pos_embed, masks[-1])
             maps.append(x.permute(0, 3, 1, 2))
         if len(maps) == len(self.stages):
-            maps.append(self.stages[-1].merge(x, masks[-1]).permute(0, 3, 1, 2))
-            masks.append(None if mask is None else mask_of_stride(mask, PATCH * 2 ** len(self.stages)))
+            x = self.stages[-1].merge(x, masks[-1])
+            maps.append(x.permute(0, 3, 1, 2))
+            masks.append(None if mask is None else mask_at(mask, tuple(x.shape[1:3])))
         return Maps(maps, masks, det)
