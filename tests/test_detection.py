@@ -229,7 +229,8 @@ def test_the_file_of_predictions_has_the_ap_of_the_test(trained, load, tmp_path,
     rows, others = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
     assert len(rows) == 960 and [row["image_id"] for row in rows] == [row["image_id"] for row in others]
     truth = {"images": [], "annotations": [], "categories": [{"id": label} for label in range(K)]}
-    for _, target in build_data(load("debug/detection_debug", **own), train=False).test.dataset.dataset:
+    images = build_data(load("debug/detection_debug", **own), train=False).test.dataset.dataset
+    for target in (images[index][1] for index in range(len(images))):
         truth["images"].append({"id": target["image_id"]})
         for box, label, area in zip(
             *(target["truth"][key].tolist() for key in ("boxes", "labels", "area")), strict=True
