@@ -56,20 +56,20 @@ def check_contract(name, size=32, **args):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in backbone.modules())
 
 
-def check_stops_early(name, **args):
+def check_stops_early(name, size=32, **args):
     """No block after the last that is asked for is run."""
-    backbone, seen = build(name, **args).eval(), []
+    backbone, seen = build(name, size, **args).eval(), []
     for index, block in enumerate(backbone.blocks):
         block.register_forward_hook(lambda *_, index=index: seen.append(index))
-    backbone.forward_intermediates(images(), [1], stop_early=True, intermediates_only=True)
+    backbone.forward_intermediates(images(size), [1], stop_early=True, intermediates_only=True)
     assert seen == [0, 1]
 
 
 @torch.no_grad()
-def check_last_tap_makes_the_features(name, **args):
+def check_last_tap_makes_the_features(name, size=32, **args):
     """Of the last tap, by the norm and without class tokens."""
-    backbone = build(name, **args).eval()
-    features, maps = backbone.forward_intermediates(images(), [-1])
+    backbone = build(name, size, **args).eval()
+    features, maps = backbone.forward_intermediates(images(size), [-1])
     places = maps[0].flatten(2).transpose(1, 2)
     normalised = features.reshape(2, -1, places.shape[2])[:, -places.shape[1] :]
     torch.testing.assert_close(backbone.norm(places), normalised)
@@ -84,48 +84,48 @@ def check_gradients(name, size=32, number=2, **args):
 
 
 @torch.no_grad()
-def check_batch_of_one(name, **args):
+def check_batch_of_one(name, size=32, **args):
     """An image has the same logits alone as beside another, and every time."""
-    backbone = build(name, drop_path=0.5, **args).eval()
-    both, alone = backbone(images()), backbone(images()[:1])
+    backbone, batch = build(name, size, drop_path=0.5, **args).eval(), images(size)
+    both, alone = backbone(batch), backbone(batch[:1])
     assert alone.shape == (1, 10)
     torch.testing.assert_close(alone, both[:1])
-    assert torch.equal(backbone(images()), both)
+    assert torch.equal(backbone(batch), both)
 
 
-def check_stochastic_depth(name, **args):
+def check_stochastic_depth(name, size=32, **args):
     """In training it acts, and no other noise is there."""
-    plain, deep = build(name, **args).train(), build(name, drop_path=0.5, **args).train()
-    first, second = (plain(images(64, 4)) for _ in range(2))
-    assert torch.equal(first, second)
-    assert not torch.equal(deep(images(64, 4)), deep(images(64, 4)))
+    plain, deep = build(name, size, **args).train(), build(name, size, drop_path=0.5, **args).train()
+    batch = images(size, 8)
+    assert torch.equal(plain(batch), plain(batch))
+    assert not torch.equal(deep(batch), deep(batch))
 
 
-def check_compiled(name, **args):
+def check_compiled(name, size=32, **args):
     """As in eager, without a graph break."""
     torch._dynamo.reset()
-    backbone = build(name, **args).eval()
+    backbone, batch = build(name, size, **args).eval(), images(size)
     compiled = torch.compile(backbone, backend="eager", fullgraph=True)
-    assert torch.equal(compiled(images()), backbone(images()))
+    assert torch.equal(compiled(batch), backbone(batch))
 
 
-def check_bf16(name, **args):
+def check_bf16(name, size=32, **args):
     """Autocast gives nearly the same logits and finite gradients."""
-    backbone = build(name, **args).eval()
-    expected = backbone(images())
+    backbone, batch = build(name, size, **args).eval(), images(size)
+    expected = backbone(batch)
     with torch.autocast("cpu", torch.bfloat16):
-        logits = backbone(images())
+        logits = backbone(batch)
     assert (logits - expected).abs().max() < 0.05 * expected.abs().max()
     logits.float().square().sum().backward()
     assert all(p.grad.isfinite().all() for p in backbone.parameters())
 
 
-def check_timm_finds_it(name, **args):
+def check_timm_finds_it(name, size=32, **args):
     """By the same name, with timm's names of arguments, and with the same weights."""
     torch.manual_seed(0)
-    ours = create_backbone(name, num_classes=7, image_size=32, drop_path=0.1, **args)
+    ours = create_backbone(name, num_classes=7, image_size=size, drop_path=0.1, **args)
     torch.manual_seed(0)
-    found = timm.create_model(name, num_classes=7, img_size=32, drop_path_rate=0.1, **args)
+    found = timm.create_model(name, num_classes=7, img_size=size, drop_path_rate=0.1, **args)
     assert type(found) is type(ours) and isinstance(found, nn.Module)
     assert all(torch.equal(value, found.state_dict()[key]) for key, value in ours.state_dict().items())
     assert name in timm.list_models()
