@@ -22,8 +22,12 @@ class Tokens(NamedTuple):
 
     def map(self) -> Tensor:
         """Return the patches alone, (B, C, H, W)."""
-        patches = self.values[:, -self.height * self.width :]
+        patches = self.values[:, self.values.shape[1] - self.height * self.width :]
         return patches.transpose(1, 2).unflatten(2, (self.height, self.width))
+
+    def prefix(self) -> Tensor:
+        """Return the class tokens alone, (B, T, C)."""
+        return self.values[:, : self.values.shape[1] - self.height * self.width]
 
 
 def tokens_of(maps: Tensor) -> Tokens:
