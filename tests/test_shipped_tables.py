@@ -32,6 +32,8 @@ NUMBERS = {
         "mixer-s16_in1k_base": (72.90,),
         "mixer-s16_in1k_single": (75.08, 92.08),
         "mixer-s16_in1k_paper": (75.74,),
+    },
+    "in1k_std_mlps": {
         "resmlp-b24_in1k_paper": (82.40,),
         "cyclemlp-b2_in1k_base": (81.60,),
         "cyclemlp-b2_in1k_paper": (82.10,),
