@@ -72,3 +72,9 @@ def test_orthogonal():
     assert all(row[4] == "3" and float(row[5]) < 1e-4 for row in rows)
     text = benchmark("orthogonal", "--sizes", "12x40", "--maps", "cayley", "--steps", "3", "--seconds", "0")
     assert re.findall(r"\| (\w+) \| [\d.]+ \| [\d.]+ \(.*?\) \| (\d) \|", text) == [("cayley", "1"), (AUTO, "1")]
+
+
+def test_cycle():
+    """Both ways agree, or it stops."""
+    text = benchmark("cycle", "--sizes", "6x8", "5x7", "--rounds", "2", "--batch", "2")
+    assert re.findall(r"^\| (\d+x\d+) \| [\d.]+ \| [\d.]+ \| [\d.]+ \(", text, re.M) == ["6x8", "5x7"]

@@ -72,6 +72,8 @@ def test_parameter_counts(name, classes, image_size, expected):
         ("resmlp_s12", "resmlp_12_224"),
         ("resmlp_s24", "resmlp_24_224"),
         ("resmlp_s36", "resmlp_36_224"),
+        ("gmlp_ti", "gmlp_ti16_224"),
+        ("gmixer_12", "gmixer_12_224"),
     ],
 )
 def test_named_sizes_are_timms(ours, timms):
@@ -83,6 +85,40 @@ def test_named_sizes_are_timms(ours, timms):
     images = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(backbone(images), reference(images))
+
+
+@pytest.mark.parametrize(
+    ("ours", "timms", "args"),
+    [
+        ("resmlp_b24", "resmlp_big_24_224", {"patch_size": 8}),
+        ("gmlp_s", "gmlp_s16_224", {}),
+        ("gmlp_b", "gmlp_b16_224", {}),
+        ("gmixer_24", "gmixer_24_224", {}),
+    ],
+)
+def test_large_named_sizes_have_timms_shapes(ours, timms, args):
+    with torch.device("meta"):
+        own = create_backbone(ours, num_classes=1000, image_size=224, **args).state_dict()
+        reference = timm.create_model(timms).state_dict()
+    assert {key: value.shape for key, value in own.items()} == {key: value.shape for key, value in reference.items()}
+
+
+TWO, FOUR = {"num_blocks": 2}, {"depth": 4}
+STUDENTS = [  # those of the sources' tables that are timm's: arguments at 224 px and at 32 px, places a side of a tap
+    *((f"resmlp_{size}", TWO, {"patch_size": 4}, 14, 8) for size in ("s12", "s24", "s36", "b24")),
+    *((f"resmlp_{size}", TWO | {"patch_size": 8}, {}, 28, 4) for size in ("s12", "s24", "s36", "b24")),
+    *((name, TWO, {"patch_size": 4}, 14, 8) for name in ("gmlp_ti", "gmlp_s", "gmlp_b", "gmixer_12", "gmixer_24")),
+    *((name, FOUR, {"patch_size": 4}, 14, 8) for name in ("deit_small_patch16_224", "convit_tiny", "convit_small")),
+    *((name, {}, {"patch_size": 4, "stride": 2}, 27, 15) for name in ("pit_ti_224", "pit_s_224")),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "small", "side", "small_side"), STUDENTS)
+def test_students_of_timm_are_built_at_224_and_at_32_px(name, args, small, side, small_side):
+    """By MODEL.ARGS alone; the first tap has the places that the patches cut. Few blocks, for they are alike."""
+    for image_size, changes, expected in ((224, args, side), (32, args | small, small_side)):
+        taps = Description(name, num_classes=10, image_size=image_size, **changes).taps
+        assert next(iter(taps.values()))[1:] == (expected, expected)
 
 
 def test_resnet_has_the_published_parameter_names():

@@ -45,6 +45,11 @@ NUMBERS = {
         "mixer-s16_in1k_single": (75.08, 92.08),
         "mixer-s16_in1k_paper": (75.74,),
     },
+    "in1k_std_mlps": {
+        "resmlp-b24_in1k_paper": (82.40,),
+        "cyclemlp-b2_in1k_base": (81.60,),
+        "cyclemlp-b2_in1k_paper": (82.10,),
+    },
     "std_ablations": {"mixer-s16_in1k_base": (72.90,), "mixer-s16_in1k_paper": (75.74,)},
     "c10_deit": {
         "deit-ti_c10_none": (67.69,),
@@ -63,6 +68,8 @@ NUMBERS = {
         "r-20_c100_DKD_ours": (71.82,),
         "deit-ti_c100_KD_ours": (78.55,),
         "pit-ti_c100_KD_ours": (78.76,),
+        "t2t-7_c100_KD_ours": (78.43,),
+        "pvt-ti_c100_KD_ours": (78.43,),
         "r-110_c100": (74.31,),
         "R110_r-20_KD": (70.67,),
         "R110_r-20_KD_ours": (71.48,),
@@ -78,6 +85,10 @@ NUMBERS = {
         "pvtv2-b0_c100_ours": (79.30,),
         "convit-ti_c100_base": (75.32,),
         "convit-ti_c100_ours": (78.95,),
+        "t2t-7_c100_base": (69.37,),
+        "t2t-7_c100_ours": (78.35,),
+        "pvt-ti_c100_base": (69.22,),
+        "pvt-ti_c100_ours": (77.07,),
     },
     "c100_classics": {
         "r-20_c100_base": (69.06,),

@@ -7,6 +7,6 @@ import torch
 
 def full_precision(device: torch.device) -> AbstractContextManager:
     """Return the context in which operations keep the precision of their operands, within autocast too."""
-    if device.type == "meta":  # which has no autocast
+    if device.type == "meta":  # which has no autocast, for nothing is computed there
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

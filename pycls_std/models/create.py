@@ -4,7 +4,7 @@ import difflib
 
 import timm
 from timm.layers import PatchEmbed
-from timm.models import get_pretrained_cfg, is_model
+from timm.models import get_arch_name, get_pretrained_cfg, is_model
 from torch import nn
 
 from pycls_std.core.registry import BACKBONES
@@ -74,8 +74,8 @@ def randomize_zero_heads(backbone: nn.Module) -> None:
 
 
 def _timm_model(name: str):
-    if not is_model(name):
-        known = [*BACKBONES.entries, *timm.list_models()]
+    if not is_model(name) or get_arch_name(name) in BACKBONES:  # ours have no tags
+        known = {*BACKBONES.entries, *timm.list_models()}
         near = ", ".join(difflib.get_close_matches(name, known, n=3)) or ", ".join(sorted(BACKBONES.entries))
         raise ValueError(f"no model {name!r} here or in timm; near it: {near}")
 

@@ -1,12 +1,13 @@
-"""MLP-Mixer and ResMLP of any size, patch and resolution, from timm's class.
+"""MLP-Mixer, ResMLP, gMLP and gMixer of any size, patch and resolution, from timm's class.
 
 timm's own entry points (mixer_s16_224, resmlp_24_224, ...) fix the patch, so the named sizes are built here.
 """
 
 from functools import partial
 
-from timm.layers import Mlp
-from timm.models.mlp_mixer import Affine, MlpMixer, ResBlock
+from timm.layers import GatedMlp, GluMlp, Mlp
+from timm.models.mlp_mixer import Affine, MlpMixer, ResBlock, SpatialGatingBlock
+from torch import nn
 
 from pycls_std.core.registry import BACKBONES
 
@@ -27,35 +28,45 @@ RESMLPS = {
     "resmlp_b24": (16, 24, 768, 1e-6),
 }
 
+# name: patch_size, num_blocks, embed_dim. Sources: Liu et al., NeurIPS 2021; gMixer, a mixer of gated MLPs, is timm's.
+GMLPS = {"gmlp_ti": (16, 30, 128), "gmlp_s": (16, 30, 256), "gmlp_b": (16, 30, 512)}
+GMIXERS = {"gmixer_12": (16, 12, 384), "gmixer_24": (16, 24, 384)}
+
 
 def mixer(size, /, *, num_classes, image_size, drop_path=0.0, **args) -> MlpMixer:
     """Build an MLP-Mixer of a size of MIXERS; `args` change it and go to timm's MlpMixer."""
-    patch_size, num_blocks, embed_dim, mlp_ratio = size
-    options = {"patch_size": patch_size, "num_blocks": num_blocks, "embed_dim": embed_dim, "mlp_ratio": mlp_ratio}
-    return _build(options | args, num_classes, image_size, drop_path)
+    *plain, mlp_ratio = size
+    return _build(_plain(plain) | {"mlp_ratio": mlp_ratio} | args, num_classes, image_size, drop_path)
 
 
 def resmlp(size, /, *, num_classes, image_size, drop_path=0.0, **args) -> MlpMixer:
     """Build a ResMLP of a size of RESMLPS: linear over patches, affine transforms for norms, LayerScale."""
-    patch_size, num_blocks, embed_dim, init_values = size
-    init_values = args.pop("init_values", init_values)
-    options = {
-        "patch_size": patch_size,
-        "num_blocks": num_blocks,
-        "embed_dim": embed_dim,
-        "mlp_ratio": 4,
-        "block_layer": partial(ResBlock, init_values=init_values),
-        "norm_layer": Affine,
-        "mlp_layer": Mlp,
-    }
-    return _build(options | args, num_classes, image_size, drop_path)
+    *plain, init_values = size
+    block = partial(ResBlock, init_values=args.pop("init_values", init_values))
+    kind = {"mlp_ratio": 4, "block_layer": block, "norm_layer": Affine, "mlp_layer": Mlp}
+    return _build(_plain(plain) | kind | args, num_classes, image_size, drop_path)
+
+
+def gmlp(size, /, *, num_classes, image_size, drop_path=0.0, **args) -> MlpMixer:
+    """Build a gMLP of a size of GMLPS: one MLP in a block, gated by a linear map over patches."""
+    kind = {"mlp_ratio": 6, "block_layer": SpatialGatingBlock, "mlp_layer": GatedMlp}
+    return _build(_plain(size) | kind | args, num_classes, image_size, drop_path)
+
+
+def gmixer(size, /, *, num_classes, image_size, drop_path=0.0, **args) -> MlpMixer:
+    """Build a gMixer of a size of GMIXERS: a mixer whose MLPs are gated."""
+    kind = {"mlp_ratio": (1.0, 4.0), "mlp_layer": GluMlp, "act_layer": nn.SiLU}
+    return _build(_plain(size) | kind | args, num_classes, image_size, drop_path)
+
+
+def _plain(size):
+    return dict(zip(("patch_size", "num_blocks", "embed_dim"), size, strict=True))
 
 
 def _build(options, num_classes, image_size, drop_path):
     return MlpMixer(num_classes=num_classes, img_size=image_size, drop_path_rate=drop_path, **options)
 
 
-for _name, _size in MIXERS.items():
-    BACKBONES.register(_name)(partial(mixer, _size))
-for _name, _size in RESMLPS.items():
-    BACKBONES.register(_name)(partial(resmlp, _size))
+for _build_one, _sizes in ((mixer, MIXERS), (resmlp, RESMLPS), (gmlp, GMLPS), (gmixer, GMIXERS)):
+    for _name, _size in _sizes.items():
+        BACKBONES.register(_name)(partial(_build_one, _size))

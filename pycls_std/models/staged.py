@@ -1,4 +1,4 @@
-"""Backbones that are a stem, some stages and a linear classifier on the mean over all places: timm's contract for them.
+"""Backbones that are a stem, some stages and a linear classifier: timm's contract for them.
 
 Shapes: B batch, C channels, H height, W width, K classes.
 """
@@ -19,9 +19,17 @@ class Staged(nn.Module):
         """Return the stages, in their order."""
         raise NotImplementedError
 
-    def after_stages(self, features: Tensor) -> Tensor:
-        """Return what is averaged for the classifier, (B, C, H, W), of the last stage's output."""
-        return features
+    def map_of(self, output) -> Tensor:
+        """Return the map (B, C, H, W) of a stage's output, which may have another form."""
+        return output
+
+    def after_stages(self, output):
+        """Return what the head takes, (B, C, H, W) or another form, of the last stage's output."""
+        return output
+
+    def pooled(self, features) -> Tensor:
+        """Return what the classifier reads, (B, C), of what `after_stages` returned."""
+        return features.mean(dim=(2, 3))
 
     def get_classifier(self) -> nn.Linear:
         """Return the layer that makes the logits."""
@@ -40,16 +48,16 @@ class Staged(nn.Module):
         for index, stage in enumerate(stages[: max(taps, default=len(stages) - 1) + 1] if stop_early else stages):
             x = stage(x)
             if index in taps:
-                maps.append(x)
+                maps.append(self.map_of(x))
         return maps if intermediates_only else (self.after_stages(x), maps)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """images: (B, 3, H, W). Returns (B, C, H, W), of the last stage's size."""
+        """images: (B, 3, H, W). Returns what the head takes, see `after_stages`."""
         return self.forward_intermediates(images, indices=[])[0]
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """features: (B, C, H, W). Returns (B, K) logits; their input, (B, C), if pre_logits."""
-        pooled = features.mean(dim=(2, 3))
+        """features: see `after_stages`. Returns (B, K) logits; their input, (B, C), if pre_logits."""
+        pooled = self.pooled(features)
         return pooled if pre_logits else self.get_classifier()(pooled)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,0 +1,78 @@
+"""Time CycleMLP's cycle layer, forward and backward, by copies of channel slices and by deformable convolution.
+
+Both take steps in turns, on one batch of random maps of each size; ratios are of the same turns, median and range.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+from torchvision.ops import deform_conv2d
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from pycls_std.engine.runtime import Runtime  # noqa: E402
+from pycls_std.models.cyclemlp import WIDTH, CycleLinear  # noqa: E402
+
+SIZES = ["56x64", "28x128", "14x320", "7x512"]  # the stages of B1 to B4 at 224 px
+
+
+def deformable(layer: CycleLinear, x: Tensor) -> Tensor:
+    """Return what the layer does of (B, H, W, C), by torchvision's operation."""
+    channels = x.shape[3]
+    offsets = torch.zeros(channels, 2, device=x.device)
+    offsets[:, 1] = (torch.arange(channels, device=x.device) + 1) % 3 - 1
+    offsets = offsets.view(1, -1, 1, 1).expand(len(x), -1, *x.shape[1:3])
+    return deform_conv2d(x.permute(0, 3, 1, 2), offsets, layer.weight[:, :, None, None], layer.bias).permute(0, 2, 3, 1)
+
+
+def seconds(way: Callable, layer: CycleLinear, x: Tensor, runtime: Runtime) -> float:
+    """Return how long a step takes."""
+    runtime.synchronize()
+    start = time.perf_counter()
+    way(layer, x).square().mean().backward()
+    runtime.synchronize()
+    return time.perf_counter() - start
+
+
+def compare(size: str, options, runtime: Runtime) -> str:
+    """Return the row of a table for maps of a size, places of a side x channels."""
+    side, channels = map(int, size.split("x"))
+    layer = runtime.place(CycleLinear(channels, WIDTH))
+    x = runtime.to_device(torch.randn(options.batch, side, side, channels)).requires_grad_()
+    torch.testing.assert_close(layer(x), deformable(layer, x), rtol=1e-3, atol=1e-3)
+    turns = [
+        [seconds(way, layer, x, runtime) for way in (CycleLinear.forward, deformable)]
+        for _ in range(options.rounds + 1)
+    ][1:]  # the first warms up
+    ratios = [slow / fast for fast, slow in turns]
+    times = " | ".join(f"{1e3 * median(column):.1f}" for column in zip(*turns, strict=True))
+    return f"| {size} | {times} | {median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}) |"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="SIDExCHANNELS")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=8, help="images")
+    parser.add_argument("--threads", type=int, default=0, help="0 = torch's own number")
+    options = parser.parse_args(argv)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    runtime = Runtime()
+    print(f"{runtime.device_name()}, fp32, torch {torch.__version__}, {options.batch} images a step.\n")
+    print("| side x channels | slices, ms | deformable, ms | ratio |")
+    print("| --- | --- | --- | --- |")
+    for size in options.sizes:
+        print(compare(size, options, runtime), flush=True)
+
+
+if __name__ == "__main__":
+    main()
