@@ -164,7 +164,7 @@ def test_a_batch_of_one_is_a_row_of_a_larger_one():
 
 @pytest.mark.parametrize("counts", [[0, 0, 0], [0, 2, 0]])
 def test_images_without_boxes(counts):
-    """Their queries learn that nothing is there; every parameter keeps its place in the gradient, which DDP asks for."""
+    """Their queries learn that nothing is there; every parameter has a gradient, which DDP asks for."""
     (logits, boxes), targets = said(), targets_of(counts)
     losses = losses_of(logits, boxes, targets)
     sum(value.sum() for value in losses.values()).backward()
@@ -213,4 +213,6 @@ def test_weights_are_those_of_the_cost_and_of_the_loss():
     for weights, query in ((Weights(1.0, 0.0, 0.0), 1), (Weights(0.0, 1.0, 0.0), 0), (Weights(0.0, 0.0, 1.0), 0)):
         assert match(logits, boxes, gathered_truth(targets), weights=weights).queries.tolist() == [[query]]
         losses = losses_of(logits, boxes, targets, weights=weights)
-        assert [bool(value) for value, weight in zip(losses.values(), weights, strict=True) if not weight] == [False] * 2
+        assert [bool(value) for value, weight in zip(losses.values(), weights, strict=True) if not weight] == [
+            False
+        ] * 2

@@ -60,7 +60,7 @@ PAGE = {
     # Seed of order, augmentation and mixing; -1 = SEED. With one for several SEEDs these see the same views, and can
     # share what a teacher said of them.
     "DATA.SEED": Option(-1, least=-1, greatest=2**32 - 1, recipe=False),
-    # Side of the square input images, pixels.
+    # Side of the square input images, pixels; in detection the shortest side at test, from which other sizes follow.
     "DATA.IMAGE_SIZE": Option(32, least=1, greatest=4096, student=True),
     # Channel mean and deviation of the student's input; "" = the dataset's own, or imagenet, half, cifar10,
     # cifar100, tiny_imagenet, digits.
@@ -116,8 +116,8 @@ PAGE = {
     # Prediction that each teaches by, of a student trained here with several heads: avg, cls, dist; "" = the one that
     # its run counted (TEST.PREDICTION).
     "DISTILLATION.TEACHER_PREDICTIONS": Option([], of=str),
-    # Least result of every teacher on the test split (classification: top-1 accuracy, %); below it the run refuses.
-    # 0 = off, -1 = the task's own (classification: a quarter of the way from chance to 100).
+    # Least result of every teacher on the test split (top-1 accuracy or AP, %); below it the run refuses. 0 = off, -1 =
+    # the task's own (classification: a quarter of the way from chance to 100; detection: 5).
     "DISTILLATION.TEACHER_MIN_ACC": neutral(-1.0, least=-1, greatest=100),
     # Arithmetic of the teachers, whose weights are converted to it; auto = PRECISION's, and fp32 for a teacher that
     # then names more than 1 % of 1000 test images otherwise, or whose features are off by more than 5 % of their size.
@@ -218,8 +218,9 @@ PAGE = {
     "TEST.PERIOD": Option(1, least=1),
     # Checkpoint that --mode test scores.
     "TEST.WEIGHTS": neutral("", path=True),
-    # File to which --mode test writes what the student and its teachers say of every test image, a name that ends in
-    # .npz in a folder that is there; "" = off.
+    # File to which --mode test writes what is said of every test image, in a folder that is there; its name ends in
+    # .npz in classification (logits of the student and its teachers), in .json in detection (COCO's standard results of
+    # the student); "" = off.
     "TEST.PREDICTIONS": neutral("", path=True),
     # Score the moving average in that checkpoint instead of the weights.
     "TEST.EMA": neutral(False),

@@ -1,8 +1,8 @@
 """ViDT: a Swin whose detection tokens become boxes in a decoder without an encoder.
 
-Source: Song et al., ICLR 2022, and its code. What that declares and never uses is left out, for every parameter here is
-in the loss: the published counts are ours and 198,880 (nano), 590,272 (tiny, small) or 958,720 (base) more, item by item
-in tests/test_vidt.py. Where images are padded, the published model sees the padding in its windows and group norms, so
+Source: Song et al., ICLR 2022, and its code. What that declares and never uses is left out, for every parameter here
+is in the loss: published are 198,880 (nano), 590,272 (tiny, small) or 958,720 (base) parameters more, item by item in
+tests/test_vidt.py. Where images are padded, the published model sees the padding in its windows and group norms, so
 that what it finds depends on the batch; here it does not, unless `mask_padding` is False.
 Shapes: B batch, H height, W width, C channels, L prediction levels, Q queries, K classes.
 """

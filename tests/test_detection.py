@@ -1,0 +1,311 @@
+"""The task of detection: what a label is, what is predicted, and a run of a tiny detector by every mode.
+
+Shapes: B batch, L levels, Q queries, K classes, D detections of an image.
+"""
+
+import json
+import math
+
+import pytest
+import torch
+from faster_coco_eval import COCO, COCOeval_faster
+from processes import Running, two_ranks
+from records import assert_same_run, curves, load_state, words
+
+from pycls_std import runner
+from pycls_std.builders.data import build_data, build_task
+from pycls_std.builders.training import build_all
+from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Normalization, Output, Progress, World
+from pycls_std.engine import loop
+from pycls_std.engine.runtime import Runtime
+from pycls_std.losses.matching import Weights
+from pycls_std.tasks.detection import Detection
+
+B, L, Q, K = 4, 3, 5, 3
+# A run of two steps an epoch, on images of up to 32 pixels.
+TINY = {
+    "MODEL__ARGS__embed_dim": 8,
+    "MODEL__ARGS__num_heads": "[1, 2, 4, 8]",
+    "MODEL__ARGS__decoder_layers": 1,
+    "MODEL__ARGS__queries": 10,
+    "DATA__IMAGE_SIZE": 32,
+    "TRAIN__BATCH_SIZE": 64,
+}
+
+
+@pytest.fixture
+def task():
+    """The task of three classes, with the weights of the publication."""
+    return Detection(K, pipeline=None, weights=Weights())
+
+
+def output_of(seed=0, batch=B, levels=L):
+    draws = torch.Generator().manual_seed(seed)
+    logits = torch.randn(batch, levels, Q, K, generator=draws).requires_grad_()
+    boxes = (torch.rand(batch, levels, Q, 4, generator=draws) * 0.4 + 0.3).requires_grad_()
+    return Output({"classes": logits, "boxes": boxes}, {})
+
+
+def targets_of(counts, seed=0):
+    draws = torch.Generator().manual_seed(seed)
+    boxes = [torch.rand(count, 4, generator=draws) * 0.4 + 0.3 for count in counts]
+    return [{"boxes": own, "labels": torch.randint(0, K, (len(own),), generator=draws)} for own in boxes]
+
+
+def part_of(output, rows):
+    return Output({name: head[rows] for name, head in output.heads.items()}, {})
+
+
+def batch_of(targets):
+    return Batch(None, targets, None)
+
+
+# ----------------------------------------------------------------------------------------------------------- objective
+def test_the_last_level_has_names_and_the_others_one(task):
+    """Their sum is the objective; without a weight the levels before the last one do not learn."""
+    output, batch = output_of(), batch_of(targets_of([2, 0, 1, 3]))
+    losses = task.losses(output, batch, World())
+    assert list(losses) == ["class", "l1", "giou", "aux"] and all(value.ndim == 0 for value in losses.values())
+    levels = [Output({name: head[:, i : i + 1] for name, head in output.heads.items()}, {}) for i in range(L)]
+    alone = [task.losses(level, batch, World()) for level in levels]
+    assert [list(each) for each in alone] == [["class", "l1", "giou"]] * L
+    for name, value in alone[-1].items():
+        torch.testing.assert_close(losses[name], value)
+    torch.testing.assert_close(losses["aux"], sum(sum(each.values()) for each in alone[:-1]))
+    task.auxiliary = 0.0
+    losses = task.losses(output, batch, World())
+    sum(losses.values()).backward()
+    assert "aux" not in losses and not output.heads["boxes"].grad[:, :-1].any()
+    assert output.heads["classes"].grad[:, -1].any()
+
+
+class Share(World):
+    """One of two processes; it knows the boxes of both."""
+
+    size = 2
+
+    def __init__(self, boxes):
+        self.boxes = boxes
+
+    def sum(self, tensor):
+        return torch.full_like(tensor, self.boxes)
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 1, 2], [0, 0, 5, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
+def test_two_processes_average_to_the_gradient_of_one(task, counts):
+    """Whoever has the boxes, and if there are fewer than processes, or none."""
+    whole, targets = output_of(), targets_of(counts)
+    sum(task.losses(whole, batch_of(targets), World()).values()).backward()
+    parted = output_of()
+    for rows in (slice(0, 2), slice(2, 4)):
+        losses = task.losses(part_of(parted, rows), batch_of(targets[rows]), Share(sum(counts)))
+        (sum(losses.values()) / 2).backward()
+    for name in task.HEADS:
+        torch.testing.assert_close(parted.heads[name].grad, whole.heads[name].grad)
+
+
+def test_nothing_to_learn_from_is_refused(load):
+    own = {"DETECTION__CLASS_WEIGHT": 0, "DETECTION__L1_WEIGHT": 0, "DETECTION__GIOU_WEIGHT": 0}
+    with pytest.raises(ValueError, match="DETECTION.CLASS_WEIGHT, L1_WEIGHT and GIOU_WEIGHT are 0"):
+        build_task(load("debug/detection_debug", **own), K)
+
+
+# --------------------------------------------------------------------------------------------------------------- label
+def test_a_label_that_is_none_names_its_image(task):
+    good = {"boxes": torch.rand(2, 4), "labels": torch.tensor([0, 2])}
+    target = good | {"image_id": 42, "truth": good}
+    assert task.check(7, target) is target
+    none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
+    assert task.check(7, none | {"image_id": 42, "truth": none})
+    bad = [
+        (good | {"labels": torch.tensor([0, 3])}, "has the label 3, its classes are 0 to 2"),
+        (good | {"labels": torch.tensor([-1, 0])}, "has the label -1, its classes are 0 to 2"),
+        (good | {"labels": torch.tensor([0])}, r"has boxes \(2, 4\) for 1 labels"),
+        (good | {"boxes": torch.full((2, 4), math.nan)}, "has a box that is not finite"),
+    ]
+    for part, text in bad:
+        for wrong in (target | part, target | {"truth": part}):
+            with pytest.raises(ValueError, match=f"^image 7 of the dataset .id 42. {text}$"):
+                task.check(7, wrong)
+
+
+# ---------------------------------------------------------------------------------------------------------- prediction
+def test_predictions_are_the_likeliest_pairs_of_the_last_level(task):
+    output = output_of()
+    with torch.no_grad():
+        found = task.predictions(output)["boxes"]
+    assert found["scores"].shape == found["labels"].shape == (B, Q * K) and found["boxes"].shape == (B, Q * K, 4)
+    logits, boxes = (output.heads[name][:, -1].detach() for name in task.HEADS)
+    for image in range(B):
+        pairs = [(float(logits[image, q, k].sigmoid()), k, q) for q in range(Q) for k in range(K)]
+        pairs.sort(reverse=True)
+        for place, (score, label, query) in enumerate(pairs):
+            assert float(found["scores"][image, place]) == pytest.approx(score)
+            assert int(found["labels"][image, place]) == label
+            x, y, width, height = boxes[image, query].tolist()
+            expected = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+            assert found["boxes"][image, place].tolist() == pytest.approx(expected)
+
+
+def test_at_most_100_of_an_image(task):
+    heads = {"classes": torch.randn(1, 1, 50, K), "boxes": torch.rand(1, 1, 50, 4)}
+    found = task.predictions(Output(heads, {}))["boxes"]
+    assert found["scores"].shape == (1, 100)
+    assert torch.equal(found["scores"], heads["classes"].flatten().sort(descending=True)[0][None, :100].sigmoid())
+
+
+def test_truth_that_is_said_is_found(task):
+    """Queries that say each box surely, in a view of another size than the original: AP 100, in its own pixels."""
+    boxes = torch.tensor([[10.0, 20, 60, 100], [30, 5, 200, 90]])
+    truth = {"boxes": boxes, "labels": torch.tensor([2, 0]), "area": torch.tensor([4e3, 1.4e4])}
+    truth |= {"crowd": torch.zeros(2, dtype=torch.bool)}
+    target = {"image_id": 9, "size": torch.tensor([120, 240]), "truth": truth}
+    shares = boxes / torch.tensor([240, 120, 240, 120])
+    own = torch.cat([(shares[:, :2] + shares[:, 2:]) / 2, shares[:, 2:] - shares[:, :2]], dim=1)
+    logits = torch.full((1, 1, 2, K), -9.0)
+    logits[0, 0, 0, 2] = logits[0, 0, 1, 0] = 9.0
+    prediction = task.predictions(Output({"classes": logits, "boxes": own[None, None]}, {}))["boxes"]
+    evaluator = task.evaluator()
+    evaluator.update(prediction, [target])
+    assert evaluator.compute(World())["ap"] == pytest.approx(100)
+    keeper = task.keeper(DatasetInfo("x", ("a", "b", "c"), Normalization((0,) * 3, (1,) * 3), ids=(3, 7, 90)))
+    output = Output({"classes": logits, "boxes": own[None, None]}, {})
+    keeper.update(output, {}, Loaded(None, [target], torch.tensor([0])))
+    kept = keeper.packed(World(), None)
+    first, second, *_ = sorted(json.loads(kept.content), key=lambda row: -row["score"])
+    assert {first["category_id"], second["category_id"]} == {3, 90} and first["image_id"] == 9
+    box = first["bbox"] if first["category_id"] == 90 else second["bbox"]
+    assert box == pytest.approx([10, 20, 50, 80], abs=1e-4)
+    output.heads["boxes"][0, 0, 1, 2] = math.nan
+    keeper.update(output, {}, Loaded(None, [target | {"image_id": 4}], torch.tensor([1])))
+    with pytest.raises(ValueError, match="^what is found in image 4 is not finite, and in 0 more$"):
+        keeper.packed(World(), None)
+
+
+def test_two_outputs_say_the_same_by_the_surest_query(task):
+    output, other = output_of(), output_of()
+    assert task.agreement(output, other).tolist() == [True] * B
+    with torch.no_grad():
+        best = other.heads["classes"][:, -1].amax(dim=2).argmax(dim=1)
+        output.heads["boxes"][0, -1, best[0], 0] += 0.4
+        output.heads["classes"][1, -1, best[1]] = output.heads["classes"][1, -1, best[1]].roll(1)
+        output.heads["classes"][2, :-1] = 5.0
+    assert task.agreement(output, other).tolist() == [False, False, True, True]
+
+
+def test_a_teacher_has_an_ap_of_5_unless_another_is_asked_for(task):
+    assert (task.floor(-1), task.floor(0), task.floor(30.0)) == (5.0, 0, 30.0)
+    assert task.floor_error(5.0, 100) == pytest.approx(math.sqrt(4.75))
+
+
+# ----------------------------------------------------------------------------------------------------------------- run
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folder of a run of one epoch."""
+    from pycls_std import config
+
+    folder = tmp_path_factory.mktemp("detection") / "run"
+    own = TINY | {"OPTIM__MAX_EPOCH": 1, "OUT_DIR": folder}
+    runner.run("train", config.load("configs/debug/detection_debug.yaml", words(**own)))
+    return folder
+
+
+def test_an_epoch_is_recorded(trained):
+    found = curves(trained)
+    assert {f"train/{name}" for name in ("class", "l1", "giou", "aux", "loss")} <= found.keys()
+    figures = {"ap", "ap50", "ap75", "ap_s", "ap_m", "ar1", "ar10", "ar100", "ar_s", "ar_m"}
+    assert {tag.removeprefix("ema/") for tag in found if tag.startswith("ema/")} == figures, "no object is large"
+
+
+def test_the_file_of_predictions_has_the_ap_of_the_test(trained, load, tmp_path, caplog):
+    """Read as COCO's own tools read it, by one process and by two, whose files are the same."""
+    own = TINY | {"TEST__WEIGHTS": trained / "checkpoints" / "last.pt"}
+    base = ["--mode", "test", "--cfg", "configs/debug/detection_debug.yaml", *words(**own), "TEST.BATCH_SIZE=5"]
+    one = Running(tmp_path / "one", [*base, f"TEST.PREDICTIONS={tmp_path}/one.json"])
+    two = two_ranks(tmp_path / "two", [*base, f"TEST.PREDICTIONS={tmp_path}/two.json"])
+    texts = [each.end() for each in (one, *two)]
+    assert [(code, errors) for code, _, errors in texts] == [(0, "")] * 3
+    assert "one.json: written, of 32 test images: 960 boxes" in texts[0][1]
+    rows, others = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert len(rows) == 960 and [row["image_id"] for row in rows] == [row["image_id"] for row in others]
+    truth = {"images": [], "annotations": [], "categories": [{"id": label} for label in range(K)]}
+    images = build_data(load("debug/detection_debug", **own), train=False).test.dataset.dataset
+    for target in (images[index][1] for index in range(len(images))):
+        truth["images"].append({"id": target["image_id"]})
+        for box, label, area in zip(
+            *(target["truth"][key].tolist() for key in ("boxes", "labels", "area")), strict=True
+        ):
+            sides = [*box[:2], box[2] - box[0], box[3] - box[1]]
+            facts = {"image_id": target["image_id"], "bbox": sides, "category_id": label, "area": area, "iscrowd": 0}
+            truth["annotations"].append(facts | {"id": len(truth["annotations"]) + 1})
+    known = COCO(truth)
+    evaluation = COCOeval_faster(known, known.loadRes(rows), "bbox")
+    evaluation.run()
+    recorded = curves(trained)
+    for score, value in zip(("ap", "ap50", "ap75", "ap_s", "ap_m"), evaluation.stats, strict=False):
+        assert 100 * value == pytest.approx(recorded[f"test/{score}"][1], abs=1e-6)
+    line = f"* boxes AP {100 * evaluation.stats[0]:6.2f}  AP50 {100 * evaluation.stats[1]:6.2f}  AP75"
+    assert line in texts[0][1] and line in texts[1][1] and "AR M" in texts[0][1] and "AP L" not in texts[0][1]
+
+
+def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(load, tmp_path):
+    own = TINY | {"OPTIM__SCHEDULE": "constant"}
+    for name, epochs in (("cut", 1), ("cut", 2), ("whole", 2)):
+        more = {"OPTIM__MAX_EPOCH": epochs, "OUT_DIR": tmp_path / name}
+        runner.run("train", load("debug/detection_debug", **own, **more))
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_two_processes_train_what_one_trains(tmp_path):
+    """Each pads its own images, and drops out its own units, so none are here; plain SGD, for sums round otherwise."""
+    own = TINY | {"OPTIM__NAME": "momentum", "OPTIM__BASE_LR": 0.01, "OPTIM__CLIP_NORM": 1, "OPTIM__MAX_EPOCH": 1}
+    own |= {"MODEL__ARGS__dropout": 0.0}
+    base = ["--mode", "train", "--cfg", "configs/debug/detection_debug.yaml", *words(**own)]
+    running = [Running(tmp_path / "one", [*base, f"OUT_DIR={tmp_path}/first"])]
+    running += two_ranks(tmp_path / "two", [*base, f"OUT_DIR={tmp_path}/second"])
+    assert [(code, errors) for code, _, errors in (each.end() for each in running)] == [(0, "")] * 3
+    states = [load_state(tmp_path / name)["student"] for name in ("first", "second")]
+    assert max(float((states[0][key] - states[1][key]).abs().max()) for key in states[0]) < 1e-5
+    both = [curves(tmp_path / name) for name in ("first", "second")]
+    for name in ("class", "l1", "giou", "aux"):
+        assert both[0][f"train/{name}"][1] == pytest.approx(both[1][f"train/{name}"][1], rel=1e-4)
+
+
+def test_check_and_info(load, tmp_path, caplog):
+    caplog.set_level("INFO")
+    cfg = load("debug/detection_debug", **TINY, OUT_DIR=tmp_path)
+    runner.run("check", cfg)
+    assert caplog.text.count("ok    ") == 8 and "class, l1, giou, aux" in caplog.text
+    runner.run("info", cfg)
+    assert "neck.queries: 64 channels, 1 x 10" in caplog.text
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_compiled_step_is_an_eager_one(load, precision):
+    """The losses are left to Python whatever the number of boxes: one graph before them, and none of them is traced."""
+    own = TINY | {"MODEL__ARGS__dropout": 0.0, "TRAIN__BATCH_SIZE": 8, "PRECISION": precision}
+    own |= {"DETECTION__MULTI_SCALE": "false", "DETECTION__CROP": "false"}
+    found = {}
+    for choice in ("off", "on"):
+        torch._dynamo.reset()
+        cfg = load("debug/detection_debug", **own, TRAIN__COMPILE=choice)
+        runtime = Runtime(device="cpu", precision=precision, seed=0, compiler="aot_eager")
+        session, *_ = build_all(cfg, runtime)
+        runtime.start_epoch(0)
+        session.trainer.student.train()
+        found[choice] = []
+        for iteration, loaded in zip(range(3), session.train_loader, strict=False):
+            batch = session.task.batch(runtime.to_device(loaded), Progress(0, 0, 1, 1))
+            losses, _ = loop.train_step(session, batch, Progress(0, iteration, 3, 3))
+            found[choice].append({name: value.detach() for name, value in losses.items()})
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if precision == "fp32" else {"rtol": 2e-2, "atol": 2e-2}
+    torch.testing.assert_close(found["on"], found["off"], **tolerance)
+    breaks = torch._dynamo.utils.counters["graph_break"]
+    torch._dynamo.reset()
+    assert not [reason for reason in breaks if "matching" in reason or "linear_sum" in reason]
+
+
+def test_a_run_of_numbers_that_are_none_is_stopped_by_its_loss(load, tmp_path):
+    own = TINY | {"OPTIM__BASE_LR": 1e30, "OPTIM__NAME": "momentum", "OPTIM__CLIP_NORM": 0, "OPTIM__MAX_EPOCH": 1}
+    with pytest.raises(FloatingPointError, match="not finite"):
+        runner.run("train", load("debug/detection_debug", **own, OUT_DIR=tmp_path))
