@@ -13,7 +13,7 @@ from pycls_std.losses.classification import soft_target_cross_entropy
 from pycls_std.losses.confidence import confidence_weights
 from pycls_std.losses.logit import hard_distillation, soft_distillation
 
-METHODS = ("baseline", "deit", "feature", "kd", "locality", "ofa", "std", "vkd")
+METHODS = ("baseline", "deit", "feature", "kd", "locality", "ofa", "std", "token_matching", "vkd")
 
 
 @pytest.mark.defect(19)
@@ -24,12 +24,15 @@ def test_two_steps_of_every_method_on_every_family(load, trainer, name, precisio
     assert set(METHODS) == set(TRAINERS.entries), "a new method joins this test"
     two_heads = "distilled" in name or name == "deit_ti_conv"
     mode = {"DEIT__MODE": "both" if two_heads else "soft"} if trainer == "deit" else {}
-    if trainer in ("std", "locality", "feature") and two_heads:
+    if trainer in ("std", "locality", "feature", "token_matching") and two_heads:
         mode = {"KD__WEIGHT": 0.5}  # otherwise timm's average is one head
     if trainer == "locality":
         mode |= {"teachers": 1, "LOCALITY__STUDENT_TAPS": "[0, last]", "LOCALITY__TEACHER_TAPS": "[0, last]"}
-    if trainer in ("feature", "vkd"):
+    if trainer in ("feature", "vkd", "token_matching"):
         mode |= {"teachers": 1}
+    if trainer == "token_matching":  # of what has no queries, and as many channels as it has
+        mode |= {"TOKENS__STUDENT_MAPS": "[0, last]", "TOKENS__TEACHER_MAPS": "[0, last]"}
+        mode |= {"TOKENS__STUDENT_QUERIES": "[]", "TOKENS__PROJECTION": "linear"}
     method = make(load, trainer, name, **mode)
     runtime = Runtime(device="cpu", precision=precision)
     optimizer = create_optimizer(method.trainer.objective, name="adamw", lr=1e-3)

@@ -164,7 +164,7 @@ def _facts(catalogue, options: dict[str, object], varied=()) -> dict:
 
 def _method(catalogue, options) -> str:
     """Return the trainer's name, and the terms that a config adds to its own."""
-    own = {key for key, value in catalogue.defaults({"TRAINER": options["TRAINER"]}).items() if value}
+    own = {key for key, value in catalogue.defaults(options).items() if value}
     sections = {options["TRAINER"], *(term for term, each in catalogue.terms.items() if each.switch in own)}
     added = [term for term in catalogue.active_terms(options) if term not in sections]
     return " + ".join([options["TRAINER"], *added])
