@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 from test_extending import ROOT, metrics, tree  # noqa: F401  (a fixture)
 
 from pycls_std.core.structures import Padded, mapped, take
@@ -16,6 +17,7 @@ from pycls_std.core.structures import Padded, mapped, take
 FILES = {"rectangles": "datasets", "tiny_detector": "models", "boxes": "tasks", "recall": "metrics"}
 CONFIG = ["--cfg", "detector.yaml"]
 TRAIN = ["--mode", "train", *CONFIG]
+LAST = "TEST.WEIGHTS=teacher/checkpoints/last.pt"
 
 
 @pytest.fixture
@@ -36,6 +38,7 @@ def test_every_mode_works_for_it(run, tmp_path):
     guided = [*CONFIG, "TRAINER=locality", "MODEL.ARGS.width=8", "DISTILLATION.TEACHERS=[tiny_detector]"]
     guided += ["DISTILLATION.TEACHER_WEIGHTS=[teacher/checkpoints/best.pt]", "OPTIM.MAX_EPOCH=2"]
     guided += ["LOCALITY.STUDENT_TAPS=[first, second]", "LOCALITY.TEACHER_TAPS=[first, second]"]
+    Image.new("RGB", (40, 32), "red").save(tmp_path / "image.png")
     logits = ["TRAINER=kd", "DISTILLATION.TEACHERS=[tiny_detector]", "DISTILLATION.TEACHER_WEIGHTS=[none]"]
     featured = [*CONFIG, "TRAINER=feature", "MODEL.ARGS.width=8", *guided[4:6], "OPTIM.MAX_EPOCH=1"]
     text, errors = run(
@@ -49,7 +52,8 @@ def test_every_mode_works_for_it(run, tmp_path):
         ["--mode", "train", *guided, "OUT_DIR=uncut", "OPTIM.SCHEDULE=constant"],
         ["--mode", "train", *guided, "OUT_DIR=bf16", "PRECISION=bf16"],
         ["--mode", "train", *featured, "FEATURE.LOSS=at", "OUT_DIR=attention"],
-        ["--mode", "test", *CONFIG, "TEST.WEIGHTS=teacher/checkpoints/last.pt", "TEST.EMA=true"],
+        ["predict.py", *CONFIG, LAST, "image.png", "--threshold=0"],
+        ["--mode", "test", *CONFIG, LAST, "TEST.EMA=true"],
         ["make_table.py", "teacher", "whole"],
         ([*TRAIN, "AUG.MIXUP=0.8"], 2),
         ([*TRAIN, "DATA.PER_CLASS=5"], 2),
@@ -63,6 +67,7 @@ def test_every_mode_works_for_it(run, tmp_path):
     assert lines[-1]["test/recall"] > lines[0]["test/recall"] and lines[-1]["train/l1"] < lines[0]["train/l1"]
     assert {"ema/recall", "test/median_miss"} <= lines[-1].keys()
     assert f"* boxes recall {lines[-1]['ema/recall']:6.2f}  median miss" in text.splitlines()[-5]
+    assert "predictions/predictions.json: written" in text
     heading = text.splitlines()[-4]
     timeless = [
         {key: value for key, value in metrics(tmp_path, name).items() if key not in ("time", "train/images_per_second")}

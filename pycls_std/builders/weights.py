@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 from pycls_std import config
 from pycls_std.builders.downloads import download
 from pycls_std.core.network import patience
-from pycls_std.core.structures import Normalization
+from pycls_std.core.structures import DatasetInfo, Normalization
 from pycls_std.core.text import printable
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.engine import checkpoint
@@ -92,6 +92,25 @@ def student_weights(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], dict]:
     return _of_today(state)["ema" if ema else "student"], state
 
 
+def trained_on(state: dict, origin: str) -> DatasetInfo:
+    """Return what a checkpoint of this runner says of the images that it was trained on; ids are () in an older one.
+
+    Raises ValueError that names its origin for what no dataset has.
+    """
+    data = {"ids": []} | state["data"]
+    mean, std, classes, ids = (data[key] for key in ("mean", "std", "classes", "ids"))
+    if [len(mean), len(std)] != [3, 3] or not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0:
+        raise ValueError(f"{origin} has the mean {mean} and the standard deviation {std}, expected 3 channels' each")
+    try:
+        refuse_other_kind(ids, [int], "ids")
+    except ValueError as error:
+        raise ValueError(f"{origin} is no checkpoint of this runner: its {error}") from error
+    if ids and len(ids) != len(classes):
+        raise ValueError(f"{origin} has {len(classes)} classes, and ids of {len(ids)}")
+    normalization = Normalization(tuple(mean), tuple(std))
+    return DatasetInfo(str(data.get("name", "")), tuple(classes), normalization, ids=tuple(ids))
+
+
 def options_of(state: dict, origin: str) -> CfgNode:
     """Return the options by which a checkpoint of this runner was trained.
 
@@ -133,17 +152,12 @@ def _own(state: dict, name: str, origin: str) -> Weights:
     backbone = {key.removeprefix(prefix): value for key, value in student.items() if key.startswith(prefix)}
     if not backbone:
         raise ValueError(f"{origin} holds no weights of a backbone: {', '.join(list(student)[:3])}")
-    data = state["data"]
-    numbers = [*data["mean"], *data["std"]]
-    if [len(data["mean"]), len(data["std"])] != [3, 3] or not all(map(math.isfinite, numbers)) or min(data["std"]) <= 0:
-        raise ValueError(
-            f"{origin} has the mean {data['mean']} and the standard deviation {data['std']}, expected 3 channels' each"
-        )
+    info = trained_on(state, origin)
     return Weights(
         state=backbone,
         source=origin,
-        num_classes=len(data["classes"]),
-        normalization=Normalization(tuple(data["mean"]), tuple(data["std"])),
+        num_classes=len(info.classes),
+        normalization=info.normalization,
         image_size=cfg.DATA.IMAGE_SIZE,
         args={"norm_eps": cfg.MODEL.NORM_EPS, **cfg.MODEL.ARGS},
         student=TrainedStudent(cfg, student),

@@ -146,5 +146,11 @@ def vidt(size, /, *, num_classes, image_size, drop_path=0.0, **args) -> ViDT:
     return ViDT(BodySizes(**body), DecoderSizes(**decoder), num_classes=num_classes, drop_path=drop_path)
 
 
+# Sizes of ours, for images of 200 pixels and one core: the neck of both is the same, so that one can teach the other.
+SMALL_NECK = {"hidden": 64, "ffn": 256, "decoder_layers": 2, "queries": 50}
+SMALL_VIDTS = {"micro": (24, (2, 2, 2, 2), (1, 2, 4, 8)), "mini": (48, (2, 2, 2, 2), (2, 4, 8, 16))}
+
 for _name, _size in VIDTS.items():
     BACKBONES.register(f"vidt_swin_{_name}")(partial(vidt, _size))
+for _name, _size in SMALL_VIDTS.items():
+    BACKBONES.register(f"vidt_swin_{_name}")(partial(vidt, _size, **SMALL_NECK))

@@ -181,8 +181,9 @@ def _changed(options: dict[str, object], changes: Changes) -> list[str]:
         words.append(f"TEST.PERIOD={max(1, round(options['TEST.PERIOD'] * share))}")
     place = changes.data.get(config.dataset_name(options))
     if place:
-        named = place in config.Catalogue().choices("DATA.NAME")
-        words += [f"DATA.NAME={place}"] if named else ["DATA.NAME=image_folder", f"DATA.ROOT={place}"]
+        named, form = place in config.Catalogue().choices("DATA.NAME"), options["DATA.NAME"]
+        form = form if form in config.BY_FOLDER else "image_folder"
+        words += [f"DATA.NAME={place}"] if named else [f"DATA.NAME={form}", f"DATA.ROOT={place}"]
         words.append("MODEL.NUM_CLASSES=0")
     return words
 

@@ -20,7 +20,7 @@ class Identity(NamedTuple):
     processes: int
     threads: int  # of each process, which share an operation on the CPU
     teachers: list[str]  # fingerprints of their weights, as they were found
-    data: dict  # name, classes, images of both splits, mean, std, memory
+    data: dict  # name, classes and their ids, images of both splits, mean, std, memory
 
     def refuse_other_data(self, saved: dict, path: Path) -> None:
         """Raise ValueError that names a checkpoint if it is of a run on other images, or taught by other weights."""

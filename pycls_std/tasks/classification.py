@@ -15,9 +15,11 @@ from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Output, Progre
 from pycls_std.datasets.pipeline import ImagePipeline
 from pycls_std.datasets.transforms import Augmentation
 from pycls_std.losses.classification import soft_target_cross_entropy
+from pycls_std.tasks.contract import Shown
 from pycls_std.tasks.evaluator import Evaluator, scores_of
 from pycls_std.tasks.kept_logits import KeptLogits
 from pycls_std.tasks.mixing import Mixing
+from pycls_std.tasks.showing import shown_classes
 
 
 @TASKS.register("classification")
@@ -144,6 +146,14 @@ class Classification:
     def keeper(self, info: DatasetInfo) -> KeptLogits:
         """Return what makes the file of all logits."""
         return KeptLogits(self.predictions)
+
+    def unlabelled(self, image_id: int, size: tuple[int, int]) -> int:
+        """Return a label that stands for none, since nothing reads it."""
+        return 0
+
+    def shown(self, prediction: Tensor, target: int, info: DatasetInfo, *, least: float) -> Shown:
+        """Return the five most likely classes with their probabilities, the most likely first."""
+        return shown_classes(prediction[0], info)
 
     # -------------------------------------------------------------------------------------------------------- teachers
     def agreement(self, first: Output, second: Output) -> Tensor:

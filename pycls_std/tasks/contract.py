@@ -51,6 +51,22 @@ class Keeper(Protocol):
         """
 
 
+class ShownBox(NamedTuple):
+    """A box to be drawn on an image."""
+
+    corners: list[float]  # left, top, right, bottom, pixels
+    label: int  # boxes of one class have one colour
+    text: str
+
+
+class Shown(NamedTuple):
+    """What is predicted of one image."""
+
+    lines: list[str]  # for people
+    rows: list[dict]  # for programs: everything, in what JSON can hold
+    boxes: list[ShownBox] | None = None  # the most certain first; None of a task that has nothing to draw
+
+
 class Task(Protocol):
     """What a label is, from the loader to the table; registered in TASKS, its metrics in METRICS under its name.
 
@@ -101,6 +117,16 @@ class Task(Protocol):
 
     def keeper(self, info: DatasetInfo) -> Keeper:
         """Return what makes the file of predictions, of a task that KEEPS one. info: of the test split."""
+
+    def unlabelled(self, image_id: int, size: tuple[int, int]):
+        """Return the target of an image that belongs to no dataset. size: height and width, pixels."""
+
+    def shown(self, prediction, target, info: DatasetInfo, *, least: float) -> Shown:
+        """Return what there is to show of an image.
+
+        prediction: one of `predictions`, of a batch of this image alone. target: as `unlabelled` made it. info: of what
+        the student was trained on. least: score of what is drawn, from 0 to 1.
+        """
 
     def agreement(self, first: Output, second: Output) -> Tensor:
         """Return for which images (B,) two outputs of a teacher say the same."""

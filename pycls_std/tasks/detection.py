@@ -15,11 +15,15 @@ from pycls_std.core.eager import eager
 from pycls_std.core.option import Option
 from pycls_std.core.registry import TASKS
 from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Output, Progress, Sample, World
+from pycls_std.datasets.box_targets import box_target
 from pycls_std.datasets.detection_views import DetectionPipeline, pad_to_batch
 from pycls_std.losses.detection import detection_losses
 from pycls_std.losses.matching import Weights, corners
+from pycls_std.metrics.found_boxes import found_boxes
+from pycls_std.tasks.contract import Shown
 from pycls_std.tasks.evaluator import Evaluator, scores_of
 from pycls_std.tasks.kept_boxes import KeptBoxes
+from pycls_std.tasks.showing import shown_boxes
 
 DETECTIONS = 100  # of an image, that COCO scores
 FLOOR = 5.0  # AP of a teacher that is trained, percent, unless the options say another
@@ -147,6 +151,15 @@ class Detection:
     def keeper(self, info: DatasetInfo) -> KeptBoxes:
         """Return what makes the file of all boxes that are found."""
         return KeptBoxes(self.predictions, info)
+
+    def unlabelled(self, image_id: int, size: tuple[int, int]) -> dict:
+        """Return the target of an image without boxes."""
+        truth = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64), "area": torch.zeros(0)}
+        return box_target(truth | {"crowd": torch.zeros(0, dtype=torch.bool)}, image_id=image_id, size=size)
+
+    def shown(self, prediction: dict, target: dict, info: DatasetInfo, *, least: float) -> Shown:
+        """Return all that is found as rows, as in the file of predictions, and as boxes what has the least score."""
+        return shown_boxes(found_boxes(prediction, [target])[0], info, least=least)
 
     # -------------------------------------------------------------------------------------------------------- teachers
     def agreement(self, first: Output, second: Output) -> Tensor:

@@ -14,7 +14,7 @@ class KeptBoxes:
 
     def __init__(self, predictions, info: DatasetInfo):
         self.predictions = predictions
-        self.ids = info.ids or tuple(range(len(info.classes)))
+        self.info = info
         self.images: list[FoundBoxes] = []
 
     def update(self, output: Output, teachers: dict[str, Output], loaded: Loaded) -> None:
@@ -35,12 +35,15 @@ class KeptBoxes:
         broken = [each.image_id for each in images if not each.finite]
         if broken:
             raise ValueError(f"what is found in image {broken[0]} is not finite, and in {len(broken) - 1} more")
-        rows = [row for each in images for row in self._rows(each)]
+        rows = [row for each in images for row in coco_rows(each, self.info)]
         return KeptFile(json.dumps(rows).encode(), len(images), f"{len(rows)} boxes")
 
-    def _rows(self, found: FoundBoxes) -> list[dict]:
-        columns = zip(found.labels.tolist(), found.boxes.tolist(), found.scores.tolist(), strict=True)
-        return [
-            {"image_id": found.image_id, "category_id": self.ids[label], "bbox": box, "score": score}
-            for label, box, score in columns
-        ]
+
+def coco_rows(found: FoundBoxes, info: DatasetInfo) -> list[dict]:
+    """Return {image_id, category_id, bbox, score} of each box, see `KeptBoxes.packed`; ids count from 0 without any."""
+    ids = info.ids or range(len(info.classes))
+    columns = zip(found.labels.tolist(), found.boxes.tolist(), found.scores.tolist(), strict=True)
+    return [
+        {"image_id": found.image_id, "category_id": ids[label], "bbox": box, "score": score}
+        for label, box, score in columns
+    ]

@@ -14,6 +14,7 @@ import pycls_std.metrics  # noqa: F401
 from pycls_std.core.option import Option
 from pycls_std.core.registry import TASKS
 from pycls_std.core.structures import Batch, Loaded, Padded
+from pycls_std.tasks.contract import Shown, ShownBox
 from pycls_std.tasks.evaluator import Evaluator, scores_of
 
 
@@ -103,6 +104,18 @@ class Boxes:
 
     def evaluator(self):
         return Evaluator("boxes")
+
+    def unlabelled(self, image_id, size):
+        return {"boxes": torch.zeros(0, 4), "size": size}
+
+    def shown(self, prediction, target, info, *, least):
+        score, label = prediction["classes"][0].softmax(dim=0).max(dim=0)
+        height, width = target["size"]
+        across, down = (sorted(float(each) for each in prediction["boxes"][0][side::2]) for side in (0, 1))
+        corners = [across[0] * width, down[0] * height, across[1] * width, down[1] * height]
+        name = info.classes[label]
+        boxes = [ShownBox(corners, int(label), name)] if score >= least else []
+        return Shown([name], [{"category": name, "corners": corners, "score": float(score)}], boxes)
 
     def agreement(self, first, second):
         return first.heads["classes"].argmax(1) == second.heads["classes"].argmax(1)
