@@ -6,14 +6,13 @@ Shapes: B batch, L levels, Q queries, K classes, N boxes of an image.
 import itertools
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch.nn.functional import softplus
 from torchvision.ops import generalized_box_iou
 
 from pycls_std.losses.detection import detection_losses
-from pycls_std.losses.matching import Weights, assigned, corners, gathered_truth, match, matching_costs
+from pycls_std.losses.matching import NONE, Weights, corners, gathered_truth, least_cost, match, matching_costs
 
 B, L, Q, K = 3, 2, 6, 4
 ONE = torch.ones(())
@@ -35,15 +34,31 @@ def said(seed=1, batch=B, levels=L, queries=Q):
 
 
 def losses_of(logits, boxes, targets, num_boxes=ONE, weights=None):
-    return detection_losses(logits, boxes, targets, weights=weights or Weights(), num_boxes=num_boxes)
+    truth = gathered_truth(targets)
+    return detection_losses(logits, boxes, truth, weights=weights or Weights(), num_boxes=num_boxes)
+
+
+def pairs_of(matches, image, level):
+    """{box: query} of a level of an image."""
+    return {box: query for query, box in enumerate(matches[image, level].tolist()) if box != NONE}
 
 
 # ------------------------------------------------------------------------------------------------------------ matching
 def test_three_queries_and_three_boxes_by_hand():
     """The least sum takes 1 + 2 + 3 off the diagonal, though the first row's least is elsewhere."""
-    costs = np.array([[0.5, 1.0, 9.0], [9.0, 0.0, 2.0], [3.0, 9.0, 9.0]])
-    found = assigned(costs, image=5)
-    assert found.tolist() == [[5, 5, 5], [0, 1, 2], [1, 2, 0]]
+    costs = torch.tensor([[0.5, 1.0, 9.0], [9.0, 0.0, 2.0], [3.0, 9.0, 9.0]])
+    assert least_cost(costs[None, None]).tolist() == [[[1, 2, 0]]]
+    absent = torch.full((3, 2), torch.inf)
+    assert least_cost(torch.cat([costs[:, :2], absent], dim=1)[None, None]).tolist() == [[[0, 1, NONE]]]
+    assert least_cost(absent[None, None]).tolist() == [[[NONE] * 3]]
+
+
+def test_places_are_a_multiple_of_16():
+    """Whatever the number of boxes, of which there is none in what is added."""
+    for counts, places in (([0, 0], 16), ([3, 0], 16), ([16, 2], 16), ([17], 32)):
+        truth = gathered_truth(targets_of(counts))
+        assert truth.boxes.shape == (len(counts), places, 4) and truth.labels.shape == (len(counts), places)
+        assert (truth.labels != NONE).sum(dim=1).tolist() == counts
 
 
 def test_costs_by_hand():
@@ -53,15 +68,15 @@ def test_costs_by_hand():
     truth = gathered_truth([{"boxes": torch.tensor([[0.6, 0.5, 0.4, 0.4]]), "labels": torch.tensor([1])}])  # 0.4 to 0.8
     cost = matching_costs(logits, boxes, truth, weights=Weights(2.0, 5.0, 3.0))
     focal = (0.25 - 0.75) * 0.25 * math.log(2)
-    assert cost.shape == (1, 1, 1, 1)
-    assert float(cost) == pytest.approx(2 * focal + 5 * 0.2 - 3 / 3, abs=1e-6)
+    assert cost.shape == (1, 1, 1, 16) and bool(cost[..., 1:].isinf().all())
+    assert float(cost[..., 0]) == pytest.approx(2 * focal + 5 * 0.2 - 3 / 3, abs=1e-6)
 
 
 def test_the_matching_is_the_best_of_all():
     """Of each image and level alone, by trying all permutations; with a plain second computation of the costs."""
     (logits, boxes), targets = said(), targets_of([3, 0, 2])
     matches = match(logits, boxes, gathered_truth(targets), weights=Weights())
-    assert matches.queries.shape == (L, 5)
+    assert matches.shape == (B, L, Q) and int((matches != NONE).sum()) == 5 * L
     for image, level in itertools.product(range(B), range(L)):
         own, labels = targets[image]["boxes"], targets[image]["labels"]
         said_of = logits[image, level].detach()[:, labels]
@@ -72,17 +87,15 @@ def test_the_matching_is_the_best_of_all():
         cost = 2 * classes + 5 * l1 - 2 * generalized_box_iou(corners(place), corners(own))
         ways = itertools.permutations(range(Q), len(own))
         best = min(ways, key=lambda way: sum(float(cost[query, box]) for box, query in enumerate(way)))
-        here = matches.images[level] == image
-        found = dict(zip(matches.boxes[level][here].tolist(), matches.queries[level][here].tolist(), strict=True))
-        assert found == dict(enumerate(best))
+        assert pairs_of(matches, image, level) == dict(enumerate(best))
 
 
 def test_more_boxes_than_queries():
     """Each query has a box, and no box two queries."""
     (logits, boxes), targets = said(queries=2), targets_of([5, 1, 0])
     matches = match(logits, boxes, gathered_truth(targets), weights=Weights())
-    assert matches.images.tolist() == [[0, 0, 1]] * L
-    assert all(len(set(own[:2].tolist())) == 2 for own in (*matches.queries, *matches.boxes))
+    for level in range(L):
+        assert [len(pairs_of(matches, image, level)) for image in range(B)] == [2, 1, 0]
     assert all(value.isfinite().all() for value in losses_of(logits, boxes, targets).values())
 
 
@@ -121,18 +134,15 @@ def test_losses_are_plain_sums():
     matches = match(logits, boxes, gathered_truth(targets), weights=Weights())
     losses = losses_of(logits, boxes, targets, num_boxes=torch.tensor(5.0))
     for level in range(L):
-        found = {}
-        for image, query, box in zip(*(part[level].tolist() for part in matches), strict=True):
-            found[image, query] = box
         sums = dict.fromkeys(("class", "l1", "giou"), 0.0)
         for image, query in itertools.product(range(B), range(Q)):
-            box = found.get((image, query))
-            label = None if box is None else int(targets[image]["labels"][box])
+            box = int(matches[image, level, query])
+            label = None if box == NONE else int(targets[image]["labels"][box])
             for k, x in enumerate(logits[image, level, query].tolist()):
                 p = 1 / (1 + math.exp(-x))
                 there, absent = -0.25 * (1 - p) ** 2 * math.log(p), -0.75 * p**2 * math.log(1 - p)
                 sums["class"] += there if k == label else absent
-            if box is not None:
+            if box != NONE:
                 own, other = boxes[image, level, query].detach(), targets[image]["boxes"][box]
                 sums["l1"] += float((own - other).abs().sum())
                 sums["giou"] += 1 - float(generalized_box_iou(corners(own[None]), corners(other[None])))
@@ -211,7 +221,7 @@ def test_weights_are_those_of_the_cost_and_of_the_loss():
     boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]]).view(1, 1, 2, 4)
     targets = [{"boxes": torch.tensor([[0.5, 0.5, 0.2, 0.2]]), "labels": torch.tensor([0])}]
     for weights, query in ((Weights(1.0, 0.0, 0.0), 1), (Weights(0.0, 1.0, 0.0), 0), (Weights(0.0, 0.0, 1.0), 0)):
-        assert match(logits, boxes, gathered_truth(targets), weights=weights).queries.tolist() == [[query]]
+        assert match(logits, boxes, gathered_truth(targets), weights=weights)[0, 0, query] == 0
         losses = losses_of(logits, boxes, targets, weights=weights)
         assert [bool(value) for value, weight in zip(losses.values(), weights, strict=True) if not weight] == [
             False

@@ -1,6 +1,6 @@
 """Which query of a detector answers for which box of an image: one to one, at the least cost (Hungarian algorithm).
 
-Shapes: B batch, L levels, Q queries, K classes, N boxes of the image that has the most, M matches of a level.
+Shapes: B batch, L levels, Q queries, K classes, N places for the boxes of an image.
 """
 
 from typing import NamedTuple
@@ -8,19 +8,21 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import pad, softplus
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_convert, generalized_box_iou
 
 ALPHA, GAMMA = 0.25, 2.0  # of the focal loss: weight of what is there, exponent of what is not yet learned
+NONE = -1  # the label of a place without a box, and the box of a query that has none
+ROOM = 16  # places are a multiple of it, so that a compiled step sees few numbers of them
 WORST = 1e9  # in place of a cost that is not finite
 
 
 class Truth(NamedTuple):
-    """The boxes of a batch, padded with zeros to as many as the image with the most of them has."""
+    """The boxes of a batch, those of an image first; in the places after them there is none."""
 
     boxes: Tensor  # (B, N, 4) centre x, centre y, width, height, as shares of the image; float32
-    labels: Tensor  # (B, N)
-    counts: list[int]  # of each image
+    labels: Tensor  # (B, N), NONE where there is no box
 
 
 class Weights(NamedTuple):
@@ -31,19 +33,12 @@ class Weights(NamedTuple):
     giou: float = 2.0
 
 
-class Matches(NamedTuple):
-    """Who answers for what: entry (l, m) is a match at level l; each level has the same images and boxes in it."""
-
-    images: Tensor  # (L, M)
-    queries: Tensor  # (L, M)
-    boxes: Tensor  # (L, M) position among the boxes of the image
-
-
 def gathered_truth(targets: list[dict]) -> Truth:
-    """Return the boxes and labels of a batch of targets, see `tasks/detection.py`."""
-    boxes, labels = ([target[key] for target in targets] for key in ("boxes", "labels"))
-    padded = torch.nn.utils.rnn.pad_sequence
-    return Truth(padded(boxes, batch_first=True).float(), padded(labels, batch_first=True), list(map(len, labels)))
+    """Return the `boxes` (n, 4) and `labels` (n,) of a batch of targets, on their device."""
+    boxes = pad_sequence([target["boxes"].float() for target in targets], batch_first=True)
+    labels = pad_sequence([target["labels"] for target in targets], batch_first=True, padding_value=NONE)
+    room = -labels.shape[1] % ROOM if labels.shape[1] else ROOM
+    return Truth(pad(boxes, (0, 0, 0, room)), pad(labels, (0, room), value=NONE))
 
 
 def corners(boxes: Tensor) -> Tensor:
@@ -52,42 +47,52 @@ def corners(boxes: Tensor) -> Tensor:
 
 
 def matching_costs(logits: Tensor, boxes: Tensor, truth: Truth, *, weights: Weights) -> Tensor:
-    """Return the cost (B, L, Q, N) of each query for each box of its image; that for the padding says nothing.
+    """Return the cost (B, L, Q, N) of each query for each box of its image.
 
     logits: (B, L, Q, K) float32. boxes: (B, L, Q, 4) float32, in the form of the truth.
-    The class costs what the focal loss would change by if the box were the query's.
+    The class costs what the focal loss would change by if the box were the query's. A cost that is not a number is far
+    below all others, so that it is matched, the loss is no number either, and the loop tells. Where there is no box it
+    is infinite.
     """
     levels, queries = logits.shape[1:3]
-    own = logits.gather(3, truth.labels[:, None, None].expand(-1, levels, queries, -1))
+    own = logits.gather(3, truth.labels.clamp(min=0)[:, None, None].expand(-1, levels, queries, -1))
     probability = own.sigmoid()
     there = ALPHA * (1 - probability) ** GAMMA * softplus(-own)
     absent = (1 - ALPHA) * probability**GAMMA * softplus(own)
     flat = boxes.flatten(1, 2)
     distance = torch.cdist(flat, truth.boxes, p=1).unflatten(1, (levels, queries))
     overlap = generalized_box_iou(corners(flat), corners(truth.boxes)).unflatten(1, (levels, queries))
-    return weights.classes * (there - absent) + weights.l1 * distance - weights.giou * overlap
+    costs = weights.classes * (there - absent) + weights.l1 * distance - weights.giou * overlap
+    costs = costs.nan_to_num(nan=-WORST, posinf=WORST, neginf=-WORST)
+    return costs.masked_fill((truth.labels == NONE)[:, None, None], torch.inf)
 
 
 @torch.no_grad()
-def match(logits: Tensor, boxes: Tensor, truth: Truth, *, weights: Weights) -> Matches:
-    """Return the matches of least cost, of each level by itself; of an image with more boxes than queries, Q of them.
+def match(logits: Tensor, boxes: Tensor, truth: Truth, *, weights: Weights) -> Tensor:
+    """Return the box that each query answers for, (B, L, Q), or NONE; each level is matched by itself.
 
-    The costs of all levels come to the host in one copy. A cost that is not a number is the first to be matched, so
-    that the loss is none either, and the loop tells.
+    Of an image with more boxes than queries, Q have one.
     """
-    levels, queries = logits.shape[1:3]
-    if not any(truth.counts):
-        return Matches(*torch.zeros(3, levels, 0, dtype=torch.long, device=logits.device))
-    costs = matching_costs(logits, boxes, truth, weights=weights)
-    costs = costs.nan_to_num(nan=-WORST, posinf=WORST, neginf=-WORST).cpu().numpy()
-    found = [[assigned(costs[i, level, :, :n], i) for i, n in enumerate(truth.counts)] for level in range(levels)]
-    together = np.stack([np.concatenate(own, axis=1) for own in found], axis=1)  # (3, L, M)
-    return Matches(*torch.from_numpy(together).to(logits.device))
+    return least_cost(matching_costs(logits, boxes, truth, weights=weights))
 
 
-def assigned(costs: np.ndarray, image: int) -> np.ndarray:
-    """Return (3, matches): the image, the queries and the boxes of the least sum of costs (Q, boxes of the image)."""
+@torch.library.custom_op("pycls_std::least_cost", mutates_args=())
+def least_cost(costs: Tensor) -> Tensor:
+    """Return the matches of least sum (B, L, Q) of costs (B, L, Q, N), which are infinite where there is no box.
+
+    They come to the host in one copy. To a compiler it is one operation, whatever is in the tensor.
+    """
     from scipy.optimize import linear_sum_assignment  # here, since it takes a second to import
 
-    queries, boxes = linear_sum_assignment(costs)
-    return np.stack([np.full_like(queries, image), queries, boxes])
+    own = costs.cpu().numpy()
+    found = np.full(own.shape[:3], NONE)
+    for image, level in np.ndindex(*own.shape[:2]):
+        there = np.isfinite(own[image, level, 0])
+        queries, boxes = linear_sum_assignment(own[image, level][:, there])
+        found[image, level, queries] = boxes
+    return torch.from_numpy(found).to(costs.device)
+
+
+@least_cost.register_fake
+def _(costs: Tensor) -> Tensor:
+    return costs.new_empty(costs.shape[:3], dtype=torch.long)

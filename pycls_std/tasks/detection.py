@@ -11,14 +11,13 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 import pycls_std.metrics  # noqa: F401  (registers the metrics)
-from pycls_std.core.eager import eager
 from pycls_std.core.option import Option
 from pycls_std.core.registry import TASKS
 from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Output, Progress, Sample, World
 from pycls_std.datasets.box_targets import box_target
 from pycls_std.datasets.detection_views import DetectionPipeline, pad_to_batch
 from pycls_std.losses.detection import detection_losses
-from pycls_std.losses.matching import Weights, corners
+from pycls_std.losses.matching import NONE, Weights, corners, gathered_truth
 from pycls_std.metrics.found_boxes import found_boxes
 from pycls_std.tasks.contract import Shown
 from pycls_std.tasks.evaluator import Evaluator, scores_of
@@ -108,11 +107,10 @@ class Detection:
         """Any share of a batch can be trained on."""
 
     def batch(self, loaded: Loaded, progress: Progress) -> Batch:
-        """Return the batch that is trained on: the images as they come."""
-        return Batch(loaded.images, loaded.targets, loaded)
+        """Return the batch that is trained on: the images as they come, and their boxes in one tensor, a `Truth`."""
+        return Batch(loaded.images, gathered_truth(loaded.targets), loaded)
 
     # ------------------------------------------------------------------------------------------------------- objective
-    @eager  # the number of boxes is another one in every batch, and the matching is the host's
     def losses(self, output: Output, batch: Batch, world: World) -> dict[str, Tensor]:
         """Return the weighted losses: `class`, `l1` and `giou` of the last level, and `aux`, all of those before it.
 
@@ -120,8 +118,7 @@ class Detection:
         the processes' gradients is that of one process with the whole batch.
         """
         logits, boxes = output.heads["classes"], output.heads["boxes"]
-        count = torch.full((), sum(len(target["labels"]) for target in batch.targets), device=logits.device)
-        num_boxes = world.sum(count).clamp(min=1) / world.size
+        num_boxes = world.sum((batch.targets.labels != NONE).sum()).clamp(min=1) / world.size
         levels = detection_losses(logits, boxes, batch.targets, weights=self.weights, num_boxes=num_boxes)
         losses = {name: values[-1] for name, values in levels.items()}
         if self.auxiliary and logits.shape[1] > 1:
