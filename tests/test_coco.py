@@ -187,6 +187,12 @@ def test_files_that_are_not_there(tmp_path):
     assert fails(root, split="test") == "coco: DATA.ROOT ROOT has no folder val2017"
 
 
+@pytest.mark.parametrize("root", [".", "train2017/.."])
+def test_the_name_is_the_folder_s_however_it_is_reached(tmp_path, monkeypatch, root):
+    monkeypatch.chdir(write_coco(tmp_path / "cells"))
+    assert load(root)[1].name == "cells"
+
+
 def test_splits_of_other_categories(tmp_path):
     """Of another name, or of another id, which the classes' names do not tell."""
     assert fails(write_coco(tmp_path / "names", edit=changed("categories", 0, name="star"))) == (

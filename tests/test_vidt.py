@@ -306,6 +306,7 @@ def test_half_precision():
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
             half = model(padded)
+        assert {half[name].dtype for name in ("classes", "boxes")} == {torch.float32}  # AP sorts by them: no ties
         torch.testing.assert_close(half["boxes"], model(padded)["boxes"], atol=0.03, rtol=0)
         assert model.bfloat16()(Padded(padded.pixels.bfloat16(), padded.mask))["boxes"].isfinite().all()
 
@@ -327,6 +328,9 @@ def test_weight_decay_spares_tokens_and_their_positions():
         ({"decoder_layers": 0}, "decoder_layers is 0, expected at least 1"),
         ({"decoder_heads": 3}, "divisible|divide"),
         ({"layers": 3}, "no layers; there are embed_dim"),
+        ({"depths": (2,), "num_heads": (2,)}, "depths has 1 entries, expected at least 2"),
+        ({"depths": (2, 0, 1, 1)}, "depths is .*, expected at least 1"),
+        *(({name: 0}, f"{name} is 0, expected at least 1") for name in ("queries", "window_size", "points", "ffn")),
     ],
 )
 def test_arguments_that_do_not_fit(args, text):

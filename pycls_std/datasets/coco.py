@@ -94,7 +94,7 @@ def _load(name: str, root: str, split: str, choose: Callable) -> tuple[Dataset, 
     dataset = CocoImages(folder, annotations, ids, train=split == "train")
     left_out = f"{name}: {folder.name} has {dataset.left_out}" if dataset.left_out else ""
     classes = tuple(categories.get(number, f"unused {number}") for number in ids)
-    return dataset, DatasetInfo(Path(root).name, classes, NORMALIZATIONS["imagenet"], left_out, ids)
+    return dataset, DatasetInfo(Path(os.path.abspath(root)).name, classes, NORMALIZATIONS["imagenet"], left_out, ids)
 
 
 def _annotations(name: str, root: str, split: str) -> Annotations:

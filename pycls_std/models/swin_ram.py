@@ -94,7 +94,7 @@ class SwinRam(nn.Module):
     """Patches of 4 x 4 pixels and learned detection tokens, with learned positions (1, Q, D), through all stages.
 
     drop_path: rate of the last block, to which it rises from 0. Linear layers start as Swin's, deviation 0.02.
-    Raises ValueError for lists of different lengths, and for heads that do not divide the channels.
+    Raises ValueError for lists of different lengths or of one entry, and for heads that do not divide the channels.
     """
 
     def __init__(self, sizes: BodySizes, *, positions: int, drop_path: float = 0.0):
@@ -102,6 +102,8 @@ class SwinRam(nn.Module):
         depths = sizes.depths
         if len(depths) != len(sizes.num_heads):
             raise ValueError(f"depths has {len(depths)} entries, num_heads {len(sizes.num_heads)}")
+        if len(depths) < 2:
+            raise ValueError(f"depths has {len(depths)} entries, expected at least 2")
         self.patch_embed = PatchEmbed(
             None,
             PATCH,

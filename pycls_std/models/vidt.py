@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from pycls_std.core.precision import full_precision
 from pycls_std.core.registry import BACKBONES
 from pycls_std.core.structures import Padded
 from pycls_std.layers.deformable_decoder import Decoded, Decoder, DecoderSizes, memory_of
@@ -82,8 +83,11 @@ class ViDT(nn.Module):
         if pre_logits:
             return features.queries[:, -1].mean(dim=1)
         levels = features.queries.unbind(1)
-        logits = [self.classes[level % len(self.classes)](queries) for level, queries in enumerate(levels)]
-        return {"classes": torch.stack(logits, dim=1), "boxes": features.boxes}
+        heads = [self.classes[level % len(self.classes)] for level in range(len(levels))]
+        with full_precision(levels[0].device):  # half of it has but a few scores, by which AP sorts
+            pairs = zip(heads, levels, strict=True)
+            logits = torch.stack([head(queries.to(head.weight.dtype)) for head, queries in pairs], dim=1)
+        return {"classes": logits, "boxes": features.boxes}
 
     def forward_intermediates(
         self, images: Tensor | Padded, indices=None, *, stop_early=False, output_fmt="NCHW", intermediates_only=False
@@ -142,6 +146,10 @@ def vidt(size, /, *, num_classes, image_size, drop_path=0.0, **args) -> ViDT:
     args = {"embed_dim": embed_dim, "depths": depths, "num_heads": num_heads} | args
     if unknown := args.keys() - {*BodySizes._fields, *DecoderSizes._fields}:
         raise ValueError(f"no {', '.join(sorted(unknown))}; there are {', '.join(BodySizes._fields)}, ...")
+    for name, value in args.items():
+        few = [each for each in (value if isinstance(value, (list, tuple)) else [value]) if type(each) is int]
+        if min(few, default=1) < 1 and name != "dropout":
+            raise ValueError(f"{name} is {value}, expected at least 1")
     body, decoder = ({key: args[key] for key in kind._fields if key in args} for kind in (BodySizes, DecoderSizes))
     return ViDT(BodySizes(**body), DecoderSizes(**decoder), num_classes=num_classes, drop_path=drop_path)
 
