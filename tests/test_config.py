@@ -563,9 +563,13 @@ def test_every_option_says_what_it_is():
     folders = ("trainers", "terms", "tasks")
     private = [path for folder in folders for path in (ROOT / "pycls_std" / folder).glob("*.py")]
     found = 0
-    for lines, indent in [(page, 4), *((path.read_text().splitlines(), 8) for path in private)]:
+    pages = [
+        (page, r' {4}"[A-Z][A-Z_.0-9]*'),
+        *((path.read_text().splitlines(), r' {8}"[A-Z][A-Z_0-9]*') for path in private),
+    ]
+    for lines, key in pages:
         for above, line in zip(lines, lines[1:], strict=False):
-            if re.match(rf'^ {{{indent}}}"[A-Z][A-Z_.0-9]*": ', line):
+            if re.match(f'{key}": ', line):
                 found += 1
                 assert above.strip().startswith("#"), line
     catalogue = config.Catalogue()
@@ -673,13 +677,16 @@ WITHOUT = {
     "DISTILLATION.TYPE": "hard",
     "VKD.NORM": "layer",
     "VKD.PROJECTION": "linear",
+    "TOKENS.NORM": "none",
+    "TOKENS.PROJECTION": "none",
     "FEATURE.LOSS": "fitnet",
 }
 WITH = [
     {"AUG.CROP": "pad", "AUG.MIXUP": 0.5, "OPTIM.SCHEDULE": "cosine", "DISTILLATION.TYPE": "soft"},
     {"AUG.CROP": "resized", "AUG.MIXUP": 0.5, "AUG.CUTMIX": 0.5, "OPTIM.SCHEDULE": "step", "TRAIN.EMA_DECAY": 0.9}
     | {"OPTIM.WARMUP_EPOCHS": 1.0, "DISTILLATION.LOGIT_STANDARD": True, "DISTILLATION.TYPE": "decoupled"}
-    | {"VKD.NORM": "whiten", "VKD.PROJECTION": "orthogonal"},
+    | {"VKD.NORM": "whiten", "VKD.PROJECTION": "orthogonal"}
+    | {"TOKENS.NORM": "standardize", "TOKENS.PROJECTION": "orthogonal"},
     *({"FEATURE.LOSS": form} for form in ("rkd", "vid", "crd", "rsd")),
     *({"DISTILLATION.TYPE": form} for form in ("dist", "nkd", "ttm", "wttm", "ctkd", "ofa")),
 ]

@@ -395,7 +395,12 @@ def test_with_features_and_logits_of_the_same_teacher(load):
 
 # --------------------------------------------------------------------------------------------------------- a ViDT of ea
 VIDT = {"DISTILLATION__TEACHERS": "[vidt_swin_nano]", "DISTILLATION__TEACHER_WEIGHTS": "[none]"}
-VIDT |= {"MODEL__ARGS__embed_dim": 16, "MODEL__ARGS__depths": "[1, 1, 1, 1]", "MODEL__ARGS__num_heads": "[1, 2, 4, 8]"}
+VIDT |= {
+    "MODEL__ARGS": "null",
+    "MODEL__ARGS__embed_dim": 16,
+    "MODEL__ARGS__depths": "[1, 1, 1, 1]",
+    "MODEL__ARGS__num_heads": "[1, 2, 4, 8]",
+}
 
 
 def test_a_detector_has_it_by_both_presets(load):

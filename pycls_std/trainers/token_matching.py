@@ -13,16 +13,10 @@ class TokenMatching(Preset):
     """
 
     DEFAULTS = {
-        # The published coefficient.
         "TOKENS.WEIGHT": 4.0,
-        # The necks bring all models to one width: tokens are compared as they are.
         "TOKENS.PROJECTION": "none",
-        # See above.
         "TOKENS.NORM": "none",
-        # The root of a sum of squares, the mean of which is over tokens.
         "TOKENS.DISTANCE": "euclidean",
-        # The mean over the levels, times their number.
         "TOKENS.LEVELS": "sum",
-        # Of the sum over taps.
         "TOKENS.ROOT": True,
     }
