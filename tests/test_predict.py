@@ -6,43 +6,25 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from coco_files import IDS, write_coco
 from PIL import Image
 from processes import ROOT, called
 
 from pycls_std import config, runner
 from pycls_std.builders.data import build_data
 from pycls_std.datasets.digits import Digits
-from pycls_std.datasets.shapes import shapes
+from pycls_std.datasets.shapes import SHAPES
 from pycls_std.models.create import create_backbone
 
-IDS = {3: "square", 7: "disc", 9: "triangle"}
 TINY = ["MODEL.ARGS.embed_dim=24", "MODEL.ARGS.depths=[1,1,1,1]", "MODEL.ARGS.num_heads=[1,2,4,8]"]
 TINY += ["MODEL.ARGS.hidden=64", "MODEL.ARGS.decoder_layers=1", "MODEL.ARGS.queries=20", "MODEL.ARGS.ffn=32"]
-
-
-def coco_folder(folder):
-    """Shapes as files in COCO's layout, with categories of ids that do not begin at 0."""
-    (folder / "annotations").mkdir(parents=True)
-    for split, place, count in (("train", "train2017", 4), ("test", "val2017", 3)):
-        (folder / place).mkdir()
-        images, boxes = [], []
-        for index in range(count):
-            image, target = shapes(root="", split=split)[0][index]
-            image.save(folder / place / f"{index}.png")
-            images.append({"id": index, "file_name": f"{index}.png", "height": image.height, "width": image.width})
-            for box, label in zip(target["boxes"].tolist(), target["labels"].tolist(), strict=True):
-                bbox = [*box[:2], box[2] - box[0], box[3] - box[1]]
-                boxes.append({"id": len(boxes), "image_id": index, "category_id": list(IDS)[label], "bbox": bbox})
-        categories = [{"id": number, "name": name} for number, name in IDS.items()]
-        content = {"images": images, "annotations": boxes, "categories": categories}
-        (folder / "annotations" / f"instances_{place}.json").write_text(json.dumps(content))
 
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
     """A detector of an epoch on 4 images: words of its options, 3 images, the results of --mode test of these."""
     folder = tmp_path_factory.mktemp("detector")
-    coco_folder(folder / "data")
+    write_coco(folder / "data", train=4)
     path = str(ROOT / "configs" / "debug" / "detection_debug.yaml")
     own = ["DATA.NAME=coco", f"DATA.ROOT={folder / 'data'}", f"OUT_DIR={folder / 'run'}", "OPTIM.MAX_EPOCH=1", *TINY]
     own += ["TRAIN.BATCH_SIZE=2", "TEST.BATCH_SIZE=1"]
@@ -73,9 +55,9 @@ def test_boxes_are_those_of_the_test_mode_without_the_dataset(detector, tmp_path
     output, rows = predicted(tmp_path / "out", *words, *images, "--threshold", 0.1)
     assert len(rows) == len(tested) == 3 * 20 * 3
     np.testing.assert_allclose(numbers(rows), numbers(tested), rtol=1e-5, atol=1e-4)
-    for key in ("image_id", "category_id"):
-        assert [row[key] for row in rows] == [row[key] for row in tested]
-    assert {row["category_id"]: row["category"] for row in rows} == IDS
+    assert [row["category_id"] for row in rows] == [row["category_id"] for row in tested]
+    assert {row["category_id"]: row["category"] for row in rows} == dict(zip(IDS, SHAPES, strict=True))
+    assert [row["image_id"] for row in rows[::60]] == [0, 1, 2]
     assert [row["file_name"] for row in rows[::60]] == list(map(str, images))
     for path in images:
         own = [row for row in rows if row["file_name"] == str(path) and row["score"] >= 0.1]
