@@ -294,6 +294,7 @@ def test_two_processes_train_what_one_trains(tmp_path):
         assert both[0][f"train/{name}"][1] == pytest.approx(both[1][f"train/{name}"][1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_check_and_info(load, tmp_path, caplog):
     caplog.set_level("INFO")
     cfg = load("debug/detection_debug", **TINY, OUT_DIR=tmp_path)
