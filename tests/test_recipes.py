@@ -154,6 +154,12 @@ HUB = {
 TEACHER = {"DISTILLATION": {"TEACHERS": ["regnetx_004_tv"], "TEMPERATURE": 2, "LOGIT_STANDARD": False}}
 TAUGHT = TEACHER | {"TASK": {"WEIGHT": 0.5}, "KD": {"WEIGHT": 0.5, "WARMUP_EPOCHS": 0}}
 BLOCKS = ("blocks.0", "blocks.6", "blocks.11")
+NEWER = {"t2t-7": "t2t_vit_7", "pvt-ti": "pvt_tiny"}
+CYCLE = {"MODEL": {"NAME": "cyclemlp_b2", "DROP_PATH": 0.1}}
+PAPER = {
+    "STD": {"TAPS": ["2/3", "last"], "ASSIGN": "one_each", "UPDATE": "own", "DECAY_TOKENS": False},
+    **{"DISTILLATION": {"WEIGHTING": "confidence"}, "MODEL": {"INIT": ""}},
+}
 RECIPES = {
     **{f"{name}_c100_base": [TINY] for name in ("deit-ti", "pvtv2-b0", "convit-ti")},
     "pit-ti_c100_base": [TINY, PIT],
@@ -176,10 +182,14 @@ RECIPES = {
         {"DISTILLATION": {"TEACHERS": ["resnet50.a1_in1k"], "TEACHER_WEIGHTS": ["timm"]}},
     ],
     "mixer-s16_in1k_base": [DEIT, {"TRAINER": "baseline"}],
-    "mixer-s16_in1k_paper": [
-        *(DEIT, TOKENS, {"STD": {"TAPS": ["2/3", "last"], "ASSIGN": "one_each", "UPDATE": "own"}}),
-        {"STD": {"DECAY_TOKENS": False}, "DISTILLATION": {"WEIGHTING": "confidence"}, "MODEL": {"INIT": ""}},
-    ],
+    "mixer-s16_in1k_paper": [DEIT, TOKENS, PAPER],
+    **{f"{name}_c100_base": [TINY, {"MODEL": {"NAME": model}}] for name, model in NEWER.items()},
+    **{f"{name}_c100_KD_ours": [TINY, ours(9), THEIRS] for name in NEWER},
+    "t2t-7_c100_ours": [TINY, guided("blocks.0", "blocks.3", "blocks.6"), THEIRS],
+    "pvt-ti_c100_ours": [TINY, guided("blocks.0", "blocks.3", "blocks.7"), THEIRS],
+    "cyclemlp-b2_in1k_base": [DEIT, {"TRAINER": "baseline"}, CYCLE],
+    "cyclemlp-b2_in1k_paper": [DEIT, TOKENS, PAPER, CYCLE, {"STD": {"TAPS": ["blocks.16", "blocks.17"]}}],
+    "resmlp-b24_in1k_paper": [DEIT, TOKENS, PAPER, {"MODEL": {"NAME": "resmlp_b24", "DROP_PATH": 0.1}}],
     "r-20_c100_KD": [
         MDISTILLER,
         {"DISTILLATION": {"TYPE": "soft", "TEMPERATURE": 4, "LOGIT_STANDARD": False}},

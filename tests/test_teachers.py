@@ -72,7 +72,7 @@ def test_precision_and_folding_are_those_asked_for(optimized, precision, teacher
     teacher, line, _ = optimized(lambda teacher: plain.append(teacher(images(), asked)), TAPS, **options)
     assert kinds(teacher) == found
     used = precision if teachers == "auto" else teachers
-    assert line.startswith(f"teacher 0 resnet8: {9 if fold else 0} batch norms folded, {used}; says the same as in ")
+    assert line.startswith(f"teacher 0 resnet8: {9 if fold else 0} batch norms folded, {used}; same as in fp32 ")
     assert "% of 360 test images, features within " in line
     output = teacher(images(), asked)
     assert [list(part) for part in output] == [["cls"], list(TAPS)]
@@ -105,8 +105,8 @@ def near(teacher):
 def test_a_teacher_that_bf16_would_confuse_stays_in_fp32(optimized):
     teacher, line, _ = optimized(near, PRECISION="bf16")
     assert kinds(teacher) == {FP32}
-    assert line.startswith("teacher 0 resnet8: 9 batch norms folded, fp32; says the same as in fp32 of 100.00 % of 360")
-    assert "; not with 9 batch norms folded, bf16: says the same as in fp32 of" in line
+    assert line.startswith("teacher 0 resnet8: 9 batch norms folded, fp32; same as in fp32 for 100.00 % of 360")
+    assert "; not with 9 batch norms folded, bf16: same as in fp32 for" in line
     found = logits(teacher)
     with torch.autocast("cpu", BF16):
         assert torch.equal(logits(teacher), found)
@@ -178,8 +178,8 @@ def test_a_teacher_that_can_only_be_computed_in_fp32(optimized):
 
     teacher, line, _ = optimized(insist, PRECISION="bf16")
     assert line == (
-        "teacher 0 resnet8: 0 batch norms folded, fp32; not with 0 batch norms folded, bf16: says the same as in fp32 "
-        "of 0.00 % of 360 test images (expected float and more)"
+        "teacher 0 resnet8: 0 batch norms folded, fp32; not with 0 batch norms folded, bf16: same as in fp32 "
+        "for 0.00 % of 360 test images (expected float and more)"
     )
     assert kinds(teacher) == {FP32}
 
