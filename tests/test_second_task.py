@@ -52,7 +52,7 @@ def test_every_mode_works_for_it(run, tmp_path):
         ["--mode", "train", *guided, "OUT_DIR=uncut", "OPTIM.SCHEDULE=constant"],
         ["--mode", "train", *guided, "OUT_DIR=bf16", "PRECISION=bf16"],
         ["--mode", "train", *featured, "FEATURE.LOSS=at", "OUT_DIR=attention"],
-        ["predict.py", *CONFIG, LAST, "image.png", "--threshold=0"],
+        ["predict.py", "--cfg", "teacher/config.yaml", LAST, "image.png", "--threshold=0"],
         ["--mode", "test", *CONFIG, LAST, "TEST.EMA=true"],
         ["make_table.py", "teacher", "whole"],
         ([*TRAIN, "AUG.MIXUP=0.8"], 2),
