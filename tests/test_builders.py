@@ -275,6 +275,30 @@ PAIRS += [
     ),
     ({"VKD__WEIGHT": 0.4, "VKD__PROJECTION": "mlp"}, lambda p: len(p.terms["vkd"].projection) == 3),
     (
+        {
+            **{"TOKENS__WEIGHT": 0.3, "TOKENS__STUDENT_MAPS": "[0, last]", "TOKENS__TEACHER_MAPS": "[0, 2]"},
+            **{"TOKENS__STUDENT_QUERIES": "[]", "TOKENS__TEACHER": 1, "TOKENS__MAP": "cayley"},
+            **{"TOKENS__TRIVIALIZE": "true", "TOKENS__DISTANCE": "euclidean", "TOKENS__LEVELS": "sum"},
+            **{"TOKENS__ROOT": "true", "TOKENS__EPS": 0.1, "TOKENS__MASK": "false", "TOKENS__ALL_PROCESSES": "false"},
+            "DISTILLATION__TEACHERS": "[resnet8, resnet8]",
+            "DISTILLATION__TEACHER_WEIGHTS": "[none, none]",
+        },
+        lambda p: (p.terms["tokens"].weight, p.terms["tokens"].teacher) == (0.3, 1),
+        lambda p: p.terms["tokens"].pairs == [("blocks.0", "layer1", False), ("blocks.3", "layer3", False)],
+        lambda p: p.terms["tokens"].form == ("standardize", "euclidean", "sum", True, 0.1, False, False),
+        lambda p: [projection.kind for projection, _ in p.terms["tokens"].projections] == ["cayley"] * 2,
+        lambda p: all(projection.base is not None for projection, _ in p.terms["tokens"].projections),
+    ),
+    (
+        {
+            **{"TOKENS__WEIGHT": 0.3, "TOKENS__STUDENT_MAPS": "[last]", "TOKENS__TEACHER_MAPS": "[last]"},
+            **{"TOKENS__STUDENT_QUERIES": "[]", "TOKENS__PROJECTION": "mlp", "TOKENS__NORM": "none"},
+            "TOKENS__SCALE": "false",
+        },
+        lambda p: p.terms["tokens"].form.norm == "none",
+        lambda p: len(p.terms["tokens"].projections[0]) == 3,  # of an MLP, with no scale after it
+    ),
+    (
         {"DISTILLATION__TYPE": "dist", "DISTILLATION__DIST_BETA": 2.0, "DISTILLATION__DIST_GAMMA": 3.0},
         lambda p: torch.equal(each(p), relation_distillation(*LOGITS, dist_beta=2.0, dist_gamma=3.0)),
     ),
@@ -365,6 +389,10 @@ ELSEWHERE = {
     *("DISTILLATION.TEACHER_BN", "DISTILLATION.OFFLINE", "DEIT.MODE", "TASK.NAME"),
     *("TIME.WARMUP", "TIME.STEPS", "PUBLISHED.TOP1", "PUBLISHED.TOP5", "PUBLISHED.SOURCE"),
     "PUBLISHED.CHANGED",
+    *(f"PUBLISHED.{score}" for score in ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")),  # test_shipped_tables.py
+    # test_detection.py, test_token_matching.py
+    *("DETECTION.CLASS_WEIGHT", "DETECTION.L1_WEIGHT", "DETECTION.GIOU_WEIGHT", "DETECTION.AUX_WEIGHT"),
+    *("DETECTION.MULTI_SCALE", "DETECTION.CROP", "TOKENS.TEACHER_QUERIES"),
 }
 
 

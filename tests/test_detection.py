@@ -101,6 +101,15 @@ def test_two_processes_average_to_the_gradient_of_one(task, counts):
         torch.testing.assert_close(parted.heads[name].grad, whole.heads[name].grad)
 
 
+def test_options_reach_the_task(load):
+    own = {"CLASS_WEIGHT": 3, "L1_WEIGHT": 4, "GIOU_WEIGHT": 7, "AUX_WEIGHT": 0.3, "MULTI_SCALE": False, "CROP": False}
+    own = {f"DETECTION__{key}": value for key, value in own.items()}
+    task = build_task(load("debug/detection_debug", AUG__FLIP=0.2, **own), K)
+    assert (task.weights, task.auxiliary) == ((3, 4, 7), 0.3)
+    pipeline = task.pipeline(normalization=None)
+    assert (pipeline.image_size, pipeline.flip, pipeline.multi_scale, pipeline.crop) == (64, 0.2, False, False)
+
+
 def test_nothing_to_learn_from_is_refused(load):
     own = {"DETECTION__CLASS_WEIGHT": 0, "DETECTION__L1_WEIGHT": 0, "DETECTION__GIOU_WEIGHT": 0}
     with pytest.raises(ValueError, match="DETECTION.CLASS_WEIGHT, L1_WEIGHT and GIOU_WEIGHT are 0"):
