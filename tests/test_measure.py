@@ -2,12 +2,16 @@
 
 import logging
 import re
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.autograd import DeviceType
 
 from pycls_std import runner
 from pycls_std.builders.training import build_described_trainer
+from pycls_std.measure import speed
 
 
 @pytest.fixture
@@ -68,8 +72,6 @@ def test_the_configured_step_against_the_eager_one(timed):
 
 def test_nothing_is_learnt_and_nothing_written(timed, load, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    from pycls_std.measure import speed
-
     seen = []
     build = speed.build_all
 
@@ -83,3 +85,34 @@ def test_nothing_is_learnt_and_nothing_written(timed, load, tmp_path, monkeypatc
     (session, *_), before = seen
     assert all(torch.equal(a, b) for a, b in zip(session.trainer.student.parameters(), before, strict=True))
     assert list(tmp_path.iterdir()) == []
+
+
+def row(key, kind, taken, annotation=False):
+    """A row of a profile, taken: microseconds on the device."""
+    own = {"self_device_time_total": taken, "self_cpu_time_total": 1.0}
+    return SimpleNamespace(key=key, device_type=kind, is_user_annotation=annotation, **own)
+
+
+def profile_of(rows, monkeypatch, caplog):
+    """What is shown of a step on CUDA whose profile has these rows."""
+    profile = SimpleNamespace(key_averages=lambda: rows)
+    monkeypatch.setattr(torch.profiler, "profile", lambda activities: nullcontext(profile))
+    runtime = SimpleNamespace(device=torch.device("cuda"), synchronize=lambda: None)
+    own = SimpleNamespace(session=SimpleNamespace(runtime=runtime), step=lambda: None)
+    with caplog.at_level(logging.INFO, logger="pycls_std"):
+        speed._show_profile(own)
+    return [line.split() for line in caplog.messages]
+
+
+def test_a_kernel_on_cuda_is_counted_once(monkeypatch, caplog):
+    """Not again with the operation that launched it, and with what is written around that on both sides."""
+    cpu, cuda = DeviceType.CPU, DeviceType.CUDA
+    rows = [row("aten::mm", cpu, 3000.0), row("aten::add", cpu, 1000.0), row("step", cpu, 4000.0, annotation=True)]
+    rows += [row("gemm", cuda, 3000.0), row("add", cuda, 1000.0), row("step", cuda, 4000.0, annotation=True)]
+    found = profile_of(rows, monkeypatch, caplog)
+    assert found == [["75.0", "%", "3.00", "ms", "gemm"], ["25.0", "%", "1.00", "ms", "add"]]
+
+
+def test_a_profile_without_kernels_is_told(monkeypatch, caplog):
+    profile_of([row("aten::mm", DeviceType.CPU, 0.0)], monkeypatch, caplog)
+    assert "the profiler saw nothing" in caplog.text

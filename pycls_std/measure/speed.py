@@ -5,6 +5,7 @@ import os
 from itertools import count
 
 import torch
+from torch.autograd import DeviceType
 from torch.utils.flop_counter import FlopCounterMode
 
 from pycls_std.builders.models import find_pretrained
@@ -173,13 +174,32 @@ def memory(steps: Steps) -> tuple[int, int]:
 
 
 def _show_profile(own) -> None:
-    """Print the operations that take most of a step's time on the device."""
-    cuda = own.session.runtime.device.type == "cuda"
+    """Print the operations that take most of a step's time, on CUDA the kernels."""
+    runtime = own.session.runtime
+    cuda = runtime.device.type == "cuda"
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it tells of itself on stderr
     kinds = [torch.profiler.ProfilerActivity.CPU] + ([torch.profiler.ProfilerActivity.CUDA] if cuda else [])
     with torch.profiler.profile(activities=kinds) as profile:
         own.step()
-    times = {e.key: (e.self_device_time_total if cuda else e.self_cpu_time_total) for e in profile.key_averages()}
+        runtime.synchronize()
+    times = (kernel_times if cuda else operator_times)(profile.key_averages())
     total = sum(times.values())
-    for name, taken in sorted(times.items(), key=lambda item: -item[1])[:TOP]:
+    if not total:
+        LOG.warning("the profiler saw nothing of a step: what takes its time is not known")
+    for name, taken in sorted(times.items(), key=lambda item: -item[1])[:TOP] if total else ():
         LOG.info("%5.1f %%  %9.2f ms  %s", 100 * taken / total, taken / 1e3, name[:80])
+
+
+def operator_times(rows) -> dict[str, float]:
+    """Return the microseconds of each operation on the CPU, without those that it calls."""
+    return {row.key: row.self_cpu_time_total for row in rows}
+
+
+def kernel_times(rows) -> dict[str, float]:
+    """Return the microseconds of each kernel and copy on the device.
+
+    rows: of `key_averages()`, which tell of a kernel three times: under its own name, under that of the operation that
+    launched it (a row of the CPU), and under each annotation around that.
+    """
+    kernels = [row for row in rows if row.device_type != DeviceType.CPU and not row.is_user_annotation]
+    return {row.key: row.self_device_time_total for row in kernels}
