@@ -171,6 +171,20 @@ def test_a_loss_that_is_not_finite_stops_before_the_step():
     assert float(weight.detach()) == 1
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_batch_norm_keeps_its_numbers_when_its_module_is_converted(precision):
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.BatchNorm2d(4)))
+    for value in module.state_dict().values():
+        value.copy_(torch.rand(value.shape) + 1.001)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    own = list(module.parameters())
+    module = Runtime(device="cpu").convert(module, precision)
+    assert all(now is then for now, then in zip(module.parameters(), own, strict=True))
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name].to(value.dtype)), name
+        assert (value.dtype == before[name].dtype) == (not name.startswith("0."))
+
+
 @pytest.mark.fault(38)
 def test_cuda_without_a_device_is_refused():
     if torch.cuda.is_available():

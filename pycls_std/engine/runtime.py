@@ -162,12 +162,13 @@ class Runtime:
     def convert(self, module: nn.Module, precision: str) -> nn.Module:
         """Convert a module that never trains to fp32, bf16 or fp16, once: autocast would do it anew at every call.
 
-        Batch norms stay in fp32; they take an input of any precision.
+        Batch norms stay as they are, in fp32; they take an input of any precision.
         """
+        norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+        kept = [norm.state_dict() for norm in norms]
         module.to(DTYPES[precision])
-        for norm in module.modules():
-            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-                norm.float()
+        for norm, state in zip(norms, kept, strict=True):
+            norm.float().load_state_dict(state)  # the numbers before they were rounded
         return module
 
     def step(
