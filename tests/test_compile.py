@@ -204,6 +204,17 @@ def test_what_graphs_return_is_copied(monkeypatch):
     assert len(begun) == 2
 
 
+@pytest.mark.parametrize("compiled", ["off", "on", "graphs"])
+def test_no_gradient_is_left_where_the_next_replay_writes(compiled):
+    """With graphs they lie in the graphs' memory; elsewhere nothing needs them to go."""
+    weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    runtime = Runtime(device="cpu")
+    runtime.compiled = compiled
+    runtime.step({"ce": sum(w.sum() for w in weights)}, [torch.optim.SGD([w], lr=0.5) for w in weights])
+    assert [w.tolist() for w in weights] == [[0.5, 0.5]] * 2
+    assert [w.grad is None for w in weights] == [compiled == "graphs"] * 2
+
+
 def test_a_compiler_that_fails_is_told_in_a_line(options):
     def fails(graph, inputs):
         raise KeyError("no such kernel\nand a page of it")

@@ -203,6 +203,9 @@ class Runtime:
                 torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
             self.scaler.step(optimizer)
         self.scaler.update()
+        if self.compiled == "graphs":  # gradients lie in the memory that the next replay writes to
+            for optimizer in optimizers:
+                optimizer.zero_grad()
 
     @contextmanager
     def watched(self):
