@@ -18,7 +18,7 @@ from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.core.meters import Meters
 from pycls_std.core.structures import Progress
 from pycls_std.engine import loop
-from pycls_std.engine.optim import create_optimizer
+from pycls_std.engine.optim import create_optimizer, fused
 from pycls_std.engine.runtime import Runtime
 from pycls_std.process import signals
 from pycls_std.terms.mine import Mine
@@ -221,6 +221,36 @@ def test_a_training_step_reads_nothing_from_the_device(std, teacher, monkeypatch
             meters.add(extra)
     assert bool(extra) == bool(mine["MINE__SAMPLES"])
     assert seen.operations["fused_adamw_"] == len(session.optimizer.param_groups)
+
+
+def test_mine_in_fp16_waits_for_nothing_where_its_optimizers_are_fused(std):
+    """As on CUDA; one that is not fused asks the host whether gradients are finite."""
+    cfg = std(PRECISION="fp16", MINE__SAMPLES=4, MINE__PERIOD="step", OPTIM__CLIP_NORM=1.0, **SMALL)
+    session, *_ = build_all(cfg, Runtime(device="cpu", precision="fp16", lag=100))
+    critic, (mine,) = torch.randn(4, 2, requires_grad=True), session.trainer.auxiliary.values()
+    runtime, plain = session.runtime, mine.optimizers
+
+    def step(optimizers):
+        losses = {"mine": critic.square().mean() + sum(p.square().mean() for p in mine.critics.parameters())}
+        with NoReads():
+            runtime.step(losses, optimizers, average=True)
+
+    assert [optimizer.param_groups[0]["fused"] for optimizer in plain] == [None, None]
+    with pytest.raises(AssertionError, match="reads from the device"):
+        step(plain)
+    runtime.scaler = torch.amp.GradScaler("cpu")
+    runtime.device = torch.device("cuda")
+    step(runtime.place_optimizers(plain[:1]))
+
+
+def test_a_fused_optimizer_is_the_same_optimizer():
+    plain = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(3))], "lr": 0.3}], lr=0.1, maximize=True)
+    own = fused(plain)
+    assert own.param_groups[0] == plain.param_groups[0] | {"fused": True}
+    assert own.param_groups[0]["params"][0] is plain.param_groups[0]["params"][0]
+    assert own.state_dict().keys() == plain.state_dict().keys()
+    Runtime(device="cpu").step({"loss": own.param_groups[0]["params"][0].sum()}, [own])
+    torch.testing.assert_close(own.param_groups[0]["params"][0].detach(), torch.full((3,), 1.3))
 
 
 def test_a_read_is_found():

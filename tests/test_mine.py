@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.core.structures import Loaded, Progress, World
+from pycls_std.engine import loop
 from pycls_std.layers.statistics_net import StatisticsNet
 from pycls_std.losses.mine import mutual_information, shifted
+from pycls_std.terms import mine
 from pycls_std.terms.mine import Mine
 
 
@@ -107,3 +110,17 @@ def test_more_samples_than_images_is_an_error(period, text):
     mine = Mine(nn.ModuleList(), [], samples=50, period=period)
     with pytest.raises(ValueError, match=text):
         mine.collect(*next(iter(epoch_batches(5, 8))), World())
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_its_step_is_in_the_precision_of_the_run(std, monkeypatch, precision, dtype):
+    """But for the estimate itself, which is in fp32."""
+    cfg = std(MINE__SAMPLES=4, MINE__PERIOD="step", PRECISION=precision)
+    session, *_ = build_all(cfg, build_runtime(cfg))
+    seen = []
+    information = mine.mutual_information
+    monkeypatch.setattr(mine, "mutual_information", lambda *scores: seen.extend(scores) or information(*scores))
+    batch = session.task.batch(next(iter(session.train_loader)), Progress(0, 0, 8, 3))
+    _, extra = loop.train_step(session, batch, Progress(0, 0, 8, 3))
+    assert {scores.dtype for scores in seen} == {dtype}
+    assert extra["mine"].dtype == torch.float32

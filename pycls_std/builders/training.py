@@ -92,6 +92,8 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
     """Place the trainer's modules on the device and return all that training needs."""
     for module in trainer.modules().values():
         runtime.place(module)
+    for term in trainer.auxiliary.values():
+        term.optimizers = runtime.place_optimizers(term.optimizers)
     ema = create_ema(trainer.student, decay=cfg.TRAIN.EMA_DECAY, warmup=cfg.TRAIN.EMA_WARMUP)
     teachers = LiveTeachers(trainer.teachers, teacher_requests(dict(trainer.terms.items()), len(trainer.teachers)))
     session = Session(

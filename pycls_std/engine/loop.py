@@ -176,7 +176,8 @@ def train_step(session: Session, batch: Batch, progress: Progress) -> tuple[dict
         teachers = session.teacher_outputs(batch, progress)
         losses = trainer.losses(batch, teachers, progress)
     runtime.step(losses, [session.optimizer], clip_norm=session.clip_norm, where=where)
-    extra = trainer.auxiliary_losses(batch, progress)
+    with runtime.autocast():
+        extra = trainer.auxiliary_losses(batch, progress)
     if extra:
         runtime.step(extra, trainer.auxiliary_optimizers, where=where, average=True)
     if session.ema:

@@ -94,7 +94,7 @@ class Term(_Part):
 
 
 class AuxiliaryTerm(_Part):
-    """A second objective, stepped right after the first by optimizers of its own.
+    """A second objective, stepped right after the first by optimizers of its own, which are torch's.
 
     Registered in TERMS, with OPTIONS, SWITCH, WEIGHED_BY and READS, like a `Term`.
     """
