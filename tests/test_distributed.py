@@ -10,6 +10,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,8 +23,10 @@ from pycls_std import runner
 from pycls_std.builders.data import build_data
 from pycls_std.core.structures import World
 from pycls_std.datasets.loader import EpochSampler
+from pycls_std.engine import distributed
 from pycls_std.engine.distributed import Processes, close
 from pycls_std.engine.runtime import Runtime
+from pycls_std.process.launch import Launch
 from pycls_std.run.lock import locked
 
 # Plain SGD, for AdamW divides gradients near 0 by their size and makes much of the last digit.
@@ -302,6 +305,44 @@ def test_views_of_an_image_go_to_different_processes(processes, monkeypatch):
     assert {len(ranks) for ranks in seen.values()} == {3}
     assert {len(set(ranks)) for ranks in seen.values()} == {min(3, processes)}
     assert sorted(sum(seen.values(), [])) == [rank for rank in range(processes) for _ in range(96 // processes)]
+
+
+@pytest.fixture
+def on_gpus(monkeypatch):
+    """Return on_gpus(uuids, visible, local_rank): a process among several on CUDA that sees so many devices.
+
+    uuids: of the devices of all processes, in the order of their ranks.
+    """
+
+    def start(uuids, visible, local_rank):
+        place = Launch(rank=local_rank, size=len(uuids), local_rank=local_rank)
+        monkeypatch.setattr(distributed, "launch", lambda: place)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+        asked = []
+        properties = lambda index: asked.append(index) or SimpleNamespace(uuid=uuids[local_rank])  # noqa: E731
+        monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+        monkeypatch.setattr(distributed, "_join", lambda backend: None)
+        monkeypatch.setattr(Processes, "gather", lambda self, value: uuids)
+        index = Processes("cuda").index
+        assert asked == [index]
+        return index
+
+    return start
+
+
+@pytest.mark.parametrize(("visible", "index"), [(1, 0), (2, 1), (8, 1)])
+def test_a_process_that_is_shown_its_own_device_alone_takes_it(on_gpus, visible, index):
+    assert on_gpus(["a", "b"], visible, local_rank=1) == index
+
+
+@pytest.mark.fault(29)
+def test_two_processes_on_one_device_are_refused(on_gpus):
+    """Where a launcher shows each its own, only what the devices are called tells."""
+    with pytest.raises(ValueError, match="^processes 0 and 1 have the same GPU, start one process for each GPU$"):
+        on_gpus(["a", "a"], 1, local_rank=1)
+    for visible in (0, 2):
+        with pytest.raises(ValueError, match=f"process 3 of this machine has no GPU, it has {visible}$"):
+            on_gpus(["a", "b", "c", "d"], visible, local_rank=3)
 
 
 def test_processes_mix_alike_and_drop_out_differently():

@@ -28,19 +28,31 @@ class Processes(World):
     """What the engine needs of the processes; every method but `positions` must be called by all of them alike.
 
     kind: `cpu` (by gloo) or `cuda` (by NCCL, and gloo for what lies on the CPU).
-    Raises ValueError if torchrun started more processes on this machine than it has devices.
+    index: the device of this process among those it sees, 0 where its launcher shows it no other.
+    Raises ValueError if there are more processes on this machine than it has devices.
     """
 
     def __init__(self, kind: str):
         self.rank, self.size, self.local_rank = launch()
+        self.index = 0
         if self.size == 1:
             return
-        if kind == "cuda" and self.local_rank >= torch.cuda.device_count():
-            raise ValueError(
-                f"process {self.local_rank} of this machine has no GPU, it has {torch.cuda.device_count()}"
-            )
+        seen = torch.cuda.device_count() if kind == "cuda" else 0
+        if kind == "cuda" and seen != 1 and self.local_rank >= seen:
+            raise ValueError(f"process {self.local_rank} of this machine has no GPU, it has {seen}")
+        self.index = self.local_rank if seen > 1 else 0
         if not dist.is_initialized():
             _join("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo")
+        if kind == "cuda":
+            self._refuse_shared_devices()
+
+    def _refuse_shared_devices(self) -> None:
+        """Raise ValueError in all processes if two of them are on one device, where they would wait for ever."""
+        owners: dict[str, int] = {}
+        for rank, device in enumerate(self.gather(str(torch.cuda.get_device_properties(self.index).uuid))):
+            first = owners.setdefault(device, rank)
+            if first != rank:
+                raise ValueError(f"processes {first} and {rank} have the same GPU, start one process for each GPU")
 
     def positions(self, batch_size: int) -> list[int]:
         """Return the places of this process's images in a batch of all processes, ascending.

@@ -58,7 +58,7 @@ class Runtime:
             raise ValueError("DEVICE is cuda, torch finds no CUDA device here")
         kind = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         self.world = Processes(kind)
-        self.device = torch.device(kind, self.world.local_rank) if kind == "cuda" else torch.device(kind)
+        self.device = torch.device(kind, self.world.index) if kind == "cuda" else torch.device(kind)
         if kind == "cpu":
             keep_freed_memory()
         else:
