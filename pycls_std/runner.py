@@ -41,7 +41,7 @@ def train(cfg) -> None:
         LOG.info("%s: already finished, %d epochs", folder, start_epoch)
         return
 
-    session, data, weights = build_all(cfg, runtime, start=not saved)
+    session, data, weights = build_all(as_begun(cfg, saved, runtime), runtime, start=not saved)
     identity = _identity(options, session, data)  # the teachers' fingerprints are of the weights as they were found
     if saved:
         identity.refuse_other_data(saved, path)
@@ -83,11 +83,27 @@ def train(cfg) -> None:
     )
 
 
+def as_begun(cfg, saved: dict | None, runtime):
+    """Return the options with what TRAIN.COMPILE auto chose when the run was begun.
+
+    A run that is extended has more iterations, and would be compiled from there on. On a CPU auto is off in any case.
+    """
+    chosen = saved.get("compiled") if saved and runtime.device.type == "cuda" else None
+    if cfg.TRAIN.COMPILE != "auto" or chosen not in ("off", "on"):
+        return cfg
+    LOG.info("TRAIN.COMPILE auto: %s, as when the run was begun", chosen)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.TRAIN.COMPILE = chosen
+    return cfg
+
+
 def _identity(options: str, session, data) -> Identity:
     return Identity(
         config=options,
         processes=session.runtime.world.size,
         threads=session.runtime.threads,
+        compiled=session.runtime.compiled,
         teachers=[checkpoint.fingerprint(teacher) for teacher in session.trainer.teachers],
         data={
             "name": data.info.name,

@@ -272,6 +272,41 @@ def test_compiling_is_part_of_what_a_run_is(options, tmp_path):
         runner.train(options("baseline", OPTIM__MAX_EPOCH=2, TRAIN__COMPILE="on"))
 
 
+def test_what_auto_chose_is_kept_by_an_extended_run(options, tmp_path, monkeypatch):
+    """As on CUDA, where the longer run would be compiled; the first one was not."""
+    words = {"TRAIN__COMPILE": "auto"}
+    runner.train(options("baseline", **words, OPTIM__MAX_EPOCH=1))
+    assert load_state(tmp_path / "run")["compiled"] == "off"
+    chosen = []
+    build = runner.build_all
+    monkeypatch.setattr(
+        runner, "build_all", lambda cfg, *a, **o: chosen.append(cfg.TRAIN.COMPILE) or build(cfg, *a, **o)
+    )
+    as_begun, cuda = runner.as_begun, SimpleNamespace(device=torch.device("cuda"))
+    monkeypatch.setattr(runner, "as_begun", lambda cfg, saved, runtime: as_begun(cfg, saved, cuda))
+    runner.train(options("baseline", **words, OPTIM__MAX_EPOCH=2))
+    assert chosen == ["off"]
+    assert load_state(tmp_path / "run")["epoch"] == 2
+    assert "COMPILE: auto\n" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("choice", "device", "saved", "found"),
+    [
+        ("auto", "cuda", {"compiled": "on"}, "on"),
+        ("auto", "cpu", {"compiled": "on"}, "auto"),  # where it is off
+        ("auto", "cuda", {}, "auto"),  # of a checkpoint that does not say
+        ("auto", "cuda", None, "auto"),
+        ("on", "cuda", {"compiled": "off"}, "on"),  # which is refused, as another option
+    ],
+)
+def test_what_a_run_is_continued_with(load, choice, device, saved, found):
+    cfg = load("debug/base_debug", TRAIN__COMPILE=choice)
+    runtime = SimpleNamespace(device=torch.device(device))
+    assert found == runner.as_begun(cfg, saved, runtime).TRAIN.COMPILE
+    assert choice == cfg.TRAIN.COMPILE
+
+
 def trace():
     """Hook: compile by what takes seconds."""
     Runtime.__init__.__kwdefaults__["compiler"] = TRACED
