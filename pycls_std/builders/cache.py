@@ -132,6 +132,8 @@ def _specs(cfg, seen: dict, session, data, weights) -> list[CacheSpec]:
         "device": session.runtime.device.type,
         "threads": session.runtime.threads if session.runtime.device.type == "cpu" else 0,
     }
+    if cfg.CUDA.TF32 and session.runtime.device.type == "cuda":
+        seen["tf32"] = True
     if options.CACHE_TOP and not any(request.head for request in live.requests):
         raise ValueError(f"DISTILLATION.CACHE_TOP is {options.CACHE_TOP}, expected 0, for no term reads logits")
     specs = []

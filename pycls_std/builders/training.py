@@ -63,12 +63,13 @@ def build_optimizer(cfg, trainer: Trainer) -> Optimizer:
 
 
 def build_runtime(cfg) -> Runtime:
-    """Return the device and the precision.
+    """Return the device and the precision; how CUDA computes is set for the whole process.
 
     Raises ValueError if the processes of the run were started with other options; those that change no number, such as
     where the data lies, may be each process's own.
     """
     runtime = Runtime(device=cfg.DEVICE, precision=cfg.PRECISION, seed=cfg.SEED)
+    runtime.set_arithmetic(tf32=cfg.CUDA.TF32)
     catalogue, flat = config.Catalogue(), config.flatten(cfg)
     own = {key: value for key, value in flat.items() if catalogue.of(key).on_resume != "free"}
     own["DATA.NAME"] = config.dataset_name(flat)

@@ -22,6 +22,9 @@ PAGE = {
     "DEVICE": neutral(("auto", "cpu", "cuda")),
     # Arithmetic of the forward pass (autocast); weights stay fp32.
     "PRECISION": Option(("fp32", "bf16", "fp16")),
+    # On CUDA, round the factors of every fp32 convolution and product to TF32 (10 bits of mantissa), which is faster;
+    # false = full fp32 in both, so that fp32 means the same on every device. Resizing of images stays in full fp32.
+    "CUDA.TF32": Option(False, when="DEVICE!=cpu", recipe=False),
     # Iterations between two progress lines; 0 = one line an epoch.
     "LOG_PERIOD": neutral(50, least=0),
     # What a label is, by its name in pycls_std/tasks/.

@@ -1,6 +1,7 @@
 """Arithmetic in the precision of its operands, for what loses too much in the run's."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -10,3 +11,16 @@ def full_precision(device: torch.device) -> AbstractContextManager:
     if device.type == "meta":  # which has no autocast, for nothing is computed there
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+@contextmanager
+def without_tf32(device: torch.device) -> Iterator[None]:
+    """Return the context in which fp32 products are in full fp32, whatever CUDA.TF32 is."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = before

@@ -41,7 +41,8 @@ def time(cfg) -> None:
     set_batch_norm_mode(cfg, teachers)
     if cfg.DISTILLATION.CACHE:
         LOG.info("DISTILLATION.CACHE is not used here: the teachers are asked")
-    LOG.info("%s, %s, batch %d", runtime.device_name(), cfg.PRECISION, cfg.TRAIN.BATCH_SIZE)
+    tf32 = ", fp32 is TF32" if cfg.CUDA.TF32 and runtime.device.type == "cuda" else ""
+    LOG.info("%s, %s%s, batch %d", runtime.device_name(), cfg.PRECISION, tf32, cfg.TRAIN.BATCH_SIZE)
     batches = _endless(session)
     held = session.task.batch(runtime.to_device(next(batches)), START)
     session.trainer.student.train()

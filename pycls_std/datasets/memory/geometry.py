@@ -7,6 +7,7 @@ Shapes: B images, H height, W width, S side of the result.
 import torch
 from torch import Tensor
 
+from pycls_std.core.precision import without_tf32
 from pycls_std.datasets.memory.pixels import choose, padded, select, transposed
 
 BLACK = (0, 0, 0)
@@ -165,8 +166,9 @@ def resample(
         # the same matrices for all, or those of these images
         own = [m if len(m) == 1 else m[start : start + several] for m in (across, down)]
         planes = images[start : start + several, ..., :3].permute(0, 3, 1, 2).float()
-        narrow = _rounded(planes @ own[0].transpose(1, 2).unsqueeze(1))
-        parts.append(_rounded(own[1].unsqueeze(1) @ narrow).to(torch.uint8).permute(0, 2, 3, 1))
+        with without_tf32(images.device):  # whose weights of 10 bits would move pixels by a level
+            narrow = _rounded(planes @ own[0].transpose(1, 2).unsqueeze(1))
+            parts.append(_rounded(own[1].unsqueeze(1) @ narrow).to(torch.uint8).permute(0, 2, 3, 1))
     return padded(torch.cat(parts))
 
 
