@@ -1,14 +1,17 @@
 """How CUDA computes: the switches that the options set, on a CPU, where they can be read and change nothing."""
 
-from types import SimpleNamespace
+import os
+from pathlib import Path
 
 import pytest
 import torch
 
+from pycls_std import config
 from pycls_std.builders import training
 from pycls_std.core.precision import without_tf32
 from pycls_std.datasets.memory import geometry
 from pycls_std.engine.runtime import Runtime
+from pycls_std.run.identity import refuse_other_options
 
 CUDA = torch.device("cuda")
 
@@ -69,3 +72,37 @@ def test_what_is_resized_on_a_cpu_changes_no_switch(switches):
     torch.backends.cuda.matmul.allow_tf32 = True
     with without_tf32(torch.device("cpu")):
         assert switches()[1]
+
+
+@pytest.fixture
+def deterministic(monkeypatch):
+    """Return deterministic(): whether cuDNN and torch are, and what cuBLAS is told."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = torch.backends.cudnn.deterministic
+    yield lambda: (
+        torch.backends.cudnn.deterministic,
+        torch.are_deterministic_algorithms_enabled(),
+        os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    )
+    torch.backends.cudnn.deterministic = before
+    torch.use_deterministic_algorithms(False)
+
+
+def test_kernels_are_deterministic_where_it_is_asked_for(switches, deterministic, on_cuda):
+    assert not on_cuda().exact
+    assert deterministic() == (False, False, None)
+    assert on_cuda(CUDA__DETERMINISTIC=True).exact
+    assert deterministic() == (True, True, ":4096:8")
+    assert not on_cuda().exact
+    assert deterministic()[:2] == (False, False)
+
+
+def test_a_cpu_is_exact_and_is_not_slowed_down(deterministic, load):
+    assert training.build_runtime(load("debug/base_debug", DEVICE="cpu", CUDA__DETERMINISTIC=True)).exact
+    assert deterministic() == (False, False, None)
+
+
+def test_a_run_is_continued_with_the_kernels_it_was_begun_with(load):
+    before, now = (config.dump(load("debug/base_debug", CUDA__DETERMINISTIC=value)) for value in (True, False))
+    with pytest.raises(ValueError, match="CUDA.DETERMINISTIC was True, is False"):
+        refuse_other_options({"config": before, "processes": 1}, now, 1, Path("last.pt"))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pycls_std.builders.data import build_data
 from pycls_std.check import processes
 from pycls_std.check import trial as trials
 from pycls_std.core.registry import TRAINERS
-from pycls_std.engine import distributed, files
+from pycls_std.engine import distributed, files, loop
 from pycls_std.terms.std import STD
 from pycls_std.terms.task import TaskLoss
 from pycls_std.trainers.base import Trainer
@@ -56,6 +57,9 @@ def test_a_run_without_fault_passes_all(check, std, tmp_path):
     assert all(ok for ok, _ in found.values()), found
     assert found["data"][1] == "digits, 10 classes, 1437 training and 360 test images, 100 and 200 of them read"
     assert found["terms"][1] == "ce, std, mine"
+    assert re.search(
+        r"continued; after 3 steps all \d+ tensors of the state are the same, bit for bit$", found["checkpoint"][1]
+    )
     assert found["processes"][1] == "two agree after 3 steps"
     assert list(tmp_path.iterdir()) == []
 
@@ -158,6 +162,29 @@ def test_a_state_that_a_new_method_forgets_to_save(check, load, monkeypatch):
     ok, text = check(load("debug/base_debug", OPTIM__NAME="momentum", OPTIM__CLIP_NORM=0))["checkpoint"]
     assert not ok
     assert text.startswith("student.backbone.") and "of a loaded run differs by" in text
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_what_is_compared_is_said_and_how_far_it_may_be_apart(check, load, monkeypatch, exact):
+    """On CUDA, unless its kernels are deterministic, up to 1e-2."""
+    loads = loop.Session.load_state_dict
+
+    def load_nearly(self, state, source):
+        loads(self, state, source)
+        self.runtime.exact = exact
+        with torch.no_grad():
+            self.trainer.student.backbone.head.bias += 1e-3
+
+    monkeypatch.setattr(loop.Session, "load_state_dict", load_nearly)
+    ok, text = check(load("debug/base_debug", OPTIM__NAME="momentum", OPTIM__CLIP_NORM=0))["checkpoint"]
+    assert ok is not exact
+    wanted = (
+        r"^student.backbone.* of a loaded run differs by .* after 3 steps, at most 0 is allowed$"
+        if exact
+        else r"^.* MiB, saved, loaded and continued; after 3 steps all \d+ tensors of the state are within 0.01, the "
+        r"largest difference 0.00\d+ \(CUDA.DETERMINISTIC\)$"
+    )
+    assert re.match(wanted, text), text
 
 
 def test_no_room_for_checkpoints(check, std, monkeypatch):

@@ -69,7 +69,7 @@ def build_runtime(cfg) -> Runtime:
     where the data lies, may be each process's own.
     """
     runtime = Runtime(device=cfg.DEVICE, precision=cfg.PRECISION, seed=cfg.SEED)
-    runtime.set_arithmetic(tf32=cfg.CUDA.TF32)
+    runtime.set_arithmetic(tf32=cfg.CUDA.TF32, deterministic=cfg.CUDA.DETERMINISTIC)
     catalogue, flat = config.Catalogue(), config.flatten(cfg)
     own = {key: value for key, value in flat.items() if catalogue.of(key).on_resume != "free"}
     own["DATA.NAME"] = config.dataset_name(flat)

@@ -25,6 +25,9 @@ PAGE = {
     # On CUDA, round the factors of every fp32 convolution and product to TF32 (10 bits of mantissa), which is faster;
     # false = full fp32 in both, so that fp32 means the same on every device. Resizing of images stays in full fp32.
     "CUDA.TF32": Option(False, when="DEVICE!=cpu", recipe=False),
+    # On CUDA, take kernels that give the same bits each time, which exact resume needs there; they are slower, and a
+    # step whose operation has none is refused. A CPU gives the same bits anyway.
+    "CUDA.DETERMINISTIC": Option(False, when="DEVICE!=cpu", rows=False, recipe=False),
     # Iterations between two progress lines; 0 = one line an epoch.
     "LOG_PERIOD": neutral(50, least=0),
     # What a label is, by its name in pycls_std/tasks/.

@@ -14,7 +14,7 @@ from pycls_std.core.precision import full_precision
 from pycls_std.core.seeding import seed_all, seed_torch
 from pycls_std.core.structures import mapped
 from pycls_std.engine.allocator import keep_freed_memory
-from pycls_std.engine.arithmetic import set_tf32
+from pycls_std.engine.arithmetic import set_deterministic, set_tf32
 from pycls_std.engine.distributed import Processes
 from pycls_std.engine.monitor import StepMonitor
 from pycls_std.engine.optim import fused
@@ -71,11 +71,17 @@ class Runtime:
         self.step_monitor = StepMonitor(self.world, lag=lag if lag is not None else LAG if kind == "cuda" else 0)
         self.compiler = compiler
         self.compiled = "off"  # how the losses are: off, on or graphs
+        self.exact = kind == "cpu"  # the same steps give the same bits each time
 
-    def set_arithmetic(self, *, tf32: bool) -> None:
-        """Choose how CUDA computes, for the whole process; a CPU does it in one way. tf32: see `arithmetic.set_tf32`."""
+    def set_arithmetic(self, *, tf32: bool, deterministic: bool) -> None:
+        """Choose how CUDA computes, for the whole process; a CPU does it in one way.
+
+        tf32, deterministic: see `arithmetic.set_tf32`, `arithmetic.set_deterministic`.
+        """
         if self.device.type == "cuda":
             set_tf32(tf32)
+            set_deterministic(deterministic)
+        self.exact = self.device.type == "cpu" or deterministic
 
     def start_epoch(self, epoch: int) -> None:
         """Seed all generators from (seed, epoch), torch's also from the rank.
