@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,18 +13,21 @@ import torch
 from conftest import ROOT
 from processes import Running, two_ranks, wait_for
 from records import assert_same_run, same
+from waits import NoReads
 
 from pycls_std import config, runner
 from pycls_std.builders.cache import build_cache
 from pycls_std.builders.teachers import optimize_teachers
 from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.config import ConfigError
-from pycls_std.core.structures import Output, Progress, World
+from pycls_std.core.structures import Batch, Output, Progress, World
 from pycls_std.datasets import digits
-from pycls_std.engine import files
+from pycls_std.engine import arriving, files
+from pycls_std.engine.arriving import Arriving
 from pycls_std.run.identity import refuse_other_options
+from pycls_std.teachers import cache as caches
 from pycls_std.teachers.cache import EpochCache
-from pycls_std.teachers.packing import entry_type, pack, unpack
+from pycls_std.teachers.packing import entries, entry_type, pack, unpack
 from pycls_std.teachers.teacher import Request, Teacher
 
 CPU = torch.device("cpu")
@@ -448,7 +452,7 @@ def write(cache):
     """Write the first epoch, in two batches."""
     cache.open(0)
     for start in (0, 10):
-        cache.write(ENTRIES[start : start + 10])
+        cache.write({"head:cls": torch.from_numpy(ENTRIES["head:cls"][start : start + 10])})
 
 
 def test_a_disk_that_is_full_at_last_leaves_nothing(cache, tmp_path, monkeypatch):
@@ -522,3 +526,72 @@ def test_what_cannot_be_kept_is_refused(build, load, tmp_path, monkeypatch):
     monkeypatch.setattr("pycls_std.datasets.memory.store.LIMIT", 1000)
     with pytest.raises(ValueError, match="DISTILLATION.CACHE is .*, the images are not in memory"):
         build()
+
+
+# ------------------------------------------------------------------------------------------------------ on a GPU
+class Late(Arriving):
+    """What is on its way from a device: nothing of it is there before it is waited for."""
+
+    waits = 0
+
+    def __init__(self, tensors):
+        self.sent = {name: tensor.clone() for name, tensor in tensors.items()}
+        self.copies = {name: torch.full_like(tensor, -1) for name, tensor in tensors.items()}
+        self.event = self
+
+    def synchronize(self):
+        Late.waits += 1
+        self.copies = self.sent
+
+
+def test_what_is_written_is_read_some_batches_later(tmp_path, monkeypatch):
+    """The last batch of an epoch waits for those that are left; what is stopped before leaves nothing."""
+    monkeypatch.setattr(caches, "Arriving", Late)
+    monkeypatch.setattr(Late, "waits", 0)
+    cache, waits = EpochCache(tmp_path / "kept", 20, ENTRIES.dtype, World(), lag=3), []
+    cache.open(0)
+    for start in range(0, 20, 2):
+        cache.write({"head:cls": torch.from_numpy(ENTRIES["head:cls"][start : start + 2])})
+        waits.append(Late.waits)
+        assert cache.path(0).exists() == (start == 18)
+    assert waits == [0, 0, 0, 1, 2, 3, 4, 5, 6, 10]
+    cache.open(0)
+    assert np.array_equal(cache.read(0, 20), ENTRIES)
+    cache.open(1)
+    cache.write({"head:cls": torch.from_numpy(ENTRIES["head:cls"][:2])})
+    cache.file.abandon()
+    assert kept_files(tmp_path) == ["epoch-0001.npy"]
+
+
+@pytest.mark.parametrize("options", [{}, {"DISTILLATION__CACHE_PRECISION": "fp16", "DISTILLATION__CACHE_TOP": 3}])
+def test_a_step_that_writes_reads_nothing_from_the_device(build, monkeypatch, options):
+    """What the student learns from is what a later run will read."""
+    session, cached = build(**options)
+    monkeypatch.setattr(caches, "Arriving", Late)
+    for cache in cached.caches:
+        cache.lag = 100
+    batch = Batch(torch.randn(4, 3, 8, 8), torch.zeros(4, 10), None)
+    with NoReads():
+        (output,) = cached(batch, Progress(0, 0, 11, 3))
+    (late,) = cached.caches[0].unwritten
+    late.synchronize()
+    spec = cached.specs[0]
+    assert same(unpack(entries(late.copies, spec.kind), spec.shapes, CPU), output)
+    cached.close()
+
+
+def test_copies_of_a_device_are_waited_for_when_they_are_read(monkeypatch):
+    """Each in memory of its own that the device writes to while the host goes on."""
+    done, copied = [], []
+    monkeypatch.setattr(
+        torch.cuda,
+        "Event",
+        lambda: SimpleNamespace(record=lambda: done.append("recorded"), synchronize=lambda: done.append("waited")),
+    )
+    monkeypatch.setattr(arriving, "_pinned", lambda tensor: copied.append(tensor) or torch.ones(2))
+    on_device = SimpleNamespace(is_cuda=True)
+    sent = Arriving({"a": on_device, "b": on_device})
+    assert (copied, done) == ([on_device] * 2, ["recorded"])
+    assert set(sent.values()) == {"a", "b"} and done == ["recorded", "waited"]
+    own = torch.ones(1)
+    assert Arriving({"a": own}).values()["a"] is own and len(done) == 2

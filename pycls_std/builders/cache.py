@@ -24,6 +24,7 @@ from pycls_std.teachers.teacher import Request
 LOG = logging.getLogger("pycls_std")
 # Options that do not change the images that teachers see.
 UNSEEN = ("LABEL_SMOOTHING",)
+WRITE_LAG = 3  # steps after which CUDA is done with a batch; each holds what is said of one in pinned memory
 
 
 def check_folder(cfg) -> None:
@@ -62,7 +63,8 @@ def build_cache(
         seen["shares"] = world.gather(world.positions(cfg.TRAIN.BATCH_SIZE))
     specs = _specs(cfg, seen, session, data, weights)
     images = len(session.train_loader) * session.train_loader.batch_size
-    cached = CachedTeachers(session.teacher_outputs, specs, views=images, world=world)
+    lag = WRITE_LAG if session.runtime.device.type == "cuda" else 0
+    cached = CachedTeachers(session.teacher_outputs, specs, views=images, world=world, lag=lag)
     LOG.info("DISTILLATION.CACHE %s: %s", options.CACHE, cached.check_room(epochs))
     return cached
 

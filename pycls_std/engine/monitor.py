@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pycls_std.engine.arriving import Arriving
 from pycls_std.engine.distributed import Processes
 from pycls_std.process import signals
 
@@ -13,8 +14,7 @@ from pycls_std.process import signals
 class StepOutcome(NamedTuple):
     """How a step went in all processes."""
 
-    answer: Tensor  # (2,) whether a loss was not finite, and the signal that came, 0 for none
-    arrived: torch.cuda.Event | None  # when the answer is on the host
+    answer: Arriving  # (2,) whether a loss was not finite, and the signal that came, 0 for none
     terms: dict[str, Tensor]
     where: str
 
@@ -37,14 +37,9 @@ class StepMonitor:
         asked to end.
         """
         own = torch.stack([(~torch.isfinite(total)).float(), torch.full_like(total, signals.pending()).float()])
-        answer, arrived = self.world.greatest(own).detach(), None
-        if answer.is_cuda and self.lag:
-            on_host = torch.empty(answer.shape, pin_memory=True)
-            on_host.copy_(answer, non_blocking=True)
-            answer, arrived = on_host, torch.cuda.Event()
-            arrived.record()
+        answer = Arriving({"answer": self.world.greatest(own).detach()})
         terms = {name: value.detach() for name, value in losses.items()}  # without the graph, which is large
-        self.unread.append(StepOutcome(answer, arrived, terms, where))
+        self.unread.append(StepOutcome(answer, terms, where))
         self.read(most=self.lag)
 
     def read(self, *, most: int = 0) -> None:
@@ -54,9 +49,7 @@ class StepMonitor:
         """
         while len(self.unread) > most:
             outcome = self.unread.popleft()
-            if outcome.arrived:
-                outcome.arrived.synchronize()
-            broken, signal = outcome.answer.tolist()
+            broken, signal = outcome.answer.values()["answer"].tolist()
             if broken or signal:
                 self.unread.clear()
             if broken:

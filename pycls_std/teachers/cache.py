@@ -6,16 +6,20 @@ Shapes: B views of a batch, V views of an epoch.
 """
 
 import shutil
+from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from pycls_std.core.structures import Batch, Output, Progress, World
 from pycls_std.engine import files
+from pycls_std.engine.arriving import Arriving
 from pycls_std.teachers.entries import EntryWriter, read_entries, remove_stale
 from pycls_std.teachers.outputs import LiveTeachers
-from pycls_std.teachers.packing import pack, unpack
+from pycls_std.teachers.packing import entries as entries_of
+from pycls_std.teachers.packing import kept_parts, restored, unpack
 
 
 class CacheSpec(NamedTuple):
@@ -29,13 +33,14 @@ class CacheSpec(NamedTuple):
 class CachedTeachers:
     """Says what the teachers say: read from files, or asked and written to them.
 
-    specs: one for each teacher. views: V, of this process. world: the processes that share each batch.
+    specs: one for each teacher. views: V, of this process. world: the processes that share each batch. lag: batches
+    after which what is said is written, so that nothing waits for the device; an epoch's last batch writes them all.
     """
 
-    def __init__(self, live: LiveTeachers, specs: list[CacheSpec], *, views: int, world: World):
+    def __init__(self, live: LiveTeachers, specs: list[CacheSpec], *, views: int, world: World, lag: int = 0):
         self.live = live
         self.specs = specs
-        self.caches = [EpochCache(spec.folder, views, spec.kind, world) for spec in specs]
+        self.caches = [EpochCache(spec.folder, views, spec.kind, world, lag=lag) for spec in specs]
         self.entries = views * world.size
 
     def __call__(self, batch: Batch, progress: Progress) -> list[Output]:
@@ -48,9 +53,11 @@ class CachedTeachers:
                 cache.open(progress.epoch)
             entries = cache.read(progress.iteration * count, count)
             if entries is None:
-                entries = pack(teacher(batch.images, request), cache.kind)
-                cache.write(entries)
-            outputs.append(unpack(entries, spec.shapes, device))
+                parts = kept_parts(teacher(batch.images, request), cache.kind)
+                cache.write(parts)
+                outputs.append(restored(parts, spec.shapes))
+            else:
+                outputs.append(unpack(entries, spec.shapes, device))
         return outputs
 
     def check_room(self, epochs: range) -> str:
@@ -89,12 +96,15 @@ def free_space(folder: Path) -> int:
 class EpochCache:
     """One teacher's entries, a file for each epoch and process."""
 
-    def __init__(self, folder: Path, views: int, kind: np.dtype, world: World):
+    def __init__(self, folder: Path, views: int, kind: np.dtype, world: World, *, lag: int = 0):
         self.folder = folder
         self.views = views
         self.kind = kind
         self.share = f"-{world.rank}of{world.size}" if world.size > 1 else ""
         self.entries = self.file = None
+        self.lag = lag
+        self.left = 0  # views of the epoch that are not given yet
+        self.unwritten: deque[Arriving] = deque()  # batches, oldest first
         remove_stale(folder)
 
     def path(self, epoch: int) -> Path:
@@ -108,11 +118,16 @@ class EpochCache:
             self.entries = read_entries(path, self.views, self.kind)
         else:
             self.file = EntryWriter(path, self.views, self.kind)
+            self.left = self.views
+            self.unwritten.clear()
 
     def read(self, start: int, count: int) -> np.ndarray | None:
         """Return entries of the epoch; None if they are being written."""
         return None if self.entries is None else np.array(self.entries[start : start + count])
 
-    def write(self, entries: np.ndarray) -> None:
-        """Append entries; with the last of them the file is complete."""
-        self.file.write(entries)
+    def write(self, parts: dict[str, Tensor]) -> None:
+        """Append a batch, see `packing.kept_parts`; with the last of them the file is complete."""
+        self.left -= len(next(iter(parts.values())))
+        self.unwritten.append(Arriving(parts))
+        while len(self.unwritten) > (self.lag if self.left else 0):
+            self.file.write(entries_of(self.unwritten.popleft().values(), self.kind))

@@ -12,6 +12,7 @@ from torch import Tensor
 from pycls_std.core.structures import Output
 
 NUMBERS = {"fp32": np.float32, "fp16": np.float16}
+PRECISIONS = {np.dtype(np.float32): torch.float32, np.dtype(np.float16): torch.float16}
 
 
 def entry_type(shapes: dict[str, tuple[int, ...]], precision: str, top: int = 0) -> np.dtype:
@@ -37,46 +38,64 @@ def entry_type(shapes: dict[str, tuple[int, ...]], precision: str, top: int = 0)
 
 
 def pack(output: Output, kind: np.dtype) -> np.ndarray:
-    """Return the entries (B,) of what a teacher says."""
+    """Return the entries (B,) of what a teacher says, for which it is waited."""
+    return entries({name: part.cpu() for name, part in kept_parts(output, kind).items()}, kind)
+
+
+def kept_parts(output: Output, kind: np.dtype) -> dict[str, Tensor]:
+    """Return what entries hold, where the output is and in the precision of the entries: by name, or name/field."""
     tensors = {f"head:{name}": value for name, value in output.heads.items()}
     tensors |= {f"tap:{name}": value for name, value in output.features.items()}
-    packed = np.empty(len(next(iter(tensors.values()))), kind)
+    parts = {}
     for name in kind.names:
-        value = tensors[name].detach().float()
-        if kind[name].names:
-            packed[name] = _pack_largest(value, kind[name])
-        else:
-            packed[name] = value.cpu().numpy()
+        value, fields = tensors[name].detach().float(), kind[name].names
+        number = PRECISIONS[(kind[name]["values"] if fields else kind[name]).base]
+        if not fields:
+            parts[name] = value.to(number).contiguous()  # as what is read is, so that sums over it round alike
+            continue
+        top = kind[name]["values"].shape[0]
+        values, places = value.topk(top, dim=1)
+        others = value.scatter(1, places, -math.inf).logsumexp(dim=1) - math.log(value.shape[1] - top)
+        parts |= {f"{name}/values": values.to(number), f"{name}/rest": others.to(number), f"{name}/places": places}
+    return parts
+
+
+def entries(parts: dict[str, Tensor], kind: np.dtype) -> np.ndarray:
+    """Return the entries (B,) of such parts, which are on the CPU."""
+    packed = np.empty(len(next(iter(parts.values()))), kind)
+    for place, part in parts.items():
+        name, _, field = place.partition("/")
+        (packed[name] if not field else packed[name][field])[...] = part.numpy()
     return packed
 
 
-def unpack(packed: np.ndarray, shapes: dict[str, tuple[int, ...]], device: torch.device) -> Output:
-    """Return what `pack` was given, (B, ...) fp32; shapes: see `entry_type`.
+def restored(parts: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> Output:
+    """Return what a teacher said, (B, ...) fp32, as such parts have it; shapes: see `entry_type`.
 
     Logits that were not kept are alike, and their probabilities add up to what they did.
     """
-    parts: dict[str, dict[str, Tensor]] = {"head": {}, "tap": {}}
+    found: dict[str, dict[str, Tensor]] = {"head": {}, "tap": {}}
     for name, shape in shapes.items():
         kind, _, own = name.partition(":")
-        largest = packed.dtype[name].names
-        parts[kind][own] = _unpack_largest(packed[name], *shape, device) if largest else _tensor(packed[name], device)
-    return Output(parts["head"], parts["tap"])
+        found[kind][own] = parts[name].float() if name in parts else _spread(parts, name, *shape)
+    return Output(found["head"], found["tap"])
 
 
-def _pack_largest(logits: Tensor, kind: np.dtype) -> np.ndarray:
-    packed = np.empty(len(logits), kind)
-    top = kind["values"].shape[0]
-    values, places = logits.topk(top, dim=1)
-    others = logits.scatter(1, places, -math.inf).logsumexp(dim=1) - math.log(logits.shape[1] - top)
-    packed["values"], packed["rest"], packed["places"] = (t.cpu().numpy() for t in (values, others, places))
-    return packed
+def unpack(packed: np.ndarray, shapes: dict[str, tuple[int, ...]], device: torch.device) -> Output:
+    """Return what `pack` was given, see `restored`."""
+    parts = {}
+    for name in shapes:
+        fields = packed.dtype[name].names
+        own = {f"{name}/{field}": packed[name][field] for field in fields} if fields else {name: packed[name]}
+        parts |= {place: _tensor(values, device) for place, values in own.items()}
+    return restored(parts, shapes)
 
 
-def _unpack_largest(packed: np.ndarray, classes: int, device: torch.device) -> Tensor:
-    values, rest = _tensor(packed["values"], device), _tensor(packed["rest"], device)
-    places = torch.from_numpy(packed["places"].astype(np.int64)).to(device, non_blocking=True)
-    return rest.unsqueeze(1).expand(-1, classes).scatter(1, places, values)
+def _spread(parts: dict[str, Tensor], name: str, classes: int) -> Tensor:
+    values, rest = parts[f"{name}/values"].float(), parts[f"{name}/rest"].float()
+    return rest.unsqueeze(1).expand(-1, classes).scatter(1, parts[f"{name}/places"], values)
 
 
 def _tensor(values: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values)).to(device, non_blocking=True).float()
+    values = values.astype(np.int64) if values.dtype == np.uint16 else np.ascontiguousarray(values)
+    return torch.from_numpy(values).to(device, non_blocking=True)
