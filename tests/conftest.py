@@ -1,9 +1,10 @@
-"""What several tests share: one thread, a way to load shipped configs, a trained teacher, records of runs."""
+"""What several tests share: where they run, one thread, shipped configs, a trained teacher, records of runs."""
 
 import json
 from functools import partial
 from pathlib import Path
 
+import modes
 import processes
 import pytest
 import torch
@@ -14,6 +15,33 @@ from pycls_std.run.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)  # the models are tiny, and threads that wait for each other are slow
+CUDA = torch.cuda.is_available
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say where the tests ran."""
+    device = f"on {torch.cuda.get_device_name()}" if CUDA() else "skipped, for there is no device"
+    terminalreporter.write_line(f"tests ran on the CPU; those marked cuda {device}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Let a test find a device only if it is marked cuda; skip that where there is none.
+
+    All others are on the CPU, as the processes are that they start, with which they are compared bit for bit.
+    """
+    marked = item.get_closest_marker("cuda") is not None
+    if marked and not CUDA():
+        pytest.skip("needs a CUDA device")
+    if CUDA():
+        torch.cuda.is_available = CUDA if marked else lambda: False
+
+
+@pytest.fixture(autouse=True)
+def no_mode_is_left():
+    """Set torch's modes back to what they were before a test, also one that failed."""
+    with modes.kept():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +66,7 @@ def teacher(tmp_path_factory):
     """Path of the checkpoint of a trained ResNet-8 on digits at 8 px."""
     folder = tmp_path_factory.mktemp("teacher")
     path = ROOT / "configs" / "debug" / "teacher_debug.yaml"
-    runner.train(config.load(str(path), [f"OUT_DIR={folder}"]))
+    runner.train(config.load(str(path), [f"OUT_DIR={folder}", "DEVICE=cpu"]))
     return folder / "checkpoints" / "best.pt"
 
 

@@ -16,14 +16,9 @@ from pycls_std.run.identity import refuse_other_options
 CUDA = torch.device("cuda")
 
 
-@pytest.fixture
 def switches():
-    """Return switches(): what is switched on, of TF32 in convolutions and in products."""
-    backends = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [backend.allow_tf32 for backend in backends]
-    yield lambda: tuple(backend.allow_tf32 for backend in backends)
-    for backend, value in zip(backends, before, strict=True):
-        backend.allow_tf32 = value
+    """What is switched on, of TF32 in convolutions and in products."""
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
 
 
 @pytest.fixture
@@ -39,7 +34,7 @@ def on_cuda(load, monkeypatch):
     return build
 
 
-def test_fp32_is_one_thing_in_convolutions_and_products(switches, on_cuda):
+def test_fp32_is_one_thing_in_convolutions_and_products(on_cuda):
     """torch's own default is TF32 in the ones alone."""
     torch.backends.cudnn.allow_tf32 = True
     on_cuda()
@@ -48,14 +43,14 @@ def test_fp32_is_one_thing_in_convolutions_and_products(switches, on_cuda):
     assert switches() == (True, True)
 
 
-def test_a_cpu_is_left_alone(switches, load):
+def test_a_cpu_is_left_alone(load):
     torch.backends.cudnn.allow_tf32 = True
     before = switches()
     training.build_runtime(load("debug/base_debug", DEVICE="cpu", CUDA__TF32=True))
     assert switches() == before
 
 
-def test_images_are_resized_in_full_fp32(switches, monkeypatch):
+def test_images_are_resized_in_full_fp32(monkeypatch):
     seen = []
     rounded = geometry._rounded
     monkeypatch.setattr(geometry, "without_tf32", lambda device: without_tf32(CUDA))
@@ -68,7 +63,7 @@ def test_images_are_resized_in_full_fp32(switches, monkeypatch):
     assert switches()[1]
 
 
-def test_what_is_resized_on_a_cpu_changes_no_switch(switches):
+def test_what_is_resized_on_a_cpu_changes_no_switch():
     torch.backends.cuda.matmul.allow_tf32 = True
     with without_tf32(torch.device("cpu")):
         assert switches()[1]
@@ -77,18 +72,16 @@ def test_what_is_resized_on_a_cpu_changes_no_switch(switches):
 @pytest.fixture
 def deterministic(monkeypatch):
     """Return deterministic(): whether cuDNN and torch are, and what cuBLAS is told."""
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    before = torch.backends.cudnn.deterministic
-    yield lambda: (
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is set back
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    return lambda: (
         torch.backends.cudnn.deterministic,
         torch.are_deterministic_algorithms_enabled(),
         os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
     )
-    torch.backends.cudnn.deterministic = before
-    torch.use_deterministic_algorithms(False)
 
 
-def test_kernels_are_deterministic_where_it_is_asked_for(switches, deterministic, on_cuda):
+def test_kernels_are_deterministic_where_it_is_asked_for(deterministic, on_cuda):
     assert not on_cuda().exact
     assert deterministic() == (False, False, None)
     assert on_cuda(CUDA__DETERMINISTIC=True).exact

@@ -253,7 +253,7 @@ def test_optimizers_of_torch_are_fused(name):
     assert create_optimizer(nn.Linear(2, 2), name=name, lr=0.1).param_groups[0]["fused"]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_training_step_on_cuda_waits_for_nothing(std, precision):
     cfg = std(PRECISION=precision, DEVICE="cuda", MINE__SAMPLES=8, MINE__PERIOD="step", OPTIM__CLIP_NORM=1.0)
@@ -266,4 +266,4 @@ def test_a_training_step_on_cuda_waits_for_nothing(std, precision):
             torch.cuda.set_sync_debug_mode("error" if strict else "default")
             progress = Progress(0, iteration, 11, 3)
             loop.train_step(session, session.task.batch(loaded, progress), progress)
-        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.set_sync_debug_mode("default")  # what ends the block waits

@@ -455,7 +455,7 @@ def test_mine_with_more_samples_than_an_epoch_is_refused_before_the_run(std, tmp
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_run_on_cuda(std, precision, tmp_path):
     runner.train(std(DEVICE="cuda", PRECISION=precision, OPTIM__MAX_EPOCH=2))
