@@ -392,7 +392,7 @@ ELSEWHERE = {
     *(f"PUBLISHED.{score}" for score in ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")),  # test_shipped_tables.py
     # test_detection.py, test_token_matching.py
     *("DETECTION.CLASS_WEIGHT", "DETECTION.L1_WEIGHT", "DETECTION.GIOU_WEIGHT", "DETECTION.AUX_WEIGHT"),
-    *("DETECTION.MULTI_SCALE", "DETECTION.CROP", "TOKENS.TEACHER_QUERIES"),
+    *("DETECTION.MULTI_SCALE", "DETECTION.CROP", "DETECTION.ASPECT_GROUPS", "TOKENS.TEACHER_QUERIES"),
 }
 
 

@@ -85,6 +85,7 @@ def build_data(
             workers=workers,
             seed=data_seed(cfg),
             repeats=cfg.AUG.REPEATS,
+            groups=task.groups(train_set),
             world=world,
         )
     _tell_left_out(info)

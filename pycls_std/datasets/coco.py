@@ -36,6 +36,7 @@ class CocoImages(Dataset):
 
     def __init__(self, folder: Path, annotations: Annotations, ids: tuple[int, ...], *, train: bool):
         self.annotations = annotations
+        self.sizes = annotations.sizes
         self.labels_of_boxes = np.searchsorted(ids, annotations.category)
         self.samples = [(str(folder / name), None) for name in annotations.files]
         spare = _unnamed(folder, annotations.files)

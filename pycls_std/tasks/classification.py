@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 import pycls_std.metrics  # noqa: F401  (registers the metrics)
 from pycls_std.core.registry import TASKS
@@ -103,6 +104,9 @@ class Classification:
         pixels, labels, indices, crops = zip(*samples, strict=True)
         crop = None if crops[0] is None else torch.tensor(crops)
         return Loaded(torch.stack(pixels), self.stack(labels), torch.tensor(indices), crop)
+
+    def groups(self, dataset: Dataset) -> None:
+        """Return None: batches are of images as they come."""
 
     def check_share(self, share: int, batch_size: int, processes: int) -> None:
         """Raise ValueError if a process cannot mix its share of a batch."""

@@ -6,7 +6,9 @@ Shapes: B batch.
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import numpy as np
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Output, Progress, Sample, World
 from pycls_std.tasks.evaluator import Evaluator
@@ -93,6 +95,12 @@ class Task(Protocol):
 
     def stack(self, targets: list) -> Tensor:
         """Return the targets of all images as one tensor; of a task whose pipeline is batched."""
+
+    def groups(self, dataset: Dataset) -> np.ndarray | None:
+        """Return a number for each training image, by which batches hold images of a kind; None = as they come.
+
+        It is found without reading the images. Raises ValueError if it cannot be.
+        """
 
     def check_share(self, share: int, batch_size: int, processes: int) -> None:
         """Raise ValueError if a process cannot train on its share of a batch."""

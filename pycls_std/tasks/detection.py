@@ -6,14 +6,17 @@ Shapes: B batch, L levels, Q queries, K classes, D detections of an image, n box
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 from torchvision.ops import box_iou
 
 import pycls_std.metrics  # noqa: F401  (registers the metrics)
 from pycls_std.core.option import Option
 from pycls_std.core.registry import TASKS
 from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Output, Progress, Sample, World
+from pycls_std.datasets.aspect import aspect_groups, known_sizes
 from pycls_std.datasets.box_targets import box_target
 from pycls_std.datasets.detection_views import DetectionPipeline, pad_to_batch
 from pycls_std.losses.detection import detection_losses
@@ -37,6 +40,7 @@ class Detection:
     last one predicts. A target is a dictionary, see `datasets/box_targets.py`: its `boxes` (n, 4) in that form, of the
     view; `labels` (n,); `image_id`; `size` (2,), height and width of the original; `truth`, all that AP needs.
     weights: of the parts of the loss, and of a match. auxiliary: of the levels before the last one, beside it.
+    aspect_groups: how many groups of images of a like ratio batches are made of; below 2 = none.
     """
 
     RESULT = "ap"
@@ -57,15 +61,25 @@ class Detection:
         "MULTI_SCALE": True,
         # Half of the training views are random crops.
         "CROP": True,
+        # Batches hold images of a like ratio of sides, of which there are so many groups, so that less is padding;
+        # 2 = wide and tall; 0 = images as they come.
+        "ASPECT_GROUPS": Option(0, least=0, greatest=16),
     }
 
     def __init__(
-        self, classes: int, *, pipeline: Callable[..., DetectionPipeline], weights: Weights, auxiliary: float = 1.0
+        self,
+        classes: int,
+        *,
+        pipeline: Callable[..., DetectionPipeline],
+        weights: Weights,
+        auxiliary: float = 1.0,
+        aspect_groups: int = 0,
     ):
         self.classes = classes
         self.pipeline = pipeline  # (normalization=...) -> what makes views
         self.weights = weights
         self.auxiliary = auxiliary
+        self.aspect_groups = aspect_groups
         self.scores = scores_of("detection")
 
     @classmethod
@@ -82,7 +96,9 @@ class Detection:
             multi_scale=own.MULTI_SCALE,
             crop=own.CROP,
         )
-        return cls(classes, pipeline=pipeline, weights=weights, auxiliary=own.AUX_WEIGHT)
+        return cls(
+            classes, pipeline=pipeline, weights=weights, auxiliary=own.AUX_WEIGHT, aspect_groups=own.ASPECT_GROUPS
+        )
 
     # ------------------------------------------------------------------------------------------------------------ data
     def check(self, index: int, target: dict) -> dict:
@@ -102,6 +118,15 @@ class Detection:
     def collate(self, samples: list[Sample]) -> Loaded:
         """Return a batch of samples, padded to the largest of them."""
         return pad_to_batch(samples)
+
+    def groups(self, dataset: Dataset) -> np.ndarray | None:
+        """Return the group of each image by the ratio of its sides, None with `aspect_groups` below 2."""
+        if self.aspect_groups < 2:
+            return None
+        try:
+            return aspect_groups(known_sizes(dataset), self.aspect_groups)
+        except ValueError as error:
+            raise ValueError(f"DETECTION.ASPECT_GROUPS is {self.aspect_groups}: {error}") from error
 
     def check_share(self, share: int, batch_size: int, processes: int) -> None:
         """Any share of a batch can be trained on."""
