@@ -26,11 +26,15 @@ class Truth(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Of the three parts of a match, in its cost and in the loss. Defaults: Zhu et al., ICLR 2021; ViDT, ICLR 2022."""
+    """Of the three parts of a match, in its cost and in the loss; of the head `ious`, in the loss alone.
+
+    Defaults: Zhu et al., ICLR 2021; ViDT, ICLR 2022.
+    """
 
     classes: float = 2.0
     l1: float = 5.0
     giou: float = 2.0
+    iou: float = 0.0
 
 
 def gathered_truth(targets: list[dict]) -> Truth:

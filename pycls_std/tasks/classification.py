@@ -121,6 +121,9 @@ class Classification:
         return self.mixing(loaded, progress)
 
     # ------------------------------------------------------------------------------------------------------- objective
+    def check_heads(self, heads: tuple[str, ...]) -> None:
+        """No option asks for a head."""
+
     def losses(self, output: Output, batch: Batch, world: World) -> dict[str, Tensor]:
         """Return the loss of the labels, by name."""
         return {"ce": soft_target_cross_entropy(output.heads["cls"], batch.targets)}

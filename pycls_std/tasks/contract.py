@@ -108,6 +108,9 @@ class Task(Protocol):
     def batch(self, loaded: Loaded, progress: Progress) -> Batch:
         """Return the batch that is trained on."""
 
+    def check_heads(self, heads: tuple[str, ...]) -> None:
+        """Raise ValueError if options ask for another head of the student than it has."""
+
     def losses(self, output: Output, batch: Batch, world: World) -> dict[str, Tensor]:
         """Return the losses of the labels, scalars by name; they are multiplied by TASK.WEIGHT and added.
 

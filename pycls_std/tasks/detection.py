@@ -29,6 +29,7 @@ from pycls_std.tasks.showing import shown_boxes
 
 DETECTIONS = 100  # of an image, that COCO scores
 FLOOR = 5.0  # AP of a teacher that is trained, percent, unless the options say another
+EXTRA_HEADS = {"ious": ("IOU_WEIGHT", "iou_aware")}  # head: the option that teaches it, the argument that makes it
 SAME = 0.75  # overlap of two boxes that say the same
 
 
@@ -37,8 +38,9 @@ class Detection:
     """A student returns `classes` (B, L, Q, K), logits of independent classes, and `boxes` (B, L, Q, 4).
 
     Boxes are centre x, centre y, width and height, as shares of the image without its padding. All L levels learn, the
-    last one predicts. A target is a dictionary, see `datasets/box_targets.py`: its `boxes` (n, 4) in that form, of the
-    view; `labels` (n,); `image_id`; `size` (2,), height and width of the original; `truth`, all that AP needs.
+    last one predicts. With a weight on them, `ious` (B, L, Q) learn as well, logits of the boxes' overlap. A target is
+    a dictionary, see `datasets/box_targets.py`: its `boxes` (n, 4) in that form, of the view; `labels` (n,);
+    `image_id`; `size` (2,), height and width of the original; `truth`, all that AP needs.
     weights: of the parts of the loss, and of a match. auxiliary: of the levels before the last one, beside it.
     aspect_groups: how many groups of images of a like ratio batches are made of; below 2 = none.
     """
@@ -54,6 +56,9 @@ class Detection:
         "L1_WEIGHT": Option(5.0, least=0),
         # Weight of the generalized overlap (GIoU) of the boxes, and of that overlap in the cost.
         "GIOU_WEIGHT": Option(2.0, least=0),
+        # Weight of the cross-entropy of the head `ious` with the overlap (IoU) of the boxes, which MODEL.ARGS iou_aware
+        # of a ViDT makes; ViDT+ has 2; 0 = off.
+        "IOU_WEIGHT": Option(0.0, least=0),
         # Weight of the losses of every level of prediction before the last one; 0 = the last one alone learns.
         "AUX_WEIGHT": Option(1.0, least=0),
         # Training views of several sizes: the shortest side is drawn, from 0.6 to 1 times DATA.IMAGE_SIZE; False = it
@@ -78,6 +83,7 @@ class Detection:
         self.classes = classes
         self.pipeline = pipeline  # (normalization=...) -> what makes views
         self.weights = weights
+        self.HEADS = (*type(self).HEADS, *(("ious",) if weights.iou else ()))
         self.auxiliary = auxiliary
         self.aspect_groups = aspect_groups
         self.scores = scores_of("detection")
@@ -86,8 +92,8 @@ class Detection:
     def from_cfg(cls, cfg, *, classes: int, seed: int):
         """Build from sections DATA, AUG and DETECTION. Raises ValueError if nothing of a box has a weight."""
         own = cfg.DETECTION
-        weights = Weights(own.CLASS_WEIGHT, own.L1_WEIGHT, own.GIOU_WEIGHT)
-        if not any(weights):
+        weights = Weights(own.CLASS_WEIGHT, own.L1_WEIGHT, own.GIOU_WEIGHT, own.IOU_WEIGHT)
+        if not any(weights[:3]):
             raise ValueError("DETECTION.CLASS_WEIGHT, L1_WEIGHT and GIOU_WEIGHT are 0: there is nothing to learn from")
         pipeline = partial(
             DetectionPipeline,
@@ -136,15 +142,25 @@ class Detection:
         return Batch(loaded.images, gathered_truth(loaded.targets), loaded)
 
     # ------------------------------------------------------------------------------------------------------- objective
+    def check_heads(self, heads: tuple[str, ...]) -> None:
+        """Raise ValueError for a head that an option teaches and the student has not, and for one that none teaches."""
+        for head, (key, argument) in EXTRA_HEADS.items():
+            if head in self.HEADS and head not in heads:
+                raise ValueError(f"DETECTION.{key} is above 0, the student has no head {head} (MODEL.ARGS {argument})")
+            if head in heads and head not in self.HEADS:
+                raise ValueError(f"DETECTION.{key} is 0, the student has a head {head} (MODEL.ARGS {argument})")
+
     def losses(self, output: Output, batch: Batch, world: World) -> dict[str, Tensor]:
         """Return the weighted losses: `class`, `l1` and `giou` of the last level, and `aux`, all of those before it.
 
+        `iou` is beside them if it has a weight.
         They are sums over the batch, divided by its boxes, at least 1 in the batch of all processes. So the average of
         the processes' gradients is that of one process with the whole batch.
         """
         logits, boxes = output.heads["classes"], output.heads["boxes"]
+        ious = output.heads["ious"] if self.weights.iou else None
         num_boxes = world.sum((batch.targets.labels != NONE).sum()).clamp(min=1) / world.size
-        levels = detection_losses(logits, boxes, batch.targets, weights=self.weights, num_boxes=num_boxes)
+        levels = detection_losses(logits, boxes, batch.targets, weights=self.weights, num_boxes=num_boxes, ious=ious)
         losses = {name: values[-1] for name, values in levels.items()}
         if self.auxiliary and logits.shape[1] > 1:
             losses["aux"] = self.auxiliary * sum(values[:-1].sum() for values in levels.values())
@@ -153,7 +169,7 @@ class Detection:
     # ------------------------------------------------------------------------------------------------------ evaluation
     def prediction_heads(self, heads: tuple[str, ...]) -> dict[str, set[str]]:
         """Return the heads that the only prediction needs, by its name."""
-        return {"boxes": set(self.HEADS)}
+        return {"boxes": set(type(self).HEADS)}
 
     def predictions(self, output: Output) -> dict[str, dict[str, Tensor]]:
         """Return the 100 most likely pairs of query and class of the last level, the most certain first.
