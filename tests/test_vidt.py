@@ -157,6 +157,19 @@ def test_group_norm_of_what_is_image():
     torch.testing.assert_close(found[1:], project(x[1:]))
 
 
+def test_a_group_of_one_value_is_its_bias():
+    """One channel of one place of one image, which has no variance, with a mask and without; others as torch's norm."""
+    projection = MaskedProjection(6, 32)
+    torch.nn.init.normal_(projection[1].bias)
+    found = projection(torch.randn(1, 6, 1, 1)), projection(torch.randn(1, 6, 1, 1), torch.ones(1, 1, 1).bool())
+    for each in found:
+        torch.testing.assert_close(each[0, :, 0, 0], projection[1].bias, atol=1e-4, rtol=0)
+    x = torch.randn(2, 6, 3, 5)
+    assert torch.equal(projection(x), torch.nn.Sequential.forward(projection, x))
+    model = create_backbone("vidt_swin_nano", num_classes=3, image_size=32, **(SMALL | {"hidden": 32})).train()
+    assert model(torch.randn(1, 3, 32, 32))["classes"].isfinite().all()
+
+
 def test_positions_say_row_and_column_as_shares():
     found = sine_positions(torch.ones(1, 2, 4, dtype=torch.bool), 8)[0, 1, 0]
     angles = torch.tensor([1.0, 0.01])  # of the steps 10000^0 and 10000^(1/2)
