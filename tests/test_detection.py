@@ -138,10 +138,10 @@ def test_two_processes_average_to_the_gradient_of_one(task, counts):
 
 def test_options_reach_the_task(load):
     own = {"CLASS_WEIGHT": 3, "L1_WEIGHT": 4, "GIOU_WEIGHT": 7, "AUX_WEIGHT": 0.3, "MULTI_SCALE": False, "CROP": False}
-    own |= {"ASPECT_GROUPS": 3, "IOU_WEIGHT": 2}
+    own |= {"ASPECT_GROUPS": 3, "IOU_WEIGHT": 2, "TOKEN_WEIGHT": 1.5}
     own = {f"DETECTION__{key}": value for key, value in own.items()}
     task = build_task(load("debug/detection_debug", AUG__FLIP=0.2, **own), K)
-    assert (task.weights, task.auxiliary, task.aspect_groups) == ((3, 4, 7, 2), 0.3, 3)
+    assert (task.weights, task.auxiliary, task.aspect_groups, task.tokens) == ((3, 4, 7, 2), 0.3, 3, 1.5)
     pipeline = task.pipeline(normalization=None)
     assert (pipeline.image_size, pipeline.flip, pipeline.multi_scale, pipeline.crop) == (64, 0.2, False, False)
 

@@ -28,12 +28,13 @@ SHORTEST = range(480, 801, 16)  # of a training view
 BEFORE_CROP = (400, 500, 600)  # shortest side
 LONGEST_BEFORE_CROP = 6000  # of ours, for images more than ten times as long as they are wide; published is no limit
 CROP = (384, 600)  # least and most of a side
+JOINT = ("boxes", "segments")  # what of a target changes with the image, if it is there
 MULTIPLE = 16  # to which both sides of a view are rounded down
 
 
 @dataclass(frozen=True)
 class DetectionPipeline:
-    """How views are made; a target is a dictionary with `boxes` (n, 4), see `box_targets`.
+    """How views are made; a target is a dictionary with `boxes` (n, 4), see `box_targets`, or with `segments`, too.
 
     image_size: shortest side at test, pixels; every size of the recipe scales with it. flip: probability.
     multi_scale: whether the shortest side of a training view is drawn, else it is image_size. crop: whether half of
@@ -104,7 +105,10 @@ class DetectionPipeline:
         pixels = functional.to_dtype(functional.pil_to_tensor(image), torch.float32, scale=True)
         sides = torch.tensor([image.width, image.height] * 2, dtype=torch.float32)
         boxes = box_convert(target["boxes"].as_subclass(Tensor), "xyxy", "cxcywh") / sides
-        return functional.normalize(pixels, *self.normalization, inplace=True), target | {"boxes": boxes}
+        target = target | {"boxes": boxes}
+        if "segments" in target:
+            target["segments"] = target["segments"].as_subclass(Tensor)[0]
+        return functional.normalize(pixels, *self.normalization, inplace=True), target
 
 
 def view_size(size: tuple[int, int], shortest: int, longest: int | None, *, multiple: int) -> tuple[int, int]:
@@ -153,7 +157,7 @@ def pad_to_batch(samples: list[Sample]) -> Loaded:
 
 
 def _both(change: Callable, image: Image.Image, target: dict) -> tuple[Image.Image, dict]:
-    return change(image), target | {"boxes": change(target["boxes"])}
+    return change(image), target | {name: change(target[name]) for name in JOINT if name in target}
 
 
 def _whole(least: int, most: int) -> int:

@@ -40,6 +40,7 @@ class Decoded(NamedTuple):
 
     queries: Tensor  # (B, L, Q, C)
     boxes: Tensor  # (B, L, Q, 4) centre x, centre y, width, height, as shares of the image
+    tokens: list[Tensor] | None = None  # (B, H, W, K + 1) of each map; what a ViDT says of its places, in training
 
 
 def memory_of(maps: list[Tensor], masks: list[Tensor | None]) -> Memory:

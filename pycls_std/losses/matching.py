@@ -23,6 +23,7 @@ class Truth(NamedTuple):
 
     boxes: Tensor  # (B, N, 4) centre x, centre y, width, height, as shares of the image; float32
     labels: Tensor  # (B, N), NONE where there is no box
+    segments: Tensor | None = None  # (B, H, W) 1 + the class at each place, 0 for none; None if it is not asked for
 
 
 class Weights(NamedTuple):

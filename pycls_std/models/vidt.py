@@ -31,12 +31,14 @@ VIDTS = {
     "base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
 }
 PRIOR = 0.01  # of a class at the start, by which the rare boxes do not drown
+RARE = -math.log((1 - PRIOR) / PRIOR)
 
 
 class Extras(NamedTuple):
     """Heads that teach and do not predict, of ViDT+ (Song et al., arXiv 2204.07962)."""
 
     iou_aware: bool = False  # `ious`, how well the box of each query overlaps with what it is of
+    token_label: bool = False  # `tokens`, what stands at each place of the neck's maps
 
 
 class Neck(nn.Module):
@@ -53,7 +55,9 @@ class Neck(nn.Module):
 class ViDT(nn.Module):
     """Heads: `classes` (B, L, Q, K) logits, and `boxes` (B, L, Q, 4), centre x, centre y, width, height.
 
-    With `iou_aware` also `ious` (B, L, Q), logits of the overlap of a query's box with the box that it answers for.
+    With `iou_aware` also `ious` (B, L, Q), logits of the overlap of a query's box with the box that it answers for;
+    with `token_label`, in training alone, `tokens`, (B, H, W, K + 1) logits of each map of the neck: that something
+    stands there, and that it is of each class. The public code has logits of 0 instead of the features at the border.
     Boxes are shares of the image without its padding. Level 0 is what the backbone says, then come the decoder's
     layers; the last one predicts. It takes padded images of any size, or a plain batch.
     Taps: the maps of the stages; in the neck the maps of stages 1 to 3 and of one merged from the last, the queries
@@ -78,9 +82,11 @@ class ViDT(nn.Module):
         heads = len(self.neck.decoder.boxes)
         self.classes = nn.ModuleList(nn.Linear(decoder.hidden, num_classes) for _ in range(heads))
         for head in self.classes:
-            nn.init.constant_(head.bias, -math.log((1 - PRIOR) / PRIOR))
+            nn.init.constant_(head.bias, RARE)
         self.ious = nn.ModuleList(three_layers(decoder.hidden, 1) for _ in range(heads if extras.iou_aware else 0))
-        self.head_names = ("classes", "boxes", *(("ious",) if extras.iou_aware else ()))
+        self.tokens = _token_head(decoder.hidden, num_classes) if extras.token_label else None
+        more = {"ious": extras.iou_aware, "tokens": extras.token_label}
+        self.head_names = ("classes", "boxes", *(name for name, there in more.items() if there))
         widths = {f"stages.{index}": width for index, width in enumerate(self.body.channels)}
         names = [*(f"maps.{index}" for index in range(len(channels))), "queries", "decoder"]
         widths |= {f"neck.{name}": decoder.hidden for name in names}
@@ -99,7 +105,9 @@ class ViDT(nn.Module):
         if pre_logits:
             return features.queries[:, -1].mean(dim=1)
         heads = {"classes": _at_levels(self.classes, features.queries), "boxes": features.boxes}
-        return heads | ({"ious": _at_levels(self.ious, features.queries)[..., 0]} if self.ious else {})
+        if self.ious:
+            heads["ious"] = _at_levels(self.ious, features.queries)[..., 0]
+        return heads if features.tokens is None else heads | {"tokens": features.tokens}
 
     def forward_intermediates(
         self, images: Tensor | Padded, indices=None, *, stop_early=False, output_fmt="NCHW", intermediates_only=False
@@ -123,6 +131,8 @@ class ViDT(nn.Module):
             tokens = [each[:, :, 0].transpose(1, 2) for each in (queries, positions)]
             decoded = self.neck.decoder(*tokens, memory_of(maps, seen.masks[1:]))
             taps.append(decoded.queries.permute(0, 3, 1, 2))
+            if self.tokens is not None and self.training:
+                decoded = decoded._replace(tokens=[self.tokens(each.permute(0, 2, 3, 1)) for each in maps])
         chosen = [taps[index] for index in wanted]
         return chosen if intermediates_only else (decoded, chosen)
 
@@ -141,7 +151,8 @@ class ViDT(nn.Module):
         """
         if "backbone.det_token" in state:
             renamed, unused = of_vidt(state)
-            return Adopted(renamed, [], unused)
+            tokens = {name: value for name, value in self.state_dict().items() if name.startswith("tokens.")}
+            return Adopted(renamed | tokens, list(tokens), unused)
         if "layers.0.blocks.0.attn.qkv.weight" not in state:
             return None
         renamed, unused = of_swin(state)
@@ -157,6 +168,15 @@ def _at_levels(heads: nn.ModuleList, queries: Tensor) -> Tensor:
     with full_precision(queries.device):
         own = queries.to(next(heads.parameters()).dtype)
         return torch.stack([heads[level % len(heads)](each) for level, each in enumerate(own.unbind(1))], dim=1)
+
+
+def _token_head(channels: int, classes: int) -> nn.Sequential:
+    """Return what says of each place whether something stands there, and of each class whether it does."""
+    first, last = nn.Linear(channels, channels), nn.Linear(channels, classes + 1)
+    for layer in (first, last):
+        nn.init.xavier_uniform_(layer.weight)
+    nn.init.constant_(last.bias, RARE)
+    return nn.Sequential(first, nn.LayerNorm(channels), last)
 
 
 def vidt(size, /, *, num_classes, image_size, drop_path=0.0, **args) -> ViDT:

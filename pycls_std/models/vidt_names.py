@@ -21,10 +21,10 @@ VIDT = {
     "bbox_embed.": "neck.decoder.boxes.",
     "iou_embed.": "ious.",
 }
-# What its code has in a file and uses nowhere, or has twice.
+# What its code has in a file and uses nowhere, or has twice; or what teaches alone, with other outputs than ours.
 LEFT_OVER = re.compile(
     r"backbone\.norm[0-9]+\..*|backbone\.layers\.[0-9]+\.downsample\.(expansion|norm2)\..*|.*\.relative_position_index"
-    r"|transformer\.(level_embed|decoder\.bbox_embed\..*)"
+    r"|transformer\.(enc_output\..*|enc_output_norm\..*|token_embed\..*|level_embed|decoder\.bbox_embed\..*)"
 )
 # What a Swin classifier has beside its blocks, and its buffers.
 SWIN_UNUSED = re.compile(r"(norm|head)\..*|.*\.(relative_position_index|attn_mask)")

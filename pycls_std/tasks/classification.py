@@ -105,6 +105,10 @@ class Classification:
         crop = None if crops[0] is None else torch.tensor(crops)
         return Loaded(torch.stack(pixels), self.stack(labels), torch.tensor(indices), crop)
 
+    def training_set(self, dataset: Dataset) -> Dataset:
+        """Return the images as they are: a label is all there is to learn."""
+        return dataset
+
     def groups(self, dataset: Dataset) -> None:
         """Return None: batches are of images as they come."""
 

@@ -96,6 +96,9 @@ class Task(Protocol):
     def stack(self, targets: list) -> Tensor:
         """Return the targets of all images as one tensor; of a task whose pipeline is batched."""
 
+    def training_set(self, dataset: Dataset) -> Dataset:
+        """Return the training images with all that the losses need of them. Raises ValueError if it is not there."""
+
     def groups(self, dataset: Dataset) -> np.ndarray | None:
         """Return a number for each training image, by which batches hold images of a kind; None = as they come.
 

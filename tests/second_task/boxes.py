@@ -83,6 +83,9 @@ class Boxes:
         images = [pad(each, more) for each, more in zip(pixels, room, strict=True)]
         return Loaded(Padded(torch.stack(images), torch.stack(masks)), list(targets), torch.tensor(indices))
 
+    def training_set(self, dataset):
+        return dataset
+
     def groups(self, dataset):
         return None
 
