@@ -149,7 +149,7 @@ def test_overlaps_are_plain_sums_over_the_matches():
                 pair = boxes[image, level, query].detach()[None], targets[image]["boxes"][box][None]
                 share, x = float(box_iou(*map(corners, pair))), float(ious[image, level, query].detach())
                 total += share * math.log1p(math.exp(-x)) + (1 - share) * math.log1p(math.exp(x))
-        assert float(losses["iou"][level]) == pytest.approx(2 * total, rel=1e-5)
+        assert float(losses["iou"][level].detach()) == pytest.approx(2 * total, rel=1e-5)
     losses["iou"].sum().backward()
     assert torch.equal(ious.grad != 0, matches != NONE)
 
