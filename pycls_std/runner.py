@@ -8,6 +8,7 @@ from pycls_std import config
 from pycls_std.builders.cache import build_cache
 from pycls_std.builders.data import build_data, build_task, named_normalization
 from pycls_std.builders.method import build_backbone, build_student, choose_prediction, describe_run
+from pycls_std.builders.models import absent_files
 from pycls_std.builders.teachers import optimize_teachers, set_batch_norm_mode
 from pycls_std.builders.training import build_all, build_described_trainer, build_optimizer, build_runtime
 from pycls_std.builders.weights import WeightsError, student_weights
@@ -206,6 +207,7 @@ def run(mode: str, cfg) -> None:
     except WeightsError:  # no mistake of the options, but of a file
         raise
     except ValueError as error:
-        raise config.ConfigError(str(error)) from error
+        absent = absent_files(cfg)  # by which the error may be one of a teacher that is not built as its file says
+        raise config.ConfigError(f"{error}; {absent}" if absent else str(error)) from error
     MODES[mode](cfg)
     distributed.close()

@@ -69,6 +69,16 @@ def test_attention_by_hand(coordinates):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_no_tensor_is_made_of_numbers_of_the_host(monkeypatch):
+    """Which a GPU would wait for in every layer: with boxes, and with points alone."""
+    attention = DeformableAttention(8, maps=2, heads=2, points=3)
+    monkeypatch.setattr(torch, "tensor", None)
+    monkeypatch.setattr(torch, "as_tensor", None)
+    for coordinates in (2, 4):
+        references = torch.rand(2, 4, 2, coordinates)
+        attention(torch.randn(2, 4, 8), references, torch.randn(2, PLACES, 8), sizes=SIZES)
+
+
 def test_first_weights():
     """Eight heads look into the eight directions of a square, 1 to 4 pixels far, whatever the query; all alike."""
     attention = DeformableAttention(32, maps=2, heads=8, points=4)

@@ -14,6 +14,7 @@ from records import assert_same_state, curves, load_state, words
 
 from pycls_std import runner
 from pycls_std.builders.data import build_data, build_task
+from pycls_std.builders.training import build_described_trainer
 from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Normalization, Output, World
 from pycls_std.losses.matching import Weights, gathered_truth
 from pycls_std.tasks.detection import Detection
@@ -76,6 +77,40 @@ def test_the_last_level_has_names_and_the_others_one(task):
     assert output.heads["classes"].grad[:, -1].any()
 
 
+def test_the_overlap_is_a_loss_of_its_own_and_of_the_other_levels():
+    """If it has a weight; the other losses stay as they are."""
+    output, batch = output_of(), batch_of(targets_of([2, 0, 1, 3]))
+    ious = torch.randn(B, L, Q, requires_grad=True)
+    plain = Detection(K, pipeline=None, weights=Weights())
+    aware = Detection(K, pipeline=None, weights=Weights(iou=2.0))
+    assert plain.HEADS == ("classes", "boxes") and aware.HEADS == ("classes", "boxes", "ious")
+    assert aware.prediction_heads(aware.HEADS) == {"boxes": {"classes", "boxes"}}
+    more = aware.losses(Output(output.heads | {"ious": ious}, {}), batch, World())
+    losses = plain.losses(output, batch, World())
+    assert list(more) == ["class", "l1", "giou", "iou", "aux"]
+    assert all(torch.equal(more[name], losses[name]) for name in ("class", "l1", "giou"))
+    levels = [{name: head[:, i : i + 1] for name, head in (output.heads | {"ious": ious}).items()} for i in range(L)]
+    alone = [aware.losses(Output(level, {}), batch, World())["iou"] for level in levels]
+    torch.testing.assert_close(more["iou"], alone[-1])
+    torch.testing.assert_close(more["aux"], losses["aux"] + sum(alone[:-1]))
+    (more["iou"] + more["aux"]).backward()
+    assert int((ious.grad != 0).sum()) == L * 6, "those of the matched queries learn"
+
+
+AWARE = TINY | {"MODEL__ARGS__iou_aware": "true"}
+
+
+def test_a_head_without_a_weight_and_a_weight_without_a_head_are_refused(load):
+    plain, aware = (load("debug/detection_debug", **args) for args in (TINY, AWARE))
+    weighted = [load("debug/detection_debug", **args, DETECTION__IOU_WEIGHT=2) for args in (TINY, AWARE)]
+    for cfg in (plain, weighted[1]):
+        build_described_trainer(cfg, K)
+    with pytest.raises(ValueError, match="^DETECTION.IOU_WEIGHT is 0, the student has a head ious .MODEL.ARGS iou_aw"):
+        build_described_trainer(aware, K)
+    with pytest.raises(ValueError, match="^DETECTION.IOU_WEIGHT is above 0, the student has no head ious .MODEL.ARGS"):
+        build_described_trainer(weighted[0], K)
+
+
 class Share(World):
     """One of two processes; it knows the boxes of both."""
 
@@ -103,9 +138,10 @@ def test_two_processes_average_to_the_gradient_of_one(task, counts):
 
 def test_options_reach_the_task(load):
     own = {"CLASS_WEIGHT": 3, "L1_WEIGHT": 4, "GIOU_WEIGHT": 7, "AUX_WEIGHT": 0.3, "MULTI_SCALE": False, "CROP": False}
+    own |= {"ASPECT_GROUPS": 3, "IOU_WEIGHT": 2, "TOKEN_WEIGHT": 1.5}
     own = {f"DETECTION__{key}": value for key, value in own.items()}
     task = build_task(load("debug/detection_debug", AUG__FLIP=0.2, **own), K)
-    assert (task.weights, task.auxiliary) == ((3, 4, 7), 0.3)
+    assert (task.weights, task.auxiliary, task.aspect_groups, task.tokens) == ((3, 4, 7, 2), 0.3, 3, 1.5)
     pipeline = task.pipeline(normalization=None)
     assert (pipeline.image_size, pipeline.flip, pipeline.multi_scale, pipeline.crop) == (64, 0.2, False, False)
 

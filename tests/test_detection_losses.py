@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 from torch.nn.functional import softplus
-from torchvision.ops import generalized_box_iou
+from torchvision.ops import box_iou, generalized_box_iou
 
 from pycls_std.losses.detection import detection_losses
 from pycls_std.losses.matching import NONE, Weights, corners, gathered_truth, least_cost, match, matching_costs
@@ -120,6 +120,40 @@ def test_distance_and_overlap_by_hand():
     assert float(losses["giou"]) == pytest.approx(2 * (1 + 1 / 3))
 
 
+def test_overlap_is_learned_by_cross_entropy():
+    """Boxes that overlap by a third: -1/3 log p - 2/3 log (1 - p), of a weight of 3, divided by two boxes."""
+    own, other = torch.tensor([0.4, 0.5, 0.4, 0.4]), torch.tensor([0.6, 0.5, 0.4, 0.4])
+    truth = gathered_truth([{"boxes": other[None], "labels": torch.tensor([0])}])
+    boxes, ious = own.view(1, 1, 1, 4).requires_grad_(), torch.tensor(0.7).view(1, 1, 1).requires_grad_()
+    weights, logits = Weights(2, 0, 0, iou=3), torch.zeros(1, 1, 1, K)
+    losses = detection_losses(logits, boxes, truth, weights=weights, num_boxes=torch.tensor(2.0), ious=ious)
+    p = 1 / (1 + math.exp(-0.7))
+    expected = -math.log(p) / 3 - 2 * math.log(1 - p) / 3
+    assert losses["iou"].tolist() == pytest.approx([3 * expected / 2], rel=1e-5)
+    losses["iou"].sum().backward()
+    assert float(ious.grad) == pytest.approx(3 * (p - 1 / 3) / 2, rel=1e-5) and boxes.grad is None
+
+
+def test_overlaps_are_plain_sums_over_the_matches():
+    """By loops; queries without a box add nothing and learn nothing, in images without boxes, too."""
+    (logits, boxes), targets = said(), targets_of([3, 0, 2])
+    ious = torch.randn(B, L, Q, generator=torch.Generator().manual_seed(5)).requires_grad_()
+    truth, weights = gathered_truth(targets), Weights(iou=2.0)
+    matches = match(logits, boxes, truth, weights=weights)
+    losses = detection_losses(logits, boxes, truth, weights=weights, num_boxes=ONE, ious=ious)
+    assert losses.keys() == {"class", "l1", "giou", "iou"}
+    for level in range(L):
+        total = 0.0
+        for image, query in itertools.product(range(B), range(Q)):
+            if (box := int(matches[image, level, query])) != NONE:
+                pair = boxes[image, level, query].detach()[None], targets[image]["boxes"][box][None]
+                share, x = float(box_iou(*map(corners, pair))), float(ious[image, level, query].detach())
+                total += share * math.log1p(math.exp(-x)) + (1 - share) * math.log1p(math.exp(x))
+        assert float(losses["iou"][level].detach()) == pytest.approx(2 * total, rel=1e-5)
+    losses["iou"].sum().backward()
+    assert torch.equal(ious.grad != 0, matches != NONE)
+
+
 def test_tiny_boxes_keep_their_overlap():
     """A hundred-thousandth of the image, of which half overlaps: no epsilon is as large as its area."""
     own = torch.tensor([0.5, 0.5, 0.004, 0.0025])
@@ -223,6 +257,6 @@ def test_weights_are_those_of_the_cost_and_of_the_loss():
     for weights, query in ((Weights(1.0, 0.0, 0.0), 1), (Weights(0.0, 1.0, 0.0), 0), (Weights(0.0, 0.0, 1.0), 0)):
         assert match(logits, boxes, gathered_truth(targets), weights=weights)[0, 0, query] == 0
         losses = losses_of(logits, boxes, targets, weights=weights)
-        assert [bool(value) for value, weight in zip(losses.values(), weights, strict=True) if not weight] == [
+        assert [bool(value) for value, weight in zip(losses.values(), weights[:3], strict=True) if not weight] == [
             False
         ] * 2

@@ -74,6 +74,7 @@ def same(first, second):
         ((1200, 300), 800, 1333, (1328, 320)),
         ((300, 1200), 800, None, (800, 3200)),
         ((10, 1000), 800, 1333, (16, 1296)),  # shortest 13, which would be rounded down to 0
+        ((1, 5000), 800, 1333, (16, 1328)),  # shortest 1, for 0.27 would be rounded down
     ],
 )
 def test_size_of_a_view(size, shortest, longest, expected):
@@ -223,6 +224,24 @@ def test_an_image_without_boxes_and_a_thin_one():
                 pixels, view = made(picture(*size), target_of([], size))
                 assert min(pixels.shape[1:]) >= 1
                 assert view["boxes"].shape == (0, 4) and view["labels"].shape == (0,)
+
+
+def test_an_image_of_one_row_stays_small_before_its_crop(monkeypatch):
+    """Published is no limit: 1 x 5000 would be 1,600,000 pixels wide at 32 px; up to 10 to 1 nothing changes."""
+    seen, crop = set(), DetectionPipeline._cropped
+    monkeypatch.setattr(DetectionPipeline, "_cropped", lambda self, *pair: seen.add(pair[0].size) or crop(self, *pair))
+    for size, expected in (((1, 5000), {(240, 1)}), ((10, 100), {(160, 16), (200, 20), (240, 24)})):
+        seen.clear()
+        for _ in range(40):
+            pipeline(32).train_transform()(picture(*size), target_of([], size))
+        assert seen == expected
+
+
+def test_the_truth_is_for_scores_alone():
+    """It does not go to the device with what is trained on."""
+    image, target = picture(48, 96), target_of([[0, 0, 96, 48]], (48, 96))
+    trained, tested = pipeline().train_transform()(image, target)[1], pipeline().test_transform()(image, target)[1]
+    assert tested.keys() - trained.keys() == {"truth"} and trained.keys() <= target.keys() and "truth" in target
 
 
 def test_grey_images(tmp_path):

@@ -15,6 +15,7 @@ from records import SMALL, words
 from test_distributed import SGD, apart
 from torch.nn.functional import interpolate
 
+from pycls_std import config, runner
 from pycls_std.core.structures import Batch, Loaded, Output, Padded, Progress, World
 from pycls_std.layers.orthogonal import MAPS
 from pycls_std.layers.padding import mask_at
@@ -439,6 +440,15 @@ def test_vidts_that_do_not_fit_are_told(load):
         Method(load("debug/detection_debug", TRAINER="vkd", MODEL__ARGS__queries=20, **VIDT), classes=3)
     with pytest.raises(ValueError, match="TOKENS.PROJECTION is none, at neck.maps.0: features of 64 channels"):
         Method(load("debug/detection_debug", TRAINER="token_matching", MODEL__ARGS__hidden=64, **VIDT), classes=3)
+
+
+def test_a_teacher_of_other_queries_whose_file_is_not_there_is_told_of_its_file(load, tmp_path):
+    """What the file would say of the teacher is not known, so that its queries may be others."""
+    own = {"TRAINER": "vkd", "MODEL__ARGS__queries": 20} | VIDT | {"OUT_DIR": tmp_path}
+    own["DISTILLATION__TEACHER_WEIGHTS"] = "[gone.pt]"
+    text = "each learns one; DISTILLATION.TEACHER_WEIGHTS: there is no file gone.pt$"
+    with pytest.raises(config.ConfigError, match=text):
+        runner.run("train", load("debug/detection_debug", **own))
 
 
 # ------------------------------------------------------------------------------------------------------------------ err

@@ -157,6 +157,19 @@ def test_group_norm_of_what_is_image():
     torch.testing.assert_close(found[1:], project(x[1:]))
 
 
+def test_a_group_of_one_value_is_its_bias():
+    """One channel of one place of one image, which has no variance, with a mask and without; others as torch's norm."""
+    projection = MaskedProjection(6, 32)
+    torch.nn.init.normal_(projection[1].bias)
+    found = projection(torch.randn(1, 6, 1, 1)), projection(torch.randn(1, 6, 1, 1), torch.ones(1, 1, 1).bool())
+    for each in found:
+        torch.testing.assert_close(each[0, :, 0, 0], projection[1].bias, atol=1e-4, rtol=0)
+    x = torch.randn(2, 6, 3, 5)
+    assert torch.equal(projection(x), torch.nn.Sequential.forward(projection, x))
+    model = create_backbone("vidt_swin_nano", num_classes=3, image_size=32, **(SMALL | {"hidden": 32})).train()
+    assert model(torch.randn(1, 3, 32, 32))["classes"].isfinite().all()
+
+
 def test_positions_say_row_and_column_as_shares():
     found = sine_positions(torch.ones(1, 2, 4, dtype=torch.bool), 8)[0, 1, 0]
     angles = torch.tensor([1.0, 0.01])  # of the steps 10000^0 and 10000^(1/2)
@@ -263,10 +276,31 @@ def test_heads_taps_and_sizes():
 
 
 @pytest.mark.parametrize("refine", [True, False])
+def test_a_head_says_how_well_boxes_overlap(refine):
+    """Three layers to a logit of each level, or of all without refinement; all else stays as it is."""
+    model, plain = small(refine=refine, iou_aware=True), small(refine=refine)
+    plain.load_state_dict(model.state_dict(), strict=False)
+    assert model.head_names == ("classes", "boxes", "ious") and plain.head_names == ("classes", "boxes")
+    more = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in plain.parameters())
+    assert len(model.ious) == (3 if refine else 1) and more == len(model.ious) * (2 * (64 * 64 + 64) + 65)
+    images = batch()[1]
+    with torch.no_grad():
+        found, expected = model(images), plain(images)
+        queries = model.forward_features(images).queries
+        for level in range(3):
+            x, head = queries[:, level], model.ious[level if refine else 0]
+            for index in (0, 2):
+                x = (x @ head[index].weight.T + head[index].bias).clamp(min=0)
+            torch.testing.assert_close(found["ious"][:, level], (x @ head[4].weight.T + head[4].bias)[..., 0])
+    assert found["ious"].shape == (2, 3, 5) and found.keys() - expected.keys() == {"ious"}
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("refine", [True, False])
 def test_the_loss_reaches_every_parameter(refine):
-    model = small(refine=refine, dropout=0.0).train()
+    model = small(refine=refine, dropout=0.0, iou_aware=True).train()
     found = model(batch()[1])
-    (found["classes"].square().mean() + found["boxes"].square().mean()).backward()
+    sum(found[name].square().mean() for name in ("classes", "boxes", "ious")).backward()
     still = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
     assert still == []
 
@@ -344,28 +378,30 @@ def published(model):
     state, own = {}, {ours: theirs for theirs, ours in VIDT.items() if theirs != "backbone.layers."}
     for name, value in model.state_dict().items():
         name = re.sub(r"^body\.stages\.", "backbone.layers.", name)
-        name = re.sub(r"(boxes\.[0-9]+)\.([0-9])", lambda found: f"{found[1]}.layers.{int(found[2]) // 2}", name)
+        name = re.sub(
+            r"((?:boxes|ious)\.[0-9]+)\.([0-9])", lambda found: f"{found[1]}.layers.{int(found[2]) // 2}", name
+        )
         begins = next((begins for begins in own if name.startswith(begins)), "")
         state[own.get(begins, "") + name.removeprefix(begins)] = value
     if model.neck.decoder.refine:
         boxes = [name for name in state if name.startswith("bbox_embed.")]
         state |= {f"transformer.decoder.{name}": state[name] for name in boxes}
     else:
-        heads = [name for name in state if re.match(r"(bbox|class)_embed\.0\.", name)]
+        heads = [name for name in state if re.match(r"(bbox|class|iou)_embed\.0\.", name)]
         state |= {name.replace(".0.", f".{level}.", 1): state[name] for name in heads for level in (1, 2)}
     state["backbone.layers.0.downsample.expansion.weight"] = torch.zeros(32, 16)
     state["backbone.layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(16, 16).long()
     return state | {"backbone.norm1.bias": torch.zeros(32), "transformer.level_embed": torch.zeros(4, 64)}
 
 
-@pytest.mark.parametrize("refine", [True, False])
-def test_published_weights_load(refine, caplog):
-    model, other = small(refine=refine), small(refine=refine)
+@pytest.mark.parametrize(("refine", "aware"), [(True, False), (False, False), (True, True), (False, True)])
+def test_published_weights_load(refine, aware, caplog):
+    model, other = (small(refine=refine, iou_aware=aware) for _ in range(2))
     other.load_state_dict(by_formula(model.state_dict()))
     with caplog.at_level(logging.INFO):
         start_from(model, Weights(published(other), "vidt.pth"))
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
-    assert f"it is another model's; {22 if refine else 20} tensors unused: " in caplog.messages[0]
+    assert f"it is another model's; {22 if refine else 32 if aware else 20} tensors unused: " in caplog.messages[0]
     start_from(model, Weights(model.state_dict(), "own"))
     with pytest.raises(ValueError, match="missing neck.decoder.boxes|unexpected neck.decoder.boxes"):
         start_from(model, Weights(published(small(refine=not refine)), "vidt.pth"))

@@ -77,6 +77,7 @@ def build_data(
         _tell_left_out(train_info)
         task.check_share(cfg.TRAIN.BATCH_SIZE // world.size, cfg.TRAIN.BATCH_SIZE, world.size)
         train_set, held_out = _parts(cfg, train_set)
+        train_set = task.training_set(train_set)
         loaders.check_batch_size(len(train_set), cfg.TRAIN.BATCH_SIZE, world)
         views = _train_views(cfg, train_set, task, normalization, device, crops)
         train_batches = loaders.train_loader(
@@ -85,6 +86,7 @@ def build_data(
             workers=workers,
             seed=data_seed(cfg),
             repeats=cfg.AUG.REPEATS,
+            groups=task.groups(train_set),
             world=world,
         )
     _tell_left_out(info)

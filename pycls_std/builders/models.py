@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from functools import cached_property, partial
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import nn
@@ -44,6 +45,17 @@ def find_teacher_weights(cfg, *, fetch: bool = True) -> list[Weights]:
     pairs = enumerate(zip(options.TEACHERS, options.TEACHER_WEIGHTS, strict=True))
     label = "DISTILLATION.TEACHER_WEIGHTS of teacher"
     return [_find(f"{label} {index} {name}", name, origin, fetch) for index, (name, origin) in pairs]
+
+
+def absent_files(cfg) -> str:
+    """Return in words which files of teachers' weights are not there, "" if all are.
+
+    A file says how its teacher is built, which without it is taken to be the plain one of its name.
+    """
+    options, kinds = cfg.DISTILLATION, ("timm", "published")
+    origins = [origin for origin in options.TEACHER_WEIGHTS if origin.partition(":")[0] not in kinds]
+    absent = [each for each in origins if "://" not in each and not Path(each).exists()]
+    return f"DISTILLATION.TEACHER_WEIGHTS: there is no file {first_of(absent)}" if absent else ""
 
 
 def _find(label, name, origin, fetch) -> Weights:

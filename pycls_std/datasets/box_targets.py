@@ -17,7 +17,7 @@ def box_target(truth: dict[str, Tensor], *, image_id: int, size: tuple[int, int]
     nothing is left, as in DETR (Carion et al., ECCV 2020).
     """
     clipped = clip_boxes_to_image(truth["boxes"], size)
-    kept = has_extent(clipped) & ~truth["crowd"]
+    kept = trained_on(truth, size)
     return {
         "boxes": BoundingBoxes(clipped[kept], format="XYXY", canvas_size=size),
         "labels": truth["labels"][kept],
@@ -25,6 +25,11 @@ def box_target(truth: dict[str, Tensor], *, image_id: int, size: tuple[int, int]
         "size": torch.tensor(size),
         "truth": truth,
     }
+
+
+def trained_on(truth: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+    """Return which of the annotations (m,) are trained on, see `box_target`."""
+    return has_extent(clip_boxes_to_image(truth["boxes"], size)) & ~truth["crowd"]
 
 
 def has_extent(boxes: Tensor) -> Tensor:

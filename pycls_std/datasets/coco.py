@@ -17,10 +17,11 @@ from pycls_std.core.registry import DATASETS
 from pycls_std.core.structures import DatasetInfo
 from pycls_std.core.text import first_of, printable
 from pycls_std.datasets.box_targets import box_target, has_extent
-from pycls_std.datasets.coco_file import Annotations, read_annotations
+from pycls_std.datasets.coco_file import Annotations, read_annotations, read_segmentations
 from pycls_std.datasets.decoding import open_image
 from pycls_std.datasets.folders import ending
 from pycls_std.datasets.normalizations import NORMALIZATIONS
+from pycls_std.datasets.segments import Outlines
 
 FOLDERS = {"train": "train2017", "test": "val2017"}
 MOST_IDS = 10_000  # classes of `coco_ids`
@@ -29,13 +30,15 @@ MOST_IDS = 10_000  # classes of `coco_ids`
 class CocoImages(Dataset):
     """Pairs of an image, not decoded yet, and its target (`box_targets`), in the order of ascending image id.
 
-    ids: categories of the classes, ascending. samples: pairs of a path and None, for an image has no one class.
-    left_out: in words, what is not read or not trained on; "" for nothing.
+    ids: categories of the classes, ascending. file: of the annotations. samples: pairs of a path and None, for an image
+    has no one class. left_out: in words, what is not read or not trained on; "" for nothing.
     Raises ValueError that names the images that are not in the folder.
     """
 
-    def __init__(self, folder: Path, annotations: Annotations, ids: tuple[int, ...], *, train: bool):
+    def __init__(self, folder: Path, annotations: Annotations, ids: tuple[int, ...], *, file: Path, train: bool):
         self.annotations = annotations
+        self.file = file
+        self.sizes = annotations.sizes
         self.labels_of_boxes = np.searchsorted(ids, annotations.category)
         self.samples = [(str(folder / name), None) for name in annotations.files]
         spare = _unnamed(folder, annotations.files)
@@ -56,6 +59,10 @@ class CocoImages(Dataset):
         names = {"boxes": known.boxes, "labels": self.labels_of_boxes, "area": known.area, "crowd": known.crowd}
         truth = {name: torch.tensor(values[rows]) for name, values in names.items()}  # copies, for other processes
         return image, box_target(truth, image_id=int(known.ids[index]), size=(height, width))
+
+    def outlines(self) -> Outlines:
+        """Return the outlines of the objects. Raises ValueError for an annotation that has none."""
+        return Outlines(read_segmentations(self.file), self.annotations)
 
 
 @DATASETS.register("coco")
@@ -91,17 +98,22 @@ def _load(name: str, root: str, split: str, choose: Callable) -> tuple[Dataset, 
     if split == "train":  # here, for the test split's file is the smaller one to read again
         _refuse_other_categories(name, root, categories, _annotations(name, root, "test").categories)
     ids = tuple(choose(categories, f"{name}: DATA.ROOT {printable(root)}"))
-    dataset = CocoImages(folder, annotations, ids, train=split == "train")
+    file = _file(root, split)
+    dataset = CocoImages(folder, annotations, ids, file=file, train=split == "train")
     left_out = f"{name}: {folder.name} has {dataset.left_out}" if dataset.left_out else ""
     classes = tuple(categories.get(number, f"unused {number}") for number in ids)
     return dataset, DatasetInfo(Path(os.path.abspath(root)).name, classes, NORMALIZATIONS["imagenet"], left_out, ids)
 
 
 def _annotations(name: str, root: str, split: str) -> Annotations:
-    file = f"annotations/instances_{FOLDERS[split]}.json"
-    if not (Path(root) / file).exists():
-        raise ValueError(f"{name}: DATA.ROOT {printable(root)} has no file {file}")
-    return read_annotations(Path(root) / file)
+    file = _file(root, split)
+    if not file.exists():
+        raise ValueError(f"{name}: DATA.ROOT {printable(root)} has no file {file.relative_to(root)}")
+    return read_annotations(file)
+
+
+def _file(root: str, split: str) -> Path:
+    return Path(root) / "annotations" / f"instances_{FOLDERS[split]}.json"
 
 
 def _refuse_other_categories(name: str, root: str, train: dict[int, str], test: dict[int, str]) -> None:

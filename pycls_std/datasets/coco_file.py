@@ -42,6 +42,15 @@ def read_annotations(path: Path) -> Annotations:
         raise ValueError(f"{printable(str(path))}: {error}") from error
 
 
+def read_segmentations(path: Path) -> list:
+    """Return what a file that `read_annotations` has read says of the outlines, in the order of its annotations.
+
+    Of each: a list of polygons, a dictionary of runs, or None where it says nothing.
+    """
+    rows = json.loads(read_bytes(path))["annotations"]
+    return [row.get("segmentation") or None for row in sorted(rows, key=lambda row: row["image_id"])]
+
+
 def _annotations(content) -> Annotations:
     categories, images, rows = (_entries(content, part) for part in ("categories", "images", "annotations"))
     names = dict(zip(_ids("categories", categories), _column("categories", categories, "name", "a text"), strict=True))

@@ -26,13 +26,15 @@ PUBLISHED = 800
 LONGEST = 1333
 SHORTEST = range(480, 801, 16)  # of a training view
 BEFORE_CROP = (400, 500, 600)  # shortest side
+LONGEST_BEFORE_CROP = 6000  # of ours, for images more than ten times as long as they are wide; published is no limit
 CROP = (384, 600)  # least and most of a side
+JOINT = ("boxes", "segments")  # what of a target changes with the image, if it is there
 MULTIPLE = 16  # to which both sides of a view are rounded down
 
 
 @dataclass(frozen=True)
 class DetectionPipeline:
-    """How views are made; a target is a dictionary with `boxes` (n, 4), see `box_targets`.
+    """How views are made; a target is a dictionary with `boxes` (n, 4), see `box_targets`, or with `segments`, too.
 
     image_size: shortest side at test, pixels; every size of the recipe scales with it. flip: probability.
     multi_scale: whether the shortest side of a training view is drawn, else it is image_size. crop: whether half of
@@ -47,7 +49,7 @@ class DetectionPipeline:
     batched = False  # images are of several sizes
 
     def train_transform(self) -> Callable:
-        """Return what makes a training view of an image and its target."""
+        """Return what makes a training view of an image and its target, without the `truth`."""
         return self._training_view
 
     def test_transform(self) -> Callable:
@@ -59,10 +61,11 @@ class DetectionPipeline:
         if torch.rand(()) < self.flip:
             image, target = _both(functional.horizontal_flip, image, target)
         if self.crop and torch.rand(()) < 0.5:
-            image, target = self._resized(image, target, self._drawn(BEFORE_CROP))
+            image, target = self._resized(image, target, self._drawn(BEFORE_CROP), self._scaled(LONGEST_BEFORE_CROP))
             image, target = self._cropped(image, target)
         size = self._drawn(SHORTEST) if self.multi_scale else self.image_size
-        return self._finished(*self._resized(image, target, size, self._longest))
+        pixels, target = self._finished(*self._resized(image, target, size, self._longest))
+        return pixels, {name: value for name, value in target.items() if name != "truth"}  # which only scores need
 
     def _test_view(self, image: Image.Image, target: dict) -> tuple[Tensor, dict]:
         return self._finished(*self._resized(to_rgb(image), target, self.image_size, self._longest))
@@ -82,7 +85,7 @@ class DetectionPipeline:
     def _drawn(self, sizes: Sequence[int]) -> int:
         return self._scaled(sizes[_whole(0, len(sizes) - 1)])
 
-    def _resized(self, image, target: dict, shortest: int, longest: int | None = None) -> tuple[Image.Image, dict]:
+    def _resized(self, image, target: dict, shortest: int, longest: int) -> tuple[Image.Image, dict]:
         size = view_size((image.height, image.width), shortest, longest, multiple=self._multiple)
         return _both(partial(functional.resize, size=list(size)), image, target)
 
@@ -102,7 +105,10 @@ class DetectionPipeline:
         pixels = functional.to_dtype(functional.pil_to_tensor(image), torch.float32, scale=True)
         sides = torch.tensor([image.width, image.height] * 2, dtype=torch.float32)
         boxes = box_convert(target["boxes"].as_subclass(Tensor), "xyxy", "cxcywh") / sides
-        return functional.normalize(pixels, *self.normalization, inplace=True), target | {"boxes": boxes}
+        target = target | {"boxes": boxes}
+        if "segments" in target:
+            target["segments"] = target["segments"].as_subclass(Tensor)[0]
+        return functional.normalize(pixels, *self.normalization, inplace=True), target
 
 
 def view_size(size: tuple[int, int], shortest: int, longest: int | None, *, multiple: int) -> tuple[int, int]:
@@ -113,8 +119,9 @@ def view_size(size: tuple[int, int], shortest: int, longest: int | None, *, mult
     """
     least, most = min(size), max(size)
     if longest is not None and most / least * shortest > longest:
-        shortest = round(longest * least / most)
-    height, width = (int(shortest * side / least) // multiple * multiple for side in size)
+        shortest = max(1, round(longest * least / most))
+    sides = (int(shortest * side / least) for side in size)
+    height, width = (min(side, longest or side) // multiple * multiple for side in sides)
     return max(height, multiple), max(width, multiple)
 
 
@@ -150,7 +157,7 @@ def pad_to_batch(samples: list[Sample]) -> Loaded:
 
 
 def _both(change: Callable, image: Image.Image, target: dict) -> tuple[Image.Image, dict]:
-    return change(image), target | {"boxes": change(target["boxes"])}
+    return change(image), target | {name: change(target[name]) for name in JOINT if name in target}
 
 
 def _whole(least: int, most: int) -> int:

@@ -65,39 +65,81 @@ class EpochSampler(Sampler):
     Repeats follow each other, and the epoch is cut to the size of the dataset, so that with 3 repeats it sees a third
     of the images, each in three views.
     Source: Hoffer et al., CVPR 2020; Touvron et al., ICML 2021 (repeated augmentation).
+    groups: of each image, a number, or None. A batch then has images of one group. What is left of all groups, less
+    than a batch of each, is cut into batches as well, neighbouring groups together, so that there are as many batches
+    as without groups; and the order of the batches is shuffled.
     """
 
-    def __init__(self, size: int, *, seed: int, batch_size: int, positions: list[int], repeats: int = 1):
+    def __init__(
+        self,
+        size: int,
+        *,
+        seed: int,
+        batch_size: int,
+        positions: list[int],
+        repeats: int = 1,
+        groups: np.ndarray | None = None,
+    ):
         self.size = size
         self.seed = seed
         self.batches = size // batch_size
         self.batch_size = batch_size
         self.positions = positions
         self.repeats = repeats
+        self.groups = groups
         self.epoch = 0
 
     def __len__(self) -> int:
         return self.batches * len(self.positions)
 
     def __iter__(self):
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size).repeat(self.repeats)
-        for batch in range(self.batches):
-            for place in self.positions:
-                position = batch * self.batch_size + place
-                yield self.epoch * self.repeats + position % self.repeats, int(order[position])
+        for batch in self._order():
+            for view, index in batch[self.positions].tolist():
+                yield self.epoch * self.repeats + view, index
+
+    def _order(self) -> np.ndarray:
+        """Return which view, below `repeats`, of which image stands at each place of a batch, (batches, places, 2)."""
+        draws = np.random.default_rng((self.seed, self.epoch))
+        order = draws.permutation(self.size)
+        if self.groups is None:
+            return self._batches(self._views(order))
+        own = self.groups[order]
+        parts = [self._views(order[own == group]) for group in np.unique(own)]
+        whole = [len(part) // self.batch_size * self.batch_size for part in parts]
+        first = [part[:count] for part, count in zip(parts, whole, strict=True)]
+        left = [part[count:] for part, count in zip(parts, whole, strict=True)]
+        return draws.permutation(self._batches(np.concatenate(first + left)))
+
+    def _views(self, order: np.ndarray) -> np.ndarray:
+        """Return views (N, 2) of images in an order (N,), as many as these, those of an image one after the other."""
+        places = np.arange(len(order))
+        return np.stack([places % self.repeats, order[places // self.repeats]], axis=1)
+
+    def _batches(self, places: np.ndarray) -> np.ndarray:
+        count = self.batches * self.batch_size
+        return places[:count].reshape(self.batches, self.batch_size, 2)
 
 
 def train_loader(
-    views: Views, *, batch_size: int, workers: int, seed: int, repeats: int = 1, world: World = WORLD
+    views: Views,
+    *,
+    batch_size: int,
+    workers: int,
+    seed: int,
+    repeats: int = 1,
+    groups: np.ndarray | None = None,
+    world: World = WORLD,
 ) -> DataLoader:
     """Return a loader of this process's share of shuffled batches; an incomplete last batch is dropped.
 
-    batch_size: images of a batch of all processes.
+    batch_size: images of a batch of all processes. repeats, groups: see `EpochSampler`.
     Raises ValueError if there are fewer images than a batch has, and if a batch cannot be shared out.
     """
     check_batch_size(len(views), batch_size, world)
     positions = world.positions(batch_size)
-    sampler = EpochSampler(len(views), seed=seed, batch_size=batch_size, positions=positions, repeats=repeats)
+    sampler = EpochSampler(
+        len(views), seed=seed, batch_size=batch_size, positions=positions, repeats=repeats, groups=groups
+    )
     return views.loader(sampler, batch_size=len(positions), workers=workers)
 
 

@@ -37,9 +37,14 @@ class Shapes(Dataset):
     def __len__(self) -> int:
         return self.images
 
+    @property
+    def sizes(self) -> list[list[int]]:
+        """Height and width of each image, pixels."""
+        return [_size(np.random.default_rng((self.seed, index))) for index in range(self.images)]
+
     def __getitem__(self, index: int):
         draws = np.random.default_rng((self.seed, index))
-        height, width = draws.integers(*SIDES, 2).tolist()
+        height, width = _size(draws)
         pixels = draws.integers(0, 100, (height, width, 3), dtype=np.uint8)
         taken, rows = np.zeros((height, width), dtype=bool), []
         for label in draws.integers(0, len(SHAPES), draws.integers(1, MOST + 1)).tolist():
@@ -57,6 +62,11 @@ class Shapes(Dataset):
             "crowd": torch.zeros(len(rows), dtype=torch.bool),
         }
         return Image.fromarray(pixels), box_target(truth, image_id=index + 1, size=(height, width))
+
+
+def _size(draws: np.random.Generator) -> list[int]:
+    """Return height and width of an image: the first that is drawn of it."""
+    return draws.integers(*SIDES, 2).tolist()
 
 
 def _placed(draws: np.random.Generator, taken: np.ndarray, shape) -> np.ndarray | None:

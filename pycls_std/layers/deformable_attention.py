@@ -91,9 +91,18 @@ class DeformableAttention(nn.Module):
         offsets = self.sampling_offsets(queries).unflatten(2, (*layout, 2)).float()  # places need full precision
         centres = references[:, :, None, :, None, :2].float()
         if references.shape[-1] == 2:
-            pixels = torch.tensor([(width, height) for height, width in sizes], device=offsets.device)
-            places = centres + offsets / pixels[:, None]
+            places = centres + _as_shares(offsets, sizes)
         else:
             places = centres + offsets / self.points * references[:, :, None, :, None, 2:].float() * 0.5
         read = sample_maps(values, sizes, places, weights.unflatten(3, layout[1:]))
         return self.output_proj(read.to(queries.dtype))
+
+
+def _as_shares(offsets: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+    """Return offsets (B, Q, M, L, P, 2), x and y in pixels of each map, as shares of it.
+
+    The sizes are numbers of the host: as a tensor they would be copied to the device in every layer.
+    """
+    pairs = zip(offsets.unbind(3), sizes, strict=True)
+    shares = [torch.stack([own[..., 0] / width, own[..., 1] / height], dim=-1) for own, (height, width) in pairs]
+    return torch.stack(shares, dim=3)

@@ -40,6 +40,7 @@ class Decoded(NamedTuple):
 
     queries: Tensor  # (B, L, Q, C)
     boxes: Tensor  # (B, L, Q, 4) centre x, centre y, width, height, as shares of the image
+    tokens: list[Tensor] | None = None  # (B, H, W, K + 1) of each map; what a ViDT says of its places, in training
 
 
 def memory_of(maps: list[Tensor], masks: list[Tensor | None]) -> Memory:
@@ -130,9 +131,15 @@ def _on_maps(references: Tensor, memory: Memory) -> Tensor:
     return each * memory.ratios.repeat(1, 1, references.shape[-1] // 2)[:, None]
 
 
+def three_layers(channels: int, values: int) -> nn.Sequential:
+    """Return three linear layers from channels to values."""
+    first, second, last = (nn.Linear(channels, width) for width in (channels, channels, values))
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
+
+
 def _box_head(channels: int) -> nn.Sequential:
     """Return three layers to 4 values, whose last starts at zero."""
-    last = nn.Linear(channels, 4)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels), nn.ReLU(), last)
+    head = three_layers(channels, 4)
+    nn.init.zeros_(head[-1].weight)
+    nn.init.zeros_(head[-1].bias)
+    return head

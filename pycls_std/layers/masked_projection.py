@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H height, W width.
 """
 
+import torch
 from torch import Tensor, nn
 
 from pycls_std.core.precision import full_precision
@@ -24,7 +25,9 @@ class MaskedProjection(nn.Sequential):
         """x: (B, C, H, W). mask: (B, H, W) true where there is image; None = everywhere."""
         convolution, norm = self
         x = convolution(x)
-        return norm(x) if mask is None else _masked_group_norm(x, mask, norm)
+        if mask is None:  # not by `norm(x)`, which refuses groups of one value; these are their bias
+            return torch.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+        return _masked_group_norm(x, mask, norm)
 
 
 def _masked_group_norm(x: Tensor, mask: Tensor, norm: nn.GroupNorm) -> Tensor:

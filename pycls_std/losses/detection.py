@@ -5,17 +5,25 @@ Shapes: B batch, L levels, Q queries, K classes, N places for the boxes of an im
 
 import torch
 from torch import Tensor
-from torchvision.ops import generalized_box_iou, sigmoid_focal_loss
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchvision.ops import box_iou, generalized_box_iou, sigmoid_focal_loss
 
 from pycls_std.core.precision import full_precision
 from pycls_std.losses.matching import ALPHA, GAMMA, NONE, Truth, Weights, corners, match
 
 
 def detection_losses(
-    logits: Tensor, boxes: Tensor, truth: Truth, *, weights: Weights, num_boxes: Tensor
+    logits: Tensor,
+    boxes: Tensor,
+    truth: Truth,
+    *,
+    weights: Weights,
+    num_boxes: Tensor,
+    ious: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the weighted losses `class`, `l1` and `giou`, (L,) each: of every level, matched by itself; fp32.
 
+    With `ious`, logits (B, L, Q) of how well the boxes overlap, `iou` as well.
     logits: (B, L, Q, K). boxes: (B, L, Q, 4) centre x, centre y, width, height, as shares of the image, as in truth.
     num_boxes: what the sums over the batch are divided by.
     Source: Carion et al., ECCV 2020; with the focal loss, Zhu et al., ICLR 2021.
@@ -26,6 +34,8 @@ def detection_losses(
         l1, giou = box_losses(boxes, truth, matches)
         losses = {"class": weights.classes * class_losses(logits, truth, matches)}
         losses |= {"l1": weights.l1 * l1, "giou": weights.giou * giou}
+        if ious is not None:
+            losses["iou"] = weights.iou * overlap_losses(ious.float(), boxes, truth, matches)
         return {name: value / num_boxes for name, value in losses.items()}
 
 
@@ -47,9 +57,30 @@ def box_losses(boxes: Tensor, truth: Truth, matches: Tensor) -> tuple[Tensor, Te
     Source of the latter: Rezatofighi et al., CVPR 2019. That of single pairs in torchvision picks boxes by a mask, for
     which a GPU waits and a compiler stops.
     """
-    places = matches.clamp(min=0).flatten(1)[..., None].expand(-1, -1, 4)
-    unmatched = (matches == NONE)[..., None]
-    others = truth.boxes.gather(1, places).view_as(boxes).masked_fill(unmatched, 0.5)
-    own = boxes.masked_fill(unmatched, 0.5)  # the same box: no distance, and no gradient
+    own, others = _pairs(boxes, truth, matches)
     overlap = generalized_box_iou(corners(own)[..., None, :], corners(others)[..., None, :])[..., 0, 0]
     return (own - others).abs().sum(dim=(0, 2, 3)), (1 - overlap).sum(dim=(0, 2))
+
+
+def overlap_losses(ious: Tensor, boxes: Tensor, truth: Truth, matches: Tensor) -> Tensor:
+    """Return the sums over the matches of each level (L,): cross-entropy of logits `ious` (B, L, Q) with the IoU.
+
+    No gradient goes through the IoU, which is what is learned; in the public code it does, and draws boxes towards a
+    larger one where the logit is above 0. Source: ViDT+ (Song et al., arXiv 2204.07962).
+    """
+    own, others = _pairs(boxes.detach(), truth, matches)
+    overlap = box_iou(corners(own)[..., None, :], corners(others)[..., None, :])[..., 0, 0]
+    unmatched = matches == NONE
+    said = ious.masked_fill(unmatched, 0)
+    losses = binary_cross_entropy_with_logits(said, overlap, reduction="none").masked_fill(unmatched, 0)
+    return losses.sum(dim=(0, 2))
+
+
+def _pairs(boxes: Tensor, truth: Truth, matches: Tensor) -> tuple[Tensor, Tensor]:
+    """Return boxes (B, L, Q, 4) and those that they are matched with.
+
+    Where there is none both are the same box: no distance, and no gradient.
+    """
+    places = matches.clamp(min=0).flatten(1)[..., None].expand(-1, -1, 4)
+    unmatched = (matches == NONE)[..., None]
+    return boxes.masked_fill(unmatched, 0.5), truth.boxes.gather(1, places).view_as(boxes).masked_fill(unmatched, 0.5)

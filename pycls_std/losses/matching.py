@@ -23,14 +23,19 @@ class Truth(NamedTuple):
 
     boxes: Tensor  # (B, N, 4) centre x, centre y, width, height, as shares of the image; float32
     labels: Tensor  # (B, N), NONE where there is no box
+    segments: Tensor | None = None  # (B, H, W) 1 + the class at each place, 0 for none; None if it is not asked for
 
 
 class Weights(NamedTuple):
-    """Of the three parts of a match, in its cost and in the loss. Defaults: Zhu et al., ICLR 2021; ViDT, ICLR 2022."""
+    """Of the three parts of a match, in its cost and in the loss; of the head `ious`, in the loss alone.
+
+    Defaults: Zhu et al., ICLR 2021; ViDT, ICLR 2022.
+    """
 
     classes: float = 2.0
     l1: float = 5.0
     giou: float = 2.0
+    iou: float = 0.0
 
 
 def gathered_truth(targets: list[dict]) -> Truth:

@@ -9,6 +9,7 @@ Shapes: B batch, H height, W width, C channels, L prediction levels, Q queries, 
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from pycls_std.core.precision import full_precision
 from pycls_std.core.registry import BACKBONES
 from pycls_std.core.structures import Padded
-from pycls_std.layers.deformable_decoder import Decoded, Decoder, DecoderSizes, memory_of
+from pycls_std.layers.deformable_decoder import Decoded, Decoder, DecoderSizes, memory_of, three_layers
 from pycls_std.layers.masked_projection import MaskedProjection
 from pycls_std.models.contract import Adopted
 from pycls_std.models.swin_ram import BodySizes, SwinRam
@@ -30,6 +31,14 @@ VIDTS = {
     "base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
 }
 PRIOR = 0.01  # of a class at the start, by which the rare boxes do not drown
+RARE = -math.log((1 - PRIOR) / PRIOR)
+
+
+class Extras(NamedTuple):
+    """Heads that teach and do not predict, of ViDT+ (Song et al., arXiv 2204.07962)."""
+
+    iou_aware: bool = False  # `ious`, how well the box of each query overlaps with what it is of
+    token_label: bool = False  # `tokens`, what stands at each place of the neck's maps
 
 
 class Neck(nn.Module):
@@ -46,15 +55,24 @@ class Neck(nn.Module):
 class ViDT(nn.Module):
     """Heads: `classes` (B, L, Q, K) logits, and `boxes` (B, L, Q, 4), centre x, centre y, width, height.
 
+    With `iou_aware` also `ious` (B, L, Q), logits of the overlap of a query's box with the box that it answers for;
+    with `token_label`, in training alone, `tokens`, (B, H, W, K + 1) logits of each map of the neck: that something
+    stands there, and that it is of each class. The public code has logits of 0 instead of the features at the border.
     Boxes are shares of the image without its padding. Level 0 is what the backbone says, then come the decoder's
     layers; the last one predicts. It takes padded images of any size, or a plain batch.
     Taps: the maps of the stages; in the neck the maps of stages 1 to 3 and of one merged from the last, the queries
     (B, C, 1, Q), and what they are at each level, (B, C, L, Q).
     """
 
-    head_names = ("classes", "boxes")
-
-    def __init__(self, body: BodySizes, decoder: DecoderSizes, *, num_classes: int, drop_path: float = 0.0):
+    def __init__(
+        self,
+        body: BodySizes,
+        decoder: DecoderSizes,
+        extras: Extras = Extras(),  # noqa: B008  (a tuple, which nobody can change)
+        *,
+        num_classes: int,
+        drop_path: float = 0.0,
+    ):
         super().__init__()
         self.num_classes = num_classes
         self.mask_padding = body.mask_padding
@@ -64,7 +82,11 @@ class ViDT(nn.Module):
         heads = len(self.neck.decoder.boxes)
         self.classes = nn.ModuleList(nn.Linear(decoder.hidden, num_classes) for _ in range(heads))
         for head in self.classes:
-            nn.init.constant_(head.bias, -math.log((1 - PRIOR) / PRIOR))
+            nn.init.constant_(head.bias, RARE)
+        self.ious = nn.ModuleList(three_layers(decoder.hidden, 1) for _ in range(heads if extras.iou_aware else 0))
+        self.tokens = _token_head(decoder.hidden, num_classes) if extras.token_label else None
+        more = {"ious": extras.iou_aware, "tokens": extras.token_label}
+        self.head_names = ("classes", "boxes", *(name for name, there in more.items() if there))
         widths = {f"stages.{index}": width for index, width in enumerate(self.body.channels)}
         names = [*(f"maps.{index}" for index in range(len(channels))), "queries", "decoder"]
         widths |= {f"neck.{name}": decoder.hidden for name in names}
@@ -82,12 +104,10 @@ class ViDT(nn.Module):
         """Return the heads; (B, C), the mean query of the last level, if pre_logits."""
         if pre_logits:
             return features.queries[:, -1].mean(dim=1)
-        levels = features.queries.unbind(1)
-        heads = [self.classes[level % len(self.classes)] for level in range(len(levels))]
-        with full_precision(levels[0].device):  # half of it has but a few scores, by which AP sorts
-            pairs = zip(heads, levels, strict=True)
-            logits = torch.stack([head(queries.to(head.weight.dtype)) for head, queries in pairs], dim=1)
-        return {"classes": logits, "boxes": features.boxes}
+        heads = {"classes": _at_levels(self.classes, features.queries), "boxes": features.boxes}
+        if self.ious:
+            heads["ious"] = _at_levels(self.ious, features.queries)[..., 0]
+        return heads if features.tokens is None else heads | {"tokens": features.tokens}
 
     def forward_intermediates(
         self, images: Tensor | Padded, indices=None, *, stop_early=False, output_fmt="NCHW", intermediates_only=False
@@ -111,6 +131,8 @@ class ViDT(nn.Module):
             tokens = [each[:, :, 0].transpose(1, 2) for each in (queries, positions)]
             decoded = self.neck.decoder(*tokens, memory_of(maps, seen.masks[1:]))
             taps.append(decoded.queries.permute(0, 3, 1, 2))
+            if self.tokens is not None and self.training:
+                decoded = decoded._replace(tokens=[self.tokens(each.permute(0, 2, 3, 1)) for each in maps])
         chosen = [taps[index] for index in wanted]
         return chosen if intermediates_only else (decoded, chosen)
 
@@ -129,7 +151,8 @@ class ViDT(nn.Module):
         """
         if "backbone.det_token" in state:
             renamed, unused = of_vidt(state)
-            return Adopted(renamed, [], unused)
+            tokens = {name: value for name, value in self.state_dict().items() if name.startswith("tokens.")}
+            return Adopted(renamed | tokens, list(tokens), unused)
         if "layers.0.blocks.0.attn.qkv.weight" not in state:
             return None
         renamed, unused = of_swin(state)
@@ -137,21 +160,41 @@ class ViDT(nn.Module):
         return Adopted(own | renamed, [name for name in own if name not in renamed], unused)
 
 
-def vidt(size, /, *, num_classes, image_size, drop_path=0.0, **args) -> ViDT:
-    """Build a ViDT of a size of VIDTS for images of any size; `args` are those of `BodySizes` and `DecoderSizes`.
+def _at_levels(heads: nn.ModuleList, queries: Tensor) -> Tensor:
+    """Return what the head of each level, or that of all, says of queries (B, L, Q, C); in full precision.
 
-    Raises ValueError for others.
+    Half of it has but a few scores, by which AP sorts.
+    """
+    with full_precision(queries.device):
+        own = queries.to(next(heads.parameters()).dtype)
+        return torch.stack([heads[level % len(heads)](each) for level, each in enumerate(own.unbind(1))], dim=1)
+
+
+def _token_head(channels: int, classes: int) -> nn.Sequential:
+    """Return what says of each place whether something stands there, and of each class whether it does."""
+    first, last = nn.Linear(channels, channels), nn.Linear(channels, classes + 1)
+    for layer in (first, last):
+        nn.init.xavier_uniform_(layer.weight)
+    nn.init.constant_(last.bias, RARE)
+    return nn.Sequential(first, nn.LayerNorm(channels), last)
+
+
+def vidt(size, /, *, num_classes, image_size, drop_path=0.0, **args) -> ViDT:
+    """Build a ViDT of a size of VIDTS for images of any size.
+
+    `args` are those of `BodySizes`, `DecoderSizes` and `Extras`. Raises ValueError for others.
     """
     embed_dim, depths, num_heads = size
     args = {"embed_dim": embed_dim, "depths": depths, "num_heads": num_heads} | args
-    if unknown := args.keys() - {*BodySizes._fields, *DecoderSizes._fields}:
+    kinds = (BodySizes, DecoderSizes, Extras)
+    if unknown := args.keys() - {field for kind in kinds for field in kind._fields}:
         raise ValueError(f"no {', '.join(sorted(unknown))}; there are {', '.join(BodySizes._fields)}, ...")
     for name, value in args.items():
         few = [each for each in (value if isinstance(value, (list, tuple)) else [value]) if type(each) is int]
         if min(few, default=1) < 1 and name != "dropout":
             raise ValueError(f"{name} is {value}, expected at least 1")
-    body, decoder = ({key: args[key] for key in kind._fields if key in args} for kind in (BodySizes, DecoderSizes))
-    return ViDT(BodySizes(**body), DecoderSizes(**decoder), num_classes=num_classes, drop_path=drop_path)
+    parts = [kind(**{key: args[key] for key in kind._fields if key in args}) for kind in kinds]
+    return ViDT(*parts, num_classes=num_classes, drop_path=drop_path)
 
 
 # Sizes of ours, for images of 200 pixels and one core: the neck of both is the same, so that one can teach the other.

@@ -19,11 +19,12 @@ VIDT = {
     "query_pos_proj.": "neck.positions.",
     "class_embed.": "classes.",
     "bbox_embed.": "neck.decoder.boxes.",
+    "iou_embed.": "ious.",
 }
-# What its code has in a file and uses nowhere, or has twice.
+# What its code has in a file and uses nowhere, or has twice; or what teaches alone, with other outputs than ours.
 LEFT_OVER = re.compile(
     r"backbone\.norm[0-9]+\..*|backbone\.layers\.[0-9]+\.downsample\.(expansion|norm2)\..*|.*\.relative_position_index"
-    r"|transformer\.(level_embed|decoder\.bbox_embed\..*)"
+    r"|transformer\.(enc_output\..*|enc_output_norm\..*|token_embed\..*|level_embed|decoder\.bbox_embed\..*)"
 )
 # What a Swin classifier has beside its blocks, and its buffers.
 SWIN_UNUSED = re.compile(r"(norm|head)\..*|.*\.(relative_position_index|attn_mask)")
@@ -37,7 +38,7 @@ def of_vidt(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     refined = any(name.startswith("transformer.decoder.bbox_embed.") for name in state)
     renamed, unused = {}, []
     for name, value in state.items():
-        copied = re.sub(r"^(class|bbox)_embed\.[0-9]+\.", r"\1_embed.0.", name)
+        copied = re.sub(r"^(class|bbox|iou)_embed\.[0-9]+\.", r"\1_embed.0.", name)
         copy = not refined and copied != name and torch.equal(value, state.get(copied, torch.empty(0)))
         if copy or LEFT_OVER.fullmatch(name):
             unused.append(name)
@@ -49,7 +50,7 @@ def of_vidt(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
 def _of_vidt(name: str) -> str:
     begins = next((begins for begins in VIDT if name.startswith(begins)), "")
     own = VIDT.get(begins, "") + name.removeprefix(begins)
-    return re.sub(r"(boxes\.[0-9]+)\.layers\.([0-9]+)", lambda found: f"{found[1]}.{2 * int(found[2])}", own)
+    return re.sub(r"((?:boxes|ious)\.[0-9]+)\.layers\.([0-9]+)", lambda found: f"{found[1]}.{2 * int(found[2])}", own)
 
 
 def of_swin(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

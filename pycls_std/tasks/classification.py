@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 import pycls_std.metrics  # noqa: F401  (registers the metrics)
 from pycls_std.core.registry import TASKS
@@ -104,6 +105,13 @@ class Classification:
         crop = None if crops[0] is None else torch.tensor(crops)
         return Loaded(torch.stack(pixels), self.stack(labels), torch.tensor(indices), crop)
 
+    def training_set(self, dataset: Dataset) -> Dataset:
+        """Return the images as they are: a label is all there is to learn."""
+        return dataset
+
+    def groups(self, dataset: Dataset) -> None:
+        """Return None: batches are of images as they come."""
+
     def check_share(self, share: int, batch_size: int, processes: int) -> None:
         """Raise ValueError if a process cannot mix its share of a batch."""
         if self.mixing.mixup and share % 2:
@@ -117,6 +125,9 @@ class Classification:
         return self.mixing(loaded, progress)
 
     # ------------------------------------------------------------------------------------------------------- objective
+    def check_heads(self, heads: tuple[str, ...]) -> None:
+        """No option asks for a head."""
+
     def losses(self, output: Output, batch: Batch, world: World) -> dict[str, Tensor]:
         """Return the loss of the labels, by name."""
         return {"ce": soft_target_cross_entropy(output.heads["cls"], batch.targets)}

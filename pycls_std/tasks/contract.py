@@ -6,7 +6,9 @@ Shapes: B batch.
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import numpy as np
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Output, Progress, Sample, World
 from pycls_std.tasks.evaluator import Evaluator
@@ -94,11 +96,23 @@ class Task(Protocol):
     def stack(self, targets: list) -> Tensor:
         """Return the targets of all images as one tensor; of a task whose pipeline is batched."""
 
+    def training_set(self, dataset: Dataset) -> Dataset:
+        """Return the training images with all that the losses need of them. Raises ValueError if it is not there."""
+
+    def groups(self, dataset: Dataset) -> np.ndarray | None:
+        """Return a number for each training image, by which batches hold images of a kind; None = as they come.
+
+        It is found without reading the images. Raises ValueError if it cannot be.
+        """
+
     def check_share(self, share: int, batch_size: int, processes: int) -> None:
         """Raise ValueError if a process cannot train on its share of a batch."""
 
     def batch(self, loaded: Loaded, progress: Progress) -> Batch:
         """Return the batch that is trained on."""
+
+    def check_heads(self, heads: tuple[str, ...]) -> None:
+        """Raise ValueError if options ask for another head of the student than it has."""
 
     def losses(self, output: Output, batch: Batch, world: World) -> dict[str, Tensor]:
         """Return the losses of the labels, scalars by name; they are multiplied by TASK.WEIGHT and added.

@@ -6,18 +6,23 @@ Shapes: B batch, L levels, Q queries, K classes, D detections of an image, n box
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 from torchvision.ops import box_iou
 
 import pycls_std.metrics  # noqa: F401  (registers the metrics)
 from pycls_std.core.option import Option
 from pycls_std.core.registry import TASKS
 from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Output, Progress, Sample, World
+from pycls_std.datasets.aspect import aspect_groups, known_sizes
 from pycls_std.datasets.box_targets import box_target
 from pycls_std.datasets.detection_views import DetectionPipeline, pad_to_batch
+from pycls_std.datasets.segments import BACKGROUND, Segmented
 from pycls_std.losses.detection import detection_losses
 from pycls_std.losses.matching import NONE, Weights, corners, gathered_truth
+from pycls_std.losses.token_labels import token_losses
 from pycls_std.metrics.found_boxes import found_boxes
 from pycls_std.tasks.contract import Shown
 from pycls_std.tasks.evaluator import Evaluator, scores_of
@@ -26,6 +31,8 @@ from pycls_std.tasks.showing import shown_boxes
 
 DETECTIONS = 100  # of an image, that COCO scores
 FLOOR = 5.0  # AP of a teacher that is trained, percent, unless the options say another
+# Head: the option that teaches it, the argument of a ViDT that makes it.
+EXTRA_HEADS = {"ious": ("IOU_WEIGHT", "iou_aware"), "tokens": ("TOKEN_WEIGHT", "token_label")}
 SAME = 0.75  # overlap of two boxes that say the same
 
 
@@ -34,9 +41,13 @@ class Detection:
     """A student returns `classes` (B, L, Q, K), logits of independent classes, and `boxes` (B, L, Q, 4).
 
     Boxes are centre x, centre y, width and height, as shares of the image without its padding. All L levels learn, the
-    last one predicts. A target is a dictionary, see `datasets/box_targets.py`: its `boxes` (n, 4) in that form, of the
-    view; `labels` (n,); `image_id`; `size` (2,), height and width of the original; `truth`, all that AP needs.
+    last one predicts. With a weight on them also learn `ious` (B, L, Q), logits of the boxes' overlap, and `tokens`,
+    see `losses/token_labels.py`. A target is a dictionary, see `datasets/box_targets.py`: its `boxes` (n, 4) in that
+    form, of the view; `labels` (n,); `image_id`; `size` (2,), height and width of the original; `truth`, all that AP
+    needs, at test; `segments` (H, W), if they are learned, see `datasets/segments.py`.
     weights: of the parts of the loss, and of a match. auxiliary: of the levels before the last one, beside it.
+    aspect_groups: how many groups of images of a like ratio batches are made of; below 2 = none. tokens: weight of
+    what the places of the maps learn.
     """
 
     RESULT = "ap"
@@ -50,6 +61,12 @@ class Detection:
         "L1_WEIGHT": Option(5.0, least=0),
         # Weight of the generalized overlap (GIoU) of the boxes, and of that overlap in the cost.
         "GIOU_WEIGHT": Option(2.0, least=0),
+        # Weight of the cross-entropy of the head `ious` with the overlap (IoU) of the boxes, which MODEL.ARGS iou_aware
+        # of a ViDT makes; ViDT+ has 2; 0 = off.
+        "IOU_WEIGHT": Option(0.0, least=0),
+        # Weight of two losses, focal and dice, of what stands at the places of the maps, by the outlines of the objects
+        # (COCO's `segmentation`); MODEL.ARGS token_label of a ViDT makes their head; ViDT+ has 2; 0 = off.
+        "TOKEN_WEIGHT": Option(0.0, least=0),
         # Weight of the losses of every level of prediction before the last one; 0 = the last one alone learns.
         "AUX_WEIGHT": Option(1.0, least=0),
         # Training views of several sizes: the shortest side is drawn, from 0.6 to 1 times DATA.IMAGE_SIZE; False = it
@@ -57,23 +74,37 @@ class Detection:
         "MULTI_SCALE": True,
         # Half of the training views are random crops.
         "CROP": True,
+        # Batches hold images of a like ratio of sides, of which there are so many groups, so that less is padding;
+        # 2 = wide and tall; 0 = images as they come.
+        "ASPECT_GROUPS": Option(0, least=0, greatest=16),
     }
 
     def __init__(
-        self, classes: int, *, pipeline: Callable[..., DetectionPipeline], weights: Weights, auxiliary: float = 1.0
+        self,
+        classes: int,
+        *,
+        pipeline: Callable[..., DetectionPipeline],
+        weights: Weights,
+        auxiliary: float = 1.0,
+        aspect_groups: int = 0,
+        tokens: float = 0.0,
     ):
         self.classes = classes
         self.pipeline = pipeline  # (normalization=...) -> what makes views
         self.weights = weights
+        self.tokens = tokens
+        learns = {"ious": weights.iou, "tokens": tokens}
+        self.HEADS = (*type(self).HEADS, *(name for name, weight in learns.items() if weight))
         self.auxiliary = auxiliary
+        self.aspect_groups = aspect_groups
         self.scores = scores_of("detection")
 
     @classmethod
     def from_cfg(cls, cfg, *, classes: int, seed: int):
         """Build from sections DATA, AUG and DETECTION. Raises ValueError if nothing of a box has a weight."""
         own = cfg.DETECTION
-        weights = Weights(own.CLASS_WEIGHT, own.L1_WEIGHT, own.GIOU_WEIGHT)
-        if not any(weights):
+        weights = Weights(own.CLASS_WEIGHT, own.L1_WEIGHT, own.GIOU_WEIGHT, own.IOU_WEIGHT)
+        if not any(weights[:3]):
             raise ValueError("DETECTION.CLASS_WEIGHT, L1_WEIGHT and GIOU_WEIGHT are 0: there is nothing to learn from")
         pipeline = partial(
             DetectionPipeline,
@@ -82,7 +113,14 @@ class Detection:
             multi_scale=own.MULTI_SCALE,
             crop=own.CROP,
         )
-        return cls(classes, pipeline=pipeline, weights=weights, auxiliary=own.AUX_WEIGHT)
+        return cls(
+            classes,
+            pipeline=pipeline,
+            weights=weights,
+            auxiliary=own.AUX_WEIGHT,
+            aspect_groups=own.ASPECT_GROUPS,
+            tokens=own.TOKEN_WEIGHT,
+        )
 
     # ------------------------------------------------------------------------------------------------------------ data
     def check(self, index: int, target: dict) -> dict:
@@ -103,32 +141,67 @@ class Detection:
         """Return a batch of samples, padded to the largest of them."""
         return pad_to_batch(samples)
 
+    def training_set(self, dataset: Dataset) -> Dataset:
+        """Return the images, with their segmentation if it is learned."""
+        if not self.tokens:
+            return dataset
+        try:
+            return Segmented(dataset)
+        except ValueError as error:
+            raise ValueError(f"DETECTION.TOKEN_WEIGHT is {self.tokens}: {error}") from error
+
+    def groups(self, dataset: Dataset) -> np.ndarray | None:
+        """Return the group of each image by the ratio of its sides, None with `aspect_groups` below 2."""
+        if self.aspect_groups < 2:
+            return None
+        try:
+            return aspect_groups(known_sizes(dataset), self.aspect_groups)
+        except ValueError as error:
+            raise ValueError(f"DETECTION.ASPECT_GROUPS is {self.aspect_groups}: {error}") from error
+
     def check_share(self, share: int, batch_size: int, processes: int) -> None:
         """Any share of a batch can be trained on."""
 
     def batch(self, loaded: Loaded, progress: Progress) -> Batch:
         """Return the batch that is trained on: the images as they come, and their boxes in one tensor, a `Truth`."""
-        return Batch(loaded.images, gathered_truth(loaded.targets), loaded)
+        truth = gathered_truth(loaded.targets)
+        if self.tokens:
+            truth = truth._replace(segments=_padded([each["segments"] for each in loaded.targets], loaded.images.mask))
+        return Batch(loaded.images, truth, loaded)
 
     # ------------------------------------------------------------------------------------------------------- objective
+    def check_heads(self, heads: tuple[str, ...]) -> None:
+        """Raise ValueError for a head that an option teaches and the student has not, and for one that none teaches."""
+        for head, (key, argument) in EXTRA_HEADS.items():
+            if head in self.HEADS and head not in heads:
+                raise ValueError(f"DETECTION.{key} is above 0, the student has no head {head} (MODEL.ARGS {argument})")
+            if head in heads and head not in self.HEADS:
+                raise ValueError(f"DETECTION.{key} is 0, the student has a head {head} (MODEL.ARGS {argument})")
+
     def losses(self, output: Output, batch: Batch, world: World) -> dict[str, Tensor]:
         """Return the weighted losses: `class`, `l1` and `giou` of the last level, and `aux`, all of those before it.
 
+        `iou` is beside them if it has a weight, so are `token_focal` and `token_dice`.
         They are sums over the batch, divided by its boxes, at least 1 in the batch of all processes. So the average of
         the processes' gradients is that of one process with the whole batch.
         """
         logits, boxes = output.heads["classes"], output.heads["boxes"]
+        ious = output.heads["ious"] if self.weights.iou else None
         num_boxes = world.sum((batch.targets.labels != NONE).sum()).clamp(min=1) / world.size
-        levels = detection_losses(logits, boxes, batch.targets, weights=self.weights, num_boxes=num_boxes)
+        levels = detection_losses(logits, boxes, batch.targets, weights=self.weights, num_boxes=num_boxes, ious=ious)
         losses = {name: values[-1] for name, values in levels.items()}
         if self.auxiliary and logits.shape[1] > 1:
             losses["aux"] = self.auxiliary * sum(values[:-1].sum() for values in levels.values())
+        if self.tokens:
+            maps, truth = output.heads["tokens"], batch.targets
+            found = token_losses(maps, truth.segments, batch.images.mask, num_boxes=num_boxes)
+            losses |= {name: self.tokens * value for name, value in found.items()}
         return losses
 
     # ------------------------------------------------------------------------------------------------------ evaluation
     def prediction_heads(self, heads: tuple[str, ...]) -> dict[str, set[str]]:
         """Return the heads that the only prediction needs, by its name."""
-        return {"boxes": set(self.HEADS)}
+        return {"boxes": set(type(self).HEADS)}
 
     def predictions(self, output: Output) -> dict[str, dict[str, Tensor]]:
         """Return the 100 most likely pairs of query and class of the last level, the most certain first.
@@ -182,3 +255,11 @@ class Detection:
 def last_level(output: Output) -> tuple[Tensor, Tensor]:
     """Return the logits (B, Q, K) and the boxes (B, Q, 4) that predict; fp32."""
     return output.heads["classes"][:, -1].float(), output.heads["boxes"][:, -1].float()
+
+
+def _padded(segments: list[Tensor], mask: Tensor) -> Tensor:
+    """Return segmentations (H, W) of several sizes in one, (B, H, W), as the images are padded (mask)."""
+    found = torch.full(mask.shape, BACKGROUND, dtype=segments[0].dtype, device=mask.device)
+    for place, own in enumerate(segments):
+        found[place, : own.shape[0], : own.shape[1]] = own
+    return found

@@ -20,7 +20,8 @@ class TaskLoss(Term):
 
     @classmethod
     def from_cfg(cls, cfg, run, student):
-        """Build from section TASK."""
+        """Build from section TASK. Raises ValueError for a student of other heads than the task's losses take."""
+        run.task.check_heads(student.heads)
         return cls(run.task, cfg.TASK.WEIGHT)
 
     def forward(self, student: Output, teachers: list[Output], batch: Batch, progress: Progress) -> dict[str, Tensor]:

@@ -83,11 +83,20 @@ class Boxes:
         images = [pad(each, more) for each, more in zip(pixels, room, strict=True)]
         return Loaded(Padded(torch.stack(images), torch.stack(masks)), list(targets), torch.tensor(indices))
 
+    def training_set(self, dataset):
+        return dataset
+
+    def groups(self, dataset):
+        return None
+
     def check_share(self, share, batch_size, processes):
         pass
 
     def batch(self, loaded, progress):
         return Batch(loaded.images, loaded.targets, loaded)
+
+    def check_heads(self, heads):
+        pass
 
     def losses(self, output, batch, world):
         labels, boxes = largest(batch.targets)

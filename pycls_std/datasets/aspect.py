@@ -1,0 +1,31 @@
+"""Groups of images of a like ratio of sides, so that a batch of one group has little padding.
+
+Shapes: N images.
+"""
+
+import numpy as np
+from torch.utils.data import Dataset, Subset
+
+WIDEST = 2.0  # of the ratios that are told apart; most photographs are 4:3 and 3:2
+
+
+def aspect_groups(sizes: np.ndarray, count: int) -> np.ndarray:
+    """Return the group (N,) of each image, from 0, the widest, to count - 1, the tallest.
+
+    sizes: (N, 2) height and width, pixels. Between groups the ratio of height and width is at equal steps of its
+    logarithm, from 1/2 to 2. So two groups are images that are wider than high, and all others, as in Detectron2.
+    """
+    borders = WIDEST ** (np.arange(1, count) * 2 / count - 1)
+    return np.searchsorted(borders, sizes[:, 0] / sizes[:, 1], side="right")
+
+
+def known_sizes(dataset: Dataset) -> np.ndarray:
+    """Return height and width (N, 2) of the images, as the dataset knows them without reading these: its `sizes`.
+
+    Raises ValueError for a dataset that knows none.
+    """
+    if isinstance(dataset, Subset):
+        return known_sizes(dataset.dataset)[dataset.indices]
+    if not hasattr(dataset, "sizes"):
+        raise ValueError(f"{type(dataset).__name__} does not know the sizes of its images without reading them")
+    return np.asarray(dataset.sizes)

@@ -1,0 +1,54 @@
+"""What the places of a detector's maps learn: how much of them belongs to each class.
+
+Shapes: B batch, H height, W width of the images, h height, w width of a map, K classes.
+Source: ViDT+ (Song et al., arXiv 2204.07962), code.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+from torchvision.ops import sigmoid_focal_loss
+
+from pycls_std.core.precision import full_precision
+from pycls_std.losses.matching import ALPHA, GAMMA
+
+CHUNK = 16  # classes whose masks of whole images are in memory at once
+
+
+def token_losses(maps: list[Tensor], segments: Tensor, image: Tensor, *, num_boxes: Tensor) -> dict[str, Tensor]:
+    """Return `token_focal` and `token_dice`, scalars: sums over images and maps, divided by num_boxes; fp32.
+
+    maps: logits (B, h, w, K + 1), that something stands at a place, and that it is of each class. segments: (B, H, W)
+    1 + the class at each pixel, 0 for none. image: (B, H, W) true where there is image; places count by how much of
+    them is. The focal loss is the mean over places, summed over classes; dice is of all places and classes of an image.
+    In the public code padding counts as places where nothing stands, and `something` has the place of class 0, which
+    no object of COCO has.
+    """
+    totals = dict.fromkeys(("token_focal", "token_dice"), 0.0)
+    with full_precision(segments.device):
+        taught = shares(segments, [tuple(each.shape[1:3]) for each in maps], classes=maps[0].shape[3] - 1)
+        for logits, target in zip(maps, taught, strict=True):
+            logits = logits.float().permute(0, 3, 1, 2)
+            weights = adaptive_avg_pool2d(image[:, None].float(), tuple(logits.shape[2:]))  # B, 1, h, w
+            focal = weights * sigmoid_focal_loss(logits, target, alpha=ALPHA, gamma=GAMMA, reduction="none")
+            means = focal.sum(dim=(1, 2, 3)) / weights.sum(dim=(1, 2, 3)).clamp(min=1e-6)
+            totals["token_focal"] = totals["token_focal"] + means.sum() / num_boxes
+            totals["token_dice"] = totals["token_dice"] + _dice(weights * logits.sigmoid(), target).sum() / num_boxes
+    return totals
+
+
+def shares(segments: Tensor, sizes: list[tuple[int, int]], *, classes: int) -> list[Tensor]:
+    """Return how much of each place is anything, and of each class: (B, K + 1, h, w) at each size, from 0 to 1."""
+    labels = torch.arange(1, classes + 1, device=segments.device)[:, None, None].split(CHUNK)
+    found = [[adaptive_avg_pool2d((segments > 0)[:, None].float(), size)] for size in sizes]
+    for some in labels:
+        own = (segments[:, None] == some).float()
+        for pooled, size in zip(found, sizes, strict=True):
+            pooled.append(adaptive_avg_pool2d(own, size))
+    return [torch.cat(pooled, dim=1) for pooled in found]
+
+
+def _dice(said: Tensor, target: Tensor) -> Tensor:
+    """Return 1 - (2 |both| + 1) / (|said| + |target| + 1) of each image (B,), from 0 to 1."""
+    said, target = said.flatten(1), target.flatten(1)
+    return 1 - (2 * (said * target).sum(dim=1) + 1) / (said.sum(dim=1) + target.sum(dim=1) + 1)
