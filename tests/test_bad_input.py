@@ -444,10 +444,10 @@ def impatient(url):
     """Hook: CIFAR-100 is somewhere else, and waited for for a second."""
     from torchvision.datasets import CIFAR100
 
-    from pycls_std.datasets import cifar
+    from pycls_std.datasets import downloads
 
     os.environ["no_proxy"] = "*"
-    CIFAR100.url, cifar.patience = url, partial(cifar.patience, 1)
+    CIFAR100.url, downloads.patience = url, partial(downloads.patience, 1)
 
 
 def test_patience_ends_with_its_block():

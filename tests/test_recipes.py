@@ -228,6 +228,26 @@ RECIPES = {
         {"AUG": TINY["AUG"], "DATA": {"IMAGE_SIZE": 32, "NORMALIZATION": "imagenet"}},
     ],
 }
+# The other data that the source reads and has no configs of: the recipe is that of CIFAR-100, the teacher their own.
+OTHER_DATA = {"flowers": ("flowers102", 102), "chaoyang": ("chaoyang", 4), "tin200": ("tiny_imagenet", 200)}
+
+
+def on_other_data(short):
+    """The recipes on one of them, by the names of the configs."""
+    name, classes = OTHER_DATA[short]
+    data = TINY["DATA"] | {"NAME": name}
+    small, large = ({"DATA": data | {"IMAGE_SIZE": side}, "MODEL": {"NUM_CLASSES": classes}} for side in (32, 224))
+    own = {"TEACHER_WEIGHTS": [f"runs/r-56_{short}_strong/seed0/checkpoints/last.pt"]}
+    taught = {"DISTILLATION": THEIRS["DISTILLATION"] | own}
+    return {
+        f"r-56_{short}_strong": [*RECIPES["r-56_c100_strong"], small, {"AUG": TINY["AUG"]}],
+        f"deit-ti_{short}_base": [TINY, large, {"TRAINER": "baseline", "DISTILLATION": {"TEACHERS": []}}],
+        f"deit-ti_{short}_ours": [TINY, large, guided(*BLOCKS), taught],
+    }
+
+
+for short in OTHER_DATA:
+    RECIPES |= on_other_data(short)
 # The tables of CIFAR-100: teacher and student, and every row's weights beside their common recipe.
 PAIRS = {"r-20": ("resnet20", "resnet56"), "r-32": ("resnet32", "resnet110"), "r-8x4": ("resnet8x4", "resnet32x4")}
 BASELINE = {"TRAINER": "baseline", "TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 0}, "DISTILLATION": {"TEACHERS": []}}

@@ -201,7 +201,8 @@ def test_no_config_with_a_published_number_is_forgotten():
 def test_no_config_of_a_publication_is_forgotten():
     """Those without a number of their own, too: crosses, teachers, the paper's arrangement on CIFAR-100."""
     large = {path for path in (ROOT / "configs").rglob("*_c10*.yaml") if "jpeg" not in path.stem}
-    large |= {path for name in ("in1k", "coco") for path in (ROOT / "configs").rglob(f"*_{name}_*.yaml")}
+    data = ("in1k", "coco", "flowers", "chaoyang", "tin200")
+    large |= {path for name in data for path in (ROOT / "configs").rglob(f"*_{name}_*.yaml")}
     rows = {job.row.config.resolve() for name in TABLES for job in jobs_of(name)}
     assert len(large) > 40 and large <= rows
 

@@ -15,13 +15,13 @@ from pycls_std.core.registry import DATASETS
 from pycls_std.core.structures import DatasetInfo
 from pycls_std.core.text import first_of, printable
 from pycls_std.datasets import folders
-from pycls_std.datasets.decoding import open_image
+from pycls_std.datasets.labelled_files import LabelledFiles
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 
 SPLITS = ("train", "val", "test")
 
 
-class ClassFolders(Dataset):
+class ClassFolders(LabelledFiles):
     """Pairs of an image, not decoded yet, and a label; classes and images in the order of torchvision's ImageFolder.
 
     left_out: in words, what lies there and is not read; "" for nothing.
@@ -36,7 +36,8 @@ class ClassFolders(Dataset):
         if len(own) < 2:
             one = f"only one class folder, {first_of(own)}: there is nothing to tell apart"
             raise ValueError(f"{printable(str(folder))} has {one if own else 'no class folders'}")
-        self.classes, self.samples = list(own), []
+        super().__init__([])
+        self.classes = list(own)
         linked, unread = self._read(own)
         empty = own.keys() - {self.classes[label] for _, label in self.samples}
         if empty:
@@ -65,13 +66,6 @@ class ClassFolders(Dataset):
                 else:
                     unread[name][file.ending] += 1
         return linked, unread
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int):
-        path, label = self.samples[index]
-        return open_image(path), label
 
 
 @DATASETS.register("image_folder")

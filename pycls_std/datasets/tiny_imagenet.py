@@ -14,13 +14,13 @@ from pycls_std.core.regular import read_bytes
 from pycls_std.core.structures import DatasetInfo
 from pycls_std.core.text import first_of, printable, shortened
 from pycls_std.datasets import folders
-from pycls_std.datasets.decoding import open_image
+from pycls_std.datasets.labelled_files import LabelledFiles
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 
 CLASSES, IMAGES = 200, {"train": 100_000, "val": 10_000}  # of the original
 
 
-class TinyImageNet(Dataset):
+class TinyImageNet(LabelledFiles):
     """Pairs of an image, not decoded yet, and a label, the position of its class among the sorted wnids.
 
     split: train or val. left_out: in words, what lies there and is not read, and how much less it is than the original.
@@ -38,7 +38,7 @@ class TinyImageNet(Dataset):
         if len(wnids) < 2:
             raise ValueError(f"tiny_imagenet: {names} has {len(wnids)} classes, expected {CLASSES}")
         self.classes = sorted(wnids)
-        self.samples = []
+        super().__init__([])
         parts = self._read_train(folder / "train") if split == "train" else self._read_val(folder / "val")
         images, classes = len(self.samples), len(self.classes)
         if (images, classes) != (IMAGES[split], CLASSES):
@@ -82,13 +82,6 @@ class TinyImageNet(Dataset):
         others = {entry.name for entry in folders.entries(str(folder / "images"))} - set(names)
         parts = [f"no image of {first_of(empty)}"] if empty else []
         return parts + ([f"{len(others)} files that {annotations.name} does not name"] if others else [])
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int):
-        path, label = self.samples[index]
-        return open_image(path), label
 
 
 def _lines(path: Path) -> list[str]:
