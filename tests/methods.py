@@ -21,15 +21,15 @@ FAMILIES = {
     "resmlp_s12": {"num_blocks": 4, "embed_dim": 16, "patch_size": 8},
     "gmlp_ti16_224": {},
     "deit_tiny_patch16_224": {"depth": 4, "embed_dim": 24, "patch_size": 8},
-    "pvt_v2_b0": {},
-    "resnet18": {},
+    "pvt_v2_b0": {"depths": [1, 1, 1, 1]},
+    "resnet18": {"layers": [1, 1, 1, 1], "channels": [8, 16, 32, 64]},
     "resnet8": {},
 }
 STUDENTS = FAMILIES | {
     DEIT: {"depth": 2, "embed_dim": 24, "patch_size": 8},
     "pit_ti_224": {},
     "pit_ti_distilled_224": {},
-    "convit_tiny": {},
+    "convit_tiny": {"depth": 4, "local_up_to_layer": 3},
     "deit_ti_conv": {"depth": 4, "embed_dim": 24, "patch_size": 8},
 }
 
