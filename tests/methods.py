@@ -15,6 +15,7 @@ from pycls_std.teachers.outputs import LiveTeachers
 
 HALF = Normalization((0.5,) * 3, (0.5,) * 3)
 START = Progress(0, 0, 1, 1)
+BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # this CPU has instructions for it: emulated, it takes minutes
 DEIT = "deit_tiny_distilled_patch16_224"
 FAMILIES = {
     "mixer_nano4": {"num_blocks": 4, "embed_dim": 16, "patch_size": 8},
