@@ -7,20 +7,26 @@ import re
 
 import pytest
 import torch
+from processes import ROOT, called
 
+from pycls_std import config
+from pycls_std.builders.data import build_task
+from pycls_std.builders.method import build_backbone, build_student, describe_run
+from pycls_std.builders.models import find_pretrained
+from pycls_std.builders.weights import student_weights
 from pycls_std.models.create import create_backbone
 from pycls_std.models.published_names import SOURCES, renamed
 
 # A small model of each source: its name here, its arguments, and the side of its images.
 MODELS = {
-    "t2t": ("t2t_vit_7", {"channels": 16, "depth": 2, "heads": 2, "width": 8}, 32),
+    "t2t": ("t2t_vit_7", {"channels": 16, "depth": 2, "heads": 2, "width": 8, "norm_eps": 1e-5}, 32),
     "tiny-transformers-t2t": ("t2t_vit_7", {"channels": 16, "depth": 2, "heads": 2, "width": 8}, 32),
     "tiny-transformers": ("deit_tiny_distilled_patch16_224", {"depth": 2, "embed_dim": 24, "patch_size": 8}, 32),
     "pvt": ("pvt_tiny", {"channels": (8, 8, 10, 16)}, 32),
     "pvtv2": ("pvt_v2_b0", {}, 64),
     "cvt": ("cvt_13", {"depths": (1, 2, 1), "channels": (6, 6, 12)}, 32),
     "cyclemlp": ("cyclemlp_b1", {"channels": (8, 8, 8, 8)}, 32),
-    "std": ("mixer_s4", {"embed_dim": 16, "num_blocks": 3}, 16),
+    "std": ("mixer_s4", {"embed_dim": 16, "num_blocks": 3, "norm_eps": 1e-5}, 16),
 }
 # Names there, and here.
 NAMES = {
@@ -78,6 +84,23 @@ NAMES = {
         "ln.weight": "norm.weight",
         "classifier.bias": "head.bias",
     },
+}
+# Logits that each source's own code gives for its small model, of the weights and the image by formula.
+LOGITS = {
+    "t2t": (-0.319286, 0.309288, 0.336803, -0.275046, -0.497216),
+    "tiny-transformers-t2t": (-0.319291, 0.309293, 0.336809, -0.275049, -0.497223),
+    "tiny-transformers": (-0.377275, -0.086636, 0.557244, -0.406010, -0.251532),  # the average, as at its test
+    "pvt": (-0.230418, -1.029775, -0.239447, 0.828714, 0.468833),
+    "pvtv2": (2.923141, -2.883309, 3.139697, -3.125365, 3.048656),
+    "cvt": (-0.380413, 0.358053, 0.251286, -0.487421, 0.213524),
+    "cyclemlp": (-0.216437, -0.146445, -0.011996, 0.125751, 0.205137),
+    "std": (-0.622783, -0.326735, 0.405020, 0.378817, -0.337987),
+}
+# Those of every head of the small student of devrimcavusoglu/std, two teachers, its tokens carried from block 2 to 3.
+HEADS = {
+    "cls": (-0.755856, -0.372816, 0.572042, 0.510949, -0.476122),
+    "std0": (0.036385, -0.051201, 0.063832, 0.155575, -0.016743),
+    "std1": (0.009020, 0.154697, 0.010394, -0.035646, -0.036997),
 }
 # The way back for all of a model's names, each an expression and what it becomes there.
 BACK = {
@@ -230,3 +253,85 @@ def test_two_names_for_one_weight_are_refused():
     twice = file | {"embeddings.0.cls_token": file["cls_token"]}
     with pytest.raises(ValueError, match="^cls_token and embeddings.0.cls_token of the file are both"):
         renamed("t2t", twice, model.state_dict())
+
+
+# ------------------------------------------------------------------------------------------------------ STD's students
+SMALL = """_BASE_: {base}
+MODEL: {{NUM_CLASSES: 5, ARGS: {{embed_dim: 16, num_blocks: 4}}}}
+DATA: {{IMAGE_SIZE: 16}}
+"""
+TOKENS = {  # names here of the two updates at blocks 2 and 3, of the one token set and of its heads, and there
+    r"branches\.std\.updates\.0\.": "mixer_blocks.2.",
+    r"branches\.std\.updates\.1\.": "mixer_blocks.3.",
+    r"_mlp\.0": "_dist.dense1",
+    r"_mlp\.2": "_dist.dense2",
+    r"(spatial|channel)_norm": r"\1_dist_norm",
+    r"branches\.std\.tokens\.0\.(spatial|channel)": r"\1_dist_token",
+    r"branches\.std\.classifiers": "classifier_dist",
+}
+
+
+def small_student(folder, name="inter"):
+    """The student of a config of the reproduction, made small, and the file of that config."""
+    path = folder / f"{name}.yaml"
+    path.write_text(SMALL.format(base=ROOT / f"configs/std/mixer-s4_c100_{name}.yaml"))
+    cfg = config.load(str(path))
+    run = describe_run(cfg, build_task(cfg, 5), weights=find_pretrained(cfg, fetch=False).teachers)
+    return build_student(cfg, build_backbone(cfg, 5), run).eval(), path
+
+
+def published_student(state):
+    """A file of devrimcavusoglu/std, which has an update in every block and uses two of them."""
+    file = {}
+    for name, value in published("std", {key.removeprefix("backbone."): each for key, each in state.items()}).items():
+        for expression, other in TOKENS.items():
+            name = re.sub(expression, other, name)
+        file[name] = value[..., None] if "spatial_dist.dense" in name and name.endswith("weight") else value
+    unused = {key.replace("blocks.2", "blocks.0"): value for key, value in file.items() if "blocks.2" in key}
+    return file | {key: value for key, value in unused.items() if "_dist" in key}
+
+
+def test_a_student_of_std_is_imported_whole(tmp_path):
+    """One token set that is carried, one shared update: head by head as its own code says."""
+    student, cfg = small_student(tmp_path)
+    student.load_state_dict(by_formula(student.state_dict()))
+    torch.save({"model": published_student(student.state_dict()), "epoch": 299}, tmp_path / "std.pth")
+    words = (tmp_path / "std.pth", tmp_path / "plain.pt", "--key=model", "--source=std", f"--cfg={cfg}")
+    code, output, errors = called("tools/import_weights.py", *words)
+    assert (code, errors) == (0, "")
+    assert "\nunused: 12 tensors: mixer_blocks.0." in output and output.count("mixer_blocks.0.") == 12
+    state, said = student_weights(tmp_path / "plain.pt", ema=False)
+    assert said == {}
+    student, _ = small_student(tmp_path)
+    student.load_state_dict(state)
+    with torch.no_grad():
+        heads = student(image(16)).heads
+    assert heads.keys() == HEADS.keys()
+    for name, logits in HEADS.items():
+        torch.testing.assert_close(heads[name], torch.tensor([logits]), atol=1e-5, rtol=0)
+
+
+def test_a_file_of_another_arrangement_or_source_is_refused(tmp_path):
+    """Both teachers' tokens are in it, and the config has one; a source or a config is missing or unknown."""
+    student, both = small_student(tmp_path)
+    _, single = small_student(tmp_path, "single")
+    torch.save(published_student(student.state_dict()), tmp_path / "std.pth")
+    for words, text in (
+        (
+            ("--source=std", f"--cfg={single}"),
+            "spatial_dist_token has the shape (2, 16), branches.std.tokens.0.spatial",
+        ),
+        (("--source=std",), "--source std needs --cfg"),
+        (("--source=vgg", f"--cfg={both}"), "--source is 'vgg', the sources are std, "),
+        (("--source=pvt", f"--cfg={both}"), "the file lacks what is here stem.proj.weight"),
+    ):
+        code, output, errors = called("tools/import_weights.py", tmp_path / "std.pth", tmp_path / "x.pt", *words)
+        assert (code, output, len(errors.splitlines())) == (1, "", 1)
+        assert text in errors
+
+
+@pytest.mark.parametrize("source", LOGITS)
+def test_logits_are_those_of_the_source_s_own_code(source):
+    model, side = built(source)
+    with torch.no_grad():
+        torch.testing.assert_close(model(image(side)), torch.tensor([LOGITS[source]]), atol=1e-5, rtol=0)
