@@ -103,11 +103,12 @@ def renamed(weights: dict[str, torch.Tensor], model: str) -> tuple[dict[str, tor
     return found.state, found.unused
 
 
-def of_source(weights: dict[str, torch.Tensor], source: str, cfg: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+def of_source(weights: dict[str, torch.Tensor], source: str, path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Return weights by the names of a config's student, and the names of those that it has no use for.
 
-    source: a name of `published_names.SOURCES`. Of `std` they are those of the tokens, too, if the config has some;
-    otherwise of the backbone. Raises ValueError for another source, a config that is none, and weights that do not fit.
+    source: a name of `published_names.SOURCES`. path: of the config. Of `std` they are those of the tokens, too, if the
+    config has some; otherwise of the backbone. Raises ValueError for another source, a config that is none, and weights
+    that do not fit.
     """
     from pycls_std import config  # here, and below, since these take seconds to import
     from pycls_std.builders.data import build_task
@@ -116,9 +117,9 @@ def of_source(weights: dict[str, torch.Tensor], source: str, cfg: str) -> tuple[
 
     if source not in published_names.SOURCES:
         raise ValueError(f"--source is {source!r}, the sources are {', '.join(published_names.SOURCES)}")
-    if not cfg:
+    if not path:
         raise ValueError(f"--source {source} needs --cfg, the config of the model that the weights are of")
-    options = config.load(cfg)
+    options = config.load(path)
     task = build_task(options, options.MODEL.NUM_CLASSES)
     run = describe_run(options, task, weights=find_pretrained(options, fetch=False, start=False).teachers)
     with torch.device("meta"):
