@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 import pytest
+import timm
 from timm.layers import DropPath
 
 from pycls_std import config
@@ -384,3 +385,58 @@ def test_the_reproduction_and_the_paper_differ_in_what_their_headers_say():
     placed = {"STD.TAPS", "STD.ASSIGN", "DISTILLATION.TEACHER_MIN_ACC"}
     rest = {"NAME", "PUBLISHED.TOP1", "PUBLISHED.TOP5", "PUBLISHED.SOURCE"}
     assert differing == said | placed | rest
+
+
+# What each ablation of STD has otherwise than the row beside it, in the folder of ablations.
+R50, R101, SWIN = "resnet50.tv_in1k", "resnet101.tv_in1k", "swin_base_patch4_window7_224.ms_in1k"
+AT_LAST = {"STD.TAPS": ["last"], "STD.ASSIGN": "all"}
+ONE_EACH = {"in1k_R50": [R50], "in1k_R101": [R101], "in1k_Swin-B": [SWIN], "in1k_R50-R101-Swin-B": [R50, R101, SWIN]}
+ABLATIONS = {
+    "in1k_last": ("in1k_paper", AT_LAST),
+    "in1k_inter": ("in1k_last", {"STD.TAPS": ["2/3", "last"]}),
+    "in1k_propagated": ("in1k_inter", {"STD.PROPAGATE": True}),
+    "in1k_last-shared": ("in1k_last", {"STD.UPDATE": "shared"}),
+    **{
+        name: ("in1k_last", {"DISTILLATION.TEACHERS": own, "DISTILLATION.TEACHER_WEIGHTS": ["timm"] * len(own)})
+        for name, own in ONE_EACH.items()
+    },
+    "in1k_R50-Swin-B": ("in1k_paper", {"DISTILLATION.TEACHERS": [R50, SWIN]}),
+    "in1k_R101-Swin-B": ("in1k_paper", {"DISTILLATION.TEACHERS": [R101, SWIN]}),
+    "in1k_no-MINE": ("in1k_paper", {"MINE.SAMPLES": 0}),
+    **{f"in1k_{kind}": ("in1k_no-MINE", {"STD.TOKENS": kind}) for kind in ("spatial", "channel")},
+    "in1k_no-tokens": ("in1k_no-MINE", {"STD.TOKENS": "none"}),
+    **{f"in1k_{form}": ("in1k_paper", {"DISTILLATION.WEIGHTING": form}) for form in ("uniform", "entropy")},
+    "in1k_class": ("in1k_paper", {"TEST.PREDICTION": "cls"}),
+    "in1k_distillation": ("in1k_paper", {"TEST.PREDICTION": "dist"}),
+}
+
+
+def options_named(name):
+    """The options of the Mixer-S/16 of this name, those apart that say what it is called and published as."""
+    (path,) = (ROOT / "configs").rglob(f"mixer-s16_{name}.yaml")
+    options = config.flatten(config.load(str(path)))
+    return {key: value for key, value in options.items() if key != "NAME" and "PUBLISHED" not in key}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_of_std_changes_one_thing(name):
+    """Every run of it is the row beside it in all else, so that a difference of the two has one cause."""
+    beside, changed = ABLATIONS[name]
+    assert options_named(name) == options_named(beside) | changed
+    assert options_named(name) != options_named(beside)
+
+
+def test_every_ablation_of_std_is_among_these():
+    files = (ROOT / "configs/std/ablations").glob("mixer-s16_*.yaml")
+    assert {path.stem.removeprefix("mixer-s16_") for path in files} == ABLATIONS.keys()
+
+
+def test_teachers_of_timm_are_pinned_by_the_tag_of_their_weights():
+    """timm may give a name without a tag other weights; among them the STD paper's teachers, alone and together."""
+    found = set()
+    for path in (path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "tables"):
+        options = config.load(str(path)).DISTILLATION
+        pairs = zip(options.TEACHERS, options.TEACHER_WEIGHTS, strict=True)
+        found |= {name for name, weights in pairs if weights == "timm"}
+    assert {R50, R101, SWIN} <= found
+    assert [name for name in found if "." not in name or not timm.models.is_model_pretrained(name)] == []

@@ -4,7 +4,8 @@ run_net.py reads weights only. Many published files also hold objects of the pro
 optimizer), which Python would build by running code from the file. This tool runs none either: torch reads the file as
 weights only, with an empty stand-in in the place of every other class, and the tool says what was dropped.
 With --model vidt_swin_nano, the names of the weights become those of this project's model, which has fewer than the
-file.
+file. With --source and --cfg they become those of the config's student, from the names that another program has for
+them; all of it must be there, in its shapes, and what the file has beside it is listed. Sources:
 """
 
 import argparse
@@ -24,6 +25,7 @@ from pycls_std.core.registry import BACKBONES  # noqa: E402
 from pycls_std.core.text import first_of, printable  # noqa: E402
 from pycls_std.engine import files  # noqa: E402
 from pycls_std.engine.checkpoint import read_whole, unreadable  # noqa: E402
+from pycls_std.models import published_names  # noqa: E402
 from pycls_std.models.contract import adopted  # noqa: E402
 from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
@@ -101,6 +103,36 @@ def renamed(weights: dict[str, torch.Tensor], model: str) -> tuple[dict[str, tor
     return found.state, found.unused
 
 
+def of_source(weights: dict[str, torch.Tensor], source: str, path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Return weights by the names of a config's student, and the names of those that it has no use for.
+
+    source: a name of `published_names.SOURCES`. path: of the config. Of `std` they are those of the tokens, too, if the
+    config has some; otherwise of the backbone. Raises ValueError for another source, a config that is none, and weights
+    that do not fit.
+    """
+    from pycls_std import config  # here, and below, since these take seconds to import
+    from pycls_std.builders.data import build_task
+    from pycls_std.builders.method import build_backbone, build_student, describe_run
+    from pycls_std.builders.models import find_pretrained
+
+    if source not in published_names.SOURCES:
+        raise ValueError(f"--source is {source!r}, the sources are {', '.join(published_names.SOURCES)}")
+    if not path:
+        raise ValueError(f"--source {source} needs --cfg, the config of the model that the weights are of")
+    options = config.load(path)
+    task = build_task(options, options.MODEL.NUM_CLASSES)
+    run = describe_run(options, task, weights=find_pretrained(options, fetch=False, start=False).teachers)
+    with torch.device("meta"):
+        student = build_student(options, build_backbone(options, task.classes), run)
+    if source != "std" or "std" not in student.branches:
+        return published_names.renamed(source, weights, student.backbone.state_dict())
+    state, taps = student.state_dict(), student.branches["std"].taps
+    places = {name.removeprefix("backbone."): name for name in state}
+    target = {bare: state[name] for bare, name in places.items()}
+    found, unused = published_names.renamed(source, weights, target, taps=taps)
+    return {places[bare]: value for bare, value in found.items()}, unused
+
+
 def _tensors(entry: dict) -> dict[str, torch.Tensor]:
     return {str(name): value.detach() for name, value in entry.items() if isinstance(value, torch.Tensor)}
 
@@ -109,17 +141,24 @@ def _tensors(entry: dict) -> dict[str, torch.Tensor]:
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0 done, 1 the file cannot be read or written."""
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="import_weights.py", description=__doc__, formatter_class=formatter)
-    parser.add_argument("source", type=Path, help="a published checkpoint")
+    known = "\n".join(f"  {name:22} {files_of}" for name, (files_of, _) in published_names.SOURCES.items())
+    text = f"{__doc__}{known}"
+    parser = argparse.ArgumentParser(prog="import_weights.py", description=text, formatter_class=formatter)
+    parser.add_argument("file", type=Path, help="a published checkpoint")
     parser.add_argument("target", type=Path, help="the file of weights to write, for DISTILLATION.TEACHER_WEIGHTS")
     parser.add_argument("--key", default="", help="entry that holds the weights, where there are several")
-    parser.add_argument("--model", default="", help="model of this project whose names the weights take")
+    names = parser.add_mutually_exclusive_group()
+    names.add_argument("--model", default="", help="model of this project whose names the weights take")
+    names.add_argument("--source", default="", help="program whose names the weights have, see above")
+    parser.add_argument("--cfg", default="", help="config of the model that the weights are of, for --source")
     args = parser.parse_args(argv)
     try:
         if args.target.exists():
             raise ValueError(f"{args.target} is there already")
-        weights, dropped = weights_in(args.source, args.key)
+        weights, dropped = weights_in(args.file, args.key)
         weights, unused = renamed(weights, args.model) if args.model else (weights, [])
+        if args.source or args.cfg:
+            weights, unused = of_source(weights, args.source, args.cfg)
         save(weights, args.target)
     except (ValueError, OSError, MemoryError) as error:
         streams.complain(f"import_weights.py: {one_line(error)}")
@@ -128,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     if dropped:
         print(f"dropped, without running it: {printable(', '.join(sorted(dropped)))}")
     if unused:
-        print(f"unused: {len(unused)} tensors: {first_of(unused)}")
+        print(f"unused: {len(unused)} tensors: {printable(', '.join(unused)) if args.source else first_of(unused)}")
     return 0
 
 

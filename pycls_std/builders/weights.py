@@ -78,14 +78,17 @@ def describe_weights(name: str, origin: str) -> Weights:
 def student_weights(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], dict]:
     """Return the weights of a student, and the checkpoint they stand in, which says how they were trained.
 
-    ema: the moving average in a checkpoint. A plain file's weights are the backbone's; nothing, {}, is said of them.
+    ema: the moving average in a checkpoint. A plain file's weights are the backbone's, or, with those of branches, all
+    of the student's; nothing, {}, is said of them.
     Raises ValueError if there is no such file, if it is not built as a checkpoint is, or has no average.
     """
     state = checkpoint.read(path)
     if not state.keys() >= TAUGHT.keys():
         if ema:
             raise ValueError(f"TEST.EMA is True, {path} holds no moving average")
-        return {f"backbone.{key}": value for key, value in _plain(state, str(path)).items()}, {}
+        plain = _plain(state, str(path))
+        whole = any(key.startswith("branches.") for key in plain)
+        return plain if whole else {f"backbone.{key}": value for key, value in plain.items()}, {}
     options_of(state, str(path))
     if ema and not state["ema"]:
         raise ValueError(f"TEST.EMA is True, {path} holds no moving average")
