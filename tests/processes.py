@@ -21,7 +21,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["run_net", "pycls_std.runner", "sklearn.datasets", "sklearn.model_selection"])
-PATIENCE = 60  # seconds that nothing may take
+PATIENCE = 120  # seconds that nothing may take
 STARTED = []
 
 

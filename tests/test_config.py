@@ -550,7 +550,9 @@ def test_runs_that_differ_in_what_matters_are_rows_of_their_own(records):
     for seed, (key, other_options) in enumerate(changed.items(), start=2):
         runs.append(Run(Path(key), other_options | ({} if key == "SEED" else {"SEED": seed}), status="finished"))
     table = aggregate(runs)
-    same = PER_RUN | config.Catalogue().idle(options)
+    catalogue = config.Catalogue()
+    same = PER_RUN | catalogue.idle(options) | {key for key, option in catalogue.options.items() if not option.rows}
+    same &= changed.keys()
     assert sorted(table["n"]) == [1] * (len(changed) - len(same)) + [1 + len(same)]
     for key in changed.keys() - same - {"NAME", "DATA.NAME"}:
         assert table["run"].str.contains(f"{key} ", regex=False).any(), key
@@ -667,6 +669,7 @@ def test_an_argument_that_is_a_mapping_is_refused(word):
 WHEN = {key: option.when for key, option in config.Catalogue().options.items() if option.when}
 # Options with which the others have no effect, and with which they have one.
 WITHOUT = {
+    "DEVICE": "cpu",
     "AUG.CROP": "none",
     "AUG.MIXUP": 0.0,
     "AUG.CUTMIX": 0.0,
@@ -682,6 +685,7 @@ WITHOUT = {
     "FEATURE.LOSS": "fitnet",
 }
 WITH = [
+    {"DEVICE": "cuda"},
     {"AUG.CROP": "pad", "AUG.MIXUP": 0.5, "OPTIM.SCHEDULE": "cosine", "DISTILLATION.TYPE": "soft"},
     {"AUG.CROP": "resized", "AUG.MIXUP": 0.5, "AUG.CUTMIX": 0.5, "OPTIM.SCHEDULE": "step", "TRAIN.EMA_DECAY": 0.9}
     | {"OPTIM.WARMUP_EPOCHS": 1.0, "DISTILLATION.LOGIT_STANDARD": True, "DISTILLATION.TYPE": "decoupled"}
@@ -696,15 +700,16 @@ WITH = [
 def test_what_has_no_effect_divides_no_row_and_hinders_no_resume(records, key):
     """Seeds that differ in the padding of a crop that has none are seeds of one row, and of one recipe."""
     catalogue, options = config.Catalogue(), records[0]
+    option = catalogue.options[key]
     assert set(re.findall(r"[A-Z]+\.[A-Z_]+", WHEN[key])) <= set(WITHOUT)
     for beside, effect in ((WITHOUT, False), *((WITHOUT | each, None) for each in WITH)):
         one = options | beside
         two = one | {key: other(one[key])}
-        effect = catalogue.options[key].has_effect(one) if effect is None else effect
+        effect = option.has_effect(one) if effect is None else effect
         assert (key not in catalogue.idle(one)) is effect
         runs = [Run(Path(str(seed)), flat | {"SEED": seed}) for seed, flat in enumerate((one, two))]
-        assert aggregate(runs)["n"].tolist() == ([1, 1] if effect else [2])
+        assert aggregate(runs)["n"].tolist() == ([1, 1] if effect and option.rows else [2])
         assert bool(changed_options(one, two, matters)) is effect
         published = [flat | {"PUBLISHED.TOP1": 50.0} for flat in (one, two)]
-        assert bool(changed_recipe(catalogue, *published)) is effect
-    assert any(catalogue.options[key].has_effect(options | WITHOUT | each) for each in WITH), "it never has"
+        assert bool(changed_recipe(catalogue, *published)) is (effect and option.recipe)
+    assert any(option.has_effect(options | WITHOUT | each) for each in WITH), "it never has"

@@ -426,7 +426,7 @@ def test_a_run_that_is_killed_is_one_row_that_says_so(pretence, monkeypatch):
 @pytest.mark.slow
 def test_a_table_that_is_killed_goes_on_where_it_was(table, tmp_path):
     """Killed in the middle of a run, the same command makes what is missing and prints the table."""
-    text = TABLE.replace("seeds: [0, 1]", "seeds: [0]").replace("OPTIM.MAX_EPOCH: 2", "OPTIM.MAX_EPOCH: 200")
+    text = TABLE.replace("seeds: [0, 1]", "seeds: [0]").replace("OPTIM.MAX_EPOCH: 2", "OPTIM.MAX_EPOCH: 60")
     floor = "options: {DISTILLATION.TEACHER_MIN_ACC: 99.9}"
     text += f"  - {{name: bad, config: {DEBUG}/kd_debug.yaml, teachers: [t], {floor}}}\n"
     table(text)
