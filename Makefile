@@ -9,13 +9,13 @@ RUN := $(BIN)/python run_net.py --mode train --cfg
 
 venv: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.txt constraints.txt
+$(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)
 ifeq ($(TORCH),)
-	$(BIN)/pip install -q -r requirements.txt -c constraints.txt
+	$(BIN)/pip install -q -r requirements.txt -r requirements-dev.txt -c constraints.txt
 else
 	$(BIN)/pip install -q uv
-	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python --torch-backend $(TORCH) -r requirements.txt -c constraints.txt
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python --torch-backend $(TORCH) -r requirements.txt -r requirements-dev.txt -c constraints.txt
 endif
 	touch $@
 

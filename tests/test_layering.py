@@ -31,6 +31,7 @@ FLOORS = {
     "measure": {"builders", "models", "engine", *GROUND},
     "check": {"builders", "datasets", "engine", *GROUND},
     "runner": {"measure", "check", "builders", "run", "engine", "config", *GROUND},
+    "notebook": {"runner", "run", "config", *GROUND},
 }
 # Parts that import nothing of torch, so that a mistake in the options and a table take no seconds.
 LIGHT = [*(PACKAGE / folder for folder in ("config", "results", "reproduce", "process"))]

@@ -7,6 +7,7 @@ import re
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from torch.hub import get_dir
@@ -31,13 +32,16 @@ class _OnlyHttps(urllib.request.HTTPRedirectHandler):
 OPENER = urllib.request.build_opener(_OnlyHttps)
 
 
-def download(url: str) -> Path:
-    """Return the local copy of a file, fetched into torch.hub's folder once and checked by its SHA-256.
+class _Address(NamedTuple):
+    url: str  # without its hash
+    file_name: str  # of the local copy
+    digest: str  # what its SHA-256 begins with, hexadecimal
 
-    The hash is the URL's fragment #sha256=<hex> of 64 digits; or those before the ending of the file's name, 8 at
-    least, as torch.hub has them, of which the log says how many there are.
-    Raises ValueError if there is no hash, if the URL or what it leads to is not https, and if the file cannot be had
-    whole.
+
+def expected(url: str) -> _Address:
+    """Return what a URL asks for, of which nothing is fetched yet.
+
+    Raises ValueError if there is no hash, or one that is none, and if the URL is not https.
     """
     address, _, fragment = url.partition("#")
     file_name = address.rsplit("/", 1)[-1]
@@ -53,6 +57,18 @@ def download(url: str) -> Path:
         raise ValueError(f"{url}: needs its SHA-256, as #sha256=<hex> or 8 digits of it or more in the file's name")
     if urlsplit(address).scheme != "https":
         raise ValueError(f"{url}: only https:// is downloaded from")
+    return _Address(address, file_name, digest)
+
+
+def download(url: str) -> Path:
+    """Return the local copy of a file, fetched into torch.hub's folder once and checked by its SHA-256.
+
+    The hash is the URL's fragment #sha256=<hex> of 64 digits; or those before the ending of the file's name, 8 at
+    least, as torch.hub has them, of which the log says how many there are.
+    Raises ValueError if there is no hash, if the URL or what it leads to is not https, and if the file cannot be had
+    whole.
+    """
+    address, file_name, digest = expected(url)
     target = Path(get_dir()) / "checkpoints" / file_name
     if not target.exists():
         try:

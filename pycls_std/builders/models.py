@@ -9,7 +9,9 @@ from typing import NamedTuple
 from torch import nn
 
 import pycls_std.models  # noqa: F401  (registers the models)
+from pycls_std.builders import weights as given
 from pycls_std.builders.weights import Weights, WeightsError, describe_weights, find_weights
+from pycls_std.config import ConfigError
 from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint
 from pycls_std.models.contract import adopted, classifier_names
@@ -41,10 +43,25 @@ def find_pretrained(cfg, *, fetch: bool = True, start: bool = True) -> Pretraine
 
 def find_teacher_weights(cfg, *, fetch: bool = True) -> list[Weights]:
     """Return the weights of every teacher; for fetch and errors see `find_pretrained`."""
+    return [_find(label, name, origin, fetch) for label, name, origin in _of_teachers(cfg)]
+
+
+def refuse_unknown_forms(cfg) -> None:
+    """Raise ConfigError that names the option for weights that no file can be; nothing is read or fetched."""
+    student = [("MODEL.WEIGHTS", cfg.MODEL.NAME, cfg.MODEL.WEIGHTS)] if cfg.MODEL.WEIGHTS else []
+    for label, name, origin in [*student, *_of_teachers(cfg)]:
+        try:
+            given.refuse_unknown_form(name, origin)
+        except ValueError as error:
+            raise ConfigError(f"{label}: {error}") from error
+
+
+def _of_teachers(cfg) -> list[tuple[str, str, str]]:
+    """Return the option, the model and the weights of every teacher."""
     options = cfg.DISTILLATION
     pairs = enumerate(zip(options.TEACHERS, options.TEACHER_WEIGHTS, strict=True))
     label = "DISTILLATION.TEACHER_WEIGHTS of teacher"
-    return [_find(f"{label} {index} {name}", name, origin, fetch) for index, (name, origin) in pairs]
+    return [(f"{label} {index} {name}", name, origin) for index, (name, origin) in pairs]
 
 
 def absent_files(cfg) -> str:
@@ -52,9 +69,7 @@ def absent_files(cfg) -> str:
 
     A file says how its teacher is built, which without it is taken to be the plain one of its name.
     """
-    options, kinds = cfg.DISTILLATION, ("timm", "published")
-    origins = [origin for origin in options.TEACHER_WEIGHTS if origin.partition(":")[0] not in kinds]
-    absent = [each for each in origins if "://" not in each and not Path(each).exists()]
+    absent = [each for each in cfg.DISTILLATION.TEACHER_WEIGHTS if given.is_file(each) and not Path(each).exists()]
     return f"DISTILLATION.TEACHER_WEIGHTS: there is no file {first_of(absent)}" if absent else ""
 
 

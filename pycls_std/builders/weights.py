@@ -1,18 +1,21 @@
-"""Find given weights: a checkpoint of this runner, a plain file, a URL, the published CIFAR weights, or timm's."""
+"""Find given weights: a checkpoint of this runner, a plain file, a URL, published ones, timm's, or the hub's."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 import timm
-from timm.models import get_pretrained_cfg, is_model
+from timm.models import get_arch_name, get_pretrained_cfg, is_model
 from torch import Tensor
 from yacs.config import CfgNode
 
 from pycls_std import config
-from pycls_std.builders.downloads import download
+from pycls_std.builders import hub
+from pycls_std.builders.downloads import download, expected
+from pycls_std.builders.plain_weights import of_backbone, plain
 from pycls_std.core.network import patience
 from pycls_std.core.structures import DatasetInfo, Normalization
 from pycls_std.core.text import printable
@@ -20,7 +23,7 @@ from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.engine import checkpoint
 from pycls_std.engine.checkpoint import TAUGHT
 from pycls_std.engine.structure import refuse_other_kind
-from pycls_std.models.create import refuse_reserved
+from pycls_std.models.create import RESERVED, refuse_place, refuse_reserved
 from pycls_std.models.resnet_cifar import PUBLISHED, PUBLISHED_URL
 
 
@@ -47,32 +50,61 @@ class Weights(NamedTuple):
     student: TrainedStudent | None = None  # of which the backbone is a part
 
 
+class Form(NamedTuple):
+    """Weights that are named by `<form>:<what>`; both functions take the model's name and the whole text."""
+
+    find: Callable[[str, str], Weights]
+    describe: Callable[[str, str], Weights]  # without fetching any; raises ValueError for what there is not
+
+
 def find_weights(name: str, origin: str) -> Weights:
     """Return weights of the model `name`.
 
     origin: a path; https://... with #sha256=<hex> or a file name that ends -<hex>.pt; published:<name>; timm, or
-    timm:<name> of another model, of which this one can be made.
+    timm:<name> of another model, of which this one can be made; hf-hub:<owner>/<name>, by timm.
     Raises ValueError that names the origin if they cannot be had or do not match their hash.
     """
-    if origin.partition(":")[0] == "timm":
-        return _from_timm(origin.partition(":")[2] or name)
-    if origin.startswith("published:"):
-        return _published(origin)
+    if form := _form(origin):
+        return form.find(name, origin)
     if "://" in origin:
-        return Weights(_plain(checkpoint.read(download(origin)), origin), origin)
+        return Weights(of_backbone(plain(checkpoint.read(download(origin)), origin)), origin)
     state = checkpoint.read(Path(origin))
-    return _own(state, name, origin) if state.keys() >= TAUGHT.keys() else Weights(_plain(state, origin), origin)
+    if state.keys() >= TAUGHT.keys():
+        return _own(state, name, origin)
+    return Weights(of_backbone(plain(state, origin)), origin)
 
 
 def describe_weights(name: str, origin: str) -> Weights:
     """Return what can be said of a model's weights without fetching any: those of a file that is there, or none."""
-    if origin.partition(":")[0] == "timm":
-        return _described_by_timm(origin.partition(":")[2] or name)
-    if origin.startswith("published:"):
-        return _described_as_published(origin)
-    if "://" in origin or not Path(origin).exists():
+    if form := _form(origin):
+        return form.describe(name, origin)
+    if not is_file(origin) or not Path(origin).exists():
         return Weights(None, f"{origin}, not here, so random weights")
     return find_weights(name, origin)
+
+
+def is_file(origin: str) -> bool:
+    """Return whether weights are named by a path of this machine, which may not be there."""
+    return _form(origin) is None and "://" not in origin
+
+
+def refuse_unknown_form(name: str, origin: str) -> None:
+    """Raise ValueError for weights of the model `name` that no file here can be; nothing is read or fetched."""
+    refuse_place(name)
+    if form := _form(origin):
+        form.describe(name, origin)
+    elif "://" in origin:
+        expected(origin)
+    elif not Path(origin).exists():
+        meant = next((each for each, fits in MEANT.items() if fits(origin)), "")
+        if meant or re.match(r"[A-Za-z][\w+-]*:", origin):
+            hint = f"did you mean {meant}:{origin}?" if meant else f"known: {KNOWN}"
+            raise ValueError(f"{origin} is no file and no form of weights; {hint}")
+
+
+def _form(origin: str) -> Form | None:
+    form, colon, _ = origin.partition(":")
+    return FORMS.get(form) if colon or form == "timm" else None
 
 
 def student_weights(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], dict]:
@@ -86,9 +118,9 @@ def student_weights(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], dict]:
     if not state.keys() >= TAUGHT.keys():
         if ema:
             raise ValueError(f"TEST.EMA is True, {path} holds no moving average")
-        plain = _plain(state, str(path))
-        whole = any(key.startswith("branches.") for key in plain)
-        return plain if whole else {f"backbone.{key}": value for key, value in plain.items()}, {}
+        weights = plain(state, str(path))
+        whole = any(key.startswith("branches.") for key in weights)
+        return weights if whole else {f"backbone.{key}": each for key, each in of_backbone(weights).items()}, {}
     options_of(state, str(path))
     if ema and not state["ema"]:
         raise ValueError(f"TEST.EMA is True, {path} holds no moving average")
@@ -167,13 +199,13 @@ def _own(state: dict, name: str, origin: str) -> Weights:
     )
 
 
-def _published(origin: str) -> Weights:
-    described = _described_as_published(origin)
+def _published(name: str, origin: str) -> Weights:
+    described = _described_as_published(name, origin)
     state = checkpoint.read(download(PUBLISHED_URL + PUBLISHED[origin.removeprefix("published:")][0]))
-    return described._replace(state=_plain(state, origin))
+    return described._replace(state=plain(state, origin))
 
 
-def _described_as_published(origin: str) -> Weights:
+def _described_as_published(name: str, origin: str) -> Weights:
     key = origin.removeprefix("published:")
     if key not in PUBLISHED:
         raise ValueError(f"{origin}: no published weights of that name; known: {', '.join(PUBLISHED)}")
@@ -181,8 +213,9 @@ def _described_as_published(origin: str) -> Weights:
     return Weights(None, origin, int(dataset.removeprefix("cifar")), NORMALIZATIONS[dataset], image_size=32)
 
 
-def _from_timm(name: str) -> Weights:
-    described = _described_by_timm(name)
+def _from_timm(name: str, origin: str) -> Weights:
+    described = _described_by_timm(name, origin)
+    name = origin.partition(":")[2] or name
     try:
         with patience():
             model = timm.create_model(name, pretrained=True)
@@ -192,7 +225,8 @@ def _from_timm(name: str) -> Weights:
     return described._replace(state=model.state_dict())
 
 
-def _described_by_timm(name: str) -> Weights:
+def _described_by_timm(name: str, origin: str) -> Weights:
+    name = origin.partition(":")[2] or name
     if not is_model(name):
         raise ValueError(f"timm has no model {name}")
     given = get_pretrained_cfg(name, allow_unregistered=True)
@@ -200,13 +234,28 @@ def _described_by_timm(name: str) -> Weights:
     return Weights(None, f"timm {name}", given.num_classes, normalization, given.input_size[-1])
 
 
-def _plain(state: dict, origin: str) -> dict[str, Tensor]:
-    """Return the weights of a file that holds them by name. Raises ValueError if it holds anything else, or nothing."""
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not all(isinstance(value, Tensor) and isinstance(key, str) for key, value in state.items()):
-        raise ValueError(f"{origin} is neither a checkpoint of this runner nor a plain dictionary of weights")
-    if not state:
-        raise ValueError(f"{origin} holds no weights: it is empty")
-    return state
+def _from_hub(name: str, origin: str) -> Weights:
+    found = hub.load(get_arch_name(name), hub.repository(origin))
+    args = {key: value for key, value in found.args.items() if key not in RESERVED}
+    return Weights(found.state, origin, found.num_classes, found.normalization, found.image_size, args)
+
+
+def _described_by_hub(name: str, origin: str) -> Weights:
+    hub.repository(origin)
+    if not is_model(name):
+        raise ValueError(f"{origin} is loaded by timm, which has no model {name}")
+    return Weights(None, f"{origin}, not fetched, so random weights")
+
+
+FORMS = {
+    "timm": Form(_from_timm, _described_by_timm),
+    "published": Form(_published, _described_as_published),
+    "hf-hub": Form(_from_hub, _described_by_hub),
+}
+KNOWN = "a path, https://...#sha256=<hex>, timm, timm:<name>, hf-hub:<owner>/<name>, published:<name>"
+# What was meant by a name that is no file's, by the form that is missing.
+MEANT = {
+    "published": PUBLISHED.__contains__,
+    "timm": is_model,
+    "hf-hub": lambda origin: origin.count("/") == 1 and is_model(origin.partition("/")[2]),
+}

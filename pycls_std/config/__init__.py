@@ -16,6 +16,7 @@ from pycls_std.config.plain_yaml import dump_yaml, load_yaml, short
 from pycls_std.config.published import changed_recipe, stack
 from pycls_std.config.reading import parse_overrides, read_yaml
 from pycls_std.config.setting import BY_FOLDER, dataset_name, flatten, locate, set_option, tree
+from pycls_std.config.shipped import find_config
 from pycls_std.core.text import printable, shortened
 
 __all__ = ["BY_FOLDER", "Catalogue", "ConfigError", "complete", "dataset_name", "defaults", "dump", "flatten", "load"]
@@ -27,13 +28,14 @@ LOG = logging.getLogger("pycls_std")
 def load(path: str, overrides: list[str] = ()) -> CfgNode:
     """Return the frozen options of a run: the page, changed by the trainer, a YAML file, then by the command line.
 
-    path: YAML file; its `_BASE_` names another file, relative to it, that is merged first.
+    path: YAML file; its `_BASE_` names another file, relative to it, that is merged first. One configs/...
+    and is not here is the package's own.
     overrides: `KEY VALUE` pairs and `KEY=VALUE` entries, mixed as they come.
     Raises ConfigError for an unknown key, a value of the wrong type or range, an option that the run does not read, and
     a file that is not as it should be.
     """
     catalogue = Catalogue()
-    levels = [*read_yaml(Path(path)), parse_overrides(overrides)]
+    levels = [*read_yaml(find_config(path)), parse_overrides(overrides)]
     settings, recipe = stack(levels)
     options, start, sources = _built(catalogue, settings)
     options.NAME = options.NAME or Path(path).stem

@@ -112,7 +112,8 @@ PAGE = {
     "AUG.REPEATS": Option(1, least=1, greatest=1000),
     # Teachers, by model name; [] = none. The TEACHER_* lists run parallel to it; [] there = each entry's default.
     "DISTILLATION.TEACHERS": Option([], of=str),
-    # One each: a checkpoint | https://...#sha256=<hex> | published:cifar100_resnet56 | timm (the name holds the tag).
+    # One each: a checkpoint or a file of weights, safetensors too | https://...#sha256=<hex> | timm (the name holds the
+    # tag) | hf-hub:<owner>/<name> of timm's models | published:cifar100_resnet56.
     "DISTILLATION.TEACHER_WEIGHTS": Option([], of=str, path=True),
     # Input normalisation by name; "" = what the weights were trained with, or the dataset's own where that is not
     # known.

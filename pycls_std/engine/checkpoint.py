@@ -2,10 +2,12 @@
 
 import hashlib
 import io
+import shlex
 import warnings
 import zipfile
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -55,12 +57,14 @@ def save(state: dict, path: Path, **options) -> None:
 
 
 def read(path: Path) -> dict:
-    """Return what a file holds, on the CPU. No code in it is run.
+    """Return what a file holds, on the CPU: one of torch.save, or of safetensors by its ending. No code in it is run.
 
     Raises Damaged that names the path if the file is damaged or holds more than weights; ValueError if there is none;
     OSError if it cannot be read at all, for example for want of memory, which says nothing about the file.
     """
     content = read_whole(path)
+    if path.suffix == ".safetensors":
+        return _safetensors(path, content)
     try:
         with warnings.catch_warnings(action="ignore"):  # of pickles that are no weights, which is told below
             state = torch.load(content, map_location="cpu", weights_only=True)
@@ -72,12 +76,29 @@ def read(path: Path) -> dict:
         unsafe = "weights_only" in str(error).lower()
         reason = (str(error) or type(error).__name__).splitlines()[0]
         reason = "it is no file of weights, or holds more than weights" if unsafe else reason
+        reason += f"; {importing(path)}" if unsafe and zipfile.is_zipfile(content) else ""
     else:
         if isinstance(state, dict) and type(state.get("format", 0)) is int:
             return state
         kind = type(state).__name__
         reason = "its format is no number" if isinstance(state, dict) else f"it holds a {kind}"
     raise Damaged(f"checkpoint {path} is corrupt or no checkpoint: {printable(reason)}")
+
+
+def importing(path: Path | str, options: str = "") -> str:
+    """Return in words how a plain file of weights is made of a file that holds more. options: of the command."""
+    quoted = shlex.quote(str(path))
+    return f"python tools/import_weights.py {quoted} NEW.pt{options} makes a plain one of it, and runs nothing in it"
+
+
+def _safetensors(path: Path, content: io.BytesIO) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load(content.getvalue())
+    except MemoryError as error:
+        raise unreadable(path, error) from error
+    except Exception as error:  # of a header that is none: safetensors' own error, or a missing type's
+        reason = printable((str(error) or type(error).__name__).splitlines()[0])
+        raise Damaged(f"checkpoint {path} is corrupt or no checkpoint: {reason}") from error
 
 
 def read_whole(path: Path) -> io.BytesIO:

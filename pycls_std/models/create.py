@@ -23,6 +23,15 @@ def refuse_reserved(args, source: str) -> None:
         raise ValueError(f"{source} has {', '.join(sorted(taken))}, which is not for it to set")
 
 
+def refuse_place(name: str) -> None:
+    """Raise ValueError for the name of a model that is a place of weights: before one is fetched, it tells nothing."""
+    if ":" in name:
+        raise ValueError(
+            f"no model {name!r}: the name is that of the architecture, such as resnet18; hf-hub:<owner>/<name> stands "
+            "in MODEL.WEIGHTS or DISTILLATION.TEACHER_WEIGHTS"
+        )
+
+
 def create_backbone(
     name: str, *, num_classes: int, image_size: int, drop_path: float = 0.0, norm_eps: float = 0.0, **args
 ) -> nn.Module:
@@ -75,6 +84,7 @@ def randomize_zero_heads(backbone: nn.Module) -> None:
 
 def _timm_model(name: str):
     if not is_model(name) or get_arch_name(name) in BACKBONES:  # ours have no tags
+        refuse_place(name)
         known = {*BACKBONES.entries, *timm.list_models()}
         near = ", ".join(difflib.get_close_matches(name, known, n=3)) or ", ".join(sorted(BACKBONES.entries))
         raise ValueError(f"no model {name!r} here or in timm; near it: {near}")

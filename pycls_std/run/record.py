@@ -94,7 +94,7 @@ def _as_seen(script: str) -> str:
 
 
 def commit() -> str:
-    """Return the commit of this checkout; "unknown" outside one.
+    """Return the commit of this checkout; "unknown" outside one, also where it is installed within another one.
 
     It ends in -dirty if tracked files differ from it, or if there is code beside it: a method in a new file.
     """
@@ -102,6 +102,8 @@ def commit() -> str:
     def git(*words):
         return subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True, check=True).stdout
 
+    if not (REPOSITORY / ".git").exists():
+        return "unknown"
     try:
         changed = git("status", "--porcelain", "-uno") + git("status", "--porcelain", "--", "pycls_std")
         return git("rev-parse", "HEAD").strip() + ("-dirty" if changed.strip() else "")

@@ -1,0 +1,58 @@
+"""Weights of a model of timm that lie on the Hugging Face hub, hf-hub:<owner>/<name>, fetched by timm."""
+
+import re
+from typing import NamedTuple
+
+import timm
+from timm.models import load_model_config_from_hf
+from torch import Tensor
+
+from pycls_std.core.network import patience
+from pycls_std.core.structures import Normalization
+
+PREFIX = "hf-hub:"
+# What of a repository's config.json timm is told. It could also name other files and other places to load from.
+KEPT = ("num_classes", "input_size", "fixed_input_size", "mean", "std", "first_conv", "classifier", "pool_size")
+
+
+class Found(NamedTuple):
+    """Weights of a repository, and what it says of them."""
+
+    state: dict[str, Tensor]
+    num_classes: int
+    normalization: Normalization
+    image_size: int  # pixels
+    args: dict  # keyword arguments the model was built with
+
+
+def repository(origin: str) -> str:
+    """Return the repository that an origin names, <owner>/<name>, and @<revision> if it says one.
+
+    Raises ValueError if it names none.
+    """
+    found = origin.removeprefix(PREFIX)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", found):
+        raise ValueError(f"{origin}: expected hf-hub:<owner>/<name>, or hf-hub:<owner>/<name>@<revision>")
+    return found
+
+
+def load(architecture: str, name: str) -> Found:
+    """Return the weights of a repository, from timm's cache if they are there.
+
+    Raises ValueError that names it if they cannot be had, or are those of another architecture.
+    """
+    try:
+        with patience():
+            given, found, args = load_model_config_from_hf(name)
+            if found == architecture:
+                kept = {key: given[key] for key in KEPT if given.get(key) is not None}
+                kept |= {"hf_hub_id": name, "source": "hf-hub"}
+                model = timm.create_model(architecture, pretrained=True, pretrained_cfg=kept, **(args or {}))
+    except Exception as error:  # a hub raises what it likes
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{PREFIX}{name} could not be loaded: {reason}") from error
+    if found != architecture:
+        raise ValueError(f"{PREFIX}{name} holds a {found} and no {architecture}")
+    used = model.pretrained_cfg
+    normalization = Normalization(tuple(used["mean"]), tuple(used["std"]))
+    return Found(model.state_dict(), model.num_classes, normalization, used["input_size"][-1], dict(args or {}))
