@@ -28,6 +28,7 @@ FLOORS = {
     "trainers": {"terms", "models", "core"},
     "run": {"engine", "config", *GROUND},
     "builders": {"models", "datasets", "engine", "tasks", "teachers", "terms", "trainers", "config", *GROUND},
+    "export": {"models", "core"},
     "measure": {"builders", "models", "engine", *GROUND},
     "check": {"builders", "datasets", "engine", *GROUND},
     "runner": {"measure", "check", "builders", "run", "engine", "config", *GROUND},
@@ -41,6 +42,7 @@ TOP = {
     "run_net.py": {"config", "core", "process", "run", "runner"},
     "tools": {
         "measure",
+        "export",
         "builders",
         "datasets",
         "models",

@@ -99,7 +99,7 @@ class TokenBranches(nn.Module):
         return Output(dict(zip(self.heads, logits, strict=True)), named)
 
     def _updated_tokens(self, patches: list[Tensor]) -> list[tuple[Tensor | None, Tensor | None]]:
-        sets = [tokens(len(patches[0])) for tokens in self.tokens]
+        sets = [tokens(patches[0].shape[0]) for tokens in self.tokens]
         if self.layout.propagate:
             for update, z in zip(self.updates, patches, strict=True):
                 sets = [update(z, *sets[0])]

@@ -26,7 +26,8 @@ class Viewer:
             raise ValueError(f"MODEL.NUM_CLASSES is {cfg.MODEL.NUM_CLASSES}, {source} was trained on {classes} classes")
         self.task = build_task(cfg, classes)
         own = named_normalization("DATA.NORMALIZATION", cfg.DATA.NORMALIZATION)
-        self.view = self.task.pipeline(normalization=own or self.info.normalization).test_transform()
+        self.normalization = own or self.info.normalization
+        self.view = self.task.pipeline(normalization=self.normalization).test_transform()
         student = build_student(cfg, build_backbone(cfg, classes), describe_run(cfg, self.task))
         checkpoint.load_weights(student, weights, source)
         self.prediction = choose_prediction(cfg, self.task, student)

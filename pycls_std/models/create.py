@@ -82,6 +82,12 @@ def randomize_zero_heads(backbone: nn.Module) -> None:
                 nn.init.trunc_normal_(module.weight, std=0.02)
 
 
+def timm_arguments(name: str, image_size: int, args: dict) -> dict:
+    """Return keyword arguments with the image size where the model's weights depend on it; others refuse to hear it."""
+    fixed = get_pretrained_cfg(name, allow_unregistered=True).fixed_input_size
+    return {"img_size": image_size} | args if fixed else dict(args)
+
+
 def _timm_model(name: str):
     if not is_model(name) or get_arch_name(name) in BACKBONES:  # ours have no tags
         refuse_place(name)
@@ -90,9 +96,7 @@ def _timm_model(name: str):
         raise ValueError(f"no model {name!r} here or in timm; near it: {near}")
 
     def make(*, num_classes, image_size, drop_path, image_token=False, **args):
-        # Models whose weights depend on the image size are told it; the others refuse to hear it.
-        if get_pretrained_cfg(name, allow_unregistered=True).fixed_input_size:
-            args = {"img_size": image_size} | args
+        args = timm_arguments(name, image_size, args)
         if drop_path:
             args = {"drop_path_rate": drop_path} | args
         model = timm.create_model(name, pretrained=False, num_classes=num_classes, **args)

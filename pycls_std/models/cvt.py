@@ -86,7 +86,7 @@ class ConvEmbedding(nn.Module):
         x = tokens_of(self.proj(maps))
         values = self.norm(x.values)
         if self.cls_token is not None:
-            values = torch.cat([self.cls_token.expand(len(values), -1, -1), values], dim=1)
+            values = torch.cat([self.cls_token.expand(values.shape[0], -1, -1), values], dim=1)
         return x._replace(values=values)
 
 

@@ -65,7 +65,7 @@ class ImageTokenDeiT(VisionTransformerDistilled):
 
     def _pos_embed(self, x: Tensor) -> Tensor:
         """x: (B, P, C). Returns class token, distillation token and patches, (B, 2 + P, C), with their positions."""
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), x.mean(dim=1, keepdim=True), x], dim=1)
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x.mean(dim=1, keepdim=True), x], dim=1)
         return self.pos_drop(tokens + self.pos_embed)
 
 

@@ -82,7 +82,7 @@ class TokensToToken(nn.Module):
             patches = unfold(maps, kernel, padding=padding, stride=stride).transpose(1, 2)
             tokens = Tokens(layer(patches), *(_places(side, kernel, stride, padding) for side in maps.shape[2:]))
             maps = tokens.map()
-        values = torch.cat([self.cls_token.expand(len(images), -1, -1), tokens.values], dim=1)
+        values = torch.cat([self.cls_token.expand(images.shape[0], -1, -1), tokens.values], dim=1)
         return tokens._replace(values=values + self.positions)
 
 

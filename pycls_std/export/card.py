@@ -1,0 +1,90 @@
+"""The model card of an exported student: what it is, who taught it, how good it is, and how it is loaded."""
+
+from typing import NamedTuple
+
+FILES = {"pt2": "model.pt2", "onnx": "model.onnx", "safetensors": "model.safetensors"}
+CARD = "README.md"
+
+
+class Facts(NamedTuple):
+    """What a card says. parts: names of the branches that are deployed with the backbone."""
+
+    name: str
+    model: str
+    arguments: dict  # of the backbone's constructor, but for its classes
+    prediction: str
+    parts: tuple[str, ...]
+    parameters: int
+    classes: tuple[str, ...]
+    image_size: int  # side, pixels
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: str  # what is done to an image before it is normalised, in words
+    training: dict[str, str]  # data, teachers, metrics, commit: what is known of each, in words
+    apart: dict[str, float]  # difference of what each file says, as a share of the largest logit, by its kind
+    timm: dict | None  # arguments of `timm.create_model`, if timm makes the backbone
+    same: bool  # whether timm's model of these says what the student says
+
+
+def card(facts: Facts) -> str:
+    """Return the card, in Markdown."""
+    head = [f"# {facts.name}", "", f"{facts.model}, {facts.parameters} parameters, {len(facts.classes)} classes."]
+    rows = ["| | |", "| --- | --- |", *(f"| {key} | {_cell(text)} |" for key, text in facts.training.items())]
+    loaded = [line for kind in facts.apart for line in ("", f"## {FILES[kind]}", "", *LOADED[kind](facts))]
+    return "\n".join([*head, "", *rows, "", *_input(facts), *loaded]) + "\n"
+
+
+def _input(facts: Facts) -> list[str]:
+    numbers = [", ".join(f"{value:g}" for value in values) for values in (facts.mean, facts.std)]
+    names = ", ".join(f"{number} {_cell(name)}" for number, name in enumerate(facts.classes))
+    return [
+        f"Input: (B, 3, {facts.image_size}, {facts.image_size}), fp32, RGB; of an image {facts.resize}; pixels "
+        f"from 0 to 1, minus the mean {numbers[0]}, by the deviation {numbers[1]}.",
+        f"Output: (B, {len(facts.classes)}) logits of the prediction `{facts.prediction}`; any B.",
+        "",
+        f"Classes: {names}.",
+    ]
+
+
+def _program(facts: Facts) -> list[str]:
+    return _code("program = torch.export.load('model.pt2').module()", "logits = program(images)") + _apart("pt2", facts)
+
+
+def _onnx(facts: Facts) -> list[str]:
+    session = "session = onnxruntime.InferenceSession('model.onnx', providers=['CPUExecutionProvider'])"
+    return _code(session, "(logits,) = session.run(['logits'], {'images': images})") + _apart("onnx", facts)
+
+
+def _safetensors(facts: Facts) -> list[str]:
+    if facts.timm is None or facts.parts:
+        whole = f"of the backbone (`backbone.`) and of {', '.join(facts.parts)} (`branches.`)" if facts.parts else ""
+        return [
+            f"The weights {whole or 'of the backbone'}, by their names in pycls_std, which makes the model; timm alone "
+            "does not. The backbone:",
+            *_code(
+                "import pycls_std.models",
+                "from pycls_std.models.create import create_backbone",
+                f"model = create_backbone({facts.model!r}, num_classes={len(facts.classes)}, **{facts.arguments!r})",
+            ),
+        ]
+    words = ", ".join(f"{key}={value!r}" for key, value in facts.timm.items() if key != "model_name")
+    note = "Tried: it says what the student says." if facts.same else OTHERWISE.format(facts.prediction)
+    load = "timm.models.load_checkpoint(model, 'model.safetensors')"
+    make = f"model = timm.create_model({facts.timm['model_name']!r}, {words})"
+    return ["The weights by timm's names, which timm alone loads:", *_code("import timm", make, load), note]
+
+
+OTHERWISE = "Its logits are not those of the student: timm averages both heads, the student predicts by `{}`."
+LOADED = {"pt2": _program, "onnx": _onnx, "safetensors": _safetensors}
+
+
+def _code(*lines: str) -> list[str]:
+    return ["", "```python", *lines, "```", ""]
+
+
+def _apart(kind: str, facts: Facts) -> list[str]:
+    return [f"Tried: logits are within {facts.apart[kind]:.0e} of the student's, as a share of the largest one."]
+
+
+def _cell(text: str) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|")

@@ -1,0 +1,31 @@
+"""Whether timm alone, without this project, makes a student of its weights, found by trying."""
+
+from pathlib import Path
+
+import timm
+from timm.models import load_checkpoint
+
+from pycls_std.core.registry import BACKBONES
+from pycls_std.export.deployed import CLOSE, Deployed, difference
+from pycls_std.models.create import timm_arguments
+
+
+def plain_timm(name: str, *, num_classes: int, image_size: int, norm_eps: float = 0.0, **args) -> dict | None:
+    """Return the arguments of `timm.create_model` that make a backbone; None for one that only this project makes.
+
+    Arguments are those of `create_backbone`.
+    """
+    if name in BACKBONES or norm_eps or args.get("image_token"):
+        return None
+    own = {key: value for key, value in args.items() if key not in ("drop_path", "image_token")}
+    return {"model_name": name, "num_classes": num_classes, **timm_arguments(name, image_size, own)}
+
+
+def says_the_same(arguments: dict, path: Path, model: Deployed, image_size: int) -> bool:
+    """Return whether timm's model with the weights of a file has the logits of the student.
+
+    It has not where the student's prediction is one of two heads, which timm averages.
+    """
+    plain = timm.create_model(**arguments)
+    load_checkpoint(plain, str(path))
+    return difference(model, plain.eval(), image_size) <= CLOSE
