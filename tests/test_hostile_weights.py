@@ -44,7 +44,7 @@ def renamed(state, prefix):
 
 # ------------------------------------------------------------------------------------------------------------- nothing
 @pytest.mark.parametrize("place", ["MODEL.WEIGHTS", "teacher"])
-@pytest.mark.parametrize("content", ["{}", "state_dict {}", "student {}", "another prefix", "module."])
+@pytest.mark.parametrize("content", ["{}", "state_dict {}", "student {}", "another prefix", "encoder."])
 def test_a_file_that_was_named_and_gives_nothing_is_an_error(load, method, teacher, tmp_path, place, content):
     """Such a file trained from random weights, with exit code 0 and no word of it."""
     own = torch.load(teacher, weights_only=True)
@@ -54,7 +54,7 @@ def test_a_file_that_was_named_and_gives_nothing_is_an_error(load, method, teach
         "state_dict {}": {"state_dict": {}, "epoch": 3},
         "student {}": own | {"student": {}},
         "another prefix": own | {"student": renamed(plain, "model.")},
-        "module.": renamed(plain, "module."),
+        "encoder.": renamed(plain, "encoder."),
     }
     torch.save(states[content], tmp_path / "given.pt")
     if place == "teacher":

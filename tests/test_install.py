@@ -36,8 +36,8 @@ def test_every_folder_with_code_is_a_package_of_the_wheel():
 
 
 def test_what_the_code_imports_is_required():
-    """Of the package and the command line; pytest and ruff are for who works on it."""
-    required = (ROOT / "requirements.txt").read_text().lower()
+    """Of the package and the command line, or of export's extra; pytest and ruff are for who works on it."""
+    required = "".join((ROOT / f"requirements{of}.txt").read_text().lower() for of in ("", "-export"))
     names = {"yaml": "pyyaml", "PIL": "pillow", "sklearn": "scikit-learn", "faster_coco_eval": "faster-coco-eval"}
     names["google"] = "tensorboard"  # which reads its protobuf
     imported = set()
