@@ -221,6 +221,19 @@ def test_mine_in_fp16_waits_for_nothing_where_its_optimizers_are_fused(std):
     step(runtime.place_optimizers(plain[:1]))
 
 
+def test_auxiliary_optimizers_of_a_session_are_placed(std, monkeypatch):
+    """By which they are fused on CUDA."""
+    placed = []
+
+    def place(runtime, optimizers):
+        placed.append([fused(each) for each in optimizers])
+        return placed[-1]
+
+    monkeypatch.setattr(Runtime, "place_optimizers", place)
+    session, *_ = build_all(std(MINE__SAMPLES=4, **SMALL), Runtime(device="cpu"))
+    assert [term.optimizers for term in session.trainer.auxiliary.values()] == placed
+
+
 def test_a_fused_optimizer_is_the_same_optimizer():
     plain = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(3))], "lr": 0.3}], lr=0.1, maximize=True)
     own = fused(plain)

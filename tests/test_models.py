@@ -1,6 +1,7 @@
 """Backbones: the contract, the sizes, the published names; teachers that stay as they are."""
 
 import copy
+from functools import partial
 
 import pytest
 import timm
@@ -9,6 +10,7 @@ from methods import FAMILIES
 from torch import nn
 
 from pycls_std.builders.method import build_backbone
+from pycls_std.core.registry import BACKBONES
 from pycls_std.core.structures import Normalization, Padded
 from pycls_std.models.contract import classifier_names
 from pycls_std.models.create import create_backbone
@@ -45,6 +47,24 @@ def test_backbone_contract(name):
     assert [m.shape[1] for m in maps] == [entry["num_chs"] for entry in backbone.feature_info]
     described = Description(name, num_classes=10, image_size=32, **FAMILIES[name])
     assert [shape.patches for shape in described.taps.values()] == [m.shape[2] * m.shape[3] for m in maps]
+
+
+def test_a_model_is_described_once_for_what_it_is_built_by(monkeypatch):
+    """Each of name, maker, classes, size and arguments is a part of that."""
+    built = []
+
+    def make(channels, **args):
+        built.append(channels)
+        return create_backbone("mixer_nano4", **args, embed_dim=channels, num_blocks=1)
+
+    monkeypatch.setitem(BACKBONES.entries, "odd_one", partial(make, 8))
+    options = {"num_classes": 10, "image_size": 32}
+    assert [Description("odd_one", **options).pooled for _ in range(3)] == [8] * 3 and built == [8]
+    for changed in ({"num_classes": 11}, {"image_size": 16}, {"patch_size": 8}):
+        assert Description("odd_one", **options | changed).taps
+    assert built == [8] * 4
+    monkeypatch.setitem(BACKBONES.entries, "odd_one", partial(make, 12))
+    assert Description("odd_one", **options).pooled == 12
 
 
 SIZES = [

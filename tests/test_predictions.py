@@ -80,7 +80,7 @@ def test_logits_are_those_of_a_plain_forward_pass(tested, teacher):
 
 
 def _options(path):
-    from pycls_std.builders.weights import options_of
+    from pycls_std.builders.checkpoints import options_of
 
     return options_of(checkpoint.read(path), str(path))
 

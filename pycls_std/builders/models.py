@@ -9,8 +9,14 @@ from typing import NamedTuple
 from torch import nn
 
 import pycls_std.models  # noqa: F401  (registers the models)
-from pycls_std.builders import weights as given
-from pycls_std.builders.weights import Weights, WeightsError, describe_weights, find_weights
+from pycls_std.builders.weights import (
+    Weights,
+    WeightsError,
+    describe_weights,
+    find_weights,
+    is_file,
+    refuse_unknown_form,
+)
 from pycls_std.config import ConfigError
 from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint
@@ -51,7 +57,7 @@ def refuse_unknown_forms(cfg) -> None:
     student = [("MODEL.WEIGHTS", cfg.MODEL.NAME, cfg.MODEL.WEIGHTS)] if cfg.MODEL.WEIGHTS else []
     for label, name, origin in [*student, *_of_teachers(cfg)]:
         try:
-            given.refuse_unknown_form(name, origin)
+            refuse_unknown_form(name, origin)
         except ValueError as error:
             raise ConfigError(f"{label}: {error}") from error
 
@@ -69,7 +75,7 @@ def absent_files(cfg) -> str:
 
     A file says how its teacher is built, which without it is taken to be the plain one of its name.
     """
-    absent = [each for each in cfg.DISTILLATION.TEACHER_WEIGHTS if given.is_file(each) and not Path(each).exists()]
+    absent = [each for each in cfg.DISTILLATION.TEACHER_WEIGHTS if is_file(each) and not Path(each).exists()]
     return f"DISTILLATION.TEACHER_WEIGHTS: there is no file {first_of(absent)}" if absent else ""
 
 

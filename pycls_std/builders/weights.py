@@ -1,6 +1,5 @@
 """Find given weights: a checkpoint of this runner, a plain file, a URL, published ones, timm's, or the hub's."""
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,17 +11,16 @@ from timm.models import get_arch_name, get_pretrained_cfg, is_model
 from torch import Tensor
 from yacs.config import CfgNode
 
-from pycls_std import config
 from pycls_std.builders import hub
+from pycls_std.builders.checkpoints import of_today, options_of, trained_on
 from pycls_std.builders.downloads import download, expected
 from pycls_std.builders.plain_weights import of_backbone, plain
 from pycls_std.core.network import patience
-from pycls_std.core.structures import DatasetInfo, Normalization
+from pycls_std.core.structures import Normalization
 from pycls_std.core.text import printable
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.engine import checkpoint
 from pycls_std.engine.checkpoint import TAUGHT
-from pycls_std.engine.structure import refuse_other_kind
 from pycls_std.models.create import RESERVED, refuse_place, refuse_reserved
 from pycls_std.models.resnet_cifar import PUBLISHED, PUBLISHED_URL
 
@@ -124,58 +122,7 @@ def student_weights(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], dict]:
     options_of(state, str(path))
     if ema and not state["ema"]:
         raise ValueError(f"TEST.EMA is True, {path} holds no moving average")
-    return _of_today(state)["ema" if ema else "student"], state
-
-
-def trained_on(state: dict, origin: str) -> DatasetInfo:
-    """Return what a checkpoint of this runner says of the images that it was trained on; ids are () in an older one.
-
-    Raises ValueError that names its origin for what no dataset has.
-    """
-    data = {"ids": []} | state["data"]
-    mean, std, classes, ids = (data[key] for key in ("mean", "std", "classes", "ids"))
-    if [len(mean), len(std)] != [3, 3] or not all(map(math.isfinite, [*mean, *std])) or min(std) <= 0:
-        raise ValueError(f"{origin} has the mean {mean} and the standard deviation {std}, expected 3 channels' each")
-    try:
-        refuse_other_kind(ids, [int], "ids")
-    except ValueError as error:
-        raise ValueError(f"{origin} is no checkpoint of this runner: its {error}") from error
-    if ids and len(ids) != len(classes):
-        raise ValueError(f"{origin} has {len(classes)} classes, and ids of {len(ids)}")
-    normalization = Normalization(tuple(mean), tuple(std))
-    return DatasetInfo(str(data.get("name", "")), tuple(classes), normalization, ids=tuple(ids))
-
-
-def options_of(state: dict, origin: str) -> CfgNode:
-    """Return the options by which a checkpoint of this runner was trained.
-
-    Raises ValueError that names its origin if it is not built as a checkpoint is.
-    """
-    try:
-        refuse_other_kind(state, TAUGHT, "it")
-        options = config.restored(state["config"])
-    except ValueError as error:
-        reason = printable(str(error).splitlines()[0])
-        raise ValueError(f"{origin} is no checkpoint of this runner: {reason}") from error
-    if not state["student"]:
-        raise ValueError(f"{origin} holds no weights: its student is empty")
-    return options
-
-
-def _of_today(state: dict) -> dict:
-    """Return a checkpoint with the names that the parts of a student have today."""
-    old = state.get("format") == 3
-    return state | {part: _renamed(state[part]) for part in ("student", "ema")} if old else state
-
-
-def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of a student of format 3 by today's names: those of STD's tokens were another three."""
-    parts = {"tokens.": "tokens.", "branches.": "updates.", "heads.": "classifiers."}
-    renamed = {}
-    for key, value in state.items():
-        old = next((old for old in parts if key.startswith(old)), "")
-        renamed[f"branches.std.{parts[old]}{key.removeprefix(old)}" if old else key] = value
-    return renamed
+    return of_today(state)["ema" if ema else "student"], state
 
 
 def _own(state: dict, name: str, origin: str) -> Weights:
@@ -183,7 +130,7 @@ def _own(state: dict, name: str, origin: str) -> Weights:
     if name != cfg.MODEL.NAME:
         raise ValueError(f"{origin} holds a {printable(cfg.MODEL.NAME)} and no {name}")
     refuse_reserved(cfg.MODEL.ARGS, f"{origin}: MODEL.ARGS")
-    student, prefix = _of_today(state)["student"], "backbone."
+    student, prefix = of_today(state)["student"], "backbone."
     backbone = {key.removeprefix(prefix): value for key, value in student.items() if key.startswith(prefix)}
     if not backbone:
         raise ValueError(f"{origin} holds no weights of a backbone: {', '.join(list(student)[:3])}")

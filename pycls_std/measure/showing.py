@@ -3,10 +3,10 @@
 import torch
 from PIL import Image
 
+from pycls_std.builders.checkpoints import trained_on
 from pycls_std.builders.data import build_info, build_task, named_normalization
 from pycls_std.builders.method import build_backbone, build_student, choose_prediction, describe_run
 from pycls_std.builders.training import build_runtime
-from pycls_std.builders.weights import trained_on
 from pycls_std.core.structures import Sample
 from pycls_std.engine import checkpoint
 
