@@ -498,6 +498,7 @@ SHAPING = (
 )
 SHAPING += (
     "DATA.CROP_RATIO",
+    "DATA.FIT",
     "DATA.INTERPOLATION",
 )
 

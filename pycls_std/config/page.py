@@ -71,8 +71,13 @@ PAGE = {
     # Channel mean and deviation of the student's input; "" = the dataset's own, or imagenet, half, cifar10,
     # cifar100, tiny_imagenet, digits.
     "DATA.NORMALIZATION": Option("", student=True),
-    # At test, images are resized to IMAGE_SIZE / CROP_RATIO and centre-cropped; 1 = resized to IMAGE_SIZE, no crop.
+    # At test, the shorter side is resized to IMAGE_SIZE / CROP_RATIO and the centre cut out; 1 = a square image is
+    # resized to IMAGE_SIZE and not cropped.
     "DATA.CROP_RATIO": Option(1.0, least=0.01, greatest=1, student=True),
+    # Where all of an image would be seen, at test with CROP_RATIO 1 and in training but for AUG.CROP `resized`, an
+    # image that is not square has its shorter side resized and its centre cut out (crop), or both sides resized,
+    # which distorts it (squash).
+    "DATA.FIT": Option(("crop", "squash"), student=True, when="DATA.CROP_RATIO=1.0 or AUG.CROP!=resized"),
     # Filter that test images are resized with; like Pillow's, both are antialiased.
     "DATA.INTERPOLATION": Option(("bicubic", "bilinear"), student=True),
     # Where views are made: in batches on the device, from images held in memory; or one by one by worker processes.
