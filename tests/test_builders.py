@@ -95,6 +95,11 @@ WIRING = {
     "MODEL.NAME": ("resmlp_s12", lambda p: type(p.student.backbone.norm).__name__ == "Affine"),
     "MODEL.DROP_PATH": ("0.41", lambda p: p.student.backbone.blocks[0].drop_path.drop_prob == 0.41),
     "MODEL.NORM_EPS": ("1e-3", lambda p: p.student.backbone.norm.eps == 1e-3),
+    "MODEL.FREEZE": (
+        "[blocks.0]",
+        lambda p: not any(q.requires_grad for q in p.student.backbone.blocks[0].parameters()),
+    ),
+    "TRAIN.ACCUMULATE": ("2", lambda p: p.session.accumulate == 2),
     "MODEL.INIT": ("torch", lambda p: p.student.backbone.head.weight.any()),
     "DATA.IMAGE_SIZE": ("16", lambda p: next(iter(p.data.test)).images.shape[2:] == (16, 16)),
     "DATA.NORMALIZATION": (

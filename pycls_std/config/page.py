@@ -54,6 +54,9 @@ PAGE = {
     # another number of classes stays random, all else must fit. A vidt_swin_* also starts from a Swin classifier:
     # timm:swin_tiny_patch4_window7_224, or a file. DATA.NORMALIZATION should be what they were trained with.
     "MODEL.WEIGHTS": Option("", path=True, student=True),
+    # Parts of the backbone that do not train: names of its modules or parameters, such as blocks.0 or patch_embed, with
+    # * and ? for any characters; [] = none. Their batch norms go on to take statistics.
+    "MODEL.FREEZE": Option([], of=str),
     # Dataset, by its name in pycls_std/datasets/.
     "DATA.NAME": Option("digits", registry="DATASETS", student=True),
     # Folder the dataset lies in, or is downloaded to. The name of a folder of images is that of the dataset.
@@ -213,6 +216,10 @@ PAGE = {
     "OPTIM.GAMMA": Option(0.1, least=0, greatest=1, when="OPTIM.SCHEDULE=step"),
     # Images in a training batch, of all processes together; an incomplete last batch is dropped.
     "TRAIN.BATCH_SIZE": Option(128, least=1),
+    # Parts of a batch that are computed one after another for one step of the optimizer, which takes less memory;
+    # 1 = off. BATCH_SIZE, learning rates, mixing, MINE and the average are those of the whole batch. What differs:
+    # batch norms see the statistics of each part, and terms that compare the images of a batch compare those of a part.
+    "TRAIN.ACCUMULATE": Option(1, least=1, greatest=65536),
     # Decay of the moving average of the weights, per iteration; 0 = off.
     "TRAIN.EMA_DECAY": Option(0.0, least=0, greatest=0.9999999),
     # Let the average start short and grow to EMA_DECAY, which short runs need.
