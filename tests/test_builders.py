@@ -109,10 +109,7 @@ WIRING = {
             and step_of(p, transforms.Normalize).mean == step_of(p, transforms.Normalize, "test").mean == (0.5,) * 3
         ),
     ),
-    "DATA.FIT": (
-        "squash",
-        lambda p: step_of(p, transforms.Resize).size == step_of(p, transforms.Resize, "test").size == (8, 8),
-    ),
+    "DATA.FIT": ("squash", lambda p: p.session.task.pipeline(normalization=None).fit == "squash"),
     "DATA.CROP_RATIO": ("0.5", lambda p: step_of(p, transforms.Resize, "test").size == 2 * p.cfg.DATA.IMAGE_SIZE),
     "DATA.INTERPOLATION": ("bilinear", lambda p: step_of(p, transforms.Resize, "test").interpolation == BILINEAR),
     "DATA.NUM_WORKERS": ("1", lambda p: p.data.train.num_workers == p.data.test.num_workers == 1),

@@ -80,7 +80,7 @@ PAGE = {
     # Where all of an image would be seen, at test with CROP_RATIO 1 and in training but for AUG.CROP `resized`, an
     # image that is not square has its shorter side resized and its centre cut out (crop), or both sides resized,
     # which distorts it (squash).
-    "DATA.FIT": Option(("crop", "squash"), student=True, when="DATA.CROP_RATIO=1.0 or AUG.CROP!=resized"),
+    "DATA.FIT": Option(("crop", "squash"), student=True),
     # Filter that test images are resized with; like Pillow's, both are antialiased.
     "DATA.INTERPOLATION": Option(("bicubic", "bilinear"), student=True),
     # Where views are made: in batches on the device, from images held in memory; or one by one by worker processes.
