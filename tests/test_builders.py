@@ -95,6 +95,11 @@ WIRING = {
     "MODEL.NAME": ("resmlp_s12", lambda p: type(p.student.backbone.norm).__name__ == "Affine"),
     "MODEL.DROP_PATH": ("0.41", lambda p: p.student.backbone.blocks[0].drop_path.drop_prob == 0.41),
     "MODEL.NORM_EPS": ("1e-3", lambda p: p.student.backbone.norm.eps == 1e-3),
+    "MODEL.FREEZE": (
+        "[blocks.0]",
+        lambda p: not any(q.requires_grad for q in p.student.backbone.blocks[0].parameters()),
+    ),
+    "TRAIN.ACCUMULATE": ("2", lambda p: p.session.accumulate == 2),
     "MODEL.INIT": ("torch", lambda p: p.student.backbone.head.weight.any()),
     "DATA.IMAGE_SIZE": ("16", lambda p: next(iter(p.data.test)).images.shape[2:] == (16, 16)),
     "DATA.NORMALIZATION": (
@@ -104,6 +109,7 @@ WIRING = {
             and step_of(p, transforms.Normalize).mean == step_of(p, transforms.Normalize, "test").mean == (0.5,) * 3
         ),
     ),
+    "DATA.FIT": ("squash", lambda p: p.session.task.pipeline(normalization=None).fit == "squash"),
     "DATA.CROP_RATIO": ("0.5", lambda p: step_of(p, transforms.Resize, "test").size == 2 * p.cfg.DATA.IMAGE_SIZE),
     "DATA.INTERPOLATION": ("bilinear", lambda p: step_of(p, transforms.Resize, "test").interpolation == BILINEAR),
     "DATA.NUM_WORKERS": ("1", lambda p: p.data.train.num_workers == p.data.test.num_workers == 1),

@@ -236,7 +236,8 @@ def train_share(folder, port, kind, teacher):
 
 def test_without_data_nothing_further_is_checked(check, load, caplog, tmp_path):
     found = check(load("debug/base_debug", DATA__NAME="image_folder", DATA__ROOT=tmp_path))
-    assert found == {"data": (False, f"image_folder: DATA.ROOT {tmp_path} has no folder val or test")}
+    line = f"image_folder: DATA.ROOT {tmp_path} has no folder val or test; there is none in it"
+    assert found == {"data": (False, line)}
     assert "not checked: models, teachers, terms, parameters, steps, checkpoint, processes" in caplog.text
 
 

@@ -498,6 +498,7 @@ SHAPING = (
 )
 SHAPING += (
     "DATA.CROP_RATIO",
+    "DATA.FIT",
     "DATA.INTERPOLATION",
 )
 
@@ -541,7 +542,7 @@ def test_a_run_is_continued_with_options_that_change_no_number_alone(records):
 def test_a_test_is_warned_of_options_that_shape_the_student(records):
     options, changed = records
     warned = {key for key in changed if changed_shape(options, changed[key])}
-    assert warned == {key for key in changed if key.startswith(SHAPING)} - {"MODEL.NUM_CLASSES"}, "the data decides it"
+    assert warned == {key for key in changed if key.startswith(SHAPING)} - {"MODEL.NUM_CLASSES", "MODEL.FREEZE"}
 
 
 def test_runs_that_differ_in_what_matters_are_rows_of_their_own(records):

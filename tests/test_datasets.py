@@ -28,10 +28,13 @@ from pycls_std.datasets import transforms
 from pycls_std.datasets.decoding import DecodedRandomResizedCrop, open_image, to_rgb
 from pycls_std.datasets.loader import EpochSampler, Views, train_loader
 from pycls_std.datasets.normalizations import NORMALIZATIONS
+from pycls_std.datasets.pipeline import ImagePipeline
 from pycls_std.datasets.subsets import training_parts
 from pycls_std.datasets.transforms import Augmentation
 from pycls_std.tasks.classification import Classification
 from pycls_std.tasks.mixing import Mixing
+
+FITS = ("crop", "squash")
 
 START = Progress(0, 0, 1, 1)
 FULL = Augmentation(rand_augment="rand-m9-mstd0.5-inc1", erasing=0.25, color_jitter=0.3)
@@ -169,7 +172,7 @@ def test_image_folder(test_split, tmp_path):
 @pytest.mark.fault(23)
 def test_image_folders_that_are_wrong(tmp_path, load):
     get = DATASETS.get("image_folder")
-    with pytest.raises(ValueError, match="DATA.ROOT .* has no folder train"):
+    with pytest.raises(ValueError, match="DATA.ROOT .* has no folder train; there is none in it$"):
         get(root=str(tmp_path), split="train")
     write_folders(tmp_path, "train", ["cat", "dog"])
     (tmp_path / "train" / "empty").mkdir()
@@ -324,6 +327,25 @@ def test_one_class_is_nothing_to_tell_apart(tmp_path):
     write_folders(tmp_path, "train/imagenet", ["cat", "dog"])
     with pytest.raises(ValueError, match="train has only one class folder, imagenet: there is nothing to tell apart"):
         get_folder(tmp_path)
+
+
+def test_which_folders_are_read_is_said(tmp_path, load, caplog):
+    write_folders(tmp_path, "train", ["cat", "dog"])
+    write_folders(tmp_path, "valid", ["cat", "dog"])
+    with pytest.raises(ValueError, match="DATA.ROOT .* has no folder val or test; it has train, valid$"):
+        get_folder(tmp_path, "test")
+    write_folders(tmp_path, "test", ["cat", "dog"])
+    words = {"DATA__NAME": "image_folder", "DATA__ROOT": tmp_path, "MODEL__NUM_CLASSES": 0, "TRAIN__BATCH_SIZE": 4}
+    cfg = load("debug/base_debug", **words, DATA__NUM_WORKERS=0)
+    caplog.set_level("INFO")
+    build_data(cfg)
+    images = len(get_folder(tmp_path, "test")[0])
+    assert f"image_folder: {tmp_path}/train is trained on: " in caplog.text
+    assert f"image_folder: {tmp_path}/test is tested on: {images} images\n" in caplog.text
+    (tmp_path / "valid").rename(tmp_path / "val")
+    caplog.clear()
+    build_data(cfg)
+    assert f"{tmp_path}/val is tested on: {images} images; test is there, too, and not read" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["link", "file"])
@@ -697,6 +719,65 @@ def test_training_and_test_images_are_resized_as_asked(load, loader, crop, train
             image = to_rgb(dataset[index][0]).resize((20, 20), Image.Resampling[interpolation.upper()])
             expected = torch.from_numpy(np.asarray(image) / 127.5 - 1).permute(2, 0, 1)
             torch.testing.assert_close(view.double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 40)])
+def test_what_is_not_square_is_cropped_unless_it_shall_be_squashed(size):
+    norm, image = NORMALIZATIONS["half"], picture(size=64).resize(size)
+    wide = image.resize(tuple(int(20 * side / 30) for side in size), Image.BICUBIC)
+    left, top = (round((side - 20) / 2) for side in wide.size)
+    expected = {"crop": wide.crop((left, top, left + 20, top + 20)), "squash": image.resize((20, 20), Image.BICUBIC)}
+    for fit, pixels in expected.items():
+        known = torch.from_numpy(np.asarray(pixels) / 127.5 - 1).permute(2, 0, 1)
+        views = [
+            transforms.test_transform(20, norm, fit=fit),
+            transforms.train_transform(20, norm, Augmentation(crop="none", flip=0.0), fit),
+            transforms.train_transform(20, norm, Augmentation(crop="pad", crop_padding=0, flip=0.0), fit),
+        ]
+        for view in views:
+            torch.testing.assert_close(view_of(view, image).double(), known, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [16, 32, 224])
+def test_of_a_square_image_both_ways_are_the_same_bits(size, interpolation):
+    """So no recipe on square images depends on DATA.FIT."""
+    norm = NORMALIZATIONS["cifar100"]
+    views = [view_of(transforms.test_transform(size, norm, 1.0, interpolation, fit), picture()) for fit in FITS]
+    assert torch.equal(*views)
+    for crop in ("pad", "none", "resized"):
+        steps = [
+            transforms.train_transform(size, norm, Augmentation(crop, interpolation=interpolation), fit) for fit in FITS
+        ]
+        views = []
+        for step in steps:
+            torch.manual_seed(0)
+            views.append(view_of(step, picture()))
+        assert torch.equal(*views)
+
+
+def test_images_of_several_shapes_are_the_same_in_memory_as_not(tmp_path, load):
+    for split in ("train", "val"):
+        write_folders(tmp_path, split, ["cat", "dog"])
+        for number, path in enumerate(sorted((tmp_path / split).rglob("*.*"))):
+            picture(size=40).resize((40 + 10 * number, 60 - 5 * number)).save(path)
+    words = {"AUG__CROP": "none", "AUG__FLIP": 0, "AUG__RAND_AUGMENT": "", "AUG__ERASING": 0, "DATA__NUM_WORKERS": 0}
+    words |= {"DATA__NAME": "image_folder", "DATA__ROOT": tmp_path, "TRAIN__BATCH_SIZE": 4, "MODEL__NUM_CLASSES": 0}
+    for split in ("train", "test"):
+        batches = []
+        for loader in ("memory", "workers"):
+            cfg = load("debug/base_debug", **words, DATA__LOADER=loader)
+            loaded = next(iter(getattr(build_data(cfg), split)))
+            batches.append(loaded.images[loaded.index.argsort()])
+        torch.testing.assert_close(*batches, rtol=0, atol=1e-5)
+
+
+def test_images_in_memory_are_cropped_or_not_there():
+    """Batches of images at their own size are squashed, so those that shall be cropped are no such batches."""
+    norm = NORMALIZATIONS["half"]
+    for crop, fit, taken in (("pad", "crop", False), ("pad", "squash", True), ("resized", "crop", True)):
+        pipeline = ImagePipeline(20, norm, Augmentation(crop), 1.0, seed=0, fit=fit)
+        assert (pipeline.takes(40, 30), pipeline.takes(30, 30)) == (taken, True)
 
 
 def test_everything_off_is_the_test_transform():

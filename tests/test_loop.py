@@ -6,6 +6,7 @@ import pytest
 import torch
 from records import SMALL
 
+from pycls_std import config, runner
 from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.engine import loop
 
@@ -171,3 +172,103 @@ def test_the_scores_of_what_is_held_out_are_those_of_its_images(session):
     assert values["val/top1"] == pytest.approx(100 * float((logits.argmax(1) == labels).float().mean()))
     assert values["val/loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-5)
     assert session().judge == "test" and "val/top1" not in loop.evaluate_all(session(), "")
+
+
+# ------------------------------------------------------------------------------------------------- parts of a batch
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_parts_of_a_batch_are_the_batch(session, clip):
+    """With mixing, in momentum SGD, without batch norm: weights, average and what is logged, within rounding."""
+    words = {"OPTIM__NAME": "momentum", "OPTIM__BASE_LR": 0.05, "OPTIM__CLIP_NORM": clip, "TRAIN__EMA_DECAY": 0.9}
+    whole, parts = (session(**words, TRAIN__ACCUMULATE=count) for count in (1, 4))
+    logged = [loop.train_epoch(made, 0) for made in (whole, parts)]
+    assert [len(made.seen) for made in (whole, parts)] == [STEPS, 4 * STEPS]
+    assert [rate for *_, rate in whole.seen] == [rate for *_, rate in parts.seen[::4]]
+    for first, second in ((whole.trainer.student, parts.trainer.student), (whole.ema.module, parts.ema.module)):
+        torch.testing.assert_close(parameters(first), parameters(second), rtol=1e-4, atol=1e-6)
+    assert logged[0].keys() == logged[1].keys()
+    for tag in ("train/ce", "train/loss", "train/lr"):
+        assert logged[0][tag] == pytest.approx(logged[1][tag], rel=1e-5)
+    images = torch.cat([batch.images for batch, *_ in parts.seen])
+    assert torch.equal(images, torch.cat([batch.images for batch, *_ in whole.seen]))
+
+
+def test_teachers_and_mine_are_asked_of_the_whole_batch(std):
+    """STD with MINE: a teacher says of a part what it said of the batch, and the samples of MINE stay what they are."""
+    found = []
+    for count in (1, 2):
+        cfg = std(TRAIN__ACCUMULATE=count, OPTIM__NAME="momentum", AUG__REPEATS=1, **SMALL)
+        made, *_ = build_all(cfg, build_runtime(cfg))
+        made.runtime.start_epoch(0)
+        found.append((loop.train_epoch(made, 0), parameters(made.trainer.student)))
+    (first, own), (second, other) = found
+    assert first.keys() == second.keys() and "train/mine" in first
+    for tag in first.keys() - {"train/images_per_second"}:
+        assert first[tag] == pytest.approx(second[tag], rel=1e-4, abs=1e-5), tag
+    torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-5)
+
+
+def test_batch_norms_see_each_part(session):
+    made = session(MODEL__NAME="resnet8", MODEL__ARGS="null", MODEL__DROP_PATH=0, TRAIN__ACCUMULATE=2)
+    loop.train_epoch(made, 0)
+    norms = [m for m in made.trainer.student.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert {int(norm.num_batches_tracked) for norm in norms} == {2 * STEPS}
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ({"TRAIN__ACCUMULATE": 3}, "TRAIN.BATCH_SIZE is 16, 16 for each of 1 processes, TRAIN.ACCUMULATE 3 does not"),
+        ({"TRAIN__ACCUMULATE": 2, "TRAIN__COMPILE": "graphs"}, "TRAIN.ACCUMULATE is 2, TRAIN.COMPILE is graphs"),
+    ],
+)
+def test_parts_that_cannot_be(session, words, line):
+    with pytest.raises(ValueError, match=line):
+        session(**words)
+
+
+def test_a_loss_of_a_part_that_is_not_finite_stops_the_run_before_a_parameter_changes(session):
+    made = session(TRAIN__ACCUMULATE=4)
+    before, losses, calls = parameters(made.trainer.student), made.trainer.losses, []
+
+    def broken(*words):
+        calls.append(0)
+        return {name: value * (float("nan") if len(calls) == 3 else 1) for name, value in losses(*words).items()}
+
+    made.trainer.losses = broken
+    with pytest.raises(FloatingPointError, match="loss not finite at epoch 1 iteration 1"):
+        loop.train_epoch(made, 0)
+    assert len(calls) == 4 and torch.equal(parameters(made.trainer.student), before)
+
+
+# ------------------------------------------------------------------------------------------------------------ freezing
+@pytest.mark.parametrize("decay", [0.0, 0.05])
+def test_what_is_frozen_stays_and_is_in_no_optimizer(session, decay):
+    frozen = "['blocks.[01]', stem, norm.bias]"
+    made = session(MODEL__FREEZE=frozen, OPTIM__WEIGHT_DECAY=decay, OPTIM__WARMUP_EPOCHS=0)
+    named = dict(made.trainer.student.backbone.named_parameters())
+    still = {n for n in named if n.startswith(("blocks.0.", "blocks.1.", "stem.")) or n == "norm.bias"}
+    assert {n for n, p in named.items() if not p.requires_grad} == still
+    held = {id(p) for group in made.optimizer.param_groups for p in group["params"]}
+    assert {n for n, p in named.items() if id(p) in held} == named.keys() - still
+    before = {n: p.detach().clone() for n, p in named.items()}
+    loop.train_epoch(made, 0)
+    assert {n for n, p in named.items() if torch.equal(p, before[n])} == still
+
+
+def test_mine_steps_on_nothing_that_is_frozen(std):
+    cfg = std(MODEL__FREEZE="[blocks.0]")
+    made, *_ = build_all(cfg, build_runtime(cfg))
+    held = [p for o in made.trainer.auxiliary_optimizers for group in o.param_groups for p in group["params"]]
+    assert held and all(p.requires_grad for p in held)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "line"),
+    [
+        ("[head, block.0]", r"MODEL.FREEZE has 'block.0', which no parameter fits; parts of the backbone: stem, bl"),
+        ("['*']", r"MODEL.FREEZE \['\*'\] leaves no parameter of the backbone to train"),
+    ],
+)
+def test_names_that_freeze_nothing_or_all(load, patterns, line):
+    with pytest.raises(config.ConfigError, match=line):
+        runner.run("info", load("debug/base_debug", MODEL__FREEZE=patterns))

@@ -539,7 +539,7 @@ def test_small_images_are_kept_at_the_size_they_are_cropped_from(load, caplog, t
     assert views.pixels.shape == (6, 8, 8, 4)
     assert line.startswith("training images: 6 in memory (0 MiB, read in ")
     assert line.endswith(" s), augmented in batches on cpu (DATA.LOADER)")
-    expected = pixels([photograph(1, 30, 40).resize((8, 8), Image.BICUBIC)])
+    expected = pixels([photograph(1, 30, 40).resize((8, 10), Image.BICUBIC).crop((0, 1, 8, 9))])
     assert torch.equal(views.pixels[1], expected[0])
     assert views.targets.tolist() == [0, 0, 0, 1, 1, 1]
 

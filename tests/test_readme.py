@@ -5,7 +5,13 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from processes import called
+
+from pycls_std import config, runner
+from pycls_std.results.read import read_run
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -48,6 +54,39 @@ def test_every_shipped_table_and_every_kept_one_is_on_the_page_of_results():
         assert f"tools/reproduce.py configs/tables/{path.name} --logs" in text
     for path in (ROOT / "logs").iterdir():
         assert path.name in text or path.name == "benchmarks"
+
+
+def test_the_steps_for_ones_own_images(tmp_path, caplog):
+    """As they stand, in a size for a test: folders, config, all three commands; of images that are not square."""
+    caplog.set_level("INFO")
+    steps = README[README.index("**Your own images.**") :]
+    text, commands = (re.search(rf"```{start}.*?)```", steps, re.S)[1] for start in ("yaml\n(", "\n(python "))
+    draws = np.random.default_rng(0)
+    for number, folder in enumerate(["train/cat", "train/dog", "val/cat", "val/dog"] * 6):
+        path = tmp_path / "data" / "mine" / folder / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draws.integers(0, 256, (40 + number, 90 - number, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "mine.yaml").write_text(text)
+    small = ["DATA.IMAGE_SIZE=32", "OPTIM.MAX_EPOCH=1", "OPTIM.WARMUP_EPOCHS=0", "TRAIN.BATCH_SIZE=6", "DEVICE=cpu"]
+    small += ["MODEL.ARGS.num_blocks=2", "MODEL.ARGS.embed_dim=32", "DATA.NUM_WORKERS=0", "PRECISION=fp32"]
+    small += [f"DATA.ROOT={tmp_path / 'data' / 'mine'}", f"OUT_DIR={tmp_path / 'run'}"]
+    options = config.load(str(tmp_path / "mine.yaml"), small)
+    assert (options.PUBLISHED.TOP1, options.PUBLISHED.SOURCE, options.MODEL.NUM_CLASSES) == (-1, "", 0)
+    run = []
+    for line in commands.splitlines():
+        _, script, *words = line.split()
+        assert words[-2:] == ["--cfg", "mine.yaml"] and (ROOT / script).is_file()
+        run.append(words[1] if words[0] == "--mode" else script)
+        if words[0] == "--mode":
+            runner.run(words[1], options)
+        else:
+            code, output, errors = called(script, "--cfg", tmp_path / "mine.yaml", *small)
+            assert (code, errors) == (0, "") and "train: 12 images read\ntest: 12 images read" in output
+    assert run == ["tools/check_data.py", "check", "train"]
+    assert f"{tmp_path}/data/mine/val is tested on: 12 images" in caplog.text
+    assert read_run(tmp_path / "run").status == "finished"
+    assert read_run(tmp_path / "run").curves["test/top1"].keys() == {1}
 
 
 @pytest.mark.parametrize(

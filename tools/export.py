@@ -138,8 +138,8 @@ def loaded(options):
 def resized(data) -> str:
     """Return in words what is done to an image before it is normalised."""
     size = data.IMAGE_SIZE
-    if data.CROP_RATIO < 1:
-        shorter = round(size / data.CROP_RATIO)
+    shorter = round(size / data.CROP_RATIO)
+    if data.CROP_RATIO < 1 or data.FIT == "crop":
         return f"the shorter side is resized to {shorter} ({data.INTERPOLATION}) and the centre cut out"
     return f"both sides are resized to {size} ({data.INTERPOLATION})"
 

@@ -83,6 +83,7 @@ def _offline(cfg, session, data, weights) -> OfflineTeachers:
         "images": views.fingerprint() if isinstance(views, MemoryViews) else _contents(cfg, data),
         "number": data.images,
         "interpolation": cfg.DATA.INTERPOLATION,
+        "fit": cfg.DATA.FIT,
         "normalization": data.normalization,
         "batch": [PLAIN_BATCH, "permuted"],  # by whose statistics batch norms compute, with TEACHER_BN
     }

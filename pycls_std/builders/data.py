@@ -74,7 +74,7 @@ def build_data(
     if train:  # first, for what is wrong with it is told before anything is read
         train_set, train_info = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")
         _refuse_other_classes(cfg, train_info, info)
-        _tell_left_out(train_info)
+        _tell_of(train_info)
         task.check_share(cfg.TRAIN.BATCH_SIZE // world.size, cfg.TRAIN.BATCH_SIZE, world.size)
         train_set, held_out = _parts(cfg, train_set)
         train_set = task.training_set(train_set)
@@ -89,7 +89,7 @@ def build_data(
             groups=task.groups(train_set),
             world=world,
         )
-    _tell_left_out(info)
+    _tell_of(info)
 
     def plain(dataset: Dataset):
         views = _test_views(cfg, dataset, task, normalization, device)
@@ -124,7 +124,9 @@ def _refuse_other_classes(cfg, train: DatasetInfo, test: DatasetInfo) -> None:
         raise ValueError(f"DATA.ROOT {root}: the splits differ in {len(odd)} classes: {', '.join(names)}")
 
 
-def _tell_left_out(info: DatasetInfo) -> None:
+def _tell_of(info: DatasetInfo) -> None:
+    if info.origin:
+        LOG.info("%s", info.origin)
     if info.left_out:
         LOG.warning("%s", info.left_out)
 
@@ -170,7 +172,10 @@ def _pixels(cfg, dataset, task, pipeline):
         except NotInMemory:
             prepare = None
     if not prepare:
-        store.check_room(dataset, dataset[0][0].size)
+        width, height = dataset[0][0].size
+        store.check_room(dataset, (width, height))
+        if not pipeline.takes(width, height):
+            raise NotInMemory(f"images of {width}x{height} pixels are cropped one by one (DATA.FIT)")
     prepare = prepare or store.as_they_are
     pixels, targets = store.read(dataset, prepare, check=task.check, workers=cfg.DATA.NUM_WORKERS)
     return pixels, task.stack(targets)

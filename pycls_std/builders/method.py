@@ -7,7 +7,7 @@ import pycls_std.trainers  # noqa: F401  (registers terms and methods)
 from pycls_std.builders.models import describe_student, describe_teachers, student_arguments
 from pycls_std.builders.weights import Weights
 from pycls_std.core.registry import TERMS, TRAINERS
-from pycls_std.models.create import create_backbone, reset_layers
+from pycls_std.models.create import create_backbone, freeze, reset_layers
 from pycls_std.models.student import Student, has_distillation_head
 from pycls_std.teachers.teacher import Request, Teacher
 from pycls_std.terms.base import AuxiliaryTerm, RunDescription, Term
@@ -21,12 +21,16 @@ def active_terms(cfg) -> dict[str, type[Term] | type[AuxiliaryTerm]]:
 
 
 def build_backbone(cfg, num_classes: int) -> nn.Module:
-    """Return the student's backbone with random weights. Raises ValueError for MODEL.ARGS that other options set."""
+    """Return the student's backbone with random weights, frozen where MODEL.FREEZE says so.
+
+    Raises ValueError for MODEL.ARGS that other options set, and for names in MODEL.FREEZE that it has not.
+    """
     backbone = create_backbone(cfg.MODEL.NAME, num_classes=num_classes, **student_arguments(cfg))
     if cfg.MODEL.INIT == "torch":
         reset_layers(backbone)
     for kind in active_terms(cfg).values():
         kind.prepare(cfg, backbone)
+    freeze(backbone, cfg.MODEL.FREEZE)
     return backbone
 
 

@@ -16,6 +16,7 @@ from pycls_std.builders.teachers import build_teachers, optimize_teachers
 from pycls_std.builders.weights import Weights
 from pycls_std.core.registry import SCHEDULES
 from pycls_std.core.seeding import seed_all
+from pycls_std.core.structures import World
 from pycls_std.engine.ema import create_ema
 from pycls_std.engine.loop import Session
 from pycls_std.engine.optim import create_optimizer
@@ -60,6 +61,17 @@ def build_optimizer(cfg, trainer: Trainer) -> Optimizer:
         weight_decay=cfg.OPTIM.WEIGHT_DECAY,
         momentum=cfg.OPTIM.MOMENTUM,
     )
+
+
+def parts_of_batch(cfg, world: World) -> int:
+    """Return TRAIN.ACCUMULATE. Raises ValueError if the images of each process cannot be parted so."""
+    share, parts = cfg.TRAIN.BATCH_SIZE // world.size, cfg.TRAIN.ACCUMULATE
+    if share % parts:
+        images = f"{cfg.TRAIN.BATCH_SIZE}, {share} for each of {world.size} processes"
+        raise ValueError(f"TRAIN.BATCH_SIZE is {images}, TRAIN.ACCUMULATE {parts} does not divide that")
+    if parts > 1 and cfg.TRAIN.COMPILE == "graphs":
+        raise ValueError(f"TRAIN.ACCUMULATE is {parts}, TRAIN.COMPILE is graphs, whose replays keep one gradient alone")
+    return parts
 
 
 def build_runtime(cfg) -> Runtime:
@@ -110,6 +122,7 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
         ema=ema,
         epochs=cfg.OPTIM.MAX_EPOCH,
         clip_norm=cfg.OPTIM.CLIP_NORM,
+        accumulate=parts_of_batch(cfg, runtime.world),
         test_period=cfg.TEST.PERIOD,
         log_period=cfg.LOG_PERIOD,
     )

@@ -90,7 +90,7 @@ class Trial:
     def terms(self) -> str:
         """Every term of the objective, and of the auxiliary one, changes a parameter."""
         trainer = self.session.trainer
-        trained = list(trainer.objective.parameters())
+        trained = [p for p in trainer.objective.parameters() if p.requires_grad]
         stepped = [p for o in trainer.auxiliary_optimizers for g in o.param_groups if g["lr"] for p in g["params"]]
         of_term, effective = {}, {}
         trainer.objective.train()
@@ -121,7 +121,10 @@ class Trial:
         unused = [name for name, p in named.items() if p.requires_grad and p.grad is None]
         if unused:
             raise ValueError(f"{len(unused)} parameters are in no loss: {', '.join(unused[:5])}")
-        return f"all {sum(p.numel() for p in named.values())} of student and terms are in a loss"
+        frozen = sum(p.numel() for p in named.values() if not p.requires_grad)
+        return f"all {sum(p.numel() for p in named.values()) - frozen} of student and terms are in a loss" + (
+            f", {frozen} are frozen" if frozen else ""
+        )
 
     def steps(self) -> str:
         """Training steps are finite, and leave the teachers as they were."""
@@ -196,6 +199,8 @@ def reduced(cfg):
     small = cfg.clone()
     small.defrost()
     small.TRAIN.BATCH_SIZE = max(8, 4 * cfg.AUG.REPEATS)
+    # 2 parts of each process's share tell what more would
+    small.TRAIN.ACCUMULATE = min(cfg.TRAIN.ACCUMULATE, 2)
     small.TRAIN.COMPILE = "off"  # it would take longer than all checks, and gradients are asked for term by term
     small.freeze()
     return small

@@ -54,6 +54,9 @@ PAGE = {
     # another number of classes stays random, all else must fit. A vidt_swin_* also starts from a Swin classifier:
     # timm:swin_tiny_patch4_window7_224, or a file. DATA.NORMALIZATION should be what they were trained with.
     "MODEL.WEIGHTS": Option("", path=True, student=True),
+    # Parts of the backbone that do not train: names of its modules or parameters, such as blocks.0 or patch_embed, with
+    # * and ? for any characters; [] = none. Their batch norms go on to take statistics.
+    "MODEL.FREEZE": Option([], of=str),
     # Dataset, by its name in pycls_std/datasets/.
     "DATA.NAME": Option("digits", registry="DATASETS", student=True),
     # Folder the dataset lies in, or is downloaded to. The name of a folder of images is that of the dataset.
@@ -71,8 +74,13 @@ PAGE = {
     # Channel mean and deviation of the student's input; "" = the dataset's own, or imagenet, half, cifar10,
     # cifar100, tiny_imagenet, digits.
     "DATA.NORMALIZATION": Option("", student=True),
-    # At test, images are resized to IMAGE_SIZE / CROP_RATIO and centre-cropped; 1 = resized to IMAGE_SIZE, no crop.
+    # At test, the shorter side is resized to IMAGE_SIZE / CROP_RATIO and the centre cut out; 1 = a square image is
+    # resized to IMAGE_SIZE and not cropped.
     "DATA.CROP_RATIO": Option(1.0, least=0.01, greatest=1, student=True),
+    # Where all of an image would be seen, at test with CROP_RATIO 1 and in training but for AUG.CROP `resized`, an
+    # image that is not square has its shorter side resized and its centre cut out (crop), or both sides resized,
+    # which distorts it (squash).
+    "DATA.FIT": Option(("crop", "squash"), student=True),
     # Filter that test images are resized with; like Pillow's, both are antialiased.
     "DATA.INTERPOLATION": Option(("bicubic", "bilinear"), student=True),
     # Where views are made: in batches on the device, from images held in memory; or one by one by worker processes.
@@ -209,6 +217,10 @@ PAGE = {
     "OPTIM.GAMMA": Option(0.1, least=0, greatest=1, when="OPTIM.SCHEDULE=step"),
     # Images in a training batch, of all processes together; an incomplete last batch is dropped.
     "TRAIN.BATCH_SIZE": Option(128, least=1),
+    # Parts of a batch that are computed one after another for one step of the optimizer, which takes less memory;
+    # 1 = off. BATCH_SIZE, learning rates, mixing, MINE and the average are those of the whole batch. What differs:
+    # batch norms see the statistics of each part, and terms that compare the images of a batch compare those of a part.
+    "TRAIN.ACCUMULATE": Option(1, least=1, greatest=65536),
     # Decay of the moving average of the weights, per iteration; 0 = off.
     "TRAIN.EMA_DECAY": Option(0.0, least=0, greatest=0.9999999),
     # Let the average start short and grow to EMA_DECAY, which short runs need.

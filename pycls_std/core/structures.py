@@ -66,6 +66,7 @@ class DatasetInfo:
     normalization: Normalization
     left_out: str = ""  # in a line, what lies with its files and is not read, or is missing
     ids: tuple[int, ...] = ()  # of the classes in the dataset's own files, where these number them
+    origin: str = ""  # in a line, which folder is read, of a dataset that has a choice
 
 
 @dataclass(frozen=True)

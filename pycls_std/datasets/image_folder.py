@@ -75,11 +75,18 @@ def image_folder(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
     name = next((name for name in names if os.path.lexists(Path(root) / name)), None)
     if not Path(root).is_dir():
         raise ValueError(f"image_folder: there is no folder DATA.ROOT {printable(root)}")
+    there = [entry.name for entry in folders.entries(root) if entry.is_dir()]
     if name is None:
-        raise ValueError(f"image_folder: DATA.ROOT {printable(root)} has no folder {' or '.join(names)}")
+        has = f"it has {first_of(there)}" if there else "there is none in it"
+        raise ValueError(f"image_folder: DATA.ROOT {printable(root)} has no folder {' or '.join(names)}; {has}")
     folder = Path(root) / name
     if not folder.is_dir():
         raise ValueError(f"image_folder: DATA.ROOT {printable(root)}: {name} is no folder")
     dataset = ClassFolders(folder)
     left_out = f"image_folder: {name} has {dataset.left_out}" if dataset.left_out else ""
-    return dataset, DatasetInfo(Path(root).name, tuple(dataset.classes), NORMALIZATIONS["imagenet"], left_out)
+    used = {"train": "trained on"}.get(split, "tested on")
+    spare = [other for other in names if other != name and other in there]
+    unused = f"; {spare[0]} is there, too, and not read" if spare else ""
+    origin = f"image_folder: {printable(str(folder))} is {used}: {len(dataset)} images{unused}"
+    classes, normalization = tuple(dataset.classes), NORMALIZATIONS["imagenet"]
+    return dataset, DatasetInfo(Path(root).name, classes, normalization, left_out, origin=origin)

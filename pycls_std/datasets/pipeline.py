@@ -10,10 +10,10 @@ from pycls_std.datasets.memory.augment import BatchAugmentation, Plain
 from pycls_std.datasets.transforms import (
     Augmentation,
     ImageTransform,
+    square,
     test_pixels,
     test_transform,
     train_transform,
-    whole,
 )
 
 
@@ -22,7 +22,7 @@ class ImagePipeline:
     """The two ways to make a view, image by image in workers, and in batches of images held in memory.
 
     image_size: pixels. crop_ratio, interpolation: of test images, see `transforms.test_pixels`. seed: of the
-    augmentation.
+    augmentation. fit: of images that are not square, see `transforms.square`.
     """
 
     image_size: int
@@ -31,28 +31,34 @@ class ImagePipeline:
     crop_ratio: float
     seed: int
     interpolation: str = "bicubic"
+    fit: str = "crop"
     batched = True  # images in memory can be augmented in batches
 
     def train_transform(self) -> ImageTransform:
         """Return what makes a training view of an image and its target."""
-        return train_transform(self.image_size, self.normalization, self.augmentation)
+        return train_transform(self.image_size, self.normalization, self.augmentation, self.fit)
 
     def test_transform(self) -> ImageTransform:
         """Return what makes the test view of an image and its target."""
-        return test_transform(self.image_size, self.normalization, self.crop_ratio, self.interpolation)
+        return test_transform(self.image_size, self.normalization, self.crop_ratio, self.interpolation, self.fit)
 
     def whole(self, image_size: int) -> ImageTransform:
-        """Return what makes a test view of all of an image, image_size pixels wide and high, for a teacher."""
-        return test_transform(image_size, self.normalization, interpolation=self.interpolation)
+        """Return what makes a test view, image_size pixels wide and high, of all that training views are cut from."""
+        fit = "squash" if self.augmentation.crop == "resized" else self.fit
+        return test_transform(image_size, self.normalization, interpolation=self.interpolation, fit=fit)
 
     def resized(self):
         """Return what resizes a training image to be held in memory; None if its crop needs it at its own size."""
         own = self.augmentation
-        return None if own.crop == "resized" else whole(self.image_size, own.interpolation)
+        return None if own.crop == "resized" else Compose(square(self.image_size, own.interpolation, self.fit))
+
+    def takes(self, width: int, height: int) -> bool:
+        """Return whether `batch_augmentation` takes images that are not resized before; it squashes."""
+        return self.augmentation.crop == "resized" or self.fit == "squash" or width == height
 
     def test_pixels(self) -> Compose:
         """Return what makes of a test image the one to be held in memory."""
-        return test_pixels(self.image_size, self.crop_ratio, self.interpolation)
+        return test_pixels(self.image_size, self.crop_ratio, self.interpolation, self.fit)
 
     def batch_augmentation(self, device: torch.device, *, crops: bool) -> BatchAugmentation:
         """Return what makes training views of images in memory; crops: whether to record what they show."""

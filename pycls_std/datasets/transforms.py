@@ -46,17 +46,20 @@ class ImageTransform(Compose):
         return super().__call__(image), target
 
 
-def train_transform(image_size: int, normalization: Normalization, augmentation: Augmentation) -> ImageTransform:
+def train_transform(
+    image_size: int, normalization: Normalization, augmentation: Augmentation, fit: str = "crop"
+) -> ImageTransform:
     """Return the training transform: PIL image -> (3, image_size, image_size) normalised tensor.
 
+    fit: see `square`, for the crops that do not take a part of the image as it is.
     Source: the DeiT recipe; at 32 px STD replaces its random resized crop by a padded one.
     """
     mode = INTERPOLATIONS[augmentation.interpolation]
-    all_of_it = whole(image_size, augmentation.interpolation)
+    all_of_it = square(image_size, augmentation.interpolation, fit)
     crops = {
-        "pad": [to_rgb, all_of_it, PaddedCrop(image_size, augmentation.crop_padding)],
+        "pad": [to_rgb, *all_of_it, PaddedCrop(image_size, augmentation.crop_padding)],
         "resized": [DecodedRandomResizedCrop(image_size, (augmentation.crop_scale, 1.0), mode)],
-        "none": [to_rgb, all_of_it],
+        "none": [to_rgb, *all_of_it],
     }
     steps = crops[augmentation.crop]
     if augmentation.flip:
@@ -74,27 +77,40 @@ def train_transform(image_size: int, normalization: Normalization, augmentation:
 
 
 def test_transform(
-    image_size: int, normalization: Normalization, crop_ratio: float = 1.0, interpolation: str = "bicubic"
+    image_size: int,
+    normalization: Normalization,
+    crop_ratio: float = 1.0,
+    interpolation: str = "bicubic",
+    fit: str = "crop",
 ) -> ImageTransform:
     """Return the test transform: that of `test_pixels`, normalised."""
-    pixels = test_pixels(image_size, crop_ratio, interpolation).transforms
+    pixels = test_pixels(image_size, crop_ratio, interpolation, fit).transforms
     return ImageTransform([*pixels, ToTensor(), Normalize(*normalization)])
 
 
-def test_pixels(image_size: int, crop_ratio: float = 1.0, interpolation: str = "bicubic") -> Compose:
-    """Return the test transform of pixels: resize to image_size / crop_ratio, centre crop.
+def test_pixels(image_size: int, crop_ratio: float = 1.0, interpolation: str = "bicubic", fit: str = "crop") -> Compose:
+    """Return the test transform of pixels: resize the shorter side to image_size / crop_ratio, centre crop.
 
-    crop_ratio 1 resizes both sides to image_size and crops nothing; 0.875 at 224 px resizes the shorter side to 256.
+    0.875 at 224 px resizes it to 256. With crop_ratio 1 a square image is resized and not cropped, for any other see
+    `square`.
     """
     if crop_ratio < 1:
         resize = Resize(round(image_size / crop_ratio), INTERPOLATIONS[interpolation])
         return Compose([to_rgb, resize, CenterCrop(image_size)])
-    return Compose([to_rgb, whole(image_size, interpolation)])
+    return Compose([to_rgb, *square(image_size, interpolation, fit)])
 
 
-def whole(image_size: int, interpolation: str = "bicubic") -> Resize:
-    """Return what resizes both sides to image_size."""
-    return Resize((image_size, image_size), INTERPOLATIONS[interpolation])
+def square(image_size: int, interpolation: str, fit: str) -> list:
+    """Return the steps that make an image image_size pixels wide and high; of a square one both do the same.
+
+    fit: `crop` resizes the shorter side and cuts out the centre, `squash` resizes both sides.
+    """
+    mode = INTERPOLATIONS[interpolation]
+    ways = {
+        "crop": [Resize(image_size, mode), CenterCrop(image_size)],
+        "squash": [Resize((image_size, image_size), mode)],
+    }
+    return ways[fit]
 
 
 def rand_augment(spec: str, image_size: int, normalization: Normalization):

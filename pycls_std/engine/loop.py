@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from timm.utils import ModelEmaV3
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from pycls_std.core.meters import Meters
-from pycls_std.core.structures import Batch, Output, Progress
+from pycls_std.core.structures import Batch, Output, Progress, take
 from pycls_std.engine.checkpoint import tensors
 from pycls_std.engine.optim import set_learning_rate
 from pycls_std.engine.progress import ProgressBar, duration
@@ -40,6 +41,7 @@ class Session:
     ema: ModelEmaV3 | None
     epochs: int
     clip_norm: float = 0.0
+    accumulate: int = 1  # parts of a batch that are computed one after another
     test_period: int = 1
     log_period: int = 50
     best: dict = field(default_factory=dict)  # {"epoch", <result>} of the best evaluation so far
@@ -174,8 +176,12 @@ def train_step(session: Session, batch: Batch, progress: Progress) -> tuple[dict
     runtime.start_step()
     with runtime.autocast():
         teachers = session.teacher_outputs(batch, progress)
-        losses = trainer.losses(batch, teachers, progress)
-    runtime.step(losses, [session.optimizer], clip_norm=session.clip_norm, where=where)
+    if session.accumulate > 1:
+        losses = _step_in_parts(session, batch, teachers, progress, where)
+    else:
+        with runtime.autocast():
+            losses = trainer.losses(batch, teachers, progress)
+        runtime.step(losses, [session.optimizer], clip_norm=session.clip_norm, where=where)
     with runtime.autocast():
         extra = trainer.auxiliary_losses(batch, progress)
     if extra:
@@ -183,6 +189,33 @@ def train_step(session: Session, batch: Batch, progress: Progress) -> tuple[dict
     if session.ema:
         session.ema.update(trainer.student, step=progress.step + 1)
     return losses, extra
+
+
+def _step_in_parts(session, batch, teachers, progress, where) -> dict[str, Tensor]:
+    """Step on the mean of the losses of a batch's parts; return it, and let the monitors stand for all of them."""
+    trainer, runtime = session.trainer, session.runtime
+    size, seen = len(batch.loaded.index) // session.accumulate, []
+
+    def losses_of(start):
+        own, told = (take(each, slice(start, start + size)) for each in (batch, tuple(teachers)))
+        with runtime.autocast():
+            losses = trainer.losses(own, list(told), progress)
+        seen.append({name: term.monitors for name, term in trainer.terms.items()})
+        return losses
+
+    parts = [partial(losses_of, number * size) for number in range(session.accumulate)]
+    losses = runtime.step_in_parts(parts, session.optimizer, clip_norm=session.clip_norm, where=where)
+    for name, term in trainer.terms.items():
+        term.monitors = _joined([monitors[name] for monitors in seen])
+    return losses
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return values of a batch by those of its parts: means of scalars, those of each image side by side."""
+    return {
+        name: torch.cat([part[name] for part in parts]) if value.ndim else torch.stack([p[name] for p in parts]).mean()
+        for name, value in parts[0].items()
+    }
 
 
 @torch.no_grad()

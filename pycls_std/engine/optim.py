@@ -14,7 +14,8 @@ def create_optimizer(
     """Return an optimizer over the parameters of a module, such as a student and its terms.
 
     name: any of timm.optim; `sgd` has Nesterov momentum, `momentum` has not. Weight decay spares parameters of one
-    dimension, biases, and what the module's `no_weight_decay()` names. torch's own Adam and SGD run fused.
+    dimension, biases, and what the module's `no_weight_decay()` names. Parameters that need no gradient are in no
+    group. torch's own Adam and SGD run fused.
     Raises ValueError for an unknown name, and for an optimizer that cannot be had here.
     """
     if name not in list_optimizers():
@@ -24,7 +25,10 @@ def create_optimizer(
         kind = get_optimizer_class(name, bind_defaults=False)
         fused = {"fused": True} if "fused" in inspect.signature(kind).parameters else {}
         options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, **fused}
-        optimizer = create_optimizer_v2(module, opt=name, **options)
+        frozen = not all(p.requires_grad for p in module.parameters())
+        plain = frozen and not weight_decay  # timm may take all of a module then; else it leaves out what is frozen
+        trained = [p for p in module.parameters() if p.requires_grad] if plain else module
+        optimizer = create_optimizer_v2(trained, opt=name, **options)
     except Exception as error:  # optimizers of other packages raise what they like if their package is not there
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"OPTIM.NAME {name} cannot be built: {reason}") from error

@@ -3,6 +3,7 @@
 import logging
 import platform
 import resource
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -214,6 +215,29 @@ class Runtime:
             optimizer.zero_grad()
         with _compiler_errors():
             self.scaler.scale(total).backward()
+        self._update(optimizers, clip_norm=clip_norm, average=average)
+
+    def step_in_parts(
+        self, parts: list[Callable[[], dict[str, Tensor]]], optimizer: Optimizer, *, clip_norm: float, where: str
+    ) -> dict[str, Tensor]:
+        """Step an optimizer on the mean of the losses of some parts of a batch, as large as each other.
+
+        parts: each computes its losses; what one keeps for its gradient is freed before the next is called. Returns
+        the mean losses. clip_norm, where, errors: of `step`, whose gradients are as large.
+        """
+        optimizer.zero_grad()
+        found = []
+        for losses in (part() for part in parts):
+            with _compiler_errors():
+                self.scaler.scale(sum(losses.values()) / len(parts)).backward()
+            found.append({name: value.detach() for name, value in losses.items()})
+        mean = {name: torch.stack([losses[name] for losses in found]).mean(dim=0) for name in found[0]}
+        self.step_monitor.ask(sum(mean.values()), mean, where)
+        self._update([optimizer], clip_norm=clip_norm)
+        return mean
+
+    def _update(self, optimizers: list[Optimizer], *, clip_norm: float, average: bool = False) -> None:
+        """Step optimizers on the gradients that are there; for the arguments see `step`."""
         for optimizer in optimizers:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             if average:

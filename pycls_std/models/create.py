@@ -1,6 +1,7 @@
 """Build a backbone by its name: the project's own first, then timm's."""
 
 import difflib
+from fnmatch import fnmatchcase
 
 import timm
 from timm.layers import PatchEmbed
@@ -67,6 +68,27 @@ def reset_layers(backbone: nn.Module) -> None:
     for module in backbone.modules():
         if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             module.reset_parameters()
+
+
+def freeze(backbone: nn.Module, patterns: list[str]) -> None:
+    """Let no parameter train whose name, or the name of a module that it is in, fits a pattern with * and ?.
+
+    Raises ValueError that names MODEL.FREEZE for a pattern that fits none, and if all are frozen.
+    """
+    for pattern in patterns:
+        found = [p for name, p in backbone.named_parameters() if _within(name, pattern)]
+        if not found:
+            parts = ", ".join(dict(backbone.named_children()))
+            raise ValueError(f"MODEL.FREEZE has {pattern!r}, which no parameter fits; parts of the backbone: {parts}")
+        for parameter in found:
+            parameter.requires_grad_(False)
+    if patterns and not any(p.requires_grad for p in backbone.parameters()):
+        raise ValueError(f"MODEL.FREEZE {list(patterns)} leaves no parameter of the backbone to train")
+
+
+def _within(name: str, pattern: str) -> bool:
+    words = name.split(".")
+    return any(fnmatchcase(".".join(words[:count]), pattern) for count in range(1, len(words) + 1))
 
 
 def randomize_zero_heads(backbone: nn.Module) -> None:

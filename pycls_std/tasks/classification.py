@@ -41,6 +41,7 @@ class Classification:
         "AUG.CUTMIX",
         "AUG.LABEL_SMOOTHING",
         "DATA.CROP_RATIO",
+        "DATA.FIT",
         "DATA.INTERPOLATION",
         "DATA.PER_CLASS",
     )
@@ -74,6 +75,7 @@ class Classification:
             crop_ratio=cfg.DATA.CROP_RATIO,
             seed=seed,
             interpolation=cfg.DATA.INTERPOLATION,
+            fit=cfg.DATA.FIT,
         )
         mixing = Mixing(
             classes,

@@ -82,7 +82,8 @@ class Mine(AuxiliaryTerm):
             for t in branch.tokens
         )
         ascent = torch.optim.SGD(critics.parameters(), lr=mine.CRITIC_LR, momentum=mine.MOMENTUM, maximize=True)
-        descent = torch.optim.SGD(student.parameters(), lr=mine.STUDENT_LR, momentum=mine.MOMENTUM)
+        trained = [p for p in student.parameters() if p.requires_grad]
+        descent = torch.optim.SGD(trained, lr=mine.STUDENT_LR, momentum=mine.MOMENTUM)
         return cls(critics, [ascent, descent], samples=mine.SAMPLES, period=mine.PERIOD, repeats=cfg.AUG.REPEATS)
 
     def shrink(self, images: int) -> None:
