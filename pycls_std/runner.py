@@ -6,7 +6,7 @@ from pathlib import Path
 from pycls_std import check as checks
 from pycls_std import config
 from pycls_std.builders.cache import build_cache
-from pycls_std.builders.data import build_data, build_task, named_normalization
+from pycls_std.builders.data import build_data, build_task, named_normalization, training_images
 from pycls_std.builders.method import build_backbone, build_student, choose_prediction, describe_run
 from pycls_std.builders.models import absent_files, refuse_unknown_forms
 from pycls_std.builders.teachers import optimize_teachers, set_batch_norm_mode
@@ -18,7 +18,7 @@ from pycls_std.measure.description import info, operations
 from pycls_std.measure.predictions import check_predictions, keep_predictions
 from pycls_std.measure.speed import time
 from pycls_std.run.folder import RunFolder
-from pycls_std.run.identity import Identity, changed_shape
+from pycls_std.run.identity import Identity, changed_shape, refuse_squashed
 from pycls_std.run.record import commit
 
 LOG = logging.getLogger("pycls_std")
@@ -46,6 +46,9 @@ def train(cfg) -> None:
     identity = _identity(options, session, data)  # the teachers' fingerprints are of the weights as they were found
     if saved:
         identity.refuse_other_data(saved, path)
+        if "DATA.FIT" in session.task.READS and cfg.DATA.FIT == "crop":
+            images = training_images(cfg)
+            refuse_squashed(saved, path, (images[index][0].size for index in range(min(len(images), 100))))
         if saved["threads"] != identity.threads and runtime.device.type == "cpu":
             LOG.warning(
                 "%s was computed by %d threads, it goes on with %d: sums round otherwise, so the run will not end as "

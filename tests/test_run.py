@@ -497,7 +497,7 @@ def test_time_prints_images_per_second(std, caplog, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def two_datasets(folder):
+def two_datasets(folder, size=(8, 8)):
     """Folders of class folders a with cats and dogs, b with birds and fish."""
     from PIL import Image
 
@@ -507,7 +507,7 @@ def two_datasets(folder):
                 place = folder / name / split / label
                 place.mkdir(parents=True)
                 for index in range(4):
-                    Image.new("RGB", (8, 8), (60 * index, 9, 9)).save(place / f"{index}.png")
+                    Image.new("RGB", size, (60 * index, 9, 9)).save(place / f"{index}.png")
     return folder
 
 
@@ -538,6 +538,28 @@ def test_a_run_is_not_continued_nor_silently_tested_on_other_classes(load, tmp_p
         weights = {"TEST__WEIGHTS": data / "run" / "checkpoints" / "last.pt", "DATA__ROOT": data / name}
         runner.test(load("debug/base_debug", **options, **weights))
         assert ("was trained on other classes: cat, dog" in caplog.text) is told
+
+
+@pytest.mark.parametrize("size", [(8, 8), (12, 8)])
+def test_a_run_that_squashed_its_images_does_not_go_on_with_cropped_ones(load, tmp_path, size):
+    """As all did before DATA.FIT, which their checkpoints do not have; of square images both are the same."""
+    data = two_datasets(tmp_path, size)
+    options = {"DATA__NAME": "image_folder", "DATA__ROOT": data / "a", "MODEL__NUM_CLASSES": 0, "TRAIN__BATCH_SIZE": 4}
+
+    def train(epochs, **more):
+        runner.train(load("debug/base_debug", **options, OUT_DIR=data / "run", OPTIM__MAX_EPOCH=epochs, **more))
+
+    train(1, DATA__FIT="squash")
+    last = data / "run" / "checkpoints" / "last.pt"
+    state = torch.load(last, weights_only=True)
+    assert "  FIT: squash\n" in state["config"]
+    torch.save(state | {"config": state["config"].replace("  FIT: squash\n", "")}, last)
+    if size == (12, 8):
+        with pytest.raises(ValueError, match="last.pt is a run that distorted its images to squares"):
+            train(2)
+    else:
+        train(2)
+        assert load_state(data / "run")["epoch"] == 2
 
 
 @pytest.mark.fault(20)

@@ -1,9 +1,11 @@
 """What a run is: with something else in its place, it is not continued."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from pycls_std import config
+from pycls_std.config.plain_yaml import load_yaml
 from pycls_std.core.option import Option
 from pycls_std.core.text import first_of, printable
 from pycls_std.engine.checkpoint import RESUMED
@@ -71,6 +73,17 @@ def refuse_other_options(saved: dict, options: str, processes: int, path: Path) 
         changed.append(f"the number of processes was {saved['processes']}, is {processes}")
     if changed:
         raise ValueError(f"{path} is a run of other options: {'; '.join(changed)}. Choose another OUT_DIR")
+
+
+def refuse_squashed(saved: dict, path: Path, widths_heights: Iterable[tuple[int, int]]) -> None:
+    """Raise ValueError that names a checkpoint of a run that is older than DATA.FIT, on images that are not square.
+
+    widths_heights: of some of its images. It resized both sides, as `squash` does, and `crop` is the default.
+    """
+    known = config.flatten(load_yaml(saved["config"], "its options"))
+    if "DATA.FIT" not in known and any(width != height for width, height in widths_heights):
+        reason = "is a run that distorted its images to squares, now they are cropped"
+        raise ValueError(f"{path} {reason}. Choose another OUT_DIR")
 
 
 def same_run(first: str, second: str) -> bool:
