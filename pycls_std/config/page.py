@@ -242,6 +242,8 @@ PAGE = {
     # .npz in classification (logits of the student and its teachers), in .json in detection (COCO's standard results of
     # the student); "" = off.
     "TEST.PREDICTIONS": neutral("", path=True),
+    # Write the scores of --mode test to test.json, too, in the folder of TEST.WEIGHTS, with what was tested.
+    "TEST.JSON": neutral(False),
     # Score the moving average in that checkpoint instead of the weights.
     "TEST.EMA": neutral(False),
     # Prediction that counts as the result: avg (class and distillation heads), cls, dist; "" = the method's own.
