@@ -29,13 +29,13 @@ def keep_scores(cfg, scores: dict[str, dict[str, float]], *, prediction: str, da
         "prediction": prediction,
         "scores": scores,
     }
-    path = weights.with_name(SCORES)
+    path = weights.parent / SCORES
     files.write(path, (json.dumps(facts, indent=2) + "\n").encode())
     LOG.info("%s: written", path)
 
 
 def refuse_same_file(cfg) -> None:
     """Raise ValueError if TEST.PREDICTIONS would replace test.json, which TEST.JSON asks for."""
-    path = Path(cfg.TEST.WEIGHTS).with_name(SCORES)
+    path = Path(cfg.TEST.WEIGHTS).parent / SCORES
     if cfg.TEST.JSON and cfg.TEST.PREDICTIONS and Path(cfg.TEST.PREDICTIONS).absolute() == path.absolute():
         raise ValueError(f"TEST.PREDICTIONS is {path}, the file of TEST.JSON: choose another name")
