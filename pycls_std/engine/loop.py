@@ -273,7 +273,9 @@ def _terms(losses: dict[str, Tensor]) -> str:
 def _summary(session, values: dict[str, float]) -> str:
     parts = [f"loss {values['train/loss']:.2f}"]
     scores = {name: facts["label"] for name, facts in session.task.scores.items() if facts.get("shown", True)}
-    parts += [f"{label} {values[f'test/{name}']:.2f}" for name, label in scores.items() if f"test/{name}" in values]
+    for prefix, said in (("train", "train "), ("test", "")):
+        known = {label: values.get(f"{prefix}/{name}") for name, label in scores.items()}
+        parts += [f"{said}{label} {value:.2f}" for label, value in known.items() if value is not None]
     result = session.task.RESULT
     if f"ema/{result}" in values:
         parts.append(f"EMA {scores[result]} {values[f'ema/{result}']:.2f}")

@@ -134,6 +134,12 @@ class Classification:
         """Return the loss of the labels, by name."""
         return {"ce": soft_target_cross_entropy(output.heads["cls"], batch.targets)}
 
+    def monitors(self, output: Output, batch: Batch, prediction: str) -> dict[str, Tensor]:
+        """Return which training views (B,) are named rightly, 0 or 100; nothing where labels are mixed."""
+        if self.mixing.mixup:
+            return {}
+        return {"top1": 100.0 * (self.predictions(output)[prediction].argmax(dim=1) == batch.loaded.targets)}
+
     # ------------------------------------------------------------------------------------------------------ evaluation
     def prediction_heads(self, heads: tuple[str, ...]) -> dict[str, set[str]]:
         """Return the heads that each prediction needs, by the name of the prediction; the first is the default.
