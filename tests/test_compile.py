@@ -61,6 +61,7 @@ OPTIONS = {
     "kd": SMALL | LOCALITY | {"DISTILLATION__TYPE": "decoupled", "KD__WARMUP_EPOCHS": 2},
 }
 TERMS = {
+    "convolutions": {"top1"},  # the labels are unmixed
     "std": {"std", "mine", "teacher_weight/0_resnet8", "teacher_weight/1_resnet8"},
     "deit": {"kd", "teacher_weight/0_resnet8"},
     "kd": {"kd", "locality", "teacher_weight/0_resnet8"},

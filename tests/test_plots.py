@@ -105,7 +105,7 @@ def test_the_held_out_split_has_axes_of_its_own(record, tmp_path):
 
 
 def test_loss_terms_are_those_that_add_up_to_the_loss(two_rows):
-    """The estimate of MINE, the teachers' weights and the accuracy are logged beside them and are no part of the sum."""
+    """The estimate of MINE, the teachers' weights and the accuracy are logged beside them, no part of the sum."""
     assert plots.objective(two_rows["multi"]) == ["train/ce", "train/distill"]
     figure = plots.losses(two_rows)
     assert [axes.get_title() for axes in figure.axes] == ["base", "multi"]
