@@ -7,6 +7,7 @@ from pycls_std.core.event_options import options_in
 from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint, files
+from pycls_std.process import console
 from pycls_std.run.identity import refuse_other_options, refuse_other_origin, same_run
 from pycls_std.run.journal import EVENTS, METRICS, Journal, events_of, metrics_of
 from pycls_std.run.lock import LOCK
@@ -15,6 +16,7 @@ from pycls_std.run.series import Series
 
 CONFIG = "config.yaml"
 BEST = "best.pt"
+CONSOLE = "console.log"  # of every start; it has no part in what a run is, and nothing reads it
 
 
 class RunFolder:
@@ -76,6 +78,7 @@ class RunFolder:
         before = saved["config"] if saved else ""
         journal = Journal(self.path, identity.config, lines, before=before, outdated=outdated)
         origin = identity._asdict()
+        console.keep(self.path / CONSOLE)
 
         def write(done: int, values: dict[str, float], best: bool) -> None:
             """Write down an epoch: values, best.pt, options; then last.pt, which has all of it; run.json at last."""
@@ -148,7 +151,7 @@ class RunFolder:
         A record without a checkpoint to continue from is not replaced. A start of other options that came to no epoch
         has recorded nothing, and is.
         """
-        own = {LOCK, CONFIG, METRICS, "checkpoints", *(path.name for path in self._own_events(options, ""))}
+        own = {LOCK, CONFIG, METRICS, CONSOLE, "checkpoints", *(path.name for path in self._own_events(options, ""))}
         there = {entry.name for entry in os.scandir(self.path)} if self.path.is_dir() else set()
         if RECORD in there:
             raise ValueError(
