@@ -51,6 +51,7 @@ class Classification:
         self.classes = classes
         self.pipeline = pipeline  # (normalization=...) -> what makes views
         self.mixing = mixing or Mixing(classes)
+        self.mixed = self.mixing.mixup is not None
         self.scores = scores_of("classification")
 
     @classmethod
@@ -136,7 +137,7 @@ class Classification:
 
     def monitors(self, output: Output, batch: Batch, prediction: str) -> dict[str, Tensor]:
         """Return which training views (B,) are named rightly, 0 or 100; nothing where labels are mixed."""
-        if self.mixing.mixup:
+        if self.mixed:
             return {}
         return {"top1": 100.0 * (self.predictions(output)[prediction].argmax(dim=1) == batch.loaded.targets)}
 
