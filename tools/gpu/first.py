@@ -275,9 +275,11 @@ def run(look: Look) -> None:
     words += [f"DISTILLATION.TEACHER_WEIGHTS={weights}", "DISTILLATION.TEACHER_MIN_ACC=0"] if weights else []
     mode = f"TRAIN.COMPILE={look.modes[-1]}"
     code = run_net.main(["--traceback", "--mode", "train", "--cfg", look.cfg, *words, mode])
+    if code:
+        raise RuntimeError(f"run_net.py ended with {code}")
     record = json.loads((look.out / "run" / "run.json").read_text())
     known = ("status", "epochs_done", "best", "images_per_second", "peak_memory_gib", "hours")
-    look.say("run", code=code, **{name: record[name] for name in known})
+    look.say("run", **{name: record[name] for name in known})
 
 
 PARTS = {part.__name__: part for part in (env, sync, views, determinism, speed, steps, run)}

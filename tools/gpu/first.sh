@@ -2,12 +2,13 @@
 # The first ten minutes on a GPU, in the order that finds the most: what is there, the tests that need a device, waits,
 # views and repeated bits, speed, compiled steps, a run. Each step has its limit in seconds. From the repository's folder:
 #   tools/gpu/first.sh [DATA [OUT]]
-# DATA: a folder of images, train/<class>/ and val/<class>/; none = the digits of scikit-learn. OUT: of the results.
+# DATA: a folder of images, train/<class>/ and val/<class>/; none = the digits of scikit-learn. OUT: a new folder for
+# the results.
 # PYTHON, DEVICE, BATCH, ROUNDS, WORKERS choose otherwise; on a CPU, in small:
-#   DEVICE=cpu BATCH=16 ROUNDS=1 COMPILED=off WORDS="MODEL.ARGS.num_blocks=1 DATA.PER_CLASS=20" tools/gpu/first.sh
+#   DEVICE=cpu BATCH=16 ROUNDS=1 COMPILED=off WORDS="PRECISION=fp32 DATA.PER_CLASS=16" tools/gpu/first.sh
 set -u -o pipefail
 cd "$(dirname "$0")/../.."
-data=${1:-} out=${2:-out} python=${PYTHON:-python3} words=${WORDS:-} limit=${LIMIT:-1}
+data=${1:-} out=${2:-out} python=${PYTHON:-python3} words=${WORDS:-}
 compiled=${COMPILED:-on graphs}
 digits="DATA.NAME=digits $words"
 images=$digits
