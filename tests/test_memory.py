@@ -7,12 +7,14 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from timm.data import auto_augment as reference
 from timm.data import random_erasing
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 
 from pycls_std.builders.data import build_data
+from pycls_std.core.sending import send
 from pycls_std.datasets import transforms
 from pycls_std.datasets.loader import Views, train_loader
 from pycls_std.datasets.memory import NotInMemory, color, geometry, store
@@ -439,6 +441,18 @@ def test_blocks_hold_as_many_images_as_fit():
     ):
         views = MemoryViews(torch.zeros(1, 8, 8, 4, dtype=torch.uint8), torch.zeros(1), None, size=size)
         assert views.loader([(0, 0)], batch_size=batch_size, workers=0).block == block
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_the_host_draws_goes_to_a_device_from_pinned_memory(device, monkeypatch):
+    """All of it; on a CPU nothing is copied."""
+    pinned, numbers = [], np.arange(3)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    sent = send(numbers, torch.device(device))
+    assert (sent.device.type, len(pinned)) == (device, int(device == "meta"))
+    assert device == "meta" or sent.data_ptr() == numbers.ctypes.data
+    sources = [path for path in (ROOT / "pycls_std" / "datasets" / "memory").glob("*.py")]
+    assert len(sources) > 5 and not [path.name for path in sources if "from_numpy" in path.read_text()]
 
 
 def test_a_pass_leaves_the_global_generators_alone():

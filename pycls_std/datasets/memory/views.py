@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from pycls_std.core.sending import send
 from pycls_std.core.structures import Loaded
 
 # Changes whenever the same address gives other pixels than before: what is kept of views is then of no use.
@@ -50,14 +51,14 @@ class MemoryViews(Dataset):
     @staticmethod
     def collate(samples: list[Loaded]) -> Loaded:
         """Return one batch of several."""
-        return Loaded(*(None if part[0] is None else torch.cat(part) for part in zip(*samples, strict=True)))
+        return Loaded(*map(_joined, zip(*samples, strict=True)))
 
     def batch(self, addresses: list[tuple[int, int]]) -> Loaded:
         """Return the views of addresses, (B,)."""
         views, indices = np.array(addresses, dtype=np.int64).T
         images, crop = self.transform(self.pixels, views, indices)
-        index = torch.from_numpy(indices).to(self.targets.device, non_blocking=True)
-        return Loaded(images, self.targets[index], index, crop)
+        index = send(indices, self.targets.device)
+        return Loaded(images, self.targets[index], index, crop, None if crop is None else indices)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of all pixels and targets."""
@@ -93,3 +94,10 @@ class MemoryLoader:
             for first in range(0, len(block.images), self.batch_size):
                 own = slice(first, first + self.batch_size)
                 yield Loaded(*(None if part is None else part[own] for part in block))
+
+
+def _joined(parts: tuple):
+    """Return one tensor or array of several, None of what is not recorded."""
+    if parts[0] is None:
+        return None
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
