@@ -233,6 +233,9 @@ PAGE = {
     # Newest checkpoints that are kept to continue from: last.pt, last-1.pt, ...; 1 = last.pt alone, and no way back
     # from a damaged one.
     "TRAIN.KEEP": neutral(2, least=1),
+    # Epochs between checkpoints to continue from, at most so many are computed again after a stop or a kill. The first
+    # epoch of a start, the last one and each that is the best so far are always saved.
+    "TRAIN.SAVE_PERIOD": neutral(1, least=1),
     # Images in a test batch, of each process.
     "TEST.BATCH_SIZE": neutral(200, least=1),
     # Epochs between evaluations; the last epoch is always evaluated.
