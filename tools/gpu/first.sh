@@ -5,7 +5,7 @@
 # DATA: a folder of images, train/<class>/ and val/<class>/; none = the digits of scikit-learn. OUT: a new folder for
 # the results.
 # PYTHON, DEVICE, BATCH, ROUNDS, WORKERS choose otherwise; on a CPU, in small:
-#   DEVICE=cpu BATCH=16 ROUNDS=1 COMPILED=off WORDS="PRECISION=fp32 DATA.PER_CLASS=16" tools/gpu/first.sh
+#   DEVICE=cpu BATCH=16 ROUNDS=1 COMPILED=off WORDS="PRECISION=fp32 DATA.PER_CLASS=60" tools/gpu/first.sh
 set -u -o pipefail
 cd "$(dirname "$0")/../.."
 data=${1:-} out=${2:-out} python=${PYTHON:-python3} words=${WORDS:-}
@@ -28,7 +28,7 @@ first() { # first SECONDS WORDS: parts of first.py, for so long at most
   say env
   first 40 env $digits
   say cuda tests
-  timeout 80 "$python" -m pytest -q -m cuda tests
+  timeout 100 "$python" -m pytest -q -m cuda tests
   say waits, views, determinism
   first 90 sync views determinism $digits
   first 30 determinism --cfg configs/resnet/r-20_c100.yaml $digits
