@@ -34,7 +34,7 @@ def train(cfg) -> None:
     """
     runtime = build_runtime(cfg)
     world, options = runtime.world, config.dump(cfg)
-    folder = RunFolder(config.out_dir(cfg), keep=cfg.TRAIN.KEEP)
+    folder = RunFolder(config.out_dir(cfg), keep=cfg.TRAIN.KEEP, period=cfg.TRAIN.SAVE_PERIOD)
     saved, path = world.broadcast_from_rank_zero(lambda: folder.continued(options, world.size, cfg.OPTIM.MAX_EPOCH))
     start_epoch = saved["epoch"] if saved else 0
     if start_epoch == cfg.OPTIM.MAX_EPOCH:

@@ -102,6 +102,7 @@ def test_run_record(finished, teacher):
             "train/images_per_second",
             "train/teacher_weight/0_resnet8",
             "run/epochs",
+            "run/epoch_seconds",
             *(f"{model}/{score}" for model in ("test", "ema") for score in scores),
         }
     )
@@ -109,7 +110,7 @@ def test_run_record(finished, teacher):
     for line in lines:
         # the rate of the last of 8 iterations, not of another epoch
         assert line["train/lr"] == pytest.approx(schedule((8 * line["epoch"] - 1) / 16))
-        assert line["train/images_per_second"] > 0
+        assert line["run/epoch_seconds"] > 8 * 16 / line["train/images_per_second"] > 0  # and an evaluation
         assert line["train/loss"] == pytest.approx(line["train/ce"] + line["train/std"])
         assert [line[f"test/{score}"] for score in scores[:3]] == [line[f"test/{score}"] for score in scores[3:6]]
     best = max(lines, key=lambda line: line["test/top1"])

@@ -22,11 +22,13 @@ CONSOLE = "console.log"  # of every start; it has no part in what a run is, and 
 class RunFolder:
     """A folder that one process at a time writes; of the processes of a run, the first.
 
-    Nothing in it is replaced or removed but what this run wrote. keep: checkpoints to continue from, at most.
+    Nothing in it is replaced or removed but what this run wrote. keep: checkpoints to continue from, at most. period:
+    epochs between them.
     """
 
-    def __init__(self, path: Path, *, keep: int = 2):
+    def __init__(self, path: Path, *, keep: int = 2, period: int = 1):
         self.path = path
+        self.period = period
         self.checkpoints = path / "checkpoints"
         self.series = Series(self.checkpoints, keep=keep)
 
@@ -81,8 +83,15 @@ class RunFolder:
         console.keep(self.path / CONSOLE)
 
         def write(done: int, values: dict[str, float], best: bool) -> None:
-            """Write down an epoch: values, best.pt, options; then last.pt, which has all of it; run.json at last."""
+            """Write down an epoch: values, best.pt, options; then last.pt, which has all of it; run.json at last.
+
+            An epoch that is not saved leaves its values alone, which a start after a kill takes back. One that others
+            speak of is saved: best.pt and config.yaml never know more than last.pt, and an end is one.
+            """
             journal.epoch(done, session.epochs, values)
+            spoken_of = best or done in (start_epoch + 1, session.epochs)
+            if done % self.period and not spoken_of:
+                return
             state = session.state_dict() | {"journal": journal.lines, "events": journal.events.name}
             if best:
                 checkpoint.save(deployed(origin | {"epoch": done} | state), self.checkpoints / BEST)

@@ -6,6 +6,7 @@ Shapes: B batch, K classes.
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -106,7 +107,8 @@ class Classification:
         """Return a batch of samples."""
         pixels, labels, indices, crops = zip(*samples, strict=True)
         crop = None if crops[0] is None else torch.tensor(crops)
-        return Loaded(torch.stack(pixels), self.stack(labels), torch.tensor(indices), crop)
+        places = None if crop is None else np.array(indices)
+        return Loaded(torch.stack(pixels), self.stack(labels), torch.tensor(indices), crop, places)
 
     def training_set(self, dataset: Dataset) -> Dataset:
         """Return the images as they are: a label is all there is to learn."""
