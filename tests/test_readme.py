@@ -1,4 +1,4 @@
-"""The README: its tables are made from logs/, and the files that it names are there."""
+"""The README and docs/: tables are made from logs/, links lead somewhere, and the files that are named are there."""
 
 import json
 import re
@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from processes import called
+from test_extending import EXAMPLES
 
 from pycls_std import config, runner
 from pycls_std.results.read import read_run
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 
 
 def test_tables_and_pictures_are_those_of_the_logs_and_stay_where_nothing_changed(tmp_path, monkeypatch, capsys):
@@ -59,7 +60,8 @@ def test_every_shipped_table_and_every_kept_one_is_on_the_page_of_results():
 def test_the_steps_for_ones_own_images(tmp_path, caplog):
     """As they stand, in a size for a test: folders, config, all three commands; of images that are not square."""
     caplog.set_level("INFO")
-    steps = README[README.index("**Your own images.**") :]
+    page = (ROOT / "docs" / "data.md").read_text()
+    steps = page[page.index("**Your own images.**") :]
     text, commands = (re.search(rf"```{start}.*?)```", steps, re.S)[1] for start in ("yaml\n(", "\n(python "))
     draws = np.random.default_rng(0)
     for number, folder in enumerate(["train/cat", "train/dog", "val/cat", "val/dog"] * 6):
@@ -89,8 +91,37 @@ def test_the_steps_for_ones_own_images(tmp_path, caplog):
     assert read_run(tmp_path / "run").curves["test/top1"].keys() == {1}
 
 
-@pytest.mark.parametrize(
-    "path", sorted(set(re.findall(r"(?:configs|tools|pycls_std|tests)/[\w./-]+\.(?:yaml|py)", README)))
-)
-def test_files_the_readme_names_are_there(path):
+def named_files():
+    """Files of the project that the pages name, but for those that the pages tell a reader to write."""
+    text = "".join(page.read_text() for page in PAGES)
+    return sorted(set(re.findall(r"(?:configs|tools|pycls_std|tests)/[\w./-]+\.(?:yaml|py|sh)", text)) - set(EXAMPLES))
+
+
+@pytest.mark.parametrize("path", named_files())
+def test_files_that_the_pages_name_are_there(path):
     assert (ROOT / path).is_file()
+
+
+def anchors(page):
+    """Anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_to_a_file_and_a_heading(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S))
+    for link in links:
+        if not link.startswith("https://"):
+            place, _, anchor = link.partition("#")
+            target = page.parent / place if place else page
+            assert target.exists() and target.resolve().is_relative_to(ROOT), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_is_one_click_from_the_readme_which_is_one_screen():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 100
+    links = set(re.findall(r"\]\(([^)\s]+\.md)\)", text))
+    assert links == {page.relative_to(ROOT).as_posix() for page in PAGES} - {"README.md"}
