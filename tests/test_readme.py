@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from processes import called
 from test_extending import EXAMPLES
 
+import pycls_std
 from pycls_std import config, runner
 from pycls_std.results.read import read_run
 
@@ -125,3 +127,19 @@ def test_every_page_is_one_click_from_the_readme_which_is_one_screen():
     assert len(text.splitlines()) <= 100
     links = set(re.findall(r"\]\(([^)\s]+\.md)\)", text))
     assert links == {page.relative_to(ROOT).as_posix() for page in PAGES} - {"README.md"}
+
+
+def test_the_citation_and_the_changelog_are_of_this_version():
+    """CITATION.cff has what version 1.2.0 of its format requires, and the publications that the methods are of."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["cff-version"] == "1.2.0" and cited["message"] and cited["title"] == "pycls_std"
+    assert cited["authors"] == [{"name": "The pycls_std developers"}] and cited["version"] == pycls_std.__version__
+    assert [work["year"] for work in cited["references"]] == [2022, 2022, 2024, 2024]
+    assert all(work.keys() >= {"type", "title", "authors"} for work in cited["references"])
+    versions = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert versions[0] == pycls_std.__version__
+
+
+def test_continuous_integration_runs_what_ci_run_does():
+    (job,) = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
