@@ -46,10 +46,19 @@ FAULTS = {
 }
 
 
+TESTS = Path(__file__).parent
+MARK = re.compile(r"(?:^@pytest\.mark\.|^\s+|marks=pytest\.mark\.)fault\((\d+)", re.M)
+MARKED = {path.stem: set(map(int, MARK.findall(path.read_text()))) for path in sorted(TESTS.glob("test_*.py"))}
+
+
 def test_every_fault_has_its_test():
-    sources = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
-    marked = {
-        int(number)
-        for number in re.findall(r"(?:^@pytest\.mark\.|^\s+|marks=pytest\.mark\.)fault\((\d+)", sources, re.M)
-    }
-    assert marked == set(FAULTS)
+    assert set().union(*MARKED.values()) == set(FAULTS)
+
+
+def test_the_page_of_promises_lists_every_fault_and_the_tests_that_hold_it():
+    page = (TESTS.parent / "docs" / "robustness.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.+?) \| .+ \| (.+) \|$", page, re.M)
+    assert {int(number): fault.replace("`", "") for number, fault, _ in rows} == FAULTS
+    for number, fault, tests in rows:
+        holding = {name for name, faults in MARKED.items() if int(number) in faults}
+        assert set(re.findall(r"\[(\w+)\]", tests)) == holding, fault

@@ -1,4 +1,4 @@
-"""The README: its tables are made from logs/, and the files that it names are there."""
+"""The README and docs/: tables are made from logs/, links lead somewhere, and the files that are named are there."""
 
 import json
 import re
@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from processes import called
 from shipped import shipped_configs
 from test_extending import EXAMPLES
 
+import pycls_std
 from pycls_std import config, runner
 from pycls_std.results.read import read_run
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 
 
 def test_tables_and_pictures_are_those_of_the_logs_and_stay_where_nothing_changed(tmp_path, monkeypatch, capsys):
@@ -62,7 +64,8 @@ def test_every_shipped_table_and_every_kept_one_is_on_the_page_of_results():
 def test_the_steps_for_ones_own_images(tmp_path, caplog):
     """As they stand, in a size for a test: folders, config, all three commands; of images that are not square."""
     caplog.set_level("INFO")
-    steps = README[README.index("**Your own images.**") :]
+    page = (ROOT / "docs" / "data.md").read_text()
+    steps = page[page.index("**Your own images.**") :]
     text, commands = (re.search(rf"```{start}.*?)```", steps, re.S)[1] for start in ("yaml\n(", "\n(python "))
     draws = np.random.default_rng(0)
     for number, folder in enumerate(["train/cat", "train/dog", "val/cat", "val/dog"] * 6):
@@ -105,9 +108,8 @@ def test_a_users_config_is_not_asked_what_the_shipped_ones_are(tmp_path):
     asking = [
         path for path in (ROOT / "tests").glob("*.py") if re.search(r'"configs"\)\.r?glob\("\*', path.read_text())
     ]
-    assert {path.name for path in asking} == {"test_install.py"}, (
-        "ask shipped_configs"
-    )  # a wheel holds all that is there
+    # A wheel holds all that is there.
+    assert {path.name for path in asking} == {"test_install.py"}, "ask shipped_configs"
 
 
 def test_the_example_of_a_method_has_the_header_of_a_shipped_config():
@@ -118,8 +120,53 @@ def test_the_example_of_a_method_has_the_header_of_a_shipped_config():
     assert "# Published: nothing. Measured: " in header
 
 
-@pytest.mark.parametrize(
-    "path", sorted(set(re.findall(r"(?:configs|tools|pycls_std|tests)/[\w./-]+\.(?:yaml|py)", README)))
-)
-def test_files_the_readme_names_are_there(path):
+def named_files():
+    """Files of the project that the pages name, but for those that the pages tell a reader to write."""
+    text = "".join(page.read_text() for page in PAGES)
+    return sorted(set(re.findall(r"(?:configs|tools|pycls_std|tests)/[\w./-]+\.(?:yaml|py|sh)", text)) - set(EXAMPLES))
+
+
+@pytest.mark.parametrize("path", named_files())
+def test_files_that_the_pages_name_are_there(path):
     assert (ROOT / path).is_file()
+
+
+def anchors(page):
+    """Anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_to_a_file_and_a_heading(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S))
+    for link in links:
+        if not link.startswith("https://"):
+            place, _, anchor = link.partition("#")
+            target = page.parent / place if place else page
+            assert target.exists() and target.resolve().is_relative_to(ROOT), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_is_one_click_from_the_readme_which_is_one_screen():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 100
+    links = set(re.findall(r"\]\(([^)\s]+\.md)\)", text))
+    assert links == {page.relative_to(ROOT).as_posix() for page in PAGES} - {"README.md"}
+
+
+def test_the_citation_and_the_changelog_are_of_this_version():
+    """CITATION.cff has what version 1.2.0 of its format requires, and the publications that the methods are of."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["cff-version"] == "1.2.0" and cited["message"] and cited["title"] == "pycls_std"
+    assert cited["authors"] == [{"name": "The pycls_std developers"}] and cited["version"] == pycls_std.__version__
+    assert [work["year"] for work in cited["references"]] == [2022, 2022, 2024, 2024]
+    assert all(work.keys() >= {"type", "title", "authors"} for work in cited["references"])
+    versions = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert versions[0] == pycls_std.__version__
+
+
+def test_continuous_integration_runs_what_ci_run_does():
+    (job,) = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]

@@ -20,7 +20,6 @@ from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 from pycls_std.results.plots import PICTURES  # noqa: E402
 
-PAGES = ("README.md", "docs/results.md")
 COMMAND = re.compile(r"(<!-- python tools/(\w+)\.py (.+?) -->\n)(.*?)(<!-- end -->)", re.S)
 RECORD = re.compile(r"(<!-- (logs/\S+) -->\n)(.*?)(<!-- end -->)", re.S)
 
@@ -75,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     argparse.ArgumentParser(prog="fill_tables.py", description=__doc__).parse_args(argv)
     try:
         with contextlib.chdir(ROOT):
-            for page in map(Path, PAGES):
+            for page in (Path("README.md"), *sorted(Path("docs").glob("*.md"))):
                 text = page.read_text()
                 new = filled(text, page)
                 if new != text:

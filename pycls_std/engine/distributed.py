@@ -149,7 +149,7 @@ def _join(backend: str) -> None:
 
     When torchrun restarts processes, its store may still hold the addresses of the dead, and a group that reads them
     waits for ever: each attempt has its own prefix in it. Of several torchruns each counts its own attempts, so these
-    cannot agree on a prefix; they need a store of each attempt (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, README).
+    cannot agree on a prefix; they need a store of each attempt (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1).
     """
     store, rank, size = next(dist.rendezvous("env://"))
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
