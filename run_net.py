@@ -12,7 +12,7 @@ if __name__ == "__main__":
 
 from pycls_std import config  # noqa: E402
 from pycls_std.core.text import printable, shortened  # noqa: E402
-from pycls_std.process import limits, signals, streams  # noqa: E402
+from pycls_std.process import console, limits, signals, streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 from pycls_std.process.launch import launch  # noqa: E402
 from pycls_std.run.lock import locked  # noqa: E402
@@ -62,10 +62,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         signals.install(quiet=launch().rank > 0)
         log(sys.stdout)
+        trains = args.mode == "train" and launch().rank == 0
+        if trains:
+            console.listen()
         cfg = config.load(args.cfg, args.overrides)
         limits.open_more_files()
         limits.refuse_few_files(cfg.DATA.NUM_WORKERS if args.mode != "info" else 0)
-        trains = args.mode == "train" and launch().rank == 0
         with locked(config.out_dir(cfg)) if trains else nullcontext():
             from pycls_std import runner  # here, since torch takes seconds to import
 
@@ -82,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     except signals.Stopped as stopped:
         return complain(stopped, stopped.code)
     finally:
+        console.stop()
         signals.uninstall()
     return 0
 
@@ -114,7 +117,9 @@ def complain(error: BaseException, code: int) -> int:
     if rank and not isinstance(error, signals.Stopped):
         time.sleep(PATIENCE)
     process = f" [process {rank}]" if rank else ""
-    streams.complain(f"run_net.py{process}: {summary}{hint}")
+    line = f"run_net.py{process}: {summary}{hint}"
+    console.add(line)
+    streams.complain(line)
     return code
 
 

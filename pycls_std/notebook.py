@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pycls_std import config, runner
-from pycls_std.process import limits, streams
+from pycls_std.process import console, limits, streams
 from pycls_std.run.journal import METRICS
 from pycls_std.run.lock import locked
 
@@ -57,11 +57,13 @@ def _told() -> Iterator[None]:
     alone = not LOG.hasHandlers()
     if alone:
         LOG.addHandler(handler)
+    console.listen()
     if LOG.level == logging.NOTSET:
         LOG.setLevel(logging.INFO)
     try:
         yield
     finally:
+        console.stop()
         LOG.removeHandler(handler)
         LOG.setLevel(level)
 

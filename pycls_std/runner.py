@@ -16,6 +16,7 @@ from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint, distributed, loop
 from pycls_std.measure.description import info, operations
 from pycls_std.measure.predictions import check_predictions, keep_predictions
+from pycls_std.measure.scores import keep_scores, refuse_same_file
 from pycls_std.measure.speed import time
 from pycls_std.run.folder import RunFolder
 from pycls_std.run.identity import Identity, changed_shape, refuse_squashed
@@ -33,7 +34,7 @@ def train(cfg) -> None:
     """
     runtime = build_runtime(cfg)
     world, options = runtime.world, config.dump(cfg)
-    folder = RunFolder(config.out_dir(cfg), keep=cfg.TRAIN.KEEP)
+    folder = RunFolder(config.out_dir(cfg), keep=cfg.TRAIN.KEEP, period=cfg.TRAIN.SAVE_PERIOD)
     saved, path = world.broadcast_from_rank_zero(lambda: folder.continued(options, world.size, cfg.OPTIM.MAX_EPOCH))
     start_epoch = saved["epoch"] if saved else 0
     if start_epoch == cfg.OPTIM.MAX_EPOCH:
@@ -148,8 +149,9 @@ def _score_teachers(cfg, session) -> dict[str, dict[str, float]]:
 
 
 def test(cfg) -> None:
-    """Score every prediction of the checkpoint TEST.WEIGHTS on the test split; TEST.PREDICTIONS keeps them, too.
+    """Score every prediction of the checkpoint TEST.WEIGHTS on the test split.
 
+    TEST.PREDICTIONS keeps them, TEST.JSON their scores.
     Raises ValueError if there is no such checkpoint, or if it does not fit the student.
     """
     if not cfg.TEST.WEIGHTS:
@@ -173,8 +175,10 @@ def test(cfg) -> None:
         known = {score: facts for score, facts in task.scores.items() if score in values}
         texts = [f"{facts['label']} {values[score]:{_width(facts)}}" for score, facts in known.items()]
         LOG.info("%s %-4s %s", "*" if name == chosen else " ", name, "  ".join(texts))
+    origin = {"epoch": saved.get("epoch"), "commit": commit()}
+    if cfg.TEST.JSON and world.rank == 0:
+        keep_scores(cfg, scores, prediction=chosen, data=data, origin=origin)
     if cfg.TEST.PREDICTIONS:
-        origin = {"epoch": saved.get("epoch"), "commit": commit()}
         keep_predictions(cfg, student=student, data=data, runtime=runtime, origin=origin)
 
 
@@ -206,6 +210,7 @@ def run(mode: str, cfg) -> None:
             student = build_student(cfg, build_backbone(cfg, task.classes), describe_run(cfg, task))
             choose_prediction(cfg, task, student)
             check_predictions(cfg, task)
+            refuse_same_file(cfg)
         else:
             build_optimizer(cfg, build_described_trainer(cfg, cfg.MODEL.NUM_CLASSES or 2)[0])
     except WeightsError:  # no mistake of the options, but of a file

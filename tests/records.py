@@ -39,7 +39,7 @@ def load_state(folder, name="last"):
 
 def curves(folder):
     """All scalars but those that measure time."""
-    return {tag: curve for tag, curve in read_run(folder).curves.items() if "per_second" not in tag}
+    return {tag: curve for tag, curve in read_run(folder).curves.items() if "second" not in tag}
 
 
 def assert_same_state(first, second):

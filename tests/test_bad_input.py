@@ -44,6 +44,7 @@ def one_line(code, output, errors, expected):
     ("words", "parts"),
     [
         fault(11, ["OPTIM.BASE_LRR", "1"], ["command line", "OPTIM.BASE_LRR", "did you mean OPTIM.BASE_LR?"]),
+        fault(11, ["OPTIM.LR=1e-3"], ["command line", "no option OPTIM.LR, did you mean OPTIM.BASE_LR?"]),
         fault(11, ["OPTIMM.BASE_LR=1"], ["command line", "OPTIMM.BASE_LR", "did you mean OPTIM.BASE_LR?"]),
         fault(12, ["OPTIM.MAX_EPOCH", "abc"], ["OPTIM.MAX_EPOCH", "a whole number", "abc"]),
         fault(12, ["OPTIM.MAX_EPOCH", "-1"], ["OPTIM.MAX_EPOCH", "-1", "at least 1"]),
@@ -84,6 +85,9 @@ def test_friendly_spellings_and_flags_in_any_place(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "part"),
     [
+        fault(11, "a.yaml", "OPTIM:\n  LR: 1\n", ":2: no option OPTIM.LR, did you mean OPTIM.BASE_LR?"),
+        fault(11, "a.yaml", "DATA:\n  SIZE: 32\n", ":2: no option DATA.SIZE, did you mean DATA.IMAGE_SIZE?"),
+        fault(11, "a.yaml", "OPTIM:\n  WARMUP: 1\n", ":2: no option OPTIM.WARMUP, did you mean OPTIM.WARMUP_EPOCHS?"),
         fault(11, "a.yaml", "OPTIM:\n  BASE_LRR: 1\n", ":2: no option OPTIM.BASE_LRR, did you mean OPTIM.BASE_LR?"),
         fault(12, "a.yaml", "SEED: 1\nTRAIN:\n  BATCH_SIZE: 0\n", ":3: TRAIN.BATCH_SIZE is 0, expected at least 1"),
         fault(14, "a.yaml", "SEED: [1\nNAME: x\n", ":2: "),

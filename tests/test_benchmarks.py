@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from processes import called
+from processes import ROOT, called
 
 from pycls_std.layers.orthogonal import AUTO, MAPS
 
@@ -78,3 +78,19 @@ def test_cycle():
     """Both ways agree, or it stops."""
     text = benchmark("cycle", "--sizes", "6x8", "5x7", "--rounds", "2", "--batch", "2")
     assert re.findall(r"^\| (\d+x\d+) \| [\d.]+ \| [\d.]+ \| [\d.]+ \(", text, re.M) == ["6x8", "5x7"]
+
+
+@pytest.mark.parametrize("name", ["cycle", "orthogonal", "teachers"])
+def test_fp32_is_that_of_a_run(name, monkeypatch):
+    """Where a benchmark makes its own runtime, torch's default would be TF32 in convolutions alone."""
+    chosen = []
+
+    def stop(runtime, **switches):
+        chosen.append(switches)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pycls_std.engine.runtime.Runtime.set_arithmetic", stop)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark(name)
+    assert chosen == [{"tf32": False, "deterministic": False}]
+    assert (ROOT / "tools" / "benchmarks" / f"{name}.py").read_text().count("Runtime()") == 1

@@ -1,5 +1,6 @@
 """Compiled steps: the numbers of eager ones, what auto chooses, names, resumes, and a compiler that fails."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,13 +8,14 @@ import torch
 from processes import two_ranks
 from records import assert_same_run, load_state
 
-from pycls_std import runner
+from pycls_std import config, runner
 from pycls_std.builders.teachers import optimize_teachers
 from pycls_std.builders.training import build_all
 from pycls_std.core.structures import Batch, Progress
 from pycls_std.engine import loop
 from pycls_std.engine.runtime import COMPILING_PAYS, Runtime
 from pycls_std.models.student import Student
+from pycls_std.run.identity import refuse_other_options
 from pycls_std.teachers.outputs import LiveTeachers
 from pycls_std.teachers.teacher import Request
 from pycls_std.terms.base import Term
@@ -61,6 +63,7 @@ OPTIONS = {
     "kd": SMALL | LOCALITY | {"DISTILLATION__TYPE": "decoupled", "KD__WARMUP_EPOCHS": 2},
 }
 TERMS = {
+    "convolutions": {"top1"},  # the labels are unmixed
     "std": {"std", "mine", "teacher_weight/0_resnet8", "teacher_weight/1_resnet8"},
     "deit": {"kd", "teacher_weight/0_resnet8"},
     "kd": {"kd", "locality", "teacher_weight/0_resnet8"},
@@ -153,6 +156,7 @@ def test_a_method_that_looks_at_the_progress_is_not_compiled_at_every_step(optio
         *(("cpu", "auto", 10**6, "off"), ("cpu", "off", 10**6, "off"), ("cpu", "on", 1, "on")),
         *(("cuda", "auto", COMPILING_PAYS - 1, "off"), ("cuda", "auto", COMPILING_PAYS, "on")),
         *(("cuda", "off", 10**6, "off"), ("cuda", "on", 1, "on"), ("cuda", "graphs", 1, "graphs")),
+        *(("cuda", "autotune", 1, "autotune"), ("cpu", "autotune", 1, "autotune")),
     ],
 )
 def test_what_is_chosen_and_that_it_is_said(device, choice, iterations, compiled, caplog):
@@ -202,6 +206,27 @@ def test_what_graphs_return_is_copied(monkeypatch):
         kept.append((trainer.losses(batch, [], None)["ce"], trainer.monitors["weight"]))
     assert [(float(loss), float(weight)) for loss, weight in kept] == [(1, 10), (2, 20)]
     assert len(begun) == 2
+
+
+@pytest.mark.parametrize(
+    ("choice", "mode"), [("on", None), ("autotune", "max-autotune-no-cudagraphs"), ("graphs", "reduce-overhead")]
+)
+def test_a_choice_is_a_mode_of_the_compiler_for_teachers_and_losses(choice, mode, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda forward, **options: asked.append(options) or forward)
+    runtime = Runtime(device="cpu")
+    runtime.device = torch.device("cuda")
+    trainer = SimpleNamespace(losses=lambda batch, teachers, progress: {})
+    runtime.compile(
+        SimpleNamespace(trainer=trainer, teacher_outputs=LiveTeachers([], [Request()])), choice, iterations=1
+    )
+    assert [(options["backend"], options.get("mode")) for options in asked] == [("inductor", mode)] * 2
+
+
+def test_autotuning_is_part_of_what_a_run_is(load):
+    before, now = (config.dump(load("debug/base_debug", TRAIN__COMPILE=choice)) for choice in ("on", "autotune"))
+    with pytest.raises(ValueError, match="TRAIN.COMPILE was 'on', is 'autotune'"):
+        refuse_other_options({"config": before, "processes": 1}, now, 1, Path("last.pt"))
 
 
 @pytest.mark.parametrize("compiled", ["off", "on", "graphs"])

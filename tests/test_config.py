@@ -478,8 +478,9 @@ def test_options_are_frozen(write):
 # What may differ when a run is continued, for it changes no number of it; and between the seeds of a row of a table.
 FREE = {
     *("NAME", "OUT_DIR", "DEVICE", "LOG_PERIOD", "DATA.ROOT", "DATA.NUM_WORKERS", "DISTILLATION.TEACHER_MIN_ACC"),
+    "TRAIN.SAVE_PERIOD",
     *("DISTILLATION.CACHE", "TRAIN.KEEP", "TEST.BATCH_SIZE", "TEST.EMA", "TEST.WEIGHTS", "TIME.WARMUP", "TIME.STEPS"),
-    "TEST.PREDICTIONS",
+    *("TEST.PREDICTIONS", "TEST.JSON"),
     *("PUBLISHED.SOURCE", "PUBLISHED.CHANGED", "PUBLISHED.TOP1", "PUBLISHED.TOP5", "MODEL.NUM_CLASSES"),
     *(f"PUBLISHED.{score}" for score in ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")),
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from methods import BF16
+from shipped import shipped_configs
 
 from pycls_std import config
 from pycls_std.builders.data import build_task
@@ -19,7 +20,7 @@ from pycls_std.models.create import randomize_zero_heads
 from pycls_std.teachers.outputs import LiveTeachers
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "tables")
+CONFIGS = shipped_configs()
 ABLATIONS = [path for path in CONFIGS if path.parent.name == "ablations"]
 # parameters of the student as the publications count them
 COUNTS = {

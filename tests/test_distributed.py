@@ -104,7 +104,7 @@ def test_two_processes_train_what_one_trains(train, teacher, method):
 @pytest.mark.fault(29)
 def test_one_set_of_logs(whole):
     assert sorted(re.sub(r"\d{9,}", "N", path.name) for path in whole.iterdir()) == [
-        *("checkpoints", "config.yaml", "events.out.tfevents.N", "metrics.jsonl", "run.json"),
+        *("checkpoints", "config.yaml", "console.log", "events.out.tfevents.N", "metrics.jsonl", "run.json"),
     ]
     epochs = [json.loads(line)["epoch"] for line in (whole / "metrics.jsonl").open()]
     assert epochs == list(range(1, EPOCHS + 1))

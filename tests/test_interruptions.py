@@ -17,7 +17,8 @@ from records import SMALL, assert_same_run, assert_same_state, load_state
 from records import words as in_words
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pycls_std.engine import checkpoint
+from pycls_std import runner
+from pycls_std.engine import checkpoint, loop
 from pycls_std.run.lock import LOCK, locked
 from pycls_std.run.series import Series
 
@@ -73,6 +74,44 @@ def test_killed_in_the_middle_of_an_epoch(run, whole, tmp_path):
     assert [start["epochs_done"] for start in starts] == [0, 2]
     every_point_once(tmp_path / "run", epochs=3)
     assert not (tmp_path / "run" / LOCK).exists()
+
+
+@pytest.mark.fault(1)
+@pytest.mark.fault(35)
+def test_killed_some_epochs_after_the_last_save(run, tmp_path):
+    """Epochs 1 and 2 of 5 are saved, 3 is recorded and not saved: it is computed again, and recorded once."""
+    long = ("OPTIM.MAX_EPOCH=5", "TEST.PERIOD=5")
+    assert run(*long, f"OUT_DIR={tmp_path / 'whole'}").end()[0] == 0
+    running = run(*long, "TRAIN.SAVE_PERIOD=2", hook="processes:pause", arguments=(str(tmp_path), 3, 5))
+    wait_for((tmp_path / "paused").exists)
+    running.signal(signal.SIGKILL)
+    running.end()
+    folder = tmp_path / "run"
+    assert load_state(folder)["epoch"] == json.loads((folder / "run.json").read_text())["epochs_done"] == 2
+    assert [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").open()] == [1, 2, 3]
+    code, output, errors = run(*long, "TRAIN.SAVE_PERIOD=2").end()
+    assert (code, errors) == (0, "")
+    assert f"continues from {folder}/checkpoints/last.pt, at epoch 3 of 5" in output
+    assert_same_run(tmp_path / "whole", folder)
+    assert [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").open()] == [1, 2, 3, 4, 5]
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5]
+    assert len(list(folder.glob("*tfevents*"))) == 1
+
+
+def test_what_is_saved_whatever_the_period_is(load, tmp_path, monkeypatch):
+    """The first epoch of a start, the best one so far with its best.pt, the last one, and those of the period."""
+    saved, best = [], iter([10.0, 9.0, 30.0, 9.0, 9.0, 9.0, 9.0, 9.0])
+    save = Series.save
+    monkeypatch.setattr(Series, "save", lambda series, state: saved.append(state["epoch"]) or save(series, state))
+    scores = {"test/loss": 1.0, "test/top5": 50.0}
+    monkeypatch.setattr(loop, "evaluate_all", lambda session, when: scores | {"test/top1": next(best)})
+    words = {"OUT_DIR": tmp_path, "TRAIN__SAVE_PERIOD": 4, **SMALL}
+    runner.train(load("debug/base_debug", OPTIM__MAX_EPOCH=6, **words))
+    assert saved == [1, 3, 4, 6]
+    assert load_state(tmp_path, "best")["epoch"] == 3
+    runner.train(load("debug/base_debug", OPTIM__MAX_EPOCH=8, **words))
+    assert saved == [1, 3, 4, 6, 7, 8], "the options of an extended run are those of its first epoch"
 
 
 def every_point_once(folder, epochs):

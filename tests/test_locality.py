@@ -10,12 +10,13 @@ from PIL import Image
 from records import assert_same_run, load_state
 from torch import nn
 from torch.nn.functional import interpolate
+from waits import NoReads
 
 from pycls_std import runner
 from pycls_std.builders.cache import build_cache
 from pycls_std.builders.data import build_data, plain_batches
 from pycls_std.builders.training import build_all, build_runtime
-from pycls_std.core.structures import Output
+from pycls_std.core.structures import Output, Progress
 from pycls_std.datasets.digits import Digits
 from pycls_std.losses.feature import attention, feature_distance, similarity
 from pycls_std.models.describe import Description
@@ -249,6 +250,39 @@ def test_what_is_kept_is_cut_as_the_views_are(method, tmp_path, crop):
     assert isinstance(output, Output) and list(output.features) == ["layer1", "layer2", "layer3"]
     for tap, features in output.features.items():
         torch.testing.assert_close(features, crop_features(whole.features[tap], loaded.crop), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("loader", ["memory", "workers"])
+def test_a_step_with_offline_teachers_waits_for_nothing(method, tmp_path, monkeypatch, loader):
+    """The positions of its images come from the host, and what was kept goes to the device from pinned memory."""
+    words = OFFLINE | {"DISTILLATION__CACHE": tmp_path / "kept", "DATA__LOADER": loader, "AUG__REPEATS": 1}
+    cfg = method("locality", **words)
+    session, data, weights = build_all(cfg, build_runtime(cfg))
+    offline = build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1))
+    loaded = next(iter(session.train_loader))
+    assert loaded.places.tolist() == loaded.index.tolist()
+    (expected,) = offline(session.task.batch(loaded, START), START)
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    on_device = loaded._replace(images=loaded.images.to("meta"), index=None, crop=loaded.crop.to("meta"))
+    with NoReads():
+        (output,) = offline(session.task.batch(on_device._replace(targets=loaded.targets.to("meta")), START), START)
+    assert len(pinned) == len(offline.specs[0].shapes) == 3
+    assert {tap: f.shape for tap, f in output.features.items()} == {t: f.shape for t, f in expected.features.items()}
+
+
+def test_positions_on_the_host_do_not_break_a_compiled_step(method, tmp_path):
+    """Nor make it compile anew, whose numbers differ in every batch."""
+    cfg = method("locality", **OFFLINE, DISTILLATION__CACHE=tmp_path / "kept")
+    session, data, weights = build_all(cfg, build_runtime(cfg))
+    offline = build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1))
+    graphs = []
+    losses = torch.compile(session.trainer.losses, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    for number, loaded in zip(range(3), session.train_loader, strict=False):
+        progress = Progress(0, number, 11, 3)
+        batch = session.task.batch(loaded, progress)
+        losses(batch, offline(batch, progress), progress)
+    assert len(graphs) == 1
 
 
 def test_offline_features_are_computed_once_and_checked(method, tmp_path, monkeypatch):

@@ -1,14 +1,18 @@
 """The loop hands every step what the options ask for: rate, order, mixing, precision, clipping, average, lines."""
 
 import logging
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from records import SMALL
+from waits import NoReads
 
 from pycls_std import config, runner
 from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.engine import loop
+from pycls_std.engine.checkpoint import tensors
 
 PLAIN = {"AUG__REPEATS": 1, "AUG__RAND_AUGMENT": "", "AUG__ERASING": 0, "AUG__CROP": "none"} | SMALL
 STEPS = 8  # of an epoch
@@ -272,3 +276,28 @@ def test_mine_steps_on_nothing_that_is_frozen(std):
 def test_names_that_freeze_nothing_or_all(load, patterns, line):
     with pytest.raises(config.ConfigError, match=line):
         runner.run("info", load("debug/base_debug", MODEL__FREEZE=patterns))
+
+
+def test_the_state_is_checked_in_a_few_operations(std):
+    """Not some for each of its tensors: weights, average, optimizer, critics."""
+    made, *_ = build_all(std(MINE__SAMPLES=4, **SMALL), build_runtime(std()))
+    made.runtime.start_epoch(0)
+    loop.train_epoch(made, 0)
+    count = len(tensors(made.state_dict()))
+    with NoReads() as seen:
+        loop._refuse_broken_state(made, "")
+    taken = sum(number for name, number in seen.operations.items() if name not in ("detach", "alias", "view"))
+    assert taken < 20 < 100 < count
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_one_number_that_is_not_finite_is_found_and_named(value, kind):
+    """Beside the largest finite ones, whose squares are none, whole numbers, and nothing at all."""
+    state = {"large": torch.full((3,), torch.finfo(kind).max, dtype=kind), "whole": torch.tensor(3)}
+    state |= {"none": torch.zeros(0), "broken": torch.zeros(2, 3, dtype=kind)}
+    held = SimpleNamespace(state_dict=lambda: {"student": state})
+    loop._refuse_broken_state(held, "")
+    state["broken"][1, 2] = value
+    with pytest.raises(FloatingPointError, match="^not finite after epoch 1: student.broken$"):
+        loop._refuse_broken_state(held, "after epoch 1")

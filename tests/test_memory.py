@@ -3,18 +3,22 @@
 import math
 import random
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from timm.data import auto_augment as reference
 from timm.data import random_erasing
 from torchvision.transforms import ColorJitter, RandomResizedCrop
+from waits import NoReads
 
 from pycls_std.builders.data import build_data
+from pycls_std.core.sending import send
 from pycls_std.datasets import transforms
-from pycls_std.datasets.loader import Views, train_loader
+from pycls_std.datasets.loader import EpochSampler, Views, train_loader
 from pycls_std.datasets.memory import NotInMemory, color, geometry, store
 from pycls_std.datasets.memory.augment import BatchAugmentation, Plain, draw_rectangles, jitter
 from pycls_std.datasets.memory.blur import blur, box_weights
@@ -23,7 +27,7 @@ from pycls_std.datasets.memory.erasing import RandomErasing
 from pycls_std.datasets.memory.pixels import padded
 from pycls_std.datasets.memory.rand_augment import OPERATIONS, RandAugment
 from pycls_std.datasets.memory.three_augment import draw, three_augment
-from pycls_std.datasets.memory.views import MemoryViews
+from pycls_std.datasets.memory.views import BLOCK, MemoryViews
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.three_augment import ThreeAugment
 from pycls_std.datasets.transforms import Augmentation
@@ -402,7 +406,7 @@ def test_views_depend_on_seed_epoch_and_index_only(repeats, monkeypatch):
     """Another batch size, other blocks, a fresh loader, one view alone: the same image at the same place."""
 
     def epoch(number, batch_size=8, seed=5, block=2**11):
-        monkeypatch.setattr("pycls_std.datasets.memory.views.BLOCK", block)
+        monkeypatch.setitem(BLOCK, "cpu", block)
         loader = train_loader(memory_views(seed), batch_size=batch_size, workers=0, seed=seed, repeats=repeats)
         loader.sampler.epoch = number
         batches = list(loader)
@@ -428,7 +432,7 @@ def test_views_depend_on_seed_epoch_and_index_only(repeats, monkeypatch):
 
 
 def test_blocks_hold_as_many_images_as_fit():
-    """2,048 images, fewer of more than 32 px, and at least a batch."""
+    """2,048 images on a CPU, fewer of more than 32 px, and at least a batch; eight times as many on CUDA."""
     for size, batch_size, block in (
         (8, 128, 16),
         (32, 128, 16),
@@ -439,6 +443,40 @@ def test_blocks_hold_as_many_images_as_fit():
     ):
         views = MemoryViews(torch.zeros(1, 8, 8, 4, dtype=torch.uint8), torch.zeros(1), None, size=size)
         assert views.loader([(0, 0)], batch_size=batch_size, workers=0).block == block
+    views.pixels = SimpleNamespace(device=torch.device("cuda"))
+    for size, batch_size, block in ((32, 128, 128), (32, 1024, 16), (64, 1024, 4), (224, 128, 2)):
+        views.size = size
+        assert views.loader([(0, 0)], batch_size=batch_size, workers=0).block == block
+
+
+def test_a_block_takes_as_many_operations_whatever_its_size():
+    """By which a larger one costs less for each image where operations are launched."""
+    counts = []
+    for images in (512, 4096):  # enough for every operation to be drawn
+        with NoReads() as seen:
+            memory_views().batch([(number // 48, number % 48) for number in range(images)])
+        counts.append(sum(seen.operations.values()))
+    assert counts[1] <= 1.02 * counts[0]
+
+
+def test_addresses_come_at_once_as_one_by_one():
+    sampler = EpochSampler(50, seed=1, batch_size=8, positions=[1, 2, 5], repeats=3)
+    sampler.epoch = 2
+    assert list(sampler) == [tuple(address) for address in sampler.addresses().tolist()]
+    assert len(sampler.addresses()) == len(sampler) == 18
+    assert set(sampler.addresses()[:, 0]) == {6, 7, 8}
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_what_the_host_draws_goes_to_a_device_from_pinned_memory(device, monkeypatch):
+    """All of it; on a CPU nothing is copied."""
+    pinned, numbers = [], np.arange(3)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    sent = send(numbers, torch.device(device))
+    assert (sent.device.type, len(pinned)) == (device, int(device == "meta"))
+    assert device == "meta" or sent.data_ptr() == numbers.ctypes.data
+    sources = [path for path in (ROOT / "pycls_std" / "datasets" / "memory").glob("*.py")]
+    assert len(sources) > 5 and not [path.name for path in sources if "from_numpy" in path.read_text()]
 
 
 def test_a_pass_leaves_the_global_generators_alone():

@@ -41,6 +41,7 @@ def two_rows(record, tmp_path):
         for seed, top1 in enumerate(seeds):
             losses = {"train/ce": [2.0, 1.5, 1.0], "train/distill": [0.5, 0.4, 0.3], "train/mine": [0.1, -0.2, 0.3]}
             total = {"train/loss": [2.5, 1.9, 1.3], "train/lr": [0.1] * 3, "train/images_per_second": [9.0] * 3}
+            total["train/top1"] = [0.0] * 3
             shares = {"train/teacher_weight/0_a": [0.5, 0.4, 0.3], "train/teacher_weight/1_b": [0.5, 0.6, 0.7]}
             per_class = [top1[-1] - 2 * seed, top1[-1] * (1.2 if row == "multi" else 1), 90.0 + seed]
             analysis = analysis_with(per_class, ["cat", "dog", "$x^"])
@@ -104,7 +105,7 @@ def test_the_held_out_split_has_axes_of_its_own(record, tmp_path):
 
 
 def test_loss_terms_are_those_that_add_up_to_the_loss(two_rows):
-    """The estimate of MINE and the teachers' weights are logged beside them and are no part of the sum."""
+    """The estimate of MINE, the teachers' weights and the accuracy are logged beside them, no part of the sum."""
     assert plots.objective(two_rows["multi"]) == ["train/ce", "train/distill"]
     figure = plots.losses(two_rows)
     assert [axes.get_title() for axes in figure.axes] == ["base", "multi"]

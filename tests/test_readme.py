@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 from processes import called
+from shipped import shipped_configs
 from test_extending import EXAMPLES
 
 import pycls_std
@@ -91,6 +93,32 @@ def test_the_steps_for_ones_own_images(tmp_path, caplog):
     assert f"{tmp_path}/data/mine/val is tested on: 12 images" in caplog.text
     assert read_run(tmp_path / "run").status == "finished"
     assert read_run(tmp_path / "run").curves["test/top1"].keys() == {1}
+
+
+def test_a_users_config_is_not_asked_what_the_shipped_ones_are(tmp_path):
+    """mine.yaml under configs/ has no command in its header and no number of classes; without git it is not known."""
+    for name in ("std/ours.yaml", "mine.yaml", "tables/table.yaml"):
+        (tmp_path / "configs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "configs" / name).write_text("SEED: 1\n")
+    ours, mine = tmp_path / "configs/std/ours.yaml", tmp_path / "configs/mine.yaml"
+    assert shipped_configs(tmp_path) == [mine, ours]
+    for words in (["init", "-q"], ["add", "configs/std", "configs/tables"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    assert shipped_configs(tmp_path) == [ours] == shipped_configs(tmp_path, "o*.yaml")
+    asking = [
+        path for path in (ROOT / "tests").glob("*.py") if re.search(r'"configs"\)\.r?glob\("\*', path.read_text())
+    ]
+    assert {path.name for path in asking} == {"test_install.py"}, (
+        "ask shipped_configs"
+    )  # a wheel holds all that is there
+
+
+def test_the_example_of_a_method_has_the_header_of_a_shipped_config():
+    """So it may be committed as it stands."""
+    name = "configs/digits/mixer-nano_digits_fitnet.yaml"
+    header = EXAMPLES[name].partition("_BASE_")[0]
+    assert f"#   python run_net.py --mode train --cfg {name}\n" in header
+    assert "# Published: nothing. Measured: " in header
 
 
 def named_files():

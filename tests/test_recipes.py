@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import timm
+from shipped import shipped_configs
 from timm.layers import DropPath
 
 from pycls_std import config
@@ -333,8 +334,7 @@ def test_recipes_are_the_published_ones(name):
 
 
 def test_every_published_number_has_its_recipe_here():
-    files = [path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "tables"]
-    paths = [path for path in files if config.load(str(path)).PUBLISHED.TOP1 >= 0]
+    paths = [path for path in shipped_configs() if config.load(str(path)).PUBLISHED.TOP1 >= 0]
     assert {path.stem for path in paths if not path.stem.startswith(STAND_INS)} <= RECIPES.keys()
 
 
@@ -434,7 +434,7 @@ def test_every_ablation_of_std_is_among_these():
 def test_teachers_of_timm_are_pinned_by_the_tag_of_their_weights():
     """timm may give a name without a tag other weights; among them the STD paper's teachers, alone and together."""
     found = set()
-    for path in (path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "tables"):
+    for path in shipped_configs():
         options = config.load(str(path)).DISTILLATION
         pairs = zip(options.TEACHERS, options.TEACHER_WEIGHTS, strict=True)
         found |= {name for name, weights in pairs if weights == "timm"}

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from pycls_std.measure.description import operations
 from pycls_std.results.read import read_run
 from pycls_std.run import record
 from pycls_std.run.folder import RunFolder
+from pycls_std.run.identity import refuse_other_options
 
 LENGTH = SMALL | {"OPTIM__MAX_EPOCH": 2}  # of `finished`
 
@@ -100,6 +102,7 @@ def test_run_record(finished, teacher):
             "train/images_per_second",
             "train/teacher_weight/0_resnet8",
             "run/epochs",
+            "run/epoch_seconds",
             *(f"{model}/{score}" for model in ("test", "ema") for score in scores),
         }
     )
@@ -107,7 +110,7 @@ def test_run_record(finished, teacher):
     for line in lines:
         # the rate of the last of 8 iterations, not of another epoch
         assert line["train/lr"] == pytest.approx(schedule((8 * line["epoch"] - 1) / 16))
-        assert line["train/images_per_second"] > 0
+        assert line["run/epoch_seconds"] > 8 * 16 / line["train/images_per_second"] > 0  # and an evaluation
         assert line["train/loss"] == pytest.approx(line["train/ce"] + line["train/std"])
         assert [line[f"test/{score}"] for score in scores[:3]] == [line[f"test/{score}"] for score in scores[3:6]]
     best = max(lines, key=lambda line: line["test/top1"])
@@ -206,6 +209,34 @@ def test_seed_changes_a_run(load, first_epoch, tmp_path):
 def test_a_folder_of_other_options_is_refused(std, finished):
     with pytest.raises(ValueError, match="last.pt is a run of other options: OPTIM.BASE_LR was 0.002, is 0.1.*OUT_DIR"):
         runner.train(std(OUT_DIR=finished, OPTIM__BASE_LR=0.1, **LENGTH))
+
+
+def test_the_refusal_names_a_folder_for_a_second_value_of_an_option(load, tmp_path, monkeypatch):
+    """The default folder is not named after options; what is suggested can be run as it stands."""
+    monkeypatch.chdir(tmp_path)
+    own = SMALL | {"OPTIM__MAX_EPOCH": 1, "OPTIM__WARMUP_EPOCHS": 0}
+    runner.train(load("debug/base_debug", **own))
+    with pytest.raises(ValueError, match="Choose another OUT_DIR, as with NAME=base_debug_base_lr-0.1$") as caught:
+        runner.train(load("debug/base_debug", OPTIM__BASE_LR=0.1, **own))
+    key, _, value = str(caught.value).rpartition(" ")[2].partition("=")
+    runner.train(load("debug/base_debug", OPTIM__BASE_LR=0.1, **own, **{key: value}))
+    assert read_run(tmp_path / "runs/base_debug_base_lr-0.1/seed0").status == "finished"
+
+
+@pytest.mark.parametrize(
+    ("options", "processes", "suggested"),
+    [
+        ({"OUT_DIR": "a b/", "DATA__PER_CLASS": 7}, 1, "'OUT_DIR=a b_per_class-7'"),
+        ({"DISTILLATION__TYPE": "soft", "OPTIM__BASE_LR": 1, "SEED": 3}, 1, "NAME=std_debug_type-soft_base_lr-1.0"),
+        ({"MODEL__ARGS__embed_dim": "[8, 9]"}, 1, "NAME=std_debug_embed_dim-8-9"),
+        ({}, 2, "NAME=std_debug_processes-2"),
+    ],
+)
+def test_the_folder_that_a_refusal_suggests(load, options, processes, suggested):
+    before, now = (config.dump(load("debug/std_debug", **own)) for own in ({}, options))
+    with pytest.raises(ValueError) as caught:
+        refuse_other_options({"config": before, "processes": 1}, now, processes, Path("last.pt"))
+    assert str(caught.value).endswith(f". Choose another OUT_DIR, as with {suggested}")
 
 
 @pytest.mark.fault(20)

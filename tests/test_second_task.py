@@ -70,7 +70,7 @@ def test_every_mode_works_for_it(run, tmp_path):
     assert "predictions/predictions.json: written" in text
     heading = text.splitlines()[-4]
     timeless = [
-        {key: value for key, value in metrics(tmp_path, name).items() if key not in ("time", "train/images_per_second")}
+        {key: value for key, value in metrics(tmp_path, name).items() if "time" not in key and "second" not in key}
         for name in ("cut", "uncut")
     ]
     assert timeless[0] == timeless[1]

@@ -9,6 +9,7 @@ from coco_files import write_coco
 from methods import BF16, START, Method, batch
 from PIL import Image
 from processes import ROOT
+from shipped import shipped_configs
 from test_configs import detected
 
 from pycls_std import config, runner
@@ -192,17 +193,17 @@ def test_a_published_number_has_its_source_beside_it(name):
 
 def test_no_config_with_a_published_number_is_forgotten():
     """Each is a row as it is: another teacher or another length would have taken its number from it."""
-    configs = [path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "tables"]
-    claims = {path for path in configs if any(config.load(str(path)).PUBLISHED[score] >= 0 for score in SCORES)}
+    published = {path: config.load(str(path)).PUBLISHED for path in shipped_configs()}
+    claims = {path for path, stated in published.items() if any(stated[score] >= 0 for score in SCORES)}
     rows = {job.row.config.resolve() for name in TABLES for job in jobs_of(name) if claimed(job)}
     assert claims and claims <= rows
 
 
 def test_no_config_of_a_publication_is_forgotten():
     """Those without a number of their own, too: crosses, teachers, the paper's arrangement on CIFAR-100."""
-    large = {path for path in (ROOT / "configs").rglob("*_c10*.yaml") if "jpeg" not in path.stem}
+    large = {path for path in shipped_configs(pattern="*_c10*.yaml") if "jpeg" not in path.stem}
     data = ("in1k", "coco", "flowers", "chaoyang", "tin200")
-    large |= {path for name in data for path in (ROOT / "configs").rglob(f"*_{name}_*.yaml")}
+    large |= {path for name in data for path in shipped_configs(pattern=f"*_{name}_*.yaml")}
     rows = {job.row.config.resolve() for name in TABLES for job in jobs_of(name)}
     assert len(large) > 40 and large <= rows
 

@@ -225,13 +225,17 @@ PAGE = {
     "TRAIN.EMA_DECAY": Option(0.0, least=0, greatest=0.9999999),
     # Let the average start short and grow to EMA_DECAY, which short runs need.
     "TRAIN.EMA_WARMUP": Option(False, when="TRAIN.EMA_DECAY"),
-    # Compile the forward pass of a training step, which takes a minute or two; graphs = record it as CUDA
-    # graphs, too; auto = on for CUDA and runs of at least 5000 iterations, otherwise off. What it chooses when a run is
-    # begun stays when the run is extended.
-    "TRAIN.COMPILE": Option(("auto", "off", "on", "graphs"), recipe=False),
+    # Compile the forward pass of a training step, which takes a minute or two; autotune = time several kernels for each
+    # product and take the fastest, which takes minutes more; graphs = record it as CUDA graphs, too; auto = on for CUDA
+    # and runs of at least 5000 iterations, otherwise off. What it chooses when a run is begun stays when the run is
+    # extended.
+    "TRAIN.COMPILE": Option(("auto", "off", "on", "graphs", "autotune"), recipe=False),
     # Newest checkpoints that are kept to continue from: last.pt, last-1.pt, ...; 1 = last.pt alone, and no way back
     # from a damaged one.
     "TRAIN.KEEP": neutral(2, least=1),
+    # Epochs between checkpoints to continue from, at most so many are computed again after a stop or a kill. The first
+    # epoch of a start, the last one and each that is the best so far are always saved.
+    "TRAIN.SAVE_PERIOD": neutral(1, least=1),
     # Images in a test batch, of each process.
     "TEST.BATCH_SIZE": neutral(200, least=1),
     # Epochs between evaluations; the last epoch is always evaluated.
@@ -242,6 +246,8 @@ PAGE = {
     # .npz in classification (logits of the student and its teachers), in .json in detection (COCO's standard results of
     # the student); "" = off.
     "TEST.PREDICTIONS": neutral("", path=True),
+    # Write the scores of --mode test to test.json, too, in the folder of TEST.WEIGHTS, with what was tested.
+    "TEST.JSON": neutral(False),
     # Score the moving average in that checkpoint instead of the weights.
     "TEST.EMA": neutral(False),
     # Prediction that counts as the result: avg (class and distillation heads), cls, dist; "" = the method's own.

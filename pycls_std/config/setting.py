@@ -57,8 +57,8 @@ def set_option(options: CfgNode, key: str, value, where: str, declaration: Optio
     """
     node, leaf = locate(options, key)
     if node is None:
-        near = difflib.get_close_matches(key, flatten(options), n=1, cutoff=0.6)
-        raise ConfigError(f"{where}: no option {shortened(key)}" + (f", did you mean {near[0]}?" if near else ""))
+        near = _meant(key, list(flatten(options)))
+        raise ConfigError(f"{where}: no option {shortened(key)}" + (f", did you mean {near}?" if near else ""))
     if isinstance(node.get(leaf), CfgNode):
         if value == {}:
             return
@@ -67,6 +67,19 @@ def set_option(options: CfgNode, key: str, value, where: str, declaration: Optio
     if declaration and declaration.path:
         value = [_at_home(path) for path in value] if isinstance(value, list) else _at_home(value)
     node[leaf] = value
+
+
+def _meant(key: str, known: list[str]) -> str:
+    """Return the option that an unknown key may stand for, "" for none.
+
+    A key that is short for one of its section comes first, the earliest of the page: OPTIM.LR is BASE_LR, and not the
+    MIN_LR that its letters are nearest to.
+    """
+    section, dot, leaf = key.rpartition(".")
+    own = [other for other in known if other.startswith(section + dot)] if section and leaf else []
+    longer = [other for other in own if other.endswith(f"_{leaf}")]
+    longer += [other for other in own if other.startswith(f"{key}_")]
+    return next(iter(longer + difflib.get_close_matches(key, known, n=1, cutoff=0.6)), "")
 
 
 def _at_home(path: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 
@@ -33,6 +34,7 @@ class Loaded(NamedTuple):
     targets: object  # (B,) class of each image; or what else a label is in the task, such as a list of B dictionaries
     index: Tensor  # (B,) position of each image in its dataset
     crop: Tensor | None = None  # (B, 5) the part of the image that is seen, see `datasets.crops`; None if not recorded
+    places: np.ndarray | None = None  # (B,) the index where it can be read without a wait; recorded with the crop
 
 
 class Batch(NamedTuple):

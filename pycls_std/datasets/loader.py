@@ -93,9 +93,12 @@ class EpochSampler(Sampler):
         return self.batches * len(self.positions)
 
     def __iter__(self):
-        for batch in self._order():
-            for view, index in batch[self.positions].tolist():
-                yield self.epoch * self.repeats + view, index
+        return map(tuple, self.addresses().tolist())
+
+    def addresses(self) -> np.ndarray:
+        """Return all of a pass at once, (N, 2)."""
+        own = self._order()[:, self.positions].reshape(-1, 2)
+        return own + (self.epoch * self.repeats, 0)
 
     def _order(self) -> np.ndarray:
         """Return which view, below `repeats`, of which image stands at each place of a batch, (batches, places, 2)."""

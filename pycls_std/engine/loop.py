@@ -91,7 +91,8 @@ class Session:
 def fit(session: Session, *, start_epoch: int, record: Callable[[int, dict[str, float], bool], None]) -> None:
     """Train from start_epoch to the end.
 
-    record(epochs done, values, is best) is called after every epoch. A signal that asks the run to end is obeyed after
+    record(epochs done, values, is best) is called after every epoch; among its values is `run/epoch_seconds`, of all of
+    the epoch but what record takes. A signal that asks the run to end is obeyed after
     the batch it came in, or as many steps later as the runtime lags.
     Raises FloatingPointError before anything of the epoch is recorded if a loss is not finite, in training or at test,
     or anything that would be saved; signals.Stopped if the run is asked to end.
@@ -110,7 +111,8 @@ def fit(session: Session, *, start_epoch: int, record: Callable[[int, dict[str, 
                 if best:
                     result = session.task.RESULT
                     session.best = {"epoch": done, result: values[f"{session.judge}/{result}"]}
-            record(done, values, best)
+            seconds = time.perf_counter() - start
+            record(done, values | {"run/epoch_seconds": seconds}, best)
             took = duration(time.perf_counter() - start)
             LOG.info("epoch %d/%d  %s  %s", done, session.epochs, _summary(session, values), took)
 
@@ -125,10 +127,15 @@ def _is_best(session, values) -> bool:
 
 def _refuse_broken_state(session, when):
     """Look at all that is saved: the last step of an epoch may break it, and no loss of it is taken any more."""
-    state = tensors(session.state_dict())
-    whole = torch.stack([value.isfinite().all().to(session.runtime.device) for value in state.values()])
-    if not whole.all():
-        broken = [name for name, good in zip(state, whole.tolist(), strict=True) if not good]
+    alike = {}  # tensors of a device and type, by name: their greatest numbers are found together
+    for name, value in tensors(session.state_dict()).items():
+        if value.is_floating_point() and value.numel():
+            alike.setdefault((value.device, value.dtype), {})[name] = value
+    broken = []
+    for state in alike.values():
+        greatest = torch.stack(torch._foreach_norm(list(state.values()), math.inf))  # of no finite number if one is not
+        broken += [name for name, good in zip(state, greatest.isfinite().tolist(), strict=True) if not good]
+    if broken:
         raise FloatingPointError(f"not finite {when}: {', '.join(broken[:5])}")
 
 
@@ -273,7 +280,9 @@ def _terms(losses: dict[str, Tensor]) -> str:
 def _summary(session, values: dict[str, float]) -> str:
     parts = [f"loss {values['train/loss']:.2f}"]
     scores = {name: facts["label"] for name, facts in session.task.scores.items() if facts.get("shown", True)}
-    parts += [f"{label} {values[f'test/{name}']:.2f}" for name, label in scores.items() if f"test/{name}" in values]
+    for prefix, said in (("train", "train "), ("test", "")):
+        known = {label: values.get(f"{prefix}/{name}") for name, label in scores.items()}
+        parts += [f"{said}{label} {value:.2f}" for label, value in known.items() if value is not None]
     result = session.task.RESULT
     if f"ema/{result}" in values:
         parts.append(f"EMA {scores[result]} {values[f'ema/{result}']:.2f}")

@@ -23,6 +23,8 @@ from pycls_std.engine.optim import fused
 LAG = 8  # steps after which a CUDA device is asked how one went: it is then done with it, and nothing waits
 LOG = logging.getLogger("pycls_std")
 COMPILING_PAYS = 5000  # iterations of a run from which on it does: it takes one or two minutes
+# Options of inductor by the choice of TRAIN.COMPILE; other backends take no mode.
+INDUCTOR = {"on": {}, "autotune": {"mode": "max-autotune-no-cudagraphs"}, "graphs": {"mode": "reduce-overhead"}}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -71,7 +73,7 @@ class Runtime:
         self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
         self.step_monitor = StepMonitor(self.world, lag=lag if lag is not None else LAG if kind == "cuda" else 0)
         self.compiler = compiler
-        self.compiled = "off"  # how the losses are: off, on or graphs
+        self.compiled = "off"  # how the losses are: off, on, autotune or graphs
         self.exact = kind == "cpu"  # the same steps give the same bits each time
 
     def set_arithmetic(self, *, tf32: bool, deterministic: bool) -> None:
@@ -113,8 +115,9 @@ class Runtime:
         """Compile a step's forward pass: a trainer's losses, of student and terms, and what the teachers say.
 
         session: whose `trainer.losses` and `teacher_outputs` are replaced.
-        choice: `off`; `on`; `graphs`, whose kernels are recorded once and replayed, which needs CUDA; `auto`, which is
-        on if the run has so many iterations that it pays. It is done at the first step.
+        choice: `off`; `on`; `autotune`, which times several kernels for each product first; `graphs`, whose kernels are
+        recorded once and replayed, which needs CUDA; `auto`, which is on if the run has so many iterations that it
+        pays. It is done at the first step.
         Raises ValueError for graphs on a CPU; the step raises RuntimeError if the compiler fails.
         """
         cuda = self.device.type == "cuda"
@@ -130,8 +133,7 @@ class Runtime:
         if self.compiled == "off":
             return
         graphs, trainer = self.compiled == "graphs", session.trainer
-        # A mode names options of inductor; other backends take none.
-        mode = {"mode": "reduce-overhead"} if graphs else {}
+        mode = INDUCTOR[self.compiled]
 
         def compiled(forward):
             function = torch.compile(forward, backend=self.compiler, **mode)

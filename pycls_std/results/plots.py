@@ -105,10 +105,11 @@ def mine(rows: Rows, baseline: str = ""):
 def objective(runs: list) -> list[str]:
     """Return the tags of the terms of a row's objective: those under train/ that add up to the loss at every epoch.
 
-    What a method logs beside them, such as the estimate of MINE, does not belong to the sum.
+    What is logged beside them, such as the estimate of MINE and scores of training, does not belong to the sum.
     """
     total = band(runs, "train/loss")
-    tags = sorted({tag for run in finished(runs) for tag in run.curves if tag.startswith("train/")} - set(NO_TERMS))
+    others = {*NO_TERMS, *(f"train/{score}" for score in config.Catalogue().scores)}
+    tags = sorted({tag for run in finished(runs) for tag in run.curves if tag.startswith("train/")} - others)
     bands = {tag: own for tag in tags if "/" not in tag.removeprefix("train/") and (own := band(runs, tag))}
     bands = {tag: own for tag, own in bands.items() if total and own.epochs == total.epochs}
     for size in range(len(bands), 0, -1) if len(bands) <= 10 else ():

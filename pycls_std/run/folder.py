@@ -7,6 +7,7 @@ from pycls_std.core.event_options import options_in
 from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint, files
+from pycls_std.process import console
 from pycls_std.run.identity import refuse_other_options, refuse_other_origin, same_run
 from pycls_std.run.journal import EVENTS, METRICS, Journal, events_of, metrics_of
 from pycls_std.run.lock import LOCK
@@ -15,16 +16,19 @@ from pycls_std.run.series import Series
 
 CONFIG = "config.yaml"
 BEST = "best.pt"
+CONSOLE = "console.log"  # of every start; it has no part in what a run is, and nothing reads it
 
 
 class RunFolder:
     """A folder that one process at a time writes; of the processes of a run, the first.
 
-    Nothing in it is replaced or removed but what this run wrote. keep: checkpoints to continue from, at most.
+    Nothing in it is replaced or removed but what this run wrote. keep: checkpoints to continue from, at most. period:
+    epochs between them.
     """
 
-    def __init__(self, path: Path, *, keep: int = 2):
+    def __init__(self, path: Path, *, keep: int = 2, period: int = 1):
         self.path = path
+        self.period = period
         self.checkpoints = path / "checkpoints"
         self.series = Series(self.checkpoints, keep=keep)
 
@@ -76,10 +80,18 @@ class RunFolder:
         before = saved["config"] if saved else ""
         journal = Journal(self.path, identity.config, lines, before=before, outdated=outdated)
         origin = identity._asdict()
+        console.keep(self.path / CONSOLE)
 
         def write(done: int, values: dict[str, float], best: bool) -> None:
-            """Write down an epoch: values, best.pt, options; then last.pt, which has all of it; run.json at last."""
+            """Write down an epoch: values, best.pt, options; then last.pt, which has all of it; run.json at last.
+
+            An epoch that is not saved leaves its values alone, which a start after a kill takes back. One that others
+            speak of is saved: best.pt and config.yaml never know more than last.pt, and an end is one.
+            """
             journal.epoch(done, session.epochs, values)
+            spoken_of = best or done in (start_epoch + 1, session.epochs)
+            if done % self.period and not spoken_of:
+                return
             state = session.state_dict() | {"journal": journal.lines, "events": journal.events.name}
             if best:
                 checkpoint.save(deployed(origin | {"epoch": done} | state), self.checkpoints / BEST)
@@ -148,7 +160,7 @@ class RunFolder:
         A record without a checkpoint to continue from is not replaced. A start of other options that came to no epoch
         has recorded nothing, and is.
         """
-        own = {LOCK, CONFIG, METRICS, "checkpoints", *(path.name for path in self._own_events(options, ""))}
+        own = {LOCK, CONFIG, METRICS, CONSOLE, "checkpoints", *(path.name for path in self._own_events(options, ""))}
         there = {entry.name for entry in os.scandir(self.path)} if self.path.is_dir() else set()
         if RECORD in there:
             raise ValueError(

@@ -1,5 +1,7 @@
 """What a run is: with something else in its place, it is not continued."""
 
+import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +23,7 @@ class Identity(NamedTuple):
     config: str  # the options as YAML
     processes: int
     threads: int  # of each process, which share an operation on the CPU
-    compiled: str  # off, on or graphs: what TRAIN.COMPILE is, or what auto chose
+    compiled: str  # off, on, autotune or graphs: what TRAIN.COMPILE is, or what auto chose
     teachers: list[str]  # fingerprints of their weights, as they were found
     data: dict  # name, classes and their ids, images of both splits, mean, std, memory
 
@@ -68,11 +70,26 @@ def refuse_other_options(saved: dict, options: str, processes: int, path: Path) 
 
     A run may be continued for longer, and its record says so. Each process has its own batch norm and dropout.
     """
-    changed = changed_options(saved["config"], options, lambda option: option.on_resume != "free")
+    changed = _changes(saved["config"], options, lambda option: option.on_resume != "free")
     if saved["processes"] != processes:
-        changed.append(f"the number of processes was {saved['processes']}, is {processes}")
+        changed.append(("the number of processes", saved["processes"], processes))
     if changed:
-        raise ValueError(f"{path} is a run of other options: {'; '.join(changed)}. Choose another OUT_DIR")
+        raise ValueError(
+            f"{path} is a run of other options: {'; '.join(map(_in_words, changed))}. Choose another OUT_DIR, as with "
+            f"{_another_folder(options, changed)}"
+        )
+
+
+def _another_folder(options: str, changed: list[tuple]) -> str:
+    """Return what gives a run a folder of its own on the command line, named after what it does otherwise.
+
+    options: its own, as YAML. changed: key, value before, value now.
+    """
+    flat = config.complete(options)
+    said = "_".join(f"{re.split('[. ]', key)[-1].lower()}-{now}" for key, _, now in changed[:2])
+    suffix = re.sub(r"[^\w.+]+", "-", said)[:60].strip("-")  # what a NAME may have in it
+    where = "OUT_DIR" if flat["OUT_DIR"] else "NAME"
+    return shlex.quote(f"{where}={flat[where].rstrip('/')}_{suffix}")
 
 
 def refuse_squashed(saved: dict, path: Path, widths_heights: Iterable[tuple[int, int]]) -> None:
@@ -106,6 +123,16 @@ def changed_options(before: str, now: str, counts) -> list[str]:
 
     counts(option): whether one does. What a dump lacks is at its default; an option that is none any more counts.
     """
+    return [_in_words(change) for change in _changes(before, now, counts)]
+
+
+def _in_words(change: tuple) -> str:
+    key, before, now = change
+    return f"{key} was {before!r}, is {now!r}"
+
+
+def _changes(before: str, now: str, counts) -> list[tuple]:
+    """Return key, value before and value now of what `changed_options` returns in words."""
     catalogue = config.Catalogue()
     old, new = config.complete(before), config.complete(now)
     changed, idle = [], catalogue.idle(old) & catalogue.idle(new)
@@ -113,8 +140,8 @@ def changed_options(before: str, now: str, counts) -> list[str]:
         option = catalogue.of(key) or Option(None)
         grows = option.on_resume == "longer" and old.get(key) is not None and old[key] <= new.get(key, old[key])
         if counts(option) and old.get(key) != new.get(key) and not grows:
-            changed.append(f"{key} was {old.get(key)!r}, is {new.get(key)!r}")
+            changed.append((key, old.get(key), new.get(key)))
     names = [config.dataset_name(flat) for flat in (old, new)]
     if names[0] != names[1] and old["DATA.NAME"] == new["DATA.NAME"]:
-        changed.append(f"DATA.ROOT was {names[0]!r}, is {names[1]!r}")
+        changed.append(("DATA.ROOT", *names))
     return changed

@@ -6,6 +6,7 @@ Shapes: B batch, K classes.
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -51,6 +52,7 @@ class Classification:
         self.classes = classes
         self.pipeline = pipeline  # (normalization=...) -> what makes views
         self.mixing = mixing or Mixing(classes)
+        self.mixed = self.mixing.mixup is not None
         self.scores = scores_of("classification")
 
     @classmethod
@@ -105,7 +107,8 @@ class Classification:
         """Return a batch of samples."""
         pixels, labels, indices, crops = zip(*samples, strict=True)
         crop = None if crops[0] is None else torch.tensor(crops)
-        return Loaded(torch.stack(pixels), self.stack(labels), torch.tensor(indices), crop)
+        places = None if crop is None else np.array(indices)
+        return Loaded(torch.stack(pixels), self.stack(labels), torch.tensor(indices), crop, places)
 
     def training_set(self, dataset: Dataset) -> Dataset:
         """Return the images as they are: a label is all there is to learn."""
@@ -133,6 +136,12 @@ class Classification:
     def losses(self, output: Output, batch: Batch, world: World) -> dict[str, Tensor]:
         """Return the loss of the labels, by name."""
         return {"ce": soft_target_cross_entropy(output.heads["cls"], batch.targets)}
+
+    def monitors(self, output: Output, batch: Batch, prediction: str) -> dict[str, Tensor]:
+        """Return which training views (B,) are named rightly, 0 or 100; nothing where labels are mixed."""
+        if self.mixed:
+            return {}
+        return {"top1": 100.0 * (self.predictions(output)[prediction].argmax(dim=1) == batch.loaded.targets)}
 
     # ------------------------------------------------------------------------------------------------------ evaluation
     def prediction_heads(self, heads: tuple[str, ...]) -> dict[str, set[str]]:

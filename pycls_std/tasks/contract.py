@@ -120,6 +120,12 @@ class Task(Protocol):
         world: the processes that share the batch; their gradients are averaged.
         """
 
+    def monitors(self, output: Output, batch: Batch, prediction: str) -> dict[str, Tensor]:
+        """Return what is logged of a training batch, a scalar each or (B,), and not optimised; {} for nothing.
+
+        prediction: the one that counts. What has the name of one of `scores` is shown beside it on the console.
+        """
+
     def prediction_heads(self, heads: tuple[str, ...]) -> dict[str, set[str]]:
         """Return the heads that each prediction needs, by the name of the prediction; the first is the default."""
 

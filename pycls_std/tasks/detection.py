@@ -198,6 +198,10 @@ class Detection:
             losses |= {name: self.tokens * value for name, value in found.items()}
         return losses
 
+    def monitors(self, output: Output, batch: Batch, prediction: str) -> dict[str, Tensor]:
+        """Return nothing: AP is one of all images, and not the mean of those of batches."""
+        return {}
+
     # ------------------------------------------------------------------------------------------------------ evaluation
     def prediction_heads(self, heads: tuple[str, ...]) -> dict[str, set[str]]:
         """Return the heads that the only prediction needs, by its name."""

@@ -31,8 +31,8 @@ class OfflineTeachers:
         self.entries = [read_entries(precomputed_file(spec.folder), images, spec.kind) for spec in specs]
 
     def __call__(self, batch: Batch, progress: Progress) -> list[Output]:
-        """Return what each teacher says; the batch must say what part of its images is seen."""
-        places, crop = self.places[batch.loaded.index.cpu().numpy()], batch.loaded.crop
+        """Return what each teacher says; the batch must say which images it has, and what part of each is seen."""
+        places, crop = self.places[batch.loaded.places], batch.loaded.crop
         outputs = []
         for spec, entries in zip(self.specs, self.entries, strict=True):
             whole = unpack(np.array(entries[places]), spec.shapes, batch.images.device)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pycls_std.core.sending import send
 from pycls_std.core.structures import Output
 
 NUMBERS = {"fp32": np.float32, "fp16": np.float16}
@@ -98,4 +99,4 @@ def _spread(parts: dict[str, Tensor], name: str, classes: int) -> Tensor:
 
 def _tensor(values: np.ndarray, device: torch.device) -> Tensor:
     values = values.astype(np.int64) if values.dtype == np.uint16 else np.ascontiguousarray(values)
-    return torch.from_numpy(values).to(device, non_blocking=True)
+    return send(values, device)

@@ -9,22 +9,28 @@ from pycls_std.terms.base import Term
 
 @TERMS.register("task")
 class TaskLoss(Term):
-    """The losses of the task times TASK.WEIGHT; in classification `ce`, cross-entropy with mixed, smoothed labels."""
+    """The losses of the task times TASK.WEIGHT; in classification `ce`, cross-entropy with mixed, smoothed labels.
+
+    prediction: the one that counts, by which the task says what else is logged.
+    """
 
     READS = ()
 
-    def __init__(self, task, weight: float):
+    def __init__(self, task, weight: float, prediction: str):
         super().__init__(weight)
         self.task = task
+        self.prediction = prediction
         self.heads = task.HEADS
 
     @classmethod
     def from_cfg(cls, cfg, run, student):
         """Build from section TASK. Raises ValueError for a student of other heads than the task's losses take."""
         run.task.check_heads(student.heads)
-        return cls(run.task, cfg.TASK.WEIGHT)
+        default, *_ = run.task.prediction_heads(student.heads)
+        return cls(run.task, cfg.TASK.WEIGHT, cfg.TEST.PREDICTION or default)
 
     def forward(self, student: Output, teachers: list[Output], batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return the task's losses, weighted."""
         found = self.task.losses(student, batch, self.world)
+        self.monitors = self.task.monitors(student, batch, self.prediction)
         return {name: self.weight * value for name, value in found.items()}

@@ -105,6 +105,9 @@ class Boxes:
             "l1": self.weight * l1_loss(output.heads["boxes"].float(), boxes),
         }
 
+    def monitors(self, output, batch, prediction):
+        return {}
+
     def prediction_heads(self, heads):
         return {"boxes": set(self.HEADS)}
 

@@ -67,6 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     runtime = Runtime()
+    runtime.set_arithmetic(tf32=False, deterministic=False)  # as a run's: torch's own default is TF32 in convolutions
     print(f"{runtime.device_name()}, fp32, torch {torch.__version__}, {options.batch} images a step.\n")
     print("| side x channels | slices, ms | deformable, ms | ratio |")
     print("| --- | --- | --- | --- |")

@@ -84,6 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     runtime = Runtime()
+    runtime.set_arithmetic(tf32=False, deterministic=False)  # as a run's: torch's own default is TF32 in convolutions
     print(f"{runtime.device_name()}, fp32, torch {torch.__version__}, {options.batch} images a step; auto is {AUTO}.\n")
     print("| inputs x outputs | map | step, ms | times `auto` | steps | error after |")
     print("| --- | --- | --- | --- | --- | --- |")

@@ -68,9 +68,11 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
+    runtime = Runtime()
+    runtime.set_arithmetic(tf32=False, deterministic=False)  # as a run's: torch's own default is TF32 in convolutions
     for name, size, share in MODELS:
         batch = max(2, round(share * options.batch))
-        print("\n".join(compare(name, size, batch=batch, rounds=options.rounds, runtime=Runtime())), flush=True)
+        print("\n".join(compare(name, size, batch=batch, rounds=options.rounds, runtime=runtime)), flush=True)
 
 
 if __name__ == "__main__":

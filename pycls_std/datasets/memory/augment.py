@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pycls_std.core.sending import send
 from pycls_std.core.structures import Normalization
 from pycls_std.datasets.memory import color, geometry
 from pycls_std.datasets.memory.counter_rng import CounterRNG
@@ -44,7 +45,7 @@ class Plain:
 
     def __call__(self, images: Tensor, views: np.ndarray, indices: np.ndarray) -> tuple[Tensor, None]:
         """images: (N, S, S, 4) uint8, all of them. indices: (B,)."""
-        which = torch.from_numpy(indices).to(images.device, non_blocking=True)
+        which = send(indices, images.device)
         return self.normalize(images[which]).unflatten(2, (-1, 3)).permute(0, 3, 1, 2), None
 
 
@@ -81,7 +82,7 @@ class BatchAugmentation:
         `crops`, or None if that is not recorded.
         """
         draws = CounterRNG(self.seed, views, indices)
-        which = torch.from_numpy(indices.astype(np.int32)).to(images.device, non_blocking=True)
+        which = send(indices.astype(np.int32), images.device)
         cut = self._resized if self.options.crop == "resized" else self._padded
         block, seen = cut(images, which, draws)
         if self.rand_augment:
@@ -93,7 +94,7 @@ class BatchAugmentation:
         block = self.normalize(block)
         if self.erase:
             block = self.erase(block, draws)
-        crop = torch.from_numpy(seen.astype(np.float32)).to(images.device, non_blocking=True) if self.crops else None
+        crop = send(seen.astype(np.float32), images.device) if self.crops else None
         return block.unflatten(2, (-1, 3)).permute(0, 3, 1, 2), crop
 
     def _padded(self, images, which, draws):
@@ -109,7 +110,7 @@ class BatchAugmentation:
                 images[which], *whole, *sides, self.size, interpolation=self.options.interpolation
             )
             which = torch.arange(len(which), device=images.device, dtype=torch.int32)
-        (top, left), flip = (torch.from_numpy(n).to(images.device, non_blocking=True) for n in (corner.T, flip))
+        (top, left), flip = (send(numbers, images.device) for numbers in (corner.T, flip))
         return geometry.crop(images, which, top, left, flip, self.size), seen
 
     def _resized(self, images, which, draws):
@@ -118,10 +119,8 @@ class BatchAugmentation:
         corner, sides = draw_rectangles(draws, *whole, self.options.crop_scale)
         mirrored = draws.uniform(1)[:, 0] < self.options.flip
         seen = np.concatenate([corner / whole, sides / whole, mirrored[:, None]], axis=1)
-        flip = torch.from_numpy(mirrored).to(images.device, non_blocking=True)
-        numbers = torch.from_numpy(np.concatenate([corner, sides], axis=1).T.copy()).to(
-            images.device, non_blocking=True
-        )
+        flip = send(mirrored, images.device)
+        numbers = send(np.concatenate([corner, sides], axis=1).T.copy(), images.device)
         block = geometry.resample(images[which], *numbers, self.size, interpolation=self.options.interpolation)
         return torch.where(flip.view(-1, 1, 1, 1), block.flip(2), block), seen
 
@@ -146,11 +145,10 @@ def draw_rectangles(draws: CounterRNG, height: int, width: int, least: float) ->
 def jitter(images: Tensor, draws: CounterRNG, strength: float) -> Tensor:
     """Change brightness, contrast and saturation of (B, S, S, 4) images, in a random order, as torchvision does."""
     functions = (color.brightness, color.contrast, color.saturation)
-    factors = torch.from_numpy(draws.between(max(0.0, 1 - strength), 1 + strength, len(functions)))
-    factors = factors.to(images.device, non_blocking=True)
+    factors = send(draws.between(max(0.0, 1 - strength), 1 + strength, len(functions)), images.device)
     order = draws.uniform(len(functions)).argsort(axis=1)
     for turn in range(len(functions)):
         for number, function in enumerate(functions):
-            where = torch.from_numpy(np.flatnonzero(order[:, turn] == number)).to(images.device, non_blocking=True)
+            where = send(np.flatnonzero(order[:, turn] == number), images.device)
             change(images, where, partial(function, factor=factors[where, number]))
     return images

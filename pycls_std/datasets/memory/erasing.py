@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pycls_std.core.sending import send
 from pycls_std.datasets.memory.counter_rng import CounterRNG
 
 AREA = (0.02, 1 / 3)
@@ -35,7 +36,7 @@ class RandomErasing:
         batch, height, width = images.shape[0], images.shape[1], images.shape[2] // 3
         places, *sides = self.draw(draws, height, width)
         start = draws.below(np.full((batch, 1), len(self.noise) - images[0].numel() + 1))[places, 0]
-        numbers = torch.from_numpy(np.stack([places, *sides, start])).to(images.device, non_blocking=True)
+        numbers = send(np.stack([places, *sides, start]), images.device)
         where, top, left, bottom, right, start = numbers.unsqueeze(2)
         rows = torch.arange(height, device=images.device)
         columns = torch.arange(width, device=images.device).repeat_interleave(3)

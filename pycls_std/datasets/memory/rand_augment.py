@@ -8,9 +8,9 @@ Shapes: B images, n of them that get one operation.
 from functools import partial
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from pycls_std.core.sending import send
 from pycls_std.core.structures import Normalization
 from pycls_std.datasets.memory import color, geometry
 from pycls_std.datasets.memory.counter_rng import CounterRNG
@@ -98,8 +98,8 @@ class RandAugment:
         for _ in range(self.layers):
             for name, places, magnitudes, signs in self.draw(draws):
                 operation, amounts = OPERATIONS[name]
-                where = torch.from_numpy(places).to(images.device, non_blocking=True)
-                amount = torch.from_numpy(amounts(magnitudes, signs)).to(images.device, non_blocking=True)
+                where = send(places, images.device)
+                amount = send(amounts(magnitudes, signs), images.device)
                 change(images, where, partial(operation, amount=amount, fill=self.fill))
         return images
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pycls_std.core.sending import send
 from pycls_std.datasets.memory import color
 from pycls_std.datasets.memory.blur import blur, box_weights
 from pycls_std.datasets.memory.counter_rng import CounterRNG
@@ -19,7 +20,7 @@ def three_augment(images: Tensor, draws: CounterRNG) -> Tensor:
     choice, sigma = draw(draws)
 
     def device(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(images.device, non_blocking=True)
+        return send(values, images.device)
 
     grey, solarized, blurred = (np.flatnonzero(choice == which) for which in range(len(CHANGES)))
     change(images, device(grey), color.greyscale)

@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from pycls_std.core.sending import send
 from pycls_std.core.structures import Loaded
 
 # Changes whenever the same address gives other pixels than before: what is kept of views is then of no use.
 VERSION = 1
-# Images of a block, and their pixels: fewer cost more for each image, more do not fit into the processor's cache.
-BLOCK = 2**11
-BLOCK_PIXELS = 2**21
+# Images of a block by the kind of device, and the side at which their pixels are as many as a block may have. Fewer
+# cost more for each image: on CUDA a block takes as many launches whatever its size. More do not fit into the cache of
+# a processor, or take memory of the device from the student.
+BLOCK = {"cpu": 2**11, "cuda": 2**14}
+BLOCK_SIDE = 32
 
 
 class MemoryViews(Dataset):
@@ -50,14 +53,14 @@ class MemoryViews(Dataset):
     @staticmethod
     def collate(samples: list[Loaded]) -> Loaded:
         """Return one batch of several."""
-        return Loaded(*(None if part[0] is None else torch.cat(part) for part in zip(*samples, strict=True)))
+        return Loaded(*map(_joined, zip(*samples, strict=True)))
 
-    def batch(self, addresses: list[tuple[int, int]]) -> Loaded:
+    def batch(self, addresses: np.ndarray | list[tuple[int, int]]) -> Loaded:
         """Return the views of addresses, (B,)."""
         views, indices = np.array(addresses, dtype=np.int64).T
         images, crop = self.transform(self.pixels, views, indices)
-        index = torch.from_numpy(indices).to(self.targets.device, non_blocking=True)
-        return Loaded(images, self.targets[index], index, crop)
+        index = send(indices, self.targets.device)
+        return Loaded(images, self.targets[index], index, crop, None if crop is None else indices)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of all pixels and targets."""
@@ -79,17 +82,26 @@ class MemoryLoader:
         self.dataset = views
         self.sampler = sampler
         self.batch_size = batch_size
-        images = min(BLOCK, BLOCK_PIXELS // views.size**2)
+        most = BLOCK.get(views.pixels.device.type, BLOCK["cpu"])
+        images = min(most, most * BLOCK_SIDE**2 // views.size**2)
         self.block = max(1, images // batch_size)  # batches that are made at once
 
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.batch_size)
 
     def __iter__(self) -> Iterator[Loaded]:
-        addresses = list(self.sampler)
+        whole = getattr(self.sampler, "addresses", None)  # at once, where it can: a pass has many
+        addresses = whole() if whole else list(self.sampler)
         step = self.block * self.batch_size
         for start in range(0, len(addresses), step):
             block = self.dataset.batch(addresses[start : start + step])
             for first in range(0, len(block.images), self.batch_size):
                 own = slice(first, first + self.batch_size)
                 yield Loaded(*(None if part is None else part[own] for part in block))
+
+
+def _joined(parts: tuple):
+    """Return one tensor or array of several, None of what is not recorded."""
+    if parts[0] is None:
+        return None
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)

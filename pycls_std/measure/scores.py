@@ -1,0 +1,41 @@
+"""Keep the scores of a test in test.json, beside the checkpoint that was tested."""
+
+import json
+import logging
+from pathlib import Path
+
+from pycls_std.engine import files
+
+LOG = logging.getLogger("pycls_std")
+SCORES = "test.json"
+
+
+def keep_scores(cfg, scores: dict[str, dict[str, float]], *, prediction: str, data, origin: dict) -> None:
+    """Write test.json, whole or not at all, in place of the one of an earlier test; one process does.
+
+    scores: of every prediction, by name. prediction: the one that counts. data: what was tested on, see
+    `builders.data`. origin: `epoch` of the weights, None where their file does not say, `commit` of the program.
+    Raises OSError that names the file if it cannot be written.
+    """
+    weights = Path(cfg.TEST.WEIGHTS)
+    facts = {
+        "name": cfg.NAME,
+        "seed": cfg.SEED,
+        "checkpoint": weights.name,
+        "ema": cfg.TEST.EMA,
+        **origin,
+        "dataset": data.info.name,
+        "images": len(data.test.dataset),
+        "prediction": prediction,
+        "scores": scores,
+    }
+    path = weights.parent / SCORES
+    files.write(path, (json.dumps(facts, indent=2) + "\n").encode())
+    LOG.info("%s: written", path)
+
+
+def refuse_same_file(cfg) -> None:
+    """Raise ValueError if TEST.PREDICTIONS would replace test.json, which TEST.JSON asks for."""
+    path = Path(cfg.TEST.WEIGHTS).parent / SCORES
+    if cfg.TEST.JSON and cfg.TEST.PREDICTIONS and Path(cfg.TEST.PREDICTIONS).absolute() == path.absolute():
+        raise ValueError(f"TEST.PREDICTIONS is {path}, the file of TEST.JSON: choose another name")

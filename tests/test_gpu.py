@@ -1,0 +1,75 @@
+"""The first look at a GPU: every part runs on the CPU in small, and the script calls them in its order."""
+
+import json
+import re
+import subprocess
+
+import pytest
+from processes import ROOT, called
+
+SCRIPT = ROOT / "tools" / "gpu" / "first.sh"
+SMALL = ["--cfg", "configs/debug/std_debug.yaml", "--device", "cpu", "--batch", "8", "--rounds", "1"]
+WORDS = ["MINE.SAMPLES=2", "DATA.PER_CLASS=2", "OPTIM.NAME=momentum"]
+
+
+def look(out, part, *words):
+    """Carry out a part; returns its results, by name."""
+    code, output, errors = called("tools/gpu/first.py", part, *SMALL, "--out", out, *words, "--", *WORDS)
+    lines = [json.loads(line) for line in (out / "result.jsonl").read_text().splitlines()]
+    assert code == 0, (output, errors)
+    assert lines[-1]["part"] == f"{part} took"
+    return {line["part"]: line for line in lines}, lines
+
+
+def test_what_is_there(tmp_path):
+    found, _ = look(tmp_path, "env")
+    assert found["env"]["torch"] and found["peak"]["tflops"] > 0
+
+
+@pytest.mark.parametrize("part", ["sync", "views", "determinism"])
+def test_a_cpu_waits_for_nothing_and_repeats_itself(tmp_path, part):
+    _, lines = look(tmp_path, part)
+    own = [line for line in lines if line["part"] == part]
+    if part == "sync":
+        assert [line["count"] for line in own] == [0, 0, 0]
+    elif part == "views":
+        assert [own[0][name] for name in ("most", "pixels", "images")] == [0, 0, 0]
+    else:
+        assert [(line["wanted"], line["differ"]) for line in own[:2]] == [(True, 0), (False, 0)]
+        assert [line.split("  ")[0] for line in own[2]["turns"]] == ["deterministic", "fastest"]
+
+
+def test_speed(tmp_path):
+    found, _ = look(tmp_path, "speed")
+    timed = ("data of a batch", "mixing", "teachers", "student forward", "optimizer", "average", "evaluation")
+    for name in (*timed, "check of the state", "checkpoint", "step, batch held", "step with data"):
+        assert found[name]["ms"] >= found[name]["host_ms"] > 0
+    assert len(found["profile"]["top"]) == 12
+    assert [line.split("  ")[0] for line in found["fp32"]["turns"]] == ["TF32 False", "TF32 True"]
+
+
+def test_steps(tmp_path):
+    _, lines = look(tmp_path, "steps", "--modes", "off", "off")
+    assert [line["apart"] for line in lines[:2]] == [0, 0]
+
+
+def test_a_run(tmp_path):
+    found, _ = look(tmp_path, "run")
+    assert (found["run"]["status"], found["run"]["epochs_done"]) == ("finished", 3)
+
+
+def test_a_part_that_fails_is_told_and_the_next_one_goes_on(tmp_path):
+    words = ["sync", "env", *SMALL, "--out", tmp_path, "--", *WORDS, "MODEL.NAME=nothing"]
+    code, _, _ = called("tools/gpu/first.py", *words)
+    lines = [json.loads(line) for line in (tmp_path / "result.jsonl").read_text().splitlines()]
+    assert (code, lines[0]["part"], lines[2]["part"]) == (1, "sync", "env")
+    assert "nothing" in lines[0]["error"] and "Traceback" in (tmp_path / "error-sync.txt").read_text()
+
+
+def test_the_script_is_one_and_calls_every_part():
+    subprocess.run(["bash", "-n", SCRIPT], check=True)
+    assert SCRIPT.stat().st_mode & 0o111
+    called_parts = re.findall(r"^  first \d+ ((?:[a-z]+ )+)", SCRIPT.read_text(), re.M)
+    assert " ".join(part.strip() for part in called_parts) == ("env sync views determinism determinism speed steps run")
+    limits = [int(seconds) for seconds in re.findall(r"(?:first|timeout) (\d+) ", SCRIPT.read_text())]
+    assert sum(limits) <= 640

@@ -1,0 +1,103 @@
+"""Accuracy on the training views, logged where labels are unmixed: that of a plain count, at no wait for the device."""
+
+import json
+
+import pytest
+import torch
+from records import SMALL, assert_same_run
+from waits import NoReads
+
+from pycls_std import runner
+from pycls_std.builders.training import build_all, build_runtime
+from pycls_std.core.meters import Meters
+from pycls_std.core.structures import Progress
+from pycls_std.engine import loop
+from pycls_std.engine.runtime import Runtime
+
+UNMIXED = {"AUG__MIXUP": 0, "AUG__CUTMIX": 0, **SMALL}
+
+
+def logged(folder):
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", ["avg", "cls", "dist"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_it_is_the_share_of_the_views_that_the_prediction_names_rightly(std, monkeypatch, name, parts):
+    """In parts of a batch, too; labels are smoothed, and count as they are."""
+    own = {"TEST__PREDICTION": name, "TRAIN__ACCUMULATE": parts, "AUG__LABEL_SMOOTHING": 0.1, "MINE__SAMPLES": 0}
+    cfg = std(**UNMIXED, **own)
+    session, *_ = build_all(cfg, build_runtime(cfg))
+    hits, labels, step = [], [], loop.train_step
+
+    def noted(session, batch, progress):
+        labels.append(batch.loaded.targets)
+        return step(session, batch, progress)
+
+    def count(student, _, output):
+        if student.training:
+            logits = {"cls": output.heads["cls"], "dist": (output.heads["std0"] + output.heads["std1"]) / 2}
+            logits["avg"] = logits["cls"] / 2 + logits["dist"] / 2
+            hits.append(logits[name].argmax(dim=1))
+
+    monkeypatch.setattr(loop, "train_step", noted)
+    session.trainer.student.register_forward_hook(count)
+    values = loop.train_epoch(session, 0)
+    assert len(hits) == parts * len(labels) == parts * 8
+    expected = 100 * float((torch.cat(hits) == torch.cat(labels)).double().mean())
+    assert values["train/top1"] == pytest.approx(expected) and 0 < expected < 100
+
+
+def test_it_is_recorded_and_told_beside_that_of_the_test(load, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        runner.run("train", load("debug/base_debug", OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=2, **UNMIXED))
+    lines = logged(tmp_path / "run")
+    assert [set(line) >= {"train/top1", "test/top1", "train/ce"} for line in lines] == [True, True]
+    told = [message for message in caplog.messages if message.startswith("epoch 2/2  loss ")]
+    train, test = (f"{lines[1][f'{split}/top1']:.2f}" for split in ("train", "test"))
+    assert len(told) == 1 and f"  train top-1 {train}  top-1 {test}  " in told[0]
+    assert lines[1]["train/loss"] == lines[1]["train/ce"]  # it is no part of the sum
+
+
+@pytest.mark.parametrize("mixing", ["MIXUP", "CUTMIX"])
+def test_nothing_is_recorded_where_labels_are_mixed(load, tmp_path, caplog, mixing):
+    own = UNMIXED | {f"AUG__{mixing}": 0.5, "AUG__MIX_PROB": 0.5, "OPTIM__MAX_EPOCH": 1}
+    with caplog.at_level("INFO"):
+        runner.run("train", load("debug/base_debug", OUT_DIR=tmp_path / "run", **own))
+    assert not [key for line in logged(tmp_path / "run") for key in line if key == "train/top1"]
+    assert "train top-1" not in caplog.text
+
+
+def test_a_step_waits_for_nothing(std):
+    cfg = std(MINE__SAMPLES=0, **UNMIXED)
+    session, *_ = build_all(cfg, Runtime(device="cpu", lag=100))
+    session.trainer.student.train()
+    loaded, meters = next(iter(session.train_loader)), Meters()
+    with NoReads():
+        batch = session.task.batch(session.runtime.to_device(loaded), Progress(0, 0, 8, 3))
+        losses, _ = loop.train_step(session, batch, Progress(0, 0, 8, 3))
+        meters.add(losses | session.trainer.monitors, len(loaded.index))
+    assert "top1" in meters.sums
+
+
+def test_a_resume_goes_on_bit_for_bit(load, tmp_path, monkeypatch):
+    own = {"OPTIM__MAX_EPOCH": 2, **UNMIXED}
+    runner.run("train", load("debug/base_debug", OUT_DIR=tmp_path / "whole", **own))
+    cut = load("debug/base_debug", OUT_DIR=tmp_path / "cut", **own)
+    epoch_of = loop.train_epoch
+
+    def ends(session, epoch):
+        if epoch == 1:
+            raise RuntimeError("ended")
+        return epoch_of(session, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_epoch", ends)
+        with pytest.raises(RuntimeError, match="ended"):
+            runner.run("train", cut)
+    runner.run("train", cut)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert [line["train/top1"] for line in logged(tmp_path / "cut")] == [
+        line["train/top1"] for line in logged(tmp_path / "whole")
+    ]

@@ -1,0 +1,318 @@
+"""A first look at a GPU, in parts. Each result is a line of OUT/result.jsonl at once, so that a stop loses nothing.
+
+    python tools/gpu/first.py env sync --out out --device cpu --batch 32
+
+first.sh calls the parts in the order that finds the most. All models have random weights. KEY=VALUE are options.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import run_net  # noqa: E402
+from pycls_std import config  # noqa: E402
+from pycls_std.builders.data import build_info  # noqa: E402
+from pycls_std.builders.teachers import optimize_teachers  # noqa: E402
+from pycls_std.builders.training import build_all, build_runtime  # noqa: E402
+from pycls_std.core.structures import Progress  # noqa: E402
+from pycls_std.engine import checkpoint, loop  # noqa: E402
+from pycls_std.measure.interleaved import interleaved, report  # noqa: E402
+from pycls_std.measure.speed import START, Steps, kernel_times, operator_times  # noqa: E402
+from pycls_std.models.create import create_backbone  # noqa: E402
+from pycls_std.run.record import PACKAGES, commit, version  # noqa: E402
+
+# Options under which other code of a step runs: the second objective in every step, clipping, a scaled loss.
+STEPS_TO_WATCH = (["MINE.PERIOD=epoch"], ["MINE.PERIOD=step", "OPTIM.CLIP_NORM=1"], ["PRECISION=fp16"])
+
+
+class Look(NamedTuple):
+    """What is looked at, and where the results go."""
+
+    out: Path
+    cfg: str
+    device: str
+    batch: int
+    rounds: int  # of what is timed
+    modes: list[str]  # of TRAIN.COMPILE; the first is what others are compared with
+    words: list[str]
+
+    def say(self, part: str, **values) -> None:
+        """Print a result and keep it."""
+        line = json.dumps({"part": part, **values})
+        print(line, flush=True)
+        with (self.out / "result.jsonl").open("a") as file:
+            file.write(line + "\n")
+
+    def options(self, *words: str):
+        """Return the options of a run."""
+        own = ["MODEL.NUM_CLASSES=0", f"DEVICE={self.device}", f"TRAIN.BATCH_SIZE={self.batch}", *self.words, *words]
+        teachers = config.load(self.cfg, own).DISTILLATION.TEACHERS
+        files = ["random.pt"] * len(teachers)  # which are not there
+        return config.load(self.cfg, [*own, f"DISTILLATION.TEACHER_WEIGHTS={files}"] if teachers else own)
+
+    def session(self, *words: str) -> loop.Session:
+        """Return what trains, ready for the first step."""
+        cfg = self.options(*words)
+        runtime = build_runtime(cfg)
+        session, *_ = build_all(cfg, runtime, fetch=False)
+        optimize_teachers(cfg, session, fall_back=False)
+        runtime.start_epoch(0)
+        session.trainer.student.train()
+        return session
+
+
+def batches(session):
+    """Give loaded batches without an end."""
+    for epoch in range(10**6):
+        session.train_loader.sampler.epoch = epoch
+        yield from session.train_loader
+
+
+def take_steps(session, count: int):
+    """Take the first steps of a run; give the losses and monitors of each."""
+    loaded = batches(session)
+    for number in range(count):
+        progress = Progress(0, number, count, 300)
+        batch = session.task.batch(session.runtime.to_device(next(loaded)), progress)
+        losses, extra = loop.train_step(session, batch, progress)
+        yield losses | extra | session.trainer.monitors
+
+
+def timed(look: Look, session, way: Callable[[], object], rounds: int = 0) -> dict[str, float]:
+    """Return the milliseconds of a call, and of these those that the host takes to ask for it."""
+    rounds, wait = rounds or look.rounds, session.runtime.synchronize
+    for _ in range(min(rounds, 5)):
+        way()
+    wait()
+    start = time.perf_counter()
+    for _ in range(rounds):
+        way()
+    host = time.perf_counter() - start
+    wait()
+    whole = time.perf_counter() - start
+    return {"ms": round(1e3 * whole / rounds, 3), "host_ms": round(1e3 * host / rounds, 3)}
+
+
+# --------------------------------------------------------------------------------------------------------------- parts
+def env(look: Look) -> None:
+    """Tell what is there, and the peak of the device."""
+    runtime = build_runtime(look.options())
+    cudnn = torch.backends.cudnn.version() if runtime.device.type == "cuda" else None
+    found = {"commit": commit(), "device": runtime.device_name(), "cpus": os.cpu_count(), "cudnn": cudnn}
+    look.say("env", **found, **{name: version(name) for name in PACKAGES})
+    side, kind = (8192, torch.bfloat16) if runtime.device.type == "cuda" else (256, torch.float32)
+    matrix = torch.randn(side, side, device=runtime.device, dtype=kind)
+    taken = min(interleaved({"": lambda: matrix @ matrix}, rounds=10, wait=runtime.synchronize)[""])
+    look.say("peak", tflops=round(2 * side**3 / taken / 1e12, 3))
+
+
+def sync(look: Look) -> None:
+    """Tell where the host waits for the device: file and line of each wait, data and mixing included."""
+    for words in STEPS_TO_WATCH:
+        session, found = look.session("TRAIN.COMPILE=off", *words), []
+        cuda = session.runtime.device.type == "cuda"
+        steps = take_steps(session, 6)
+        for number in range(6):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                if cuda and number >= 2:  # the first fill caches
+                    torch.cuda.set_sync_debug_mode("warn")
+                try:
+                    next(steps)
+                finally:
+                    if cuda:
+                        torch.cuda.set_sync_debug_mode("default")
+            waits = [each for each in caught if "synchroniz" in str(each.message)]
+            found += [f"{Path(each.filename).name}:{each.lineno} {str(each.message)[:60]}" for each in waits]
+        look.say("sync", words=words, count=len(found), found=sorted(set(found)))
+
+
+def views(look: Look) -> None:
+    """Tell whether augmented images on the device are those of the CPU."""
+    own, other = (look.session("TRAIN.COMPILE=off", *words) for words in ([], ["DEVICE=cpu"]))
+    first, second = (next(batches(session)).images.cpu() for session in (own, other))
+    apart = (first - second).abs()
+    images = (apart.flatten(1).amax(1) > 1e-6).float().mean()
+    look.say("views", most=float(apart.max()), pixels=float((apart > 1e-6).float().mean()), images=float(images))
+
+
+def determinism(look: Look) -> None:
+    """Tell whether the same steps give the same bits, and what it costs; cuBLAS is told before it is first used."""
+    ways = {}
+    for wanted in (True, False):
+        words = [f"TRAIN.COMPILE={look.modes[0]}", f"CUDA.DETERMINISTIC={wanted}"]
+        try:
+            states = []
+            for _ in range(2):
+                session = look.session(*words)
+                list(take_steps(session, 6))
+                states.append({name: value.clone() for name, value in session.trainer.student.state_dict().items()})
+        except RuntimeError as error:  # an operation that has no such kernel
+            look.say("determinism", wanted=wanted, error=str(error)[:300])
+            continue
+        differ = [name for name, value in states[0].items() if not torch.equal(value, states[1][name])]
+        look.say("determinism", wanted=wanted, differ=len(differ), of=len(states[0]), first=differ[:3])
+        ways["deterministic" if wanted else "fastest"] = arithmetic(session, tf32=False, deterministic=wanted)
+    compare(look, "determinism", ways)
+
+
+def arithmetic(session, **switches: bool) -> Callable[[], None]:
+    """Return what takes ten steps on a held batch with these switches of CUDA, whatever they were before."""
+    own = Steps(session, session.task.batch(session.runtime.to_device(next(batches(session))), START))
+
+    def steps():
+        session.runtime.set_arithmetic(**switches)
+        for _ in range(10):
+            own.step()
+
+    return steps
+
+
+def compare(look: Look, part: str, ways: dict[str, Callable[[], None]]) -> None:
+    """Time ways in turns, and tell how many times as fast as the first each is."""
+    seconds = interleaved(ways, rounds=look.rounds, wait=torch.cuda.synchronize if look.device == "cuda" else int)
+    look.say(part, turns=report(seconds))
+
+
+def speed(look: Look) -> None:
+    """Time the parts of a step, and steps in every mode, and in fp32 with TF32 and without; tell where time goes."""
+    for mode in look.modes:
+        session = look.session(f"TRAIN.COMPILE={mode}")
+        loaded, task, runtime = batches(session), session.task, session.runtime
+        pair = next(loaded)
+        own = Steps(session, task.batch(runtime.to_device(pair), START))
+        start = time.perf_counter()
+        own.step()
+        runtime.synchronize()
+        look.say("first step", mode=mode, seconds=round(time.perf_counter() - start, 1))
+        if mode == look.modes[0]:
+            parts_of_a_step(look, own, pair)
+        fed = lambda: own.step(task.batch(runtime.to_device(next(loaded)), START))  # noqa: E731, B023
+        for name, way in (("step, batch held", own.step), ("step with data", fed)):
+            taken = timed(look, session, way, 4 * look.rounds)
+            look.say(name, mode=mode, images=round(1e3 * look.batch / taken["ms"]), **taken)
+        look.say("memory", mode=mode, peak_gib=runtime.peak_memory())
+        profile(look, own, mode)
+    sessions = {tf32: look.session("TRAIN.COMPILE=off", "PRECISION=fp32") for tf32 in (False, True)}
+    ways = {f"TF32 {tf32}": arithmetic(own, tf32=tf32, deterministic=False) for tf32, own in sessions.items()}
+    compare(look, "fp32", ways)
+
+
+def parts_of_a_step(look: Look, own: Steps, pair) -> None:
+    """Time what a step, an epoch's end and an evaluation are made of."""
+    session, block = own.session, getattr(own.session.train_loader, "block", 1)
+    runtime, trainer, loaded = session.runtime, session.trainer, batches(session)
+    taken = timed(look, session, lambda: [next(loaded) for _ in range(block)])
+    look.say("data of a batch", block=block, **{name: value / block for name, value in taken.items()})
+    ways = {
+        "mixing": lambda: session.task.batch(runtime.to_device(pair), START),
+        "teachers": own.teach,
+        "student forward": own.forward,
+        "optimizer": session.optimizer.step,
+    }
+    ways |= {"average": lambda: session.ema.update(trainer.student, step=5)} if session.ema else {}
+    for name, way in ways.items():
+        look.say(name, **timed(look, session, way))
+    ways = {
+        "evaluation": lambda: loop.evaluate(trainer.student, session.task, session.test_loader, runtime),
+        "check of the state": lambda: loop._refuse_broken_state(session, ""),
+        "checkpoint": lambda: checkpoint.save(session.state_dict(), look.out / "state.pt"),
+    }
+    for name, way in ways.items():
+        look.say(name, **timed(look, session, way, 2))
+    (look.out / "state.pt").unlink()
+    trainer.student.train()
+
+
+def profile(look: Look, own: Steps, mode: str) -> None:
+    """Tell the kernels of a step, those first that take most of its time; on a CPU the operations."""
+    cuda = own.session.runtime.device.type == "cuda"
+    kinds = [torch.profiler.ProfilerActivity.CPU] + ([torch.profiler.ProfilerActivity.CUDA] if cuda else [])
+    with torch.profiler.profile(activities=kinds) as seen:
+        own.step()
+        own.session.runtime.synchronize()
+    rows = seen.key_averages()
+    times, launches = (kernel_times if cuda else operator_times)(rows), {row.key: row.count for row in rows}
+    top = sorted(times.items(), key=lambda item: -item[1])[:12]
+    kernels = [[round(taken / 1e3, 3), launches[name], name[:90]] for name, taken in top]
+    look.say("profile", mode=mode, ms=round(sum(times.values()) / 1e3, 3), top=kernels)
+
+
+def steps(look: Look) -> None:
+    """Compare the losses of compiled and recorded steps with those of eager ones."""
+    eager = None
+    for mode in look.modes:
+        start = time.perf_counter()
+        session = look.session(f"TRAIN.COMPILE={mode}")
+        own = [{name: float(value.mean()) for name, value in found.items()} for found in take_steps(session, 6)]
+        eager = eager or own
+        apart = max(abs(first[name] - second[name]) for first, second in zip(eager, own, strict=True) for name in first)
+        look.say("steps", mode=mode, seconds=round(time.perf_counter() - start, 1), apart=apart, last=own[-1])
+
+
+def run(look: Look) -> None:
+    """Train as the command line does."""
+    cfg, weights = look.options(), []
+    classes = len(build_info(cfg).classes)
+    for index, name in enumerate(cfg.DISTILLATION.TEACHERS):
+        weights.append(str(look.out / f"teacher{index}.pt"))
+        model = create_backbone(name, num_classes=classes, image_size=cfg.DATA.IMAGE_SIZE)
+        torch.save(model.state_dict(), weights[-1])
+    words = [f"DEVICE={look.device}", f"TRAIN.BATCH_SIZE={look.batch}", "MODEL.NUM_CLASSES=0", *look.words]
+    words += [f"OUT_DIR={look.out / 'run'}", "OPTIM.MAX_EPOCH=3", "OPTIM.WARMUP_EPOCHS=1"]
+    words += [f"DISTILLATION.TEACHER_WEIGHTS={weights}", "DISTILLATION.TEACHER_MIN_ACC=0"] if weights else []
+    mode = f"TRAIN.COMPILE={look.modes[-1]}"
+    code = run_net.main(["--traceback", "--mode", "train", "--cfg", look.cfg, *words, mode])
+    if code:
+        raise RuntimeError(f"run_net.py ended with {code}")
+    record = json.loads((look.out / "run" / "run.json").read_text())
+    known = ("status", "epochs_done", "best", "images_per_second", "peak_memory_gib", "hours")
+    look.say("run", **{name: record[name] for name in known})
+
+
+PARTS = {part.__name__: part for part in (env, sync, views, determinism, speed, steps, run)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Carry out parts; return how many failed, whose reasons are in OUT/error-PART.txt."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="+", metavar="PART | KEY=VALUE", help=f"parts: {', '.join(PARTS)}")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the results")
+    parser.add_argument("--cfg", default=str(ROOT / "configs/std/mixer-s4_c100_multi.yaml"))
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--batch", type=int, default=1024, help="images")
+    parser.add_argument("--rounds", type=int, default=10, help="of what is timed")
+    parser.add_argument("--modes", nargs="+", default=["off"], help="of TRAIN.COMPILE, the first to compare with")
+    options = parser.parse_intermixed_args(argv)
+    parts = [word for word in options.words if "=" not in word]
+    if unknown := [part for part in parts if part not in PARTS]:
+        parser.error(f"there is no part {unknown[0]}")
+    options.out.mkdir(exist_ok=True, parents=True)
+    look = Look(**vars(options) | {"words": [word for word in options.words if "=" in word]})
+    failed = 0
+    for part in parts:
+        start = time.perf_counter()
+        try:
+            PARTS[part](look)
+        except Exception as error:  # told, and the next part may say more
+            failed += 1
+            look.say(part, error=f"{type(error).__name__}: {str(error)[:300]}")
+            (look.out / f"error-{part}.txt").write_text(traceback.format_exc())
+        look.say(f"{part} took", seconds=round(time.perf_counter() - start, 1))
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

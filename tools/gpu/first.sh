@@ -1,0 +1,42 @@
+#!/bin/bash
+# The first ten minutes on a GPU, in the order that finds the most: what is there, the tests that need a device, waits,
+# views and repeated bits, speed, compiled steps, a run. Each step has its limit in seconds. From the repository's folder:
+#   tools/gpu/first.sh [DATA [OUT]]
+# DATA: a folder of images, train/<class>/ and val/<class>/; none = the digits of scikit-learn. OUT: a new folder for
+# the results.
+# PYTHON, DEVICE, BATCH, ROUNDS, WORKERS choose otherwise; on a CPU, in small:
+#   DEVICE=cpu BATCH=16 ROUNDS=1 COMPILED=off WORDS="PRECISION=fp32 DATA.PER_CLASS=60" tools/gpu/first.sh
+set -u -o pipefail
+cd "$(dirname "$0")/../.."
+data=${1:-} out=${2:-out} python=${PYTHON:-python3} words=${WORDS:-}
+compiled=${COMPILED:-on graphs}
+digits="DATA.NAME=digits $words"
+images=$digits
+[ -n "$data" ] && images="DATA.NAME=image_folder DATA.ROOT=$data DATA.NUM_WORKERS=${WORKERS:-8} $words"
+mkdir -p "$out"
+
+say() { echo "== $* at ${SECONDS} s"; }
+
+first() { # first SECONDS WORDS: parts of first.py, for so long at most
+  local seconds=$1
+  shift
+  timeout "$seconds" "$python" tools/gpu/first.py --out "$out" --device "${DEVICE:-cuda}" --batch "${BATCH:-1024}" \
+    --rounds "${ROUNDS:-10}" "$@"
+}
+
+{
+  say env
+  first 40 env $digits
+  say cuda tests
+  timeout 100 "$python" -m pytest -q -m cuda tests
+  say waits, views, determinism
+  first 90 sync views determinism $digits
+  first 30 determinism --cfg configs/resnet/r-20_c100.yaml $digits
+  say speed
+  first 180 speed --modes off ${compiled%% *} -- $images
+  say compiled steps
+  first 110 steps --modes off $compiled -- MINE.PERIOD=step OPTIM.NAME=momentum $digits
+  say a run
+  first 90 run --modes ${compiled%% *} -- $images
+  say end
+} 2>&1 | tee -a "$out/log.txt"
