@@ -13,7 +13,7 @@ from functools import partial
 import pandas as pd
 import pytest
 from PIL import Image
-from processes import ROOT, Running, called
+from processes import PATIENCE, ROOT, Running, called
 from test_datasets import png_header
 from test_table import make_table
 
@@ -69,7 +69,7 @@ def test_options_that_are_wrong(words, parts, tmp_path):
 def command(*words):
     """Exit code, output and errors of a training's command, as users type it."""
     line = [sys.executable, "run_net.py", "--mode", "train", *map(str, words)]
-    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -296,7 +296,7 @@ def test_check_data_lists_strange_images(folders, tmp_path):
         path.unlink()
         make(path)
     done = subprocess.run(
-        [sys.executable, "tools/check_data.py", *folders], capture_output=True, text=True, cwd=ROOT, timeout=60
+        [sys.executable, "tools/check_data.py", *folders], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE
     )
     assert (done.returncode, done.stderr) == (1, "check_data.py: 5 images cannot be used\n")
     lines = done.stdout.splitlines()

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from processes import ROOT, Running, called, wait_for
+from processes import PATIENCE, ROOT, Running, called, wait_for
 from records import SMALL, assert_same_run, words
 
 PYTHON = sys.executable
@@ -22,7 +22,13 @@ def shell(line, *arguments, env=()):
     """Exit code, output and errors of a line of sh, in which $@ are the arguments."""
     command = ["sh", "-c", line, "sh", *map(str, arguments)]
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, timeout=60, env=ENVIRONMENT | dict(env), errors="replace"
+        command,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=PATIENCE,
+        env=ENVIRONMENT | dict(env),
+        errors="replace",
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -223,7 +229,7 @@ def test_a_signal_at_the_very_end_tells_nothing():
     code = "import atexit, os, sys, time; sys.path.insert(0, '.'); import run_net; "
     code += "atexit.register(lambda: (os.kill(os.getpid(), 15), time.sleep(5))); sys.exit(run_net.main(sys.argv[1:]))"
     command = [PYTHON, "-c", code, *TRAIN, "OPTIM.BASE_LRR=1"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, env=ENVIRONMENT)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE, env=ENVIRONMENT)
     told = "run_net.py: command line: no option OPTIM.BASE_LRR, did you mean OPTIM.BASE_LR?\n"
     assert (done.returncode, done.stderr) == (-signal.SIGTERM, told)
 
