@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from torchvision.transforms import Compose
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -18,7 +19,7 @@ from pycls_std.datasets.memory import store  # noqa: E402
 from pycls_std.datasets.memory.augment import BatchAugmentation  # noqa: E402
 from pycls_std.datasets.memory.views import MemoryViews  # noqa: E402
 from pycls_std.datasets.normalizations import NORMALIZATIONS  # noqa: E402
-from pycls_std.datasets.transforms import Augmentation, train_transform, whole  # noqa: E402
+from pycls_std.datasets.transforms import Augmentation, square, train_transform  # noqa: E402
 from pycls_std.engine.allocator import keep_freed_memory  # noqa: E402
 from pycls_std.measure.interleaved import interleaved, report  # noqa: E402
 from pycls_std.tasks.classification import Classification  # noqa: E402
@@ -41,7 +42,7 @@ def compare(augmentation: Augmentation, *, images: int, rounds: int) -> dict[str
     device = torch.device("cpu")
     augment = BatchAugmentation(SIZE, NORMALIZATION, augmentation, seed=0, device=device)
     task = Classification(10, pipeline=None)
-    pixels, labels = store.read(dataset, whole(SIZE), check=task.check, workers=0)
+    pixels, labels = store.read(dataset, Compose(square(SIZE, "bicubic", "crop")), check=task.check, workers=0)
     memory = MemoryViews(pixels, task.stack(labels), augment, size=SIZE)
     transform = train_transform(SIZE, NORMALIZATION, augmentation)
     one_by_one = Views(dataset, transform, seed=0, check=task.check, collate=task.collate)
