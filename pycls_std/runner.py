@@ -1,6 +1,7 @@
 """The story of a run, top to bottom: train, test; and what each mode calls."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from pycls_std import check as checks
@@ -48,8 +49,7 @@ def train(cfg) -> None:
     if saved:
         identity.refuse_other_data(saved, path)
         if "DATA.FIT" in session.task.READS and cfg.DATA.FIT == "crop":
-            images = training_images(cfg)
-            refuse_squashed(saved, path, (images[index][0].size for index in range(min(len(images), 100))))
+            refuse_squashed(saved, path, _sizes(cfg))
         if saved["threads"] != identity.threads and runtime.device.type == "cpu":
             LOG.warning(
                 "%s was computed by %d threads, it goes on with %d: sums round otherwise, so the run will not end as "
@@ -101,6 +101,12 @@ def as_begun(cfg, saved: dict | None, runtime):
     cfg.defrost()
     cfg.TRAIN.COMPILE = chosen
     return cfg
+
+
+def _sizes(cfg) -> Iterator[tuple[int, int]]:
+    """Give width and height of some training images, which are found once one is asked for."""
+    images = training_images(cfg)
+    yield from (images[index][0].size for index in range(min(len(images), 100)))
 
 
 def _identity(options: str, session, data) -> Identity:

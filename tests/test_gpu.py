@@ -72,4 +72,4 @@ def test_the_script_is_one_and_calls_every_part():
     called_parts = re.findall(r"^  first \d+ ((?:[a-z]+ )+)", SCRIPT.read_text(), re.M)
     assert " ".join(part.strip() for part in called_parts) == ("env sync views determinism determinism speed steps run")
     limits = [int(seconds) for seconds in re.findall(r"(?:first|timeout) (\d+) ", SCRIPT.read_text())]
-    assert sum(limits) <= 640
+    assert sum(limits) <= 600

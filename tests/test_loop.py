@@ -2,7 +2,6 @@
 
 import logging
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from waits import NoReads
 from pycls_std import config, runner
 from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.engine import loop
-from pycls_std.engine.checkpoint import tensors
+from pycls_std.engine.checkpoint import refuse_not_finite, tensors
 
 PLAIN = {"AUG__REPEATS": 1, "AUG__RAND_AUGMENT": "", "AUG__ERASING": 0, "AUG__CROP": "none"} | SMALL
 STEPS = 8  # of an epoch
@@ -285,7 +284,7 @@ def test_the_state_is_checked_in_a_few_operations(std):
     loop.train_epoch(made, 0)
     count = len(tensors(made.state_dict()))
     with NoReads() as seen:
-        loop._refuse_broken_state(made, "")
+        refuse_not_finite(made.state_dict(), "")
     taken = sum(number for name, number in seen.operations.items() if name not in ("detach", "alias", "view"))
     assert taken < 20 < 100 < count
 
@@ -296,8 +295,7 @@ def test_one_number_that_is_not_finite_is_found_and_named(value, kind):
     """Beside the largest finite ones, whose squares are none, whole numbers, and nothing at all."""
     state = {"large": torch.full((3,), torch.finfo(kind).max, dtype=kind), "whole": torch.tensor(3)}
     state |= {"none": torch.zeros(0), "broken": torch.zeros(2, 3, dtype=kind)}
-    held = SimpleNamespace(state_dict=lambda: {"student": state})
-    loop._refuse_broken_state(held, "")
+    refuse_not_finite({"student": state}, "")
     state["broken"][1, 2] = value
     with pytest.raises(FloatingPointError, match="^not finite after epoch 1: student.broken$"):
-        loop._refuse_broken_state(held, "after epoch 1")
+        refuse_not_finite({"student": state}, "after epoch 1")

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import shlex
 import warnings
 import zipfile
@@ -169,6 +170,23 @@ def tensors(state, path: str = "") -> dict[str, torch.Tensor]:
         return {path: state}
     pairs = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, (list, tuple)) else ()
     return {key: value for name, inner in pairs for key, value in tensors(inner, f"{path}.{name}".strip(".")).items()}
+
+
+def refuse_not_finite(state, when: str) -> None:
+    """Raise FloatingPointError that says when and names tensors of a nest of dictionaries and lists, if some are not.
+
+    Those of a device and type are looked at together, in a few operations.
+    """
+    alike = {}
+    for name, value in tensors(state).items():
+        if value.is_floating_point() and value.numel():
+            alike.setdefault((value.device, value.dtype), {})[name] = value
+    broken = []
+    for part in alike.values():
+        greatest = torch.stack(torch._foreach_norm(list(part.values()), math.inf))  # not finite if one number is not
+        broken += [name for name, good in zip(part, greatest.isfinite().tolist(), strict=True) if not good]
+    if broken:
+        raise FloatingPointError(f"not finite {when}: {', '.join(broken[:5])}")
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from pycls_std.core.meters import Meters
 from pycls_std.core.structures import Batch, Output, Progress, take
-from pycls_std.engine.checkpoint import tensors
+from pycls_std.engine.checkpoint import refuse_not_finite
 from pycls_std.engine.optim import set_learning_rate
 from pycls_std.engine.progress import ProgressBar, duration
 from pycls_std.engine.runtime import Runtime
@@ -92,8 +92,8 @@ def fit(session: Session, *, start_epoch: int, record: Callable[[int, dict[str, 
     """Train from start_epoch to the end.
 
     record(epochs done, values, is best) is called after every epoch; among its values is `run/epoch_seconds`, of all of
-    the epoch but what record takes. A signal that asks the run to end is obeyed after
-    the batch it came in, or as many steps later as the runtime lags.
+    the epoch but what record takes. A signal that asks the run to end is obeyed after the batch it came in, or as many
+    steps later as the runtime lags.
     Raises FloatingPointError before anything of the epoch is recorded if a loss is not finite, in training or at test,
     or anything that would be saved; signals.Stopped if the run is asked to end.
     """
@@ -103,7 +103,8 @@ def fit(session: Session, *, start_epoch: int, record: Callable[[int, dict[str, 
             session.runtime.start_epoch(epoch)
             values = train_epoch(session, epoch)
             done = epoch + 1
-            _refuse_broken_state(session, f"after epoch {done}")
+            # The last step of an epoch may break what is saved, and no loss of it is taken any more.
+            refuse_not_finite(session.state_dict(), f"after epoch {done}")
             best = False
             if done % session.test_period == 0 or done == session.epochs:
                 values |= evaluate_all(session, f"after epoch {done}")
@@ -123,20 +124,6 @@ def _is_best(session, values) -> bool:
         return True
     gain = values[f"{session.judge}/{result}"] - session.best[result]
     return gain > 0 if session.task.scores[result]["better"] == "higher" else gain < 0
-
-
-def _refuse_broken_state(session, when):
-    """Look at all that is saved: the last step of an epoch may break it, and no loss of it is taken any more."""
-    alike = {}  # tensors of a device and type, by name: their greatest numbers are found together
-    for name, value in tensors(session.state_dict()).items():
-        if value.is_floating_point() and value.numel():
-            alike.setdefault((value.device, value.dtype), {})[name] = value
-    broken = []
-    for state in alike.values():
-        greatest = torch.stack(torch._foreach_norm(list(state.values()), math.inf))  # of no finite number if one is not
-        broken += [name for name, good in zip(state, greatest.isfinite().tolist(), strict=True) if not good]
-    if broken:
-        raise FloatingPointError(f"not finite {when}: {', '.join(broken[:5])}")
 
 
 def train_epoch(session: Session, epoch: int) -> dict[str, float]:

@@ -227,7 +227,7 @@ def parts_of_a_step(look: Look, own: Steps, pair) -> None:
         look.say(name, **timed(look, session, way))
     ways = {
         "evaluation": lambda: loop.evaluate(trainer.student, session.task, session.test_loader, runtime),
-        "check of the state": lambda: loop._refuse_broken_state(session, ""),
+        "check of the state": lambda: checkpoint.refuse_not_finite(session.state_dict(), ""),
         "checkpoint": lambda: checkpoint.save(session.state_dict(), look.out / "state.pt"),
     }
     for name, way in ways.items():
@@ -256,7 +256,8 @@ def steps(look: Look) -> None:
     for mode in look.modes:
         start = time.perf_counter()
         session = look.session(f"TRAIN.COMPILE={mode}")
-        own = [{name: float(value.mean()) for name, value in found.items()} for found in take_steps(session, 6)]
+        taken = take_steps(session, 6)
+        own = [{name: float(value.detach().mean()) for name, value in found.items()} for found in taken]
         eager = eager or own
         apart = max(abs(first[name] - second[name]) for first, second in zip(eager, own, strict=True) for name in first)
         look.say("steps", mode=mode, seconds=round(time.perf_counter() - start, 1), apart=apart, last=own[-1])
