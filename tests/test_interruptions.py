@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pycls_std import runner
 from pycls_std.engine import checkpoint, loop
+from pycls_std.process import signals
 from pycls_std.run.lock import LOCK, locked
 from pycls_std.run.series import Series
 
@@ -236,6 +237,21 @@ def test_stopped_before_the_first_epoch(run, tmp_path):
     running.signal(signal.SIGTERM)
     code, _, errors = running.end()
     assert (code, errors) == (143, "run_net.py: stopped by SIGTERM\n")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.fault(3)
+def test_stopped_while_the_lock_is_taken(tmp_path, monkeypatch):
+    """Its file is there already, and who owns it is not written in it yet."""
+    monkeypatch.setattr("socket.gethostname", lambda: os.kill(os.getpid(), signal.SIGTERM) or "here")
+    before = [signal.getsignal(number) for number in signals.NUMBERS]
+    signals.install()
+    try:
+        with pytest.raises(signals.Stopped, match="^stopped by SIGTERM$"), locked(tmp_path / "run"):
+            pass
+    finally:
+        for number, handler in zip(signals.NUMBERS, before, strict=True):
+            signal.signal(number, handler)
     assert not (tmp_path / "run").exists()
 
 

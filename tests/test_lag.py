@@ -116,7 +116,7 @@ def test_a_run_that_breaks_in_its_last_steps_saves_nothing(load, tmp_path, monke
     monkeypatch.setattr(TaskLoss, "forward", broken)
     monkeypatch.setattr(runner, "build_runtime", lambda cfg: Runtime(device="cpu", seed=cfg.SEED, lag=LAG))
     saved = []
-    monkeypatch.setattr(loop, "_refuse_broken_state", lambda session, when: saved.append(when))
+    monkeypatch.setattr(loop, "refuse_not_finite", lambda state, when: saved.append(when))
     with pytest.raises(FloatingPointError, match="loss not finite at epoch 2 iteration 7, lr .*: ce inf"):
         runner.train(load("debug/base_debug", OUT_DIR=tmp_path, **SMALL))
     assert saved == ["after epoch 1"]

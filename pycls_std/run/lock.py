@@ -9,6 +9,8 @@ import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pycls_std.process import signals
+
 LOCK = ".lock"
 
 
@@ -21,23 +23,29 @@ def locked(folder: Path):
     Raises ValueError that names the holder if another process owns it, and OUT_DIR if it cannot be written to, or has a
     file of the lock's name that is none.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made, lock = [path for path in (folder, *folder.parents) if not path.exists()], None
+    try:
+        with signals.deferred():  # until it is known whose the lock is, so that a stop leaves none behind
+            lock = _owned(folder)
+        yield
+    finally:
+        if lock:
+            (folder / LOCK).unlink(missing_ok=True)  # while it is still held, so that nobody's lock is removed
+            lock.close()
+        _remove(made)
+
+
+def _owned(folder: Path):
+    """Return the lock of a folder, which is made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder / LOCK)
+        return _lock(folder / LOCK)
     except OSError as error:
-        _remove(made)
         if error.errno in (errno.ELOOP, errno.EISDIR) and not folder.is_symlink():
             raise ValueError(
                 f"OUT_DIR {folder} holds a {LOCK} that is no regular file. Choose another OUT_DIR"
             ) from error
         raise ValueError(f"OUT_DIR {folder} is no folder that can be written to: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        (folder / LOCK).unlink(missing_ok=True)  # while it is still held, so that nobody's lock is removed
-        lock.close()
-        _remove(made)
 
 
 def _lock(path: Path):
