@@ -1,14 +1,16 @@
 #!/bin/bash
 # The first ten minutes on a GPU, in the order that finds the most: what is there, the tests that need a device, waits,
-# views and repeated bits, speed, compiled steps, a run. Each step has its limit in seconds. From the repository's folder:
+# views and repeated bits, speed, compiled steps, a run. Each step has its limit in seconds. From the project's folder:
 #   tools/gpu/first.sh [DATA [OUT]]
 # DATA: a folder of images, train/<class>/ and val/<class>/; none = the digits of scikit-learn. OUT: a new folder for
 # the results.
-# PYTHON, DEVICE, BATCH, ROUNDS, WORKERS choose otherwise; on a CPU, in small:
-#   DEVICE=cpu BATCH=16 ROUNDS=1 COMPILED=off WORDS="PRECISION=fp32 DATA.PER_CLASS=60" tools/gpu/first.sh
+# PYTHON, DEVICE, CFG, BATCH, ROUNDS, WORKERS choose otherwise; on a CPU in small, where the limit of 30 s may
+# end the look at a ResNet:
+#   DEVICE=cpu CFG=configs/debug/std_debug.yaml BATCH=128 ROUNDS=1 COMPILED=off tools/gpu/first.sh
 set -u -o pipefail
 cd "$(dirname "$0")/../.."
 data=${1:-} out=${2:-out} python=${PYTHON:-python3} words=${WORDS:-}
+config=${CFG:-configs/std/mixer-s4_c100_multi.yaml}
 compiled=${COMPILED:-on graphs}
 digits="DATA.NAME=digits $words"
 images=$digits
@@ -20,8 +22,8 @@ say() { echo "== $* at ${SECONDS} s"; }
 first() { # first SECONDS WORDS: parts of first.py, for so long at most
   local seconds=$1
   shift
-  timeout "$seconds" "$python" tools/gpu/first.py --out "$out" --device "${DEVICE:-cuda}" --batch "${BATCH:-1024}" \
-    --rounds "${ROUNDS:-10}" "$@"
+  timeout "$seconds" "$python" tools/gpu/first.py --out "$out" --cfg "$config" --device "${DEVICE:-cuda}" \
+    --batch "${BATCH:-1024}" --rounds "${ROUNDS:-10}" "$@"
 }
 
 {
