@@ -146,6 +146,18 @@ def test_options_reach_the_task(load):
     assert (pipeline.image_size, pipeline.flip, pipeline.multi_scale, pipeline.crop) == (64, 0.2, False, False)
 
 
+def test_some_images_are_trained_on(load):
+    """The first ones that are not held out, which are those that a run on all images holds out."""
+    own = {"DATA__VAL_FRACTION": 0.25, "TRAIN__BATCH_SIZE": 4}
+    whole, few = (build_data(load("debug/detection_debug", **own, DATA__IMAGES=n)) for n in (0, 9))
+    assert whole.images == 96 and few.images == len(few.train.dataset) == 9 and len(few.train) == 2
+    assert few.train.dataset.dataset.indices == whole.train.dataset.dataset.indices[:9]
+    assert few.val.dataset.dataset.indices == whole.val.dataset.dataset.indices
+    assert len(few.test.dataset) == len(whole.test.dataset)
+    with pytest.raises(ValueError, match="^DATA.IMAGES is 97, there are 96 images to train on"):
+        build_data(load("debug/detection_debug", **own, DATA__IMAGES=97))
+
+
 def test_nothing_to_learn_from_is_refused(load):
     own = {"DETECTION__CLASS_WEIGHT": 0, "DETECTION__L1_WEIGHT": 0, "DETECTION__GIOU_WEIGHT": 0}
     with pytest.raises(ValueError, match="DETECTION.CLASS_WEIGHT, L1_WEIGHT and GIOU_WEIGHT are 0"):

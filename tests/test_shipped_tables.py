@@ -289,6 +289,7 @@ FOLDERS = {"image_folder": class_folder, "coco": shapes_folder}
 def few_images(options):
     """Words by which a run takes a step or two; in fp32 where the CPU has no instructions for bf16."""
     words = ["TRAIN.BATCH_SIZE=8", f"DATA.PER_CLASS={8 * bool(options['DATA.PER_CLASS'])}"]
+    words += ["DATA.IMAGES=8"] * bool(options["DATA.IMAGES"])
     words += ["MINE.SAMPLES=8"] * bool(options["MINE.SAMPLES"])
     return words + ["PRECISION=fp32"] * (not BF16)
 

@@ -102,7 +102,8 @@ def build_data(
 
 
 def _parts(cfg, train_set: Dataset):
-    return training_parts(train_set, val_fraction=cfg.DATA.VAL_FRACTION, per_class=cfg.DATA.PER_CLASS)
+    own = cfg.DATA
+    return training_parts(train_set, val_fraction=own.VAL_FRACTION, per_class=own.PER_CLASS, images=own.IMAGES)
 
 
 def _split(cfg, split: str) -> tuple[Dataset, DatasetInfo]:
@@ -198,7 +199,7 @@ def _test_views(cfg, dataset, task, normalization, device) -> loaders.Views | Me
 
 
 def training_images(cfg) -> Dataset:
-    """Return the training split, as far as DATA.VAL_FRACTION and DATA.PER_CLASS leave it."""
+    """Return the training split, as far as DATA.VAL_FRACTION, PER_CLASS and IMAGES leave it."""
     return _parts(cfg, DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")[0])[0]
 
 

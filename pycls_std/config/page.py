@@ -66,6 +66,8 @@ PAGE = {
     "DATA.VAL_FRACTION": Option(0.0, least=0, greatest=0.9, column="held out"),
     # Training images of each class, the first in the dataset's order; 0 = all. The test split stays whole.
     "DATA.PER_CLASS": Option(0, least=0, column="images a class"),
+    # Training images, the first in the dataset's order that are not held out; 0 = all. The test split stays whole.
+    "DATA.IMAGES": Option(0, least=0, column="images"),
     # Seed of order, augmentation and mixing; -1 = SEED. With one for several SEEDs these see the same views, and can
     # share what a teacher said of them.
     "DATA.SEED": Option(-1, least=-1, greatest=2**32 - 1, recipe=False),

@@ -1,4 +1,4 @@
-"""Parts of a training split: what is held out to choose an epoch by, and the first images of each class."""
+"""Parts of a training split: what is held out to choose an epoch by, and the first images, of each class or of all."""
 
 import numpy as np
 from torch.utils.data import Dataset, Subset
@@ -6,13 +6,16 @@ from torch.utils.data import Dataset, Subset
 SEED = 0  # of what is held out: the same images whatever the seed of a run
 
 
-def training_parts(dataset: Dataset, *, val_fraction: float = 0.0, per_class: int = 0) -> tuple[Dataset, Subset | None]:
+def training_parts(
+    dataset: Dataset, *, val_fraction: float = 0.0, per_class: int = 0, images: int = 0
+) -> tuple[Dataset, Subset | None]:
     """Return what is trained on, and what is held out, None if nothing is; each in the dataset's order.
 
     val_fraction: share of each class that is held out, drawn once for all runs; at least one image. Of a dataset whose
     targets are no classes, that share of all images. per_class: images of each class to train on, the first ones that
-    are not held out; 0 = all. So a run on few images holds out the same ones as a run on all of them.
-    Raises ValueError if nothing of a class is left to train on, and if a class has fewer images than per_class.
+    are not held out; 0 = all. images: likewise, without regard to class. So a run on few images holds out the same ones
+    as a run on all of them.
+    Raises ValueError if nothing of a class is left to train on, and for more images than there are.
     """
     kept, held = list(range(len(dataset))), None
     if val_fraction:
@@ -20,7 +23,10 @@ def training_parts(dataset: Dataset, *, val_fraction: float = 0.0, per_class: in
         kept, held = [index for index in kept if index not in chosen], Subset(dataset, sorted(chosen))
     if per_class:
         kept = _first_of_each_class(_labels(dataset), kept, per_class)
-    return (Subset(dataset, kept) if val_fraction or per_class else dataset), held
+    if images > len(kept):
+        raise ValueError(f"DATA.IMAGES is {images}, there are {len(kept)} images to train on")
+    kept = kept[: images or None]
+    return (Subset(dataset, kept) if held or per_class or images else dataset), held
 
 
 def _held_out(dataset: Dataset, fraction: float) -> set[int]:

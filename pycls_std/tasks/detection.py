@@ -52,7 +52,7 @@ class Detection:
 
     RESULT = "ap"
     HEADS = ("classes", "boxes")
-    READS = ("AUG.FLIP",)
+    READS = ("AUG.FLIP", "DATA.IMAGES")
     KEEPS = ".json"
     OPTIONS = {
         # Weight of the focal loss of the classes, and of the class in the cost by which queries are matched with boxes.
