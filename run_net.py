@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from contextlib import nullcontext, suppress
+from pathlib import Path
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends what has not begun without a traceback
@@ -19,6 +20,7 @@ from pycls_std.run.lock import locked  # noqa: E402
 
 # What gloo and NCCL say when another process has ended.
 LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+PROGRAM = "pycls-std" if Path(sys.argv[0]).name == "pycls-std" else "run_net.py"  # as it was called
 PATIENCE = 5.0  # seconds that another process than the first waits before it complains
 MODES = {
     "train": "train a student and record the run in OUT_DIR; continues where an interrupted run stopped",
@@ -40,7 +42,7 @@ class Parser(argparse.ArgumentParser):
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Return mode, cfg and overrides; flags may stand anywhere."""
     parser = Parser(
-        prog="run_net.py",
+        prog=PROGRAM,
         description="A runner for knowledge distillation of vision MLPs and tiny transformers.",
         epilog="modes:\n" + "\n".join(f"  {name:6s} {text}" for name, text in MODES.items()) + "\n\n"
         "Options, their units, what turns them off: pycls_std/config/page.py, and OPTIONS in pycls_std/terms/*.py and "
@@ -55,7 +57,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-@streams.program("run_net.py")
+@streams.program(PROGRAM)
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0 done, 1 the run failed, 2 usage or configuration, 130 and 143 stopped by a signal."""
     args = parse(argv)
@@ -117,7 +119,7 @@ def complain(error: BaseException, code: int) -> int:
     if rank and not isinstance(error, signals.Stopped):
         time.sleep(PATIENCE)
     process = f" [process {rank}]" if rank else ""
-    line = f"run_net.py{process}: {summary}{hint}"
+    line = f"{PROGRAM}{process}: {summary}{hint}"
     console.add(line)
     streams.complain(line)
     return code

@@ -108,6 +108,8 @@ def test_the_command_describes_and_trains_from_an_empty_folder(installed, tmp_pa
     assert output.startswith(f"there is no {BASE} here, the package's own is used: {package}")
     assert "baseline, mixer_nano4: 10 classes, 8 px" in output
     assert list(tmp_path.iterdir()) == []
+    code, output, errors = called(tmp_path, installed / "pycls-std", "--mode", "info", "--cfg", "none.yaml")
+    assert (code, output) == (2, "") and errors.startswith("pycls-std: ") and len(errors.splitlines()) == 1
 
     call = f"import pycls_std; run = pycls_std.train({BASE!r}, *{SMALL!r}, SEED=1); print(*run, sep='|')"
     code, output, errors = called(tmp_path, installed / "python", "-c", call)
@@ -168,4 +170,23 @@ def test_a_package_within_another_repository_has_no_commit(tmp_path, monkeypatch
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     (tmp_path / "site-packages").mkdir()
     monkeypatch.setattr(record, "REPOSITORY", tmp_path / "site-packages")
+    assert record.commit() == "unknown"
+
+
+def test_a_package_that_pip_installed_from_git_has_its_commit(tmp_path, monkeypatch):
+    """As pip writes it down (PEP 610); another copy beside it does not borrow it, and from an index there is none."""
+    about = tmp_path / "pycls_std-0.1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: pycls-std\nVersion: 0.1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(record, "REPOSITORY", tmp_path)
+    assert record.commit() == "unknown"
+    origin = {"url": "https://example.org/pycls_std.git", "vcs_info": {"vcs": "git", "commit_id": "ab" * 20}}
+    (about / "direct_url.json").write_text(json.dumps(origin))
+    assert record.commit() == "ab" * 20
+    (about / "direct_url.json").write_text(json.dumps({"url": "file:///source", "dir_info": {}}))
+    assert record.commit() == "unknown"
+    (tmp_path / "other").mkdir()
+    (about / "direct_url.json").write_text(json.dumps(origin))
+    monkeypatch.setattr(record, "REPOSITORY", tmp_path / "other")
     assert record.commit() == "unknown"

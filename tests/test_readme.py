@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 from processes import called
-from shipped import shipped_configs
+from shipped import foreign_sections, shipped_configs
 from test_extending import EXAMPLES
 
 import pycls_std
@@ -105,6 +105,11 @@ def test_a_users_config_is_not_asked_what_the_shipped_ones_are(tmp_path):
     for words in (["init", "-q"], ["add", "configs/std", "configs/tables"]):
         subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
     assert shipped_configs(tmp_path) == [ours] == shipped_configs(tmp_path, "o*.yaml")
+    for name in ("ours", "mine"):
+        (tmp_path / "pycls_std/terms").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pycls_std/terms" / f"{name}.py").write_text(f'@TERMS.register("{name}")\nclass One: ...\n')
+    subprocess.run(["git", "-C", str(tmp_path), "add", "pycls_std/terms/ours.py"], check=True)
+    assert foreign_sections(tmp_path) == {"MINE"}
     asking = [
         path for path in (ROOT / "tests").glob("*.py") if re.search(r'"configs"\)\.r?glob\("\*', path.read_text())
     ]

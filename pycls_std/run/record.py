@@ -5,7 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 from pycls_std.engine import files
@@ -44,7 +44,7 @@ class Record:
         start = {
             "epochs_done": start_epoch,
             "epochs": session.epochs,
-            "command": shlex.join(["python", _as_seen(sys.argv[0]), *sys.argv[1:]]),
+            "command": shlex.join([*_as_called(sys.argv[0]), *sys.argv[1:]]),
             "commit": commit(),
         }
         self.facts = {
@@ -87,25 +87,39 @@ def record_of(facts: dict) -> bytes:
     return (json.dumps(facts, indent=2) + "\n").encode()
 
 
-def _as_seen(script: str) -> str:
-    """Return the path of a program within this repository; of another one, as it was called."""
+def _as_called(script: str) -> list[str]:
+    """Return the words that start a program: a path within this repository, or that of another one as it was called."""
     path = Path(script).resolve()
-    return path.relative_to(REPOSITORY).as_posix() if path.is_relative_to(REPOSITORY) else script
+    if path.name == "pycls-std":  # the command of the installed package
+        return [path.name]
+    return ["python", path.relative_to(REPOSITORY).as_posix() if path.is_relative_to(REPOSITORY) else script]
 
 
 def commit() -> str:
-    """Return the commit of this checkout; "unknown" outside one, also where it is installed within another one.
+    """Return the commit of this checkout, or the one that pip installed from; else "unknown".
 
-    It ends in -dirty if tracked files differ from it, or if there is code beside it: a method in a new file.
+    A checkout of something else, within which this is installed, is not asked. It ends in -dirty if tracked files
+    of the checkout differ from it, or if there is code beside it: a method in a new file.
     """
 
     def git(*words):
         return subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True, check=True).stdout
 
     if not (REPOSITORY / ".git").exists():
-        return "unknown"
+        return _installed_commit()
     try:
         changed = git("status", "--porcelain", "-uno") + git("status", "--porcelain", "--", "pycls_std")
         return git("rev-parse", "HEAD").strip() + ("-dirty" if changed.strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _installed_commit() -> str:
+    try:
+        installed = distribution("pycls-std")
+    except PackageNotFoundError:
+        return "unknown"
+    origin = installed.read_text("direct_url.json")  # of PEP 610; an index leaves none
+    if origin is None or Path(str(installed.locate_file(""))).resolve() != REPOSITORY:  # of another copy
+        return "unknown"
+    return json.loads(origin).get("vcs_info", {}).get("commit_id", "unknown")
