@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from pycls_std import config
-from pycls_std.builders.data import build_data
+from pycls_std.builders.data import batch_at_test, build_data
 from pycls_std.builders.method import build_backbone
 from pycls_std.builders.models import PretrainedWeights
 from pycls_std.builders.training import assemble, build_runtime
@@ -437,6 +437,14 @@ def test_every_option_is_tried():
     ours = {key for key in config.flatten(config.defaults()) if key.partition(".")[0] not in foreign}
     assert set(WIRING) | together | ELSEWHERE == ours
     assert not ELSEWHERE & (set(WIRING) | together - {"DISTILLATION.TEACHERS", "DISTILLATION.TEACHER_WEIGHTS"})
+
+
+def test_a_test_batch_is_as_large_as_the_device_wants():
+    """As configured; else 200 on a CPU, and as many as have 2^24 pixels on CUDA, from 1 to 2048."""
+    assert batch_at_test(torch.device("cuda"), size=77, image_size=224) == 77
+    assert batch_at_test(torch.device("cpu"), size=0, image_size=224) == 200
+    sizes = {32: 2048, 224: 334, 4096: 1}
+    assert {size: batch_at_test(torch.device("cuda"), size=0, image_size=size) for size in sizes} == sizes
 
 
 @pytest.mark.defect(7)

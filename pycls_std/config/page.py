@@ -238,8 +238,8 @@ PAGE = {
     # Epochs between checkpoints to continue from, at most so many are computed again after a stop or a kill. The first
     # epoch of a start, the last one and each that is the best so far are always saved.
     "TRAIN.SAVE_PERIOD": neutral(1, least=1),
-    # Images in a test batch, of each process.
-    "TEST.BATCH_SIZE": neutral(200, least=1),
+    # Images in a test batch, of each process; 0 = 200 on a CPU, and on CUDA as many as have 2^24 pixels, at most 2048.
+    "TEST.BATCH_SIZE": neutral(0, least=0),
     # Epochs between evaluations; the last epoch is always evaluated.
     "TEST.PERIOD": Option(1, least=1),
     # Checkpoint that --mode test scores.
