@@ -157,7 +157,8 @@ TEACHER = {"DISTILLATION": {"TEACHERS": ["regnetx_004_tv"], "TEMPERATURE": 2, "L
 TAUGHT = TEACHER | {"TASK": {"WEIGHT": 0.5}, "KD": {"WEIGHT": 0.5, "WARMUP_EPOCHS": 0}}
 BLOCKS = ("blocks.0", "blocks.6", "blocks.11")
 NEWER = {"t2t-7": "t2t_vit_7", "pvt-ti": "pvt_tiny"}
-CYCLE = {"MODEL": {"NAME": "cyclemlp_b2", "DROP_PATH": 0.1}}
+CYCLE = {f"b{size}": {"MODEL": {"NAME": f"cyclemlp_b{size}", "DROP_PATH": 0.1}} for size in (1, 2)}
+LAST_STAGE = {"b1": ["blocks.8", "blocks.9"], "b2": ["blocks.16", "blocks.17"]}
 PAPER = {
     "STD": {"TAPS": ["2/3", "last"], "ASSIGN": "one_each", "UPDATE": "own", "DECAY_TOKENS": False},
     **{"DISTILLATION": {"WEIGHTING": "confidence"}, "MODEL": {"INIT": ""}},
@@ -189,8 +190,11 @@ RECIPES = {
     **{f"{name}_c100_KD_ours": [TINY, ours(9), THEIRS] for name in NEWER},
     "t2t-7_c100_ours": [TINY, guided("blocks.0", "blocks.3", "blocks.6"), THEIRS],
     "pvt-ti_c100_ours": [TINY, guided("blocks.0", "blocks.3", "blocks.7"), THEIRS],
-    "cyclemlp-b2_in1k_base": [DEIT, {"TRAINER": "baseline"}, CYCLE],
-    "cyclemlp-b2_in1k_paper": [DEIT, TOKENS, PAPER, CYCLE, {"STD": {"TAPS": ["blocks.16", "blocks.17"]}}],
+    **{f"cyclemlp-{size}_in1k_base": [DEIT, {"TRAINER": "baseline"}, own] for size, own in CYCLE.items()},
+    **{
+        f"cyclemlp-{size}_in1k_paper": [DEIT, TOKENS, PAPER, own, {"STD": {"TAPS": LAST_STAGE[size]}}]
+        for size, own in CYCLE.items()
+    },
     "resmlp-b24_in1k_paper": [DEIT, TOKENS, PAPER, {"MODEL": {"NAME": "resmlp_b24", "DROP_PATH": 0.1}}],
     "r-20_c100_KD": [
         MDISTILLER,
