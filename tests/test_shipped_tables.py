@@ -50,6 +50,8 @@ NUMBERS = {
     },
     "in1k_std_mlps": {
         "resmlp-b24_in1k_paper": (82.40,),
+        "cyclemlp-b1_in1k_base": (78.90,),
+        "cyclemlp-b1_in1k_paper": (80.00,),
         "cyclemlp-b2_in1k_base": (81.60,),
         "cyclemlp-b2_in1k_paper": (82.10,),
     },
