@@ -23,7 +23,7 @@ class Sample(NamedTuple):
 
     pixels: Tensor  # (3, H, W), normalised; of its own height and width, if the task pads
     target: Any  # as the dataset has it
-    index: int  # of the image in its dataset
+    index: int  # type: ignore[assignment]  # of the image in its dataset; hides tuple.index
     crop: tuple[float, ...] | None = None  # see `datasets.crops`; None if not recorded
 
 
@@ -32,7 +32,7 @@ class Loaded(NamedTuple):
 
     images: Tensor | Padded  # (B, 3, H, W), normalised
     targets: Any  # (B,) class of each image; or what else a label is in the task, such as a list of B dictionaries
-    index: Tensor  # (B,) position of each image in its dataset
+    index: Tensor  # type: ignore[assignment]  # (B,) position of each image in its dataset; hides tuple.index
     crop: Tensor | None = None  # (B, 5) the part of the image that is seen, see `datasets.crops`; None if not recorded
     places: np.ndarray | None = None  # (B,) the index where it can be read without a wait; recorded with the crop
 
