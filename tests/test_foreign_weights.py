@@ -158,6 +158,7 @@ FORMS = {
     "hf-hub:": "hf-hub:: expected hf-hub:<owner>/<name>",
     "published:cifar10_resnet18": "no published weights of that name",
     "timm:resnet18x": "timm has no model resnet18x",
+    "timm:resnet18.nonsense": "timm has no weights resnet18.nonsense: Invalid pretrained tag",
     "resnet18.a1_in1k": "no form of weights; did you mean timm:resnet18.a1_in1k?",
     "timm/resnet18.a1_in1k": "did you mean hf-hub:timm/resnet18.a1_in1k?",
     "cifar10_resnet20": "did you mean published:cifar10_resnet20?",

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -110,15 +112,17 @@ def _offline(cfg, session, data, weights) -> OfflineTeachers:
 def _contents(cfg, data: Data) -> list:
     """Return what tells the images of a dataset from those of another one: their files, or their pixels."""
     dataset = training_images(cfg)
-    chosen = range(len(dataset))
+    whole: Any = dataset
+    chosen: Sequence[int] = range(len(dataset))
     if isinstance(dataset, Subset):
-        dataset, chosen = dataset.dataset, dataset.indices
-    if hasattr(dataset, "samples"):  # whose names and sizes are known without reading them
-        pairs = [dataset.samples[index] for index in chosen]
+        whole, chosen = dataset.dataset, dataset.indices
+    images: list
+    if hasattr(whole, "samples"):  # whose names and sizes are known without reading them
+        pairs = [whole.samples[index] for index in chosen]
         images = [[*Path(path).parts[-2:], label, Path(path).stat().st_size] for path, label in pairs]
     else:
         digest = hashlib.sha256()
-        for image, _ in (dataset[index] for index in chosen):
+        for image, _ in (whole[index] for index in chosen):
             digest.update(f"{image.mode} {image.size}".encode())
             digest.update(image.tobytes())
         images = [digest.hexdigest()]

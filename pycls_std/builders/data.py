@@ -4,22 +4,23 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 import pycls_std.datasets  # noqa: F401  (registers the datasets)
 import pycls_std.tasks  # noqa: F401  (registers the tasks)
 from pycls_std.core.registry import DATASETS, TASKS
-from pycls_std.core.structures import DatasetInfo, Normalization, World
+from pycls_std.core.structures import DatasetInfo, ImageSet, Loader, Normalization, World
 from pycls_std.core.text import printable, shortened
 from pycls_std.datasets import loader as loaders
 from pycls_std.datasets.memory import NotInMemory, store
-from pycls_std.datasets.memory.views import MemoryLoader, MemoryViews
+from pycls_std.datasets.memory.views import MemoryViews
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.scan import read_all
 from pycls_std.datasets.subsets import training_parts
+from pycls_std.tasks.contract import Task
 
 LOG = logging.getLogger("pycls_std")
 CPU = torch.device("cpu")
@@ -30,22 +31,28 @@ class Data(NamedTuple):
     """The images of a run. Training and held-out loader are None where only the test split was asked for."""
 
     info: DatasetInfo
-    task: object  # see `tasks/`
+    task: Task
     normalization: Normalization  # of the student's input
-    test: DataLoader | MemoryLoader
-    train: DataLoader | MemoryLoader | None = None
+    test: Loader
+    train: Loader | None = None
     images: int = 0  # that are trained on
-    val: DataLoader | MemoryLoader | None = None  # held out of the training split, None without DATA.VAL_FRACTION
+    val: Loader | None = None  # held out of the training split, None without DATA.VAL_FRACTION
 
     @property
-    def judge(self) -> DataLoader | MemoryLoader:
+    def judge(self) -> Loader:
         """What epochs are chosen by and teachers are judged on: the held-out images, else the test split."""
         return self.val or self.test
 
     @property
+    def training(self) -> Loader:
+        """The training images, which were asked for."""
+        assert self.train is not None, "only the test split was asked for"
+        return self.train
+
+    @property
     def in_memory(self) -> bool:
         """Whether the training images are, so that their views are not those that workers make."""
-        return isinstance(self.train.dataset, MemoryViews)
+        return isinstance(self.training.dataset, MemoryViews)
 
 
 def build_info(cfg) -> DatasetInfo:
@@ -53,7 +60,7 @@ def build_info(cfg) -> DatasetInfo:
     return _split(cfg, "test")[1]
 
 
-def build_task(cfg, classes: int):
+def build_task(cfg, classes: int) -> Task:
     """Return what knows what a label is, for so many classes."""
     return TASKS.get(cfg.TASK.NAME).from_cfg(cfg, classes=classes, seed=data_seed(cfg))
 
@@ -91,7 +98,7 @@ def build_data(
         )
     _tell_of(info)
 
-    def plain(dataset: Dataset):
+    def plain(dataset: ImageSet) -> Loader:
         views = _test_views(cfg, dataset, task, normalization, device)
         batch_size = batch_at_test(device, size=cfg.TEST.BATCH_SIZE, image_size=cfg.DATA.IMAGE_SIZE)
         return loaders.test_loader(views, batch_size=batch_size, workers=workers, world=world)
@@ -109,12 +116,12 @@ def batch_at_test(device: torch.device, *, size: int, image_size: int) -> int:
     return max(1, min(2048, 2**24 // image_size**2))
 
 
-def _parts(cfg, train_set: Dataset):
+def _parts(cfg, train_set: ImageSet) -> tuple[ImageSet, ImageSet | None]:
     own = cfg.DATA
     return training_parts(train_set, val_fraction=own.VAL_FRACTION, per_class=own.PER_CLASS, images=own.IMAGES)
 
 
-def _split(cfg, split: str) -> tuple[Dataset, DatasetInfo]:
+def _split(cfg, split: str) -> tuple[ImageSet, DatasetInfo]:
     dataset, info = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split=split)
     classes = len(info.classes)
     if cfg.MODEL.NUM_CLASSES not in (0, classes):
@@ -206,7 +213,7 @@ def _test_views(cfg, dataset, task, normalization, device) -> loaders.Views | Me
     return loaders.Views(dataset, transform, seed=data_seed(cfg), check=task.check, collate=task.collate)
 
 
-def training_images(cfg) -> Dataset:
+def training_images(cfg) -> ImageSet:
     """Return the training split, as far as DATA.VAL_FRACTION, PER_CLASS and IMAGES leave it."""
     return _parts(cfg, DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")[0])[0]
 
@@ -214,7 +221,8 @@ def training_images(cfg) -> Dataset:
 def plain_batches(cfg, data: Data, image_size: int, order: list[int]) -> DataLoader:
     """Return the training images of these positions, whole at image_size, in the student's normalisation."""
     task = data.task
-    transform = task.pipeline(normalization=data.normalization).whole(image_size)
+    pipeline: Any = task.pipeline(normalization=data.normalization)  # a batched one, which has `whole`
+    transform = pipeline.whole(image_size)
     views = loaders.Views(training_images(cfg), transform, seed=0, check=task.check, collate=task.collate)
     addresses = [(0, index) for index in order]
     return views.loader(addresses, batch_size=PLAIN_BATCH, workers=cfg.DATA.NUM_WORKERS)

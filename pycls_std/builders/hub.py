@@ -1,7 +1,7 @@
 """Weights of a model of timm that lie on the Hugging Face hub, hf-hub:<owner>/<name>, fetched by timm."""
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 from timm.models import load_model_config_from_hf
@@ -47,7 +47,7 @@ def load(architecture: str, name: str) -> Found:
             if found == architecture:
                 kept = {key: given[key] for key in KEPT if given.get(key) is not None}
                 kept |= {"hf_hub_id": name, "source": "hf-hub"}
-                model = timm.create_model(architecture, pretrained=True, pretrained_cfg=kept, **(args or {}))
+                model: Any = timm.create_model(architecture, pretrained=True, pretrained_cfg=kept, **(args or {}))
     except Exception as error:  # a hub raises what it likes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{PREFIX}{name} could not be loaded: {reason}") from error

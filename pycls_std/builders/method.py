@@ -1,5 +1,8 @@
 """Build the method of a run from the options: the student and the terms that train it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import nn
 
 import pycls_std.terms
@@ -7,6 +10,7 @@ import pycls_std.trainers  # noqa: F401  (registers terms and methods)
 from pycls_std.builders.models import describe_student, describe_teachers, student_arguments
 from pycls_std.builders.weights import Weights
 from pycls_std.core.registry import TERMS, TRAINERS
+from pycls_std.models.contract import Backbone
 from pycls_std.models.create import create_backbone, freeze, reset_layers
 from pycls_std.models.student import Student, has_distillation_head
 from pycls_std.teachers.teacher import Request, Teacher
@@ -20,7 +24,7 @@ def active_terms(cfg) -> dict[str, type[Term] | type[AuxiliaryTerm]]:
     return dict(sorted(kinds.items(), key=lambda item: (item[0] != "task", item[0])))
 
 
-def build_backbone(cfg, num_classes: int) -> nn.Module:
+def build_backbone(cfg, num_classes: int) -> Backbone:
     """Return the student's backbone with random weights, frozen where MODEL.FREEZE says so.
 
     Raises ValueError for MODEL.ARGS that other options set, and for names in MODEL.FREEZE that it has not.
@@ -34,7 +38,7 @@ def build_backbone(cfg, num_classes: int) -> nn.Module:
     return backbone
 
 
-def build_student(cfg, backbone: nn.Module, run: RunDescription) -> Student:
+def build_student(cfg, backbone: Backbone, run: RunDescription) -> Student:
     """Return the backbone with what the terms add to it. Raises ValueError for one that the method cannot use."""
     TRAINERS.get(cfg.TRAINER).check(cfg, backbone)
     kinds = active_terms(cfg)
@@ -81,8 +85,11 @@ def choose_prediction(cfg, task, student: Student) -> str:
     return wanted or next(iter(known))
 
 
-def teacher_requests(terms: dict[str, Term], count: int) -> list[Request]:
-    """Return what the terms together ask of each of `count` teachers."""
+def teacher_requests(terms: Mapping[str, Any], count: int) -> list[Request]:
+    """Return what the terms together ask of each of `count` teachers.
+
+    terms: each a `Term`, by name; from a ModuleDict, too, which says of what it holds that they are modules.
+    """
     requests = []
     for index in range(count):
         head = any(index in term.teacher_heads for term in terms.values())

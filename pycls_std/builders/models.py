@@ -6,8 +6,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import nn
-
 import pycls_std.models  # noqa: F401  (registers the models)
 from pycls_std.builders.weights import (
     Weights,
@@ -20,7 +18,7 @@ from pycls_std.builders.weights import (
 from pycls_std.config import ConfigError
 from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint
-from pycls_std.models.contract import adopted, classifier_names
+from pycls_std.models.contract import Backbone, adopted, classifier_names
 from pycls_std.models.create import refuse_reserved
 from pycls_std.models.describe import Description
 
@@ -86,7 +84,7 @@ def _find(label, name, origin, fetch) -> Weights:
         raise WeightsError(f"{label}: {error}") from error
 
 
-def start_from(backbone: nn.Module, weights: Weights) -> None:
+def start_from(backbone: Backbone, weights: Weights) -> None:
     """Load the weights that a student's backbone starts from; without a state it stays as it is.
 
     A classifier of another number of classes is left out, both heads where there are two, which the log says: the
@@ -94,26 +92,27 @@ def start_from(backbone: nn.Module, weights: Weights) -> None:
     which it has no use for, and what of it is new. All else must fit.
     Raises ValueError that names MODEL.WEIGHTS and the keys if it does not.
     """
-    if weights.state is None:
+    state = weights.state
+    if state is None:
         return
     label = f"MODEL.WEIGHTS {weights.source}"
-    if found := adopted(backbone, weights.state):
+    if found := adopted(backbone, state):
         LOG.info("%s: it is another model's; %d tensors unused: %s", label, len(found.unused), first_of(found.unused))
-        weights = weights._replace(state=found.state)
+        state = found.state
         if found.new:
             LOG.info("%s: %d tensors are new: %s", label, len(found.new), first_of(found.new))
-            checkpoint.load_weights(backbone, found.state, label)
+            checkpoint.load_weights(backbone, state, label)
             return
     names = classifier_names(backbone)
     within = tuple(f"{name}." for name in names)
     head = {key: value for key, value in backbone.state_dict().items() if key.startswith(within)}
-    pairs = [(weights.state[key].shape, value.shape) for key, value in head.items() if key in weights.state]
+    pairs = [(state[key].shape, value.shape) for key, value in head.items() if key in state]
     classes = [(old[0], new[0]) for old, new in pairs if len(old) == len(new) > 0 and old[0] != new[0]]
     if not classes:
-        checkpoint.load_weights(backbone, weights.state, label)
+        checkpoint.load_weights(backbone, state, label)
         LOG.info("%s: all of the student starts from it", label)
         return
-    rest = {key: value for key, value in weights.state.items() if not key.startswith(within)}
+    rest = {key: value for key, value in state.items() if not key.startswith(within)}
     checkpoint.load_weights(backbone, rest | head, label)
     LOG.info("%s: the classifier %s is new, %d -> %d classes", label, " and ".join(names), *classes[-1])
 

@@ -1,15 +1,19 @@
 """Build the teachers, make them fast, and let them teach, as the options ask."""
 
-from torch import nn
-from torch.utils.data import DataLoader
+from collections.abc import Iterable
+from typing import NamedTuple, cast
 
 from pycls_std.builders.data import build_task, named_normalization
 from pycls_std.builders.method import build_backbone, build_student, describe_run
 from pycls_std.builders.models import DescribedTeacher, describe_teachers
 from pycls_std.builders.weights import Weights
-from pycls_std.core.structures import Normalization
+from pycls_std.core.structures import Loaded, Loader, Normalization
 from pycls_std.engine import checkpoint
 from pycls_std.engine.loop import Session
+from pycls_std.engine.runtime import Runtime
+from pycls_std.models.contract import Backbone
+from pycls_std.tasks.contract import Task
+from pycls_std.teachers.outputs import LiveTeachers
 from pycls_std.teachers.predicting import PredictingStudent
 from pycls_std.teachers.teacher import Teacher
 from pycls_std.teachers.variants import optimize
@@ -48,13 +52,14 @@ def build_teachers(cfg, num_classes: int, normalization: Normalization, weights:
     return teachers
 
 
-def _build(described: DescribedTeacher, found: Weights, wanted: str, label: str) -> tuple[nn.Module, str]:
+def _build(described: DescribedTeacher, found: Weights, wanted: str, label: str) -> tuple[Backbone, str]:
     """Return a teacher's model, and the prediction that it teaches by, "" if it has only one.
 
     A student of this runner that has several heads is built as a whole, and teaches by what its run counted.
     wanted: another one of its predictions.
     """
-    student, known = None, ("cls",)
+    student = None
+    known: tuple[str, ...] = ("cls",)
     if found.student:
         own = found.student.cfg.clone()
         own.defrost()
@@ -68,15 +73,28 @@ def _build(described: DescribedTeacher, found: Weights, wanted: str, label: str)
         key = "DISTILLATION.TEACHER_PREDICTIONS" if wanted else "TEST.PREDICTION of its checkpoint"
         raise ValueError(f"{label}: {key} is {prediction!r}, it offers {', '.join(known)}")
     if len(known) > 1:
+        assert student is not None and found.student is not None, "of a backbone alone one prediction is known"
         checkpoint.load_weights(student, found.student.state, label)
-        return PredictingStudent(student, task.predictions, prediction), prediction
+        predicting = PredictingStudent(student, task.predictions, prediction)
+        return cast(Backbone, predicting), prediction  # in whose place it stands
     backbone = student.backbone if student else described.build()
     if found.state is not None:
         checkpoint.load_weights(backbone, found.state, label)
     return backbone, ""
 
 
-def optimize_teachers(cfg, session: Session, *, loader: DataLoader | None = None, fall_back: bool = True) -> list[str]:
+class Lesson(NamedTuple):
+    """What of a session is asked when teachers are made fast."""
+
+    teacher_outputs: LiveTeachers
+    task: Task
+    test_loader: Loader
+    runtime: Runtime
+
+
+def optimize_teachers(
+    cfg, session: Session | Lesson, *, loader: Iterable[Loaded] | None = None, fall_back: bool = True
+) -> list[str]:
     """Fold and convert the teachers of a session; return a line on each. See `variants.optimize`.
 
     fall_back: without, a teacher that says something else then is only told; for random weights, whose classes are near

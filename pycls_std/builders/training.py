@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 from torch import nn
 from torch.optim import Optimizer
@@ -12,7 +11,7 @@ from pycls_std import config
 from pycls_std.builders.data import Data, build_data, build_task
 from pycls_std.builders.method import build_backbone, build_student, build_trainer, describe_run, teacher_requests
 from pycls_std.builders.models import PretrainedWeights, find_pretrained, find_teacher_weights, start_from
-from pycls_std.builders.teachers import build_teachers, optimize_teachers
+from pycls_std.builders.teachers import Lesson, build_teachers, optimize_teachers
 from pycls_std.builders.weights import Weights
 from pycls_std.core.registry import SCHEDULES
 from pycls_std.core.seeding import seed_all
@@ -83,7 +82,7 @@ def build_runtime(cfg) -> Runtime:
     runtime = Runtime(device=cfg.DEVICE, precision=cfg.PRECISION, seed=cfg.SEED)
     runtime.set_arithmetic(tf32=cfg.CUDA.TF32, deterministic=cfg.CUDA.DETERMINISTIC)
     catalogue, flat = config.Catalogue(), config.flatten(cfg)
-    own = {key: value for key, value in flat.items() if catalogue.of(key).on_resume != "free"}
+    own = {key: value for key, value in flat.items() if (option := catalogue.of(key)) and option.on_resume != "free"}
     own["DATA.NAME"] = config.dataset_name(flat)
     first, *others = runtime.world.gather(own)
     for rank, other in enumerate(others, start=1):
@@ -105,7 +104,7 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
     """Place the trainer's modules on the device and return all that training needs."""
     for module in trainer.modules().values():
         runtime.place(module)
-    for term in trainer.auxiliary.values():
+    for term in trainer.auxiliary_terms():
         term.optimizers = runtime.place_optimizers(term.optimizers)
     ema = create_ema(trainer.student, decay=cfg.TRAIN.EMA_DECAY, warmup=cfg.TRAIN.EMA_WARMUP)
     teachers = LiveTeachers(trainer.teachers, teacher_requests(dict(trainer.terms.items()), len(trainer.teachers)))
@@ -114,7 +113,7 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
         teacher_outputs=teachers,
         runtime=runtime,
         task=data.task,
-        train_loader=data.train,
+        train_loader=data.training,
         test_loader=data.test,
         val_loader=data.val,
         optimizer=build_optimizer(cfg, trainer),
@@ -127,7 +126,7 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
         log_period=cfg.LOG_PERIOD,
     )
     runtime.distribute(trainer)
-    runtime.compile(session, cfg.TRAIN.COMPILE, iterations=cfg.OPTIM.MAX_EPOCH * len(data.train))
+    runtime.compile(session, cfg.TRAIN.COMPILE, iterations=cfg.OPTIM.MAX_EPOCH * len(data.training))
     return session
 
 
@@ -145,15 +144,6 @@ def build_scored_teachers(cfg, *, data: Data, runtime: Runtime, requests: list[R
     for line in optimize_teachers(cfg, lesson):
         LOG.info(line)
     return teachers
-
-
-class Lesson(NamedTuple):
-    """What of a session is asked when teachers are made fast."""
-
-    teacher_outputs: LiveTeachers
-    task: object
-    test_loader: object
-    runtime: Runtime
 
 
 def _with_normalization(weights: list[Weights], data: Data) -> list[Weights]:
@@ -183,7 +173,7 @@ def assemble(
     trial_images: distinct images in a batch of a trial in small, with which every term has to make do.
     """
     classes, of_teachers = data.task.classes, _with_normalization(weights.teachers, data)
-    run = describe_run(cfg, data.task, images=data.images, iterations=len(data.train), weights=of_teachers)
+    run = describe_run(cfg, data.task, images=data.images, iterations=len(data.training), weights=of_teachers)
     if trial_images:
         run.epoch_images = run.batch_images = None
     seed_all(cfg.SEED)
@@ -193,6 +183,6 @@ def assemble(
     student = build_student(cfg, backbone, run)
     trainer = build_trainer(cfg, student, run, teachers)
     if trial_images:
-        for term in trainer.auxiliary.values():
+        for term in trainer.auxiliary_terms():
             term.shrink(trial_images)
     return build_session(cfg, data=data, runtime=runtime, trainer=trainer)

@@ -174,11 +174,14 @@ def _from_timm(name: str, origin: str) -> Weights:
 
 def _described_by_timm(name: str, origin: str) -> Weights:
     name = origin.partition(":")[2] or name
-    if not is_model(name):
+    try:
+        given = get_pretrained_cfg(name, allow_unregistered=True) if is_model(name) else None
+    except RuntimeError as error:  # the model is known, and what stands after the dot is not
+        raise ValueError(f"timm has no weights {name}: {error}") from error
+    if given is None:
         raise ValueError(f"timm has no model {name}")
-    given = get_pretrained_cfg(name, allow_unregistered=True)
-    normalization = Normalization(tuple(given.mean), tuple(given.std))
-    return Weights(None, f"timm {name}", given.num_classes, normalization, given.input_size[-1])
+    mean, std = ((each[0], each[1], each[2]) for each in (given.mean, given.std))
+    return Weights(None, f"timm {name}", given.num_classes, Normalization(mean, std), given.input_size[-1])
 
 
 def _from_hub(name: str, origin: str) -> Weights:

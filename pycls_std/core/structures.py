@@ -3,9 +3,9 @@
 Shapes: B batch, H height, W width, C channels, K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -22,8 +22,8 @@ class Sample(NamedTuple):
     """One view of an image."""
 
     pixels: Tensor  # (3, H, W), normalised; of its own height and width, if the task pads
-    target: object  # as the dataset has it
-    index: int  # of the image in its dataset
+    target: Any  # as the dataset has it
+    index: int  # type: ignore[assignment]  # of the image in its dataset; hides tuple.index
     crop: tuple[float, ...] | None = None  # see `datasets.crops`; None if not recorded
 
 
@@ -31,8 +31,8 @@ class Loaded(NamedTuple):
     """Images as a loader gives them, before they are mixed."""
 
     images: Tensor | Padded  # (B, 3, H, W), normalised
-    targets: object  # (B,) class of each image; or what else a label is in the task, such as a list of B dictionaries
-    index: Tensor  # (B,) position of each image in its dataset
+    targets: Any  # (B,) class of each image; or what else a label is in the task, such as a list of B dictionaries
+    index: Tensor  # type: ignore[assignment]  # (B,) position of each image in its dataset; hides tuple.index
     crop: Tensor | None = None  # (B, 5) the part of the image that is seen, see `datasets.crops`; None if not recorded
     places: np.ndarray | None = None  # (B,) the index where it can be read without a wait; recorded with the crop
 
@@ -41,8 +41,40 @@ class Batch(NamedTuple):
     """One training batch on the device."""
 
     images: Tensor | Padded  # (B, 3, H, W), mixed if mixup or cutmix is on
-    targets: object  # (B, K) probabilities, after mixing and label smoothing; or what else the task's loss takes
+    targets: Any  # (B, K) probabilities, after mixing and label smoothing; or what else the task's loss takes
     loaded: Loaded  # the same images before mixing, with their labels and positions
+
+
+class ImageSet(Protocol):
+    """A dataset: images, each with its target. torch's `Dataset` need not know how many it has."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def __getitem__(self, index: int, /) -> tuple[Any, Any]:
+        """Return an image and its target."""
+
+
+class Loader(Protocol):
+    """A pass of batches, as a `DataLoader` and a loader of images in memory give it."""
+
+    @property
+    def dataset(self) -> Any:
+        """What the batches are made of."""
+
+    @property
+    def sampler(self) -> Any:
+        """The addresses of a pass; of training images it has an `epoch`, which is set before each."""
+
+    @property
+    def batch_size(self) -> Any:
+        """Images of a batch of this process: a number, where a `DataLoader` may also have None."""
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+
+    def __iter__(self) -> Iterator[Loaded]:
+        """Return the batches of a pass."""
 
 
 class Output(NamedTuple):
@@ -93,6 +125,13 @@ class Progress:
     def warmed(self, epochs: int) -> float:
         """Return the share of a warm-up by a step an epoch, of so many epochs, that this epoch has; 1 without one."""
         return min(1.0, (self.epoch + 1) / epochs) if epochs else 1.0
+
+
+def added(values: Iterable[Tensor]) -> Tensor:
+    """Return the sum of one or more tensors; of none, `sum` returns a number."""
+    total = sum(values)
+    assert isinstance(total, Tensor), "there is no tensor to add"
+    return total
 
 
 def mapped(nest, change: Callable[[Tensor], object]):

@@ -3,8 +3,12 @@
 Shapes: N images.
 """
 
+from typing import Any
+
 import numpy as np
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
+
+from pycls_std.core.structures import ImageSet
 
 WIDEST = 2.0  # of the ratios that are told apart; most photographs are 4:3 and 3:2
 
@@ -19,13 +23,14 @@ def aspect_groups(sizes: np.ndarray, count: int) -> np.ndarray:
     return np.searchsorted(borders, sizes[:, 0] / sizes[:, 1], side="right")
 
 
-def known_sizes(dataset: Dataset) -> np.ndarray:
+def known_sizes(dataset: ImageSet) -> np.ndarray:
     """Return height and width (N, 2) of the images, as the dataset knows them without reading these: its `sizes`.
 
     Raises ValueError for a dataset that knows none.
     """
     if isinstance(dataset, Subset):
-        return known_sizes(dataset.dataset)[dataset.indices]
+        whole: Any = dataset.dataset
+        return known_sizes(whole)[dataset.indices]
     if not hasattr(dataset, "sizes"):
         raise ValueError(f"{type(dataset).__name__} does not know the sizes of its images without reading them")
     return np.asarray(dataset.sizes)

@@ -9,11 +9,9 @@ licence forbids to pass the images on, so they are not downloaded.
 import json
 from pathlib import Path
 
-from torch.utils.data import Dataset
-
 from pycls_std.core.registry import DATASETS
 from pycls_std.core.regular import read_bytes
-from pycls_std.core.structures import DatasetInfo
+from pycls_std.core.structures import DatasetInfo, ImageSet
 from pycls_std.core.text import printable, shortened
 from pycls_std.datasets.labelled_files import LabelledFiles
 from pycls_std.datasets.normalizations import NORMALIZATIONS
@@ -24,7 +22,7 @@ IMAGES = {"train": 4021, "test": 2139}  # of the original
 
 
 @DATASETS.register("chaoyang")
-def chaoyang(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
+def chaoyang(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
     """Return the images that root/chaoyang/<split>.json lists. Raises ValueError if it is not there, or is wrong."""
     path = Path(root) / "chaoyang" / f"{split}.json"
     if not path.exists():

@@ -5,23 +5,22 @@ Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 
 from pathlib import Path
 
-from torch.utils.data import Dataset
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from pycls_std.core.registry import DATASETS
-from pycls_std.core.structures import DatasetInfo
+from pycls_std.core.structures import DatasetInfo, ImageSet
 from pycls_std.datasets.downloads import downloading
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 
 
 @DATASETS.register("cifar10")
-def cifar10(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
+def cifar10(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
     """Return CIFAR-10 from root/cifar-10-batches-py, downloaded if it is not there."""
     return _load(CIFAR10, "cifar10", root, split)
 
 
 @DATASETS.register("cifar100")
-def cifar100(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
+def cifar100(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
     """Return CIFAR-100 (fine labels) from root/cifar-100-python, downloaded if it is not there."""
     return _load(CIFAR100, "cifar100", root, split)
 

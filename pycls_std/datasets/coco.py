@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from pycls_std.core.registry import DATASETS
-from pycls_std.core.structures import DatasetInfo
+from pycls_std.core.structures import DatasetInfo, ImageSet
 from pycls_std.core.text import first_of, printable
 from pycls_std.datasets.box_targets import box_target, has_extent
 from pycls_std.datasets.coco_file import Annotations, read_annotations, read_segmentations
@@ -66,13 +66,13 @@ class CocoImages(Dataset):
 
 
 @DATASETS.register("coco")
-def coco(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
+def coco(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
     """Return a split with a class for each category of its file, in the order of ascending id."""
     return _load("coco", root, split, lambda categories, where: categories)
 
 
 @DATASETS.register("coco_ids")
-def coco_ids(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
+def coco_ids(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
     """Return a split whose class k is the category of id k, as the published heads of 91 outputs have it.
 
     Classes of ids that no category has are named after them, such as `unused 12`.
@@ -87,7 +87,7 @@ def _all_ids(categories: dict[int, str], where: str) -> range:
     return range(most + 1)
 
 
-def _load(name: str, root: str, split: str, choose: Callable) -> tuple[Dataset, DatasetInfo]:
+def _load(name: str, root: str, split: str, choose: Callable) -> tuple[ImageSet, DatasetInfo]:
     if not Path(root).is_dir():
         raise ValueError(f"{name}: there is no folder DATA.ROOT {printable(root)}")
     folder = Path(root) / FOLDERS[split]
@@ -125,7 +125,7 @@ def _refuse_other_categories(name: str, root: str, train: dict[int, str], test: 
 
 def _unnamed(folder: Path, files: list[str]) -> int:
     """Return how many images lie beside the named files. Raises ValueError if one of these is not there."""
-    there = set()
+    there: set[str] = set()
     for part in {os.path.dirname(name) for name in files}:
         if (folder / part).is_dir():
             there.update(os.path.join(part, name) for name in os.listdir(folder / part))

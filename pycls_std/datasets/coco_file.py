@@ -66,15 +66,15 @@ def _annotations(content) -> Annotations:
     area = np.array(_column("annotations", rows, "area", "a finite number"), dtype=np.float32)
     crowd = np.array(_column("annotations", rows, "iscrowd", "0 or 1", 0), dtype=bool)
     left_top, extent = np.split(np.array(boxes, dtype=np.float64).reshape(-1, 4), 2, axis=1)
-    boxes, ids = np.hstack([left_top, left_top + extent]).astype(np.float32), np.array(ids)[order]
+    corners, ordered = np.hstack([left_top, left_top + extent]).astype(np.float32), np.array(ids)[order]
     sort = np.argsort(owner, kind="stable")
     return Annotations(
         dict(sorted(names.items())),
         [files[place] for place in order],
-        ids,
+        ordered,
         np.array(sides).T[order],
-        np.append(np.searchsorted(owner[sort], ids), len(owner)),
-        *(each[sort] for each in (boxes, category, area, crowd)),
+        np.append(np.searchsorted(owner[sort], ordered), len(owner)),
+        *(each[sort] for each in (corners, category, area, crowd)),
     )
 
 

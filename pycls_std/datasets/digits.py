@@ -8,7 +8,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from pycls_std.core.registry import DATASETS
-from pycls_std.core.structures import DatasetInfo
+from pycls_std.core.structures import DatasetInfo, ImageSet
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 
 TEST_IMAGES = 360
@@ -37,6 +37,6 @@ class Digits(Dataset):
 
 
 @DATASETS.register("digits")
-def digits(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
+def digits(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
     """Return the `train` (1,437 images) or `test` (360 images) split; nothing is read from root."""
     return Digits(split), DatasetInfo("digits", tuple("0123456789"), NORMALIZATIONS["digits"])

@@ -8,11 +8,10 @@ splits are those of Li et al., ECCV 2022.
 import os
 from pathlib import Path
 
-from torch.utils.data import Dataset
 from torchvision.datasets import Flowers102
 
 from pycls_std.core.registry import DATASETS
-from pycls_std.core.structures import DatasetInfo
+from pycls_std.core.structures import DatasetInfo, ImageSet
 from pycls_std.datasets.downloads import downloading
 from pycls_std.datasets.labelled_files import LabelledFiles
 from pycls_std.datasets.normalizations import NORMALIZATIONS
@@ -22,7 +21,7 @@ FOLDER = "flowers-102"  # torchvision's
 
 
 @DATASETS.register("flowers102")
-def flowers102(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
+def flowers102(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
     """Return Flowers from root/flowers-102 (jpg/, imagelabels.mat, setid.mat), downloaded if it is not there."""
     files = {Path(root) / FOLDER / name: md5 for name, md5 in Flowers102._file_dict.values()}
     names = ("train", "val") if split == "train" else ("test",)

@@ -58,7 +58,7 @@ def refuse_shared(folders: dict[str, str], links: Iterable[tuple[str, str]], oth
     folders: of each class. links: pairs of a linked image and its class. others: folders of classes of other splits,
     named by their last part; a split may link to what is there of the same class.
     """
-    places = {}  # where a folder really is -> its class
+    places: dict[str, str] = {}  # where a folder really is -> its class
     for name, folder in folders.items():
         other = places.setdefault(os.path.realpath(folder), name)
         if other != name:

@@ -8,11 +8,10 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from pycls_std.core.registry import DATASETS
-from pycls_std.core.structures import DatasetInfo
+from pycls_std.core.structures import DatasetInfo, ImageSet
 from pycls_std.core.text import first_of, printable
 from pycls_std.datasets import folders
 from pycls_std.datasets.labelled_files import LabelledFiles
@@ -48,8 +47,8 @@ class ClassFolders(LabelledFiles):
             splits = [
                 folder.parent / name for name in SPLITS if name != folder.name and (folder.parent / name).is_dir()
             ]
-            others = [each for split in splits for each in folders.entries(str(split))]
-            folders.refuse_shared(own, linked, [each.path for each in others if each.is_dir()])
+            beside = [each for split in splits for each in folders.entries(str(split))]
+            folders.refuse_shared(own, linked, [each.path for each in beside if each.is_dir()])
         loose = sum(not entry.is_dir() and folders.ending(entry.name) in IMG_EXTENSIONS for entry in found)
         parts = [folders.unread(sum(unread.values(), Counter()))]
         parts += [f"{loose} images that lie in no class folder"] if loose else []
@@ -57,7 +56,8 @@ class ClassFolders(LabelledFiles):
 
     def _read(self, own: dict[str, str]) -> tuple[list[tuple[str, str]], dict[str, Counter]]:
         """Fill the samples; return links to images, with their classes, and the endings of other files by class."""
-        linked, unread = [], {name: Counter() for name in own}
+        linked: list[tuple[str, str]] = []
+        unread: dict[str, Counter] = {name: Counter() for name in own}
         for label, (name, path) in enumerate(own.items()):
             for file in folders.files_below(path):
                 if file.ending in IMG_EXTENSIONS:
@@ -69,7 +69,7 @@ class ClassFolders(LabelledFiles):
 
 
 @DATASETS.register("image_folder")
-def image_folder(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
+def image_folder(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
     """Return root/train, or for the test split root/val, or root/test where there is no val."""
     names = ("train",) if split == "train" else ("val", "test")
     name = next((name for name in names if os.path.lexists(Path(root) / name)), None)

@@ -1,11 +1,13 @@
 """Loaders whose every view of an image is a pure function of (seed, epoch, index)."""
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pycls_std.core.seeding import seeded
-from pycls_std.core.structures import Sample, World
+from pycls_std.core.structures import ImageSet, Loader, Sample, World
 from pycls_std.datasets.crops import recorded_crop
 from pycls_std.process import signals
 
@@ -21,7 +23,7 @@ class Views(Dataset):
     shows.
     """
 
-    def __init__(self, dataset: Dataset, transform, *, seed: int, check, collate, crops: bool = False):
+    def __init__(self, dataset: ImageSet, transform, *, seed: int, check, collate, crops: bool = False):
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
@@ -123,8 +125,18 @@ class EpochSampler(Sampler):
         return places[:count].reshape(self.batches, self.batch_size, 2)
 
 
+class AnyViews(Protocol):
+    """What a loader is made of: `Views`, or those of images in memory."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def loader(self, sampler: EpochSampler | list, *, batch_size: int, workers: int) -> Loader:
+        """Return what a pass of batches comes from."""
+
+
 def train_loader(
-    views: Views,
+    views: AnyViews,
     *,
     batch_size: int,
     workers: int,
@@ -132,7 +144,7 @@ def train_loader(
     repeats: int = 1,
     groups: np.ndarray | None = None,
     world: World = WORLD,
-) -> DataLoader:
+) -> Loader:
     """Return a loader of this process's share of shuffled batches; an incomplete last batch is dropped.
 
     batch_size: images of a batch of all processes. repeats, groups: see `EpochSampler`.
@@ -154,7 +166,7 @@ def check_batch_size(images: int, batch_size: int, world: World) -> None:
         raise ValueError(f"TRAIN.BATCH_SIZE is {batch_size}, {world.size} processes cannot share it evenly")
 
 
-def test_loader(views: Views, *, batch_size: int, workers: int, world: World = WORLD) -> DataLoader:
+def test_loader(views: AnyViews, *, batch_size: int, workers: int, world: World = WORLD) -> Loader:
     """Return a loader of this process's share of all images, the last batch as small as it comes.
 
     batch_size: images of a batch of this process. No image is there twice, so one process may have one more.

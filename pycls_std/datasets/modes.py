@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of a TIFF: tags, and a value of the second
 
@@ -31,7 +32,7 @@ def in_rgb(image: Image.Image) -> Image.Image:
 
 def _highest(image: Image.Image) -> int:
     """Return the highest value of grey of more than 8 bits, which is white."""
-    tags = image.tag_v2 if image.format == "TIFF" else {}
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts such images of 8 bits only
         raise ValueError("its 0 is white, which is read of 8 bits only: convert it")
     return 2 ** tags.get(BITS, (16,))[0] - 1

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from torch.utils.data import DataLoader, Dataset
 
+from pycls_std.core.structures import ImageSet
 from pycls_std.datasets.decoding import to_rgb
 
 
@@ -13,7 +14,7 @@ class DatasetScan(Dataset):
     check(index, target) raises ValueError for a target that is none.
     """
 
-    def __init__(self, dataset: Dataset, check: Callable):
+    def __init__(self, dataset: ImageSet, check: Callable):
         self.dataset = dataset
         self.check = check
 
@@ -30,7 +31,7 @@ class DatasetScan(Dataset):
         return ""
 
 
-def read_all(dataset: Dataset, *, check: Callable, workers: int) -> Iterator[str]:
+def read_all(dataset: ImageSet, *, check: Callable, workers: int) -> Iterator[str]:
     """Yield what is wrong with every image, in their order."""
     loader = DataLoader(DatasetScan(dataset, check), batch_size=64, num_workers=workers, collate_fn=list)
     return (fault for batch in loader for fault in batch)

@@ -3,11 +3,14 @@
 Shapes: H height, W width, m annotations of an image.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Subset
 from torchvision.tv_tensors import Mask
 
+from pycls_std.core.structures import ImageSet
 from pycls_std.core.text import printable, shortened
 from pycls_std.datasets.box_targets import trained_on
 from pycls_std.datasets.coco_file import Annotations
@@ -73,10 +76,11 @@ class Segmented(Dataset):
     Raises ValueError for a dataset without outlines.
     """
 
-    def __init__(self, dataset: Dataset):
-        whole = isinstance(dataset, Subset)
-        self.dataset = dataset.dataset if whole else dataset
-        self.places = list(dataset.indices) if whole else list(range(len(dataset)))
+    def __init__(self, dataset: ImageSet):
+        self.dataset: Any = dataset  # one that knows outlines and sizes
+        self.places = list(range(len(dataset)))
+        if isinstance(dataset, Subset):
+            self.dataset, self.places = dataset.dataset, list(dataset.indices)
         if not hasattr(self.dataset, "outlines"):
             raise ValueError(f"{type(self.dataset).__name__} has no outlines of objects")
         self.outlines = self.dataset.outlines()

@@ -6,7 +6,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from pycls_std.core.registry import DATASETS
-from pycls_std.core.structures import DatasetInfo
+from pycls_std.core.structures import DatasetInfo, ImageSet
 from pycls_std.datasets.box_targets import box_target
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 
@@ -89,7 +89,7 @@ def _box(shape: np.ndarray) -> tuple[int, int, int, int]:
 
 
 @DATASETS.register("shapes")
-def shapes(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
+def shapes(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
     """Return the `train` (128 images) or `test` (32 images) split; nothing is read from root."""
     dataset = Shapes(IMAGES[split], seed=list(IMAGES).index(split))
     return dataset, DatasetInfo("shapes", tuple(SHAPES), NORMALIZATIONS["imagenet"])

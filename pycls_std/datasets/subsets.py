@@ -1,14 +1,16 @@
 """Parts of a training split: what is held out to choose an epoch by, and the first images, of each class or of all."""
 
 import numpy as np
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
+
+from pycls_std.core.structures import ImageSet
 
 SEED = 0  # of what is held out: the same images whatever the seed of a run
 
 
 def training_parts(
-    dataset: Dataset, *, val_fraction: float = 0.0, per_class: int = 0, images: int = 0
-) -> tuple[Dataset, Subset | None]:
+    dataset: ImageSet, *, val_fraction: float = 0.0, per_class: int = 0, images: int = 0
+) -> tuple[ImageSet, ImageSet | None]:
     """Return what is trained on, and what is held out, None if nothing is; each in the dataset's order.
 
     val_fraction: share of each class that is held out, drawn once for all runs; at least one image. Of a dataset whose
@@ -17,19 +19,24 @@ def training_parts(
     as a run on all of them.
     Raises ValueError if nothing of a class is left to train on, and for more images than there are.
     """
-    kept, held = list(range(len(dataset))), None
+    kept: list[int] = list(range(len(dataset)))
+    held = None
     if val_fraction:
         chosen = _held_out(dataset, val_fraction)
-        kept, held = [index for index in kept if index not in chosen], Subset(dataset, sorted(chosen))
+        kept, held = [index for index in kept if index not in chosen], _subset(dataset, sorted(chosen))
     if per_class:
         kept = _first_of_each_class(_labels(dataset), kept, per_class)
     if images > len(kept):
         raise ValueError(f"DATA.IMAGES is {images}, there are {len(kept)} images to train on")
     kept = kept[: images or None]
-    return (Subset(dataset, kept) if held or per_class or images else dataset), held
+    return (_subset(dataset, kept) if held or per_class or images else dataset), held
 
 
-def _held_out(dataset: Dataset, fraction: float) -> set[int]:
+def _subset(dataset: ImageSet, places: list[int]) -> Subset:
+    return Subset(dataset, places)  # type: ignore[arg-type]  # it asks for no more than images by their index
+
+
+def _held_out(dataset: ImageSet, fraction: float) -> set[int]:
     labels = np.asarray(_known_labels(dataset) or [0] * len(dataset))
     draws, chosen = np.random.default_rng(SEED), set()
     for label in np.unique(labels):
@@ -56,11 +63,11 @@ def _first_of_each_class(labels: list, kept: list[int], count: int) -> list[int]
     return chosen
 
 
-def _labels(dataset: Dataset) -> list:
+def _labels(dataset: ImageSet) -> list:
     return _known_labels(dataset) or [dataset[index][1] for index in range(len(dataset))]
 
 
-def _known_labels(dataset: Dataset) -> list:
+def _known_labels(dataset: ImageSet) -> list:
     """Return the classes that a dataset knows without reading its images, [] if it knows none, or has no classes."""
     if hasattr(dataset, "samples"):
         known = [label for _, label in dataset.samples]

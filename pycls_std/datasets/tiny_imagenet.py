@@ -7,11 +7,9 @@ The archive is at http://cs231n.stanford.edu/tiny-imagenet-200.zip; it is not do
 from collections import Counter
 from pathlib import Path
 
-from torch.utils.data import Dataset
-
 from pycls_std.core.registry import DATASETS
 from pycls_std.core.regular import read_bytes
-from pycls_std.core.structures import DatasetInfo
+from pycls_std.core.structures import DatasetInfo, ImageSet
 from pycls_std.core.text import first_of, printable, shortened
 from pycls_std.datasets import folders
 from pycls_std.datasets.labelled_files import LabelledFiles
@@ -48,7 +46,9 @@ class TinyImageNet(LabelledFiles):
     def _read_train(self, folder: Path) -> list[str]:
         """Fill the samples; return in words what is left out."""
         places = {wnid: str(folder / wnid / "images") for wnid in self.classes}
-        linked, unread, empty = [], Counter(), []
+        linked: list[tuple[str, str]] = []
+        empty: list[str] = []
+        unread: Counter = Counter()
         for label, (wnid, place) in enumerate(places.items()):
             found = folders.entries(place) if Path(place).is_dir() else []
             images = [entry for entry in found if entry.name.endswith(".JPEG")]
@@ -107,7 +107,7 @@ def _shown(value) -> str:
 
 
 @DATASETS.register("tiny_imagenet")
-def tiny_imagenet(*, root: str, split: str) -> tuple[Dataset, DatasetInfo]:
+def tiny_imagenet(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
     """Return the training split, or the validation split as test. Raises ValueError if the folder is not there."""
     folder = Path(root) / "tiny-imagenet-200"
     if not (folder / "wnids.txt").exists():

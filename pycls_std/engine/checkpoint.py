@@ -7,6 +7,7 @@ import shlex
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -20,7 +21,7 @@ from pycls_std.engine.structure import differences, refuse, refuse_unreadable
 FORMAT = 5  # of the training state; another one is not continued from
 # What a checkpoint of this runner holds that is read of it, see `structure.refuse_other_kind`: to test it and to teach
 # by it; to continue from it, beside the state of the training.
-TAUGHT = {
+TAUGHT: dict[str, Any] = {
     "config": str,
     "student": {...: torch.Tensor},
     "ema": {...: torch.Tensor},
@@ -177,7 +178,7 @@ def refuse_not_finite(state, when: str) -> None:
 
     Those of a device and type are looked at together, in a few operations.
     """
-    alike = {}
+    alike: dict[tuple, dict[str, torch.Tensor]] = {}
     for name, value in tensors(state).items():
         if value.is_floating_point() and value.numel():
             alike.setdefault((value.device, value.dtype), {})[name] = value

@@ -8,7 +8,7 @@ import inspect
 import os
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -91,7 +91,7 @@ class Processes(World):
 
     def broadcast_from_rank_zero(self, make: Callable[[], T]) -> T:
         """Call make in the first process; return its result in all."""
-        result = [make() if self.rank == 0 else None]
+        result: list[Any] = [make() if self.rank == 0 else None]
         if self.size > 1:
             dist.broadcast_object_list(result, src=0, device=torch.device("cpu"))
         return result[0]
@@ -102,9 +102,9 @@ class Processes(World):
         So what is downloaded is downloaded once.
         """
         own = 0 if self.rank == 0 else 1 if self.local_rank == 0 else 2
-        result = None
         for turn in range(3 if self.size > 1 else 1):
-            result = make() if turn == own else result
+            if turn == own:
+                result = make()
             if self.size > 1:
                 dist.all_reduce(torch.zeros(1), group=_waiting[0])  # all wait
         return result
@@ -119,7 +119,8 @@ class Processes(World):
         devices = [device] if device.type == "cuda" else None
         named = inspect.signature(DistributedDataParallel).parameters
         share = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"  # before torch 2.15
-        return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True, **{share: False})
+        options: dict[str, Any] = {"device_ids": devices, "gradient_as_bucket_view": True, share: False}
+        return DistributedDataParallel(module, **options)
 
     def average_gradients(self, parameters: list[nn.Parameter]) -> None:
         """Replace the gradients of parameters by their average over all processes."""

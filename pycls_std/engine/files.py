@@ -9,7 +9,7 @@ from pathlib import Path
 TEMPORARY = ".{}.tmp"  # name of a file while it is written
 
 
-def write(path: Path, content: bytes, before_rename: Callable[[], None] = lambda: None) -> None:
+def write(path: Path, content: bytes | memoryview, before_rename: Callable[[], None] = lambda: None) -> None:
     """Write a file, replacing it in one step; it survives a loss of power.
 
     before_rename: called when the content is safe on the disk.

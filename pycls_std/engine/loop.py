@@ -3,18 +3,18 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from pycls_std.core.meters import Meters
-from pycls_std.core.structures import Batch, Output, Progress, take
+from pycls_std.core.structures import Batch, Loaded, Loader, Progress, take
 from pycls_std.engine.checkpoint import refuse_not_finite
 from pycls_std.engine.optim import set_learning_rate
 from pycls_std.engine.progress import ProgressBar, duration
@@ -29,13 +29,13 @@ LOG = logging.getLogger("pycls_std")
 class Session:
     """Everything one run needs, ready to go."""
 
-    trainer: object  # see `trainers/base.py`
-    teacher_outputs: Callable[[Batch, Progress], list[Output]]  # what the teachers say of a batch, live or kept
+    trainer: Any  # see `trainers/base.py`
+    teacher_outputs: Any  # says what the teachers say of a batch, live or kept; see `teachers/outputs.py`
     runtime: Runtime
-    task: object  # see `tasks/`
-    train_loader: DataLoader
-    test_loader: DataLoader
-    val_loader: DataLoader | None  # of what is held out of the training split, by which the best epoch is chosen
+    task: Any  # see `tasks/contract.py`
+    train_loader: Loader
+    test_loader: Loader
+    val_loader: Loader | None  # of what is held out of the training split, by which the best epoch is chosen
     optimizer: Optimizer
     schedule: Callable[[float], float]  # progress in [0, 1] -> learning rate
     ema: ModelEmaV3 | None
@@ -213,14 +213,14 @@ def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, task, loader: DataLoader, runtime: Runtime) -> dict[str, dict[str, float]]:
+def evaluate(model: nn.Module, task, loader: Iterable[Loaded], runtime: Runtime) -> dict[str, dict[str, float]]:
     """Return the scores of every prediction of a model, by name, over all images of all processes' loaders.
 
     Each image counts once, however the images fall into batches and processes.
     """
     runtime.world.share_buffers(model)
     model.eval()
-    evaluators = {}
+    evaluators: dict[str, Any] = {}
     for loaded in loader:
         if signals.pending():
             raise signals.Stopped(signals.pending(), "in an evaluation")
@@ -241,7 +241,7 @@ def evaluate_all(session: Session, when: str) -> dict[str, float]:
     """
     trainer = session.trainer
     start = time.perf_counter()
-    values = {}
+    values: dict[str, float] = {}
     passes = {"test": (trainer.student, session.test_loader)}
     passes |= {"ema": (session.ema.module, session.test_loader)} if session.ema else {}
     passes |= {"val": (trainer.student, session.val_loader)} if session.val_loader else {}

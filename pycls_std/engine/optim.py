@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
@@ -18,13 +19,14 @@ def create_optimizer(
     group. torch's own Adam and SGD run fused.
     Raises ValueError for an unknown name, and for an optimizer that cannot be had here.
     """
-    if name not in list_optimizers():
-        near = ", ".join(difflib.get_close_matches(name, list_optimizers(), n=3)) or "sgd, adamw, ..."
+    known = [str(each) for each in list_optimizers()]
+    if name not in known:
+        near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "sgd, adamw, ..."
         raise ValueError(f"OPTIM.NAME is {name!r}, no optimizer of timm.optim; near it: {near}")
     try:
         kind = get_optimizer_class(name, bind_defaults=False)
         fused = {"fused": True} if "fused" in inspect.signature(kind).parameters else {}
-        options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, **fused}
+        options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, **fused}
         frozen = not all(p.requires_grad for p in module.parameters())
         plain = frozen and not weight_decay  # timm may take all of a module then; else it leaves out what is frozen
         trained = [p for p in module.parameters() if p.requires_grad] if plain else module

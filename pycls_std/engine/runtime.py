@@ -6,6 +6,7 @@ import resource
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.optim import Optimizer
 
 from pycls_std.core.precision import full_precision
 from pycls_std.core.seeding import seed_all, seed_torch
-from pycls_std.core.structures import mapped
+from pycls_std.core.structures import added, mapped
 from pycls_std.engine.allocator import keep_freed_memory
 from pycls_std.engine.arithmetic import set_deterministic, set_tf32
 from pycls_std.engine.distributed import Processes
@@ -25,6 +26,7 @@ LOG = logging.getLogger("pycls_std")
 COMPILING_PAYS = 5000  # iterations of a run from which on it does: it takes one or two minutes
 # Options of inductor by the choice of TRAIN.COMPILE; other backends take no mode.
 INDUCTOR = {"on": {}, "autotune": {"mode": "max-autotune-no-cudagraphs"}, "graphs": {"mode": "reduce-overhead"}}
+Module = TypeVar("Module", bound=nn.Module)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -95,9 +97,9 @@ class Runtime:
         if self.world.rank:
             seed_torch(self.seed, epoch, self.world.rank)
 
-    def place(self, module: nn.Module) -> nn.Module:
+    def place(self, module: Module) -> Module:
         """Move a module to the device; convolutions run faster on channels_last, here and on tensor cores."""
-        return module.to(self.device, memory_format=torch.channels_last)
+        return module.to(self.device).to(memory_format=torch.channels_last)
 
     def place_optimizers(self, optimizers: list[Optimizer]) -> list[Optimizer]:
         """Return optimizers as they step without a wait, of parameters that are placed: on CUDA fused.
@@ -182,7 +184,7 @@ class Runtime:
         """Return the context in which a forward pass runs in the precision of its weights, within `autocast` too."""
         return full_precision(self.device)
 
-    def convert(self, module: nn.Module, precision: str) -> nn.Module:
+    def convert(self, module: Module, precision: str) -> Module:
         """Convert a module that never trains to fp32, bf16 or fp16, once: autocast would do it anew at every call.
 
         Batch norms stay as they are, in fp32; they take an input of any precision.
@@ -211,7 +213,7 @@ class Runtime:
         have where, the first's also the terms. With a lag of 0 before any parameter changes, otherwise so many steps
         later, or when a block of `watched` ends.
         """
-        total = sum(losses.values())
+        total = added(losses.values())
         self.step_monitor.ask(total, losses, where)
         for optimizer in optimizers:
             optimizer.zero_grad()
@@ -231,10 +233,10 @@ class Runtime:
         found = []
         for losses in (part() for part in parts):
             with _compiler_errors():
-                self.scaler.scale(sum(losses.values()) / len(parts)).backward()
+                self.scaler.scale(added(losses.values()) / len(parts)).backward()
             found.append({name: value.detach() for name, value in losses.items()})
         mean = {name: torch.stack([losses[name] for losses in found]).mean(dim=0) for name in found[0]}
-        self.step_monitor.ask(sum(mean.values()), mean, where)
+        self.step_monitor.ask(added(mean.values()), mean, where)
         self._update([optimizer], clip_norm=clip_norm)
         return mean
 

@@ -135,7 +135,7 @@ def training_differences(found: dict, own: dict, optimizer: Optimizer, auxiliary
 
     found, own: as `loop.Session.state_dict` returns it. Each optimizer knows what it saves.
     """
-    apart = {"trainer": {}, "optimizer": {}}
+    apart: dict[str, dict] = {"trainer": {}, "optimizer": {}}
     lines = differences(found | apart, own | apart)
     lines += optimizer_differences(found["optimizer"], optimizer, "optimizer", stepped=True)
     trainer = found["trainer"]

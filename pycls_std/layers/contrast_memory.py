@@ -22,6 +22,11 @@ class ContrastMemory(nn.Module):
     is noise.
     """
 
+    student: Tensor
+    teacher: Tensor
+    classes: Tensor
+    scales: Tensor
+
     def __init__(self, images: int, channels: int, *, negatives: int, temperature: float, momentum: float):
         super().__init__()
         self.negatives = negatives
@@ -56,7 +61,8 @@ class ContrastMemory(nn.Module):
         with torch.no_grad():
             fresh = gathered[:, -2:].mean(dim=0) * len(self.student)
             self.scales.copy_(torch.where(self.scales > 0, self.scales, fresh))
-            self._remember(*gathered[:, :-2].chunk(2, dim=1), everyone[:, 0])
+            own, other = gathered[:, :-2].chunk(2, dim=1)
+            self._remember(own, other, everyone[:, 0])
         scales = self.scales.clone()
         return [(score[:, 0] / scale, score[:, 1:] / scale) for score, scale in zip(scores, scales, strict=True)]
 

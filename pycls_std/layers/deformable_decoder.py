@@ -46,11 +46,12 @@ class Decoded(NamedTuple):
 def memory_of(maps: list[Tensor], masks: list[Tensor | None]) -> Memory:
     """Return maps (B, C, H, W), with masks (B, H, W) that are true where there is image, as a decoder reads them."""
     places = torch.cat([each.flatten(2) for each in maps], dim=2).transpose(1, 2)
-    sizes = [tuple(each.shape[2:]) for each in maps]
-    if masks[0] is None:
+    sizes = [(each.shape[2], each.shape[3]) for each in maps]
+    known = [each for each in masks if each is not None]  # all of them or none
+    if not known:
         return Memory(places, sizes, None, None)
-    ratios = [torch.stack([each[:, 0].float().mean(dim=1), each[:, :, 0].float().mean(dim=1)], dim=1) for each in masks]
-    return Memory(places, sizes, torch.cat([each.flatten(1) for each in masks], dim=1), torch.stack(ratios, dim=1))
+    ratios = [torch.stack([each[:, 0].float().mean(dim=1), each[:, :, 0].float().mean(dim=1)], dim=1) for each in known]
+    return Memory(places, sizes, torch.cat([each.flatten(1) for each in known], dim=1), torch.stack(ratios, dim=1))
 
 
 class DecoderLayer(nn.Module):
@@ -93,9 +94,9 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(sizes, maps=maps) for _ in range(sizes.decoder_layers))
         self.reference_points = nn.Linear(sizes.hidden, 2)
         nn.init.xavier_uniform_(self.reference_points.weight)
-        self.boxes = nn.ModuleList(_box_head(sizes.hidden) for _ in range(len(self.layers) + 1 if self.refine else 1))
-        with torch.no_grad():
-            self.boxes[0][-1].bias[2:] = -2.0  # the first boxes are an eighth of the image wide and high
+        levels = range(len(self.layers) + 1 if self.refine else 1)
+        # The first boxes are an eighth of the image wide and high.
+        self.boxes = nn.ModuleList(_box_head(sizes.hidden, extent=0.0 if level else -2.0) for level in levels)
 
     def forward(self, queries: Tensor, positions: Tensor, memory: Memory) -> Decoded:
         """queries: (B, Q, C). positions: (B, Q, C), or (1, Q, C)."""
@@ -113,7 +114,7 @@ class Decoder(nn.Module):
     def _boxes(self, level: int, queries: Tensor, references: Tensor) -> Tensor:
         head = self.boxes[level % len(self.boxes)]
         with full_precision(queries.device):
-            changes = head(queries.to(head[0].weight.dtype)).float()
+            changes = head(queries.to(next(head.parameters()).dtype)).float()
             known = inverse_sigmoid(references)
             return (changes + pad(known, (0, 4 - known.shape[-1]))).sigmoid()
 
@@ -137,9 +138,12 @@ def three_layers(channels: int, values: int) -> nn.Sequential:
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
 
-def _box_head(channels: int) -> nn.Sequential:
-    """Return three layers to 4 values, whose last starts at zero."""
+def _box_head(channels: int, *, extent: float) -> nn.Sequential:
+    """Return three layers to 4 values, whose last starts at zero, but for the biases of width and height: `extent`."""
     head = three_layers(channels, 4)
-    nn.init.zeros_(head[-1].weight)
-    nn.init.zeros_(head[-1].bias)
+    last = head[-1]
+    assert isinstance(last, nn.Linear), "made so above"
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    nn.init.constant_(last.bias[2:], extent)
     return head

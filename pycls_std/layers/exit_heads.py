@@ -52,7 +52,8 @@ class ConvolutionExit(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int], *, later: int, width: int, num_classes: int):
         super().__init__()
-        channels, blocks = shape[0], []
+        channels = shape[0]
+        blocks: list[nn.Module] = []
         for number in range(later):
             blocks.append(SeparableDownsampling(channels, width if number == later - 1 else 2 * channels))
             channels *= 2

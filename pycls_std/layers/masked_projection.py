@@ -17,13 +17,16 @@ class MaskedProjection(nn.Sequential):
     """
 
     def __init__(self, channels_in: int, channels_out: int, *, groups: int = 32):
-        super().__init__(nn.Conv2d(channels_in, channels_out, 1), nn.GroupNorm(groups, channels_out))
-        nn.init.xavier_uniform_(self[0].weight)
-        nn.init.zeros_(self[0].bias)
+        convolution = nn.Conv2d(channels_in, channels_out, 1)
+        super().__init__(convolution, nn.GroupNorm(groups, channels_out))
+        nn.init.xavier_uniform_(convolution.weight)
+        assert convolution.bias is not None, "a convolution has one unless told otherwise"
+        nn.init.zeros_(convolution.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: (B, C, H, W). mask: (B, H, W) true where there is image; None = everywhere."""
         convolution, norm = self
+        assert isinstance(norm, nn.GroupNorm), "made so above"
         x = convolution(x)
         if mask is None:  # not by `norm(x)`, which refuses groups of one value; these are their bias
             return torch.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)

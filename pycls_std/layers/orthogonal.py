@@ -106,6 +106,8 @@ class OrthogonalLinear(nn.Module):
     Source: Lezcano-Casado, NeurIPS 2019 (trivializations), as torch.nn.utils.parametrizations.orthogonal has them.
     """
 
+    base: Tensor | None
+
     def __init__(self, inputs: int, outputs: int, *, kind: str = "auto", trivialize: bool = False):
         super().__init__()
         n, k = max(inputs, outputs), min(inputs, outputs)

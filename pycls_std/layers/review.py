@@ -19,10 +19,12 @@ class Fusion(nn.Module):
 
     def __init__(self, channels: int, fused: int, target: int, *, last: bool):
         super().__init__()
-        self.enter = nn.Sequential(nn.Conv2d(channels, fused, 1, bias=False), nn.BatchNorm2d(fused))
-        self.leave = nn.Sequential(nn.Conv2d(fused, target, 3, padding=1, bias=False), nn.BatchNorm2d(target))
+        first = nn.Conv2d(channels, fused, 1, bias=False)
+        second = nn.Conv2d(fused, target, 3, padding=1, bias=False)
+        self.enter = nn.Sequential(first, nn.BatchNorm2d(fused))
+        self.leave = nn.Sequential(second, nn.BatchNorm2d(target))
         self.weights = None if last else nn.Sequential(nn.Conv2d(2 * fused, 2, 1), nn.Sigmoid())
-        for layer in (self.enter[0], self.leave[0]):
+        for layer in (first, second):
             nn.init.kaiming_uniform_(layer.weight, a=1)
 
     def forward(self, features: Tensor, later: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -32,6 +34,7 @@ class Fusion(nn.Module):
         """
         x = self.enter(features)
         if self.weights is not None:
+            assert later is not None, "the last stage alone has nothing after it, and no weights"
             later = interpolate(later, x.shape[2:], mode="nearest")
             weights = self.weights(torch.cat([x, later], dim=1))
             x = x * weights[:, :1] + later * weights[:, 1:]
@@ -57,7 +60,8 @@ class Review(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """maps: (B, C, H, W) of each stage. Returns a map of each of the teacher's shape."""
-        results, later = [], None
+        results: list[Tensor] = []
+        later = None
         for number in reversed(range(len(maps))):
             result, later = self.stages[number](maps[number], later, self.sizes[number])
             results.insert(0, result)

@@ -18,6 +18,6 @@ class StatisticsNet(nn.Sequential):
             features = width
         super().__init__(*layers, nn.Linear(features, 1))
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:  # type: ignore[override]  # of a pair, not of one
         """first: (B, C), second: (B, P), C + P = features. Returns (B,) scores."""
         return super().forward(torch.cat([first, second], dim=1)).squeeze(1)

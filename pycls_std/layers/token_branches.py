@@ -92,7 +92,7 @@ class TokenBranches(nn.Module):
             readings = [_readings(*pair) for pair in tokens]
         inputs = [reading for group in readings for reading in group]
         logits = [classifier(reading) for classifier, reading in zip(self.classifiers, inputs, strict=True)]
-        named = {}
+        named: dict[str, Tensor] = {}
         for number, (spatial, channel) in enumerate(tokens):
             named |= {} if spatial is None else {f"tokens{number}.spatial": spatial}
             named |= {} if channel is None else {f"tokens{number}.channel": channel}

@@ -18,7 +18,8 @@ class TokenSet(nn.Module):
 
     def forward(self, batch: int) -> tuple[Tensor | None, Tensor | None]:
         """Return spatial (B, M, C) and channel (B, P, M) tokens, the same for every image of a batch of B."""
-        return tuple(None if t is None else t.expand(batch, *t.shape) for t in (self.spatial, self.channel))
+        spatial, channel = (None if t is None else t.expand(batch, *t.shape) for t in (self.spatial, self.channel))
+        return spatial, channel
 
 
 def _tokens(rows, columns, std):

@@ -46,8 +46,8 @@ def similarity(features: Tensor) -> Tensor:
 def to_common_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Return two maps (B, C, H, W), of any channels, at the larger height and width of the two, bilinearly enlarged."""
     size = tuple(max(pair) for pair in zip(first.shape[2:], second.shape[2:], strict=True))
-    resized = (m if m.shape[2:] == size else interpolate(m, size, mode="bilinear") for m in (first, second))
-    return tuple(resized)
+    first, second = (m if m.shape[2:] == size else interpolate(m, size, mode="bilinear") for m in (first, second))
+    return first, second
 
 
 def feature_distance(student: Tensor, teacher: Tensor, transform=linear) -> Tensor:

@@ -16,7 +16,8 @@ PYRAMID = (4, 2, 1)  # sides of the averaged maps of `hierarchical_distance`
 
 def to_smaller_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Return two maps (B, C, H, W), of any channels, averaged to the smaller height and width of the two."""
-    size = tuple(min(pair) for pair in zip(first.shape[2:], second.shape[2:], strict=True))
+    height, width = (min(pair) for pair in zip(first.shape[2:], second.shape[2:], strict=True))
+    size = height, width
     first, second = (m if m.shape[2:] == size else adaptive_avg_pool2d(m, size) for m in (first, second))
     return first, second
 

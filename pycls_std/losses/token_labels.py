@@ -10,6 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from torchvision.ops import sigmoid_focal_loss
 
 from pycls_std.core.precision import full_precision
+from pycls_std.core.structures import added
 from pycls_std.losses.matching import ALPHA, GAMMA
 
 CHUNK = 16  # classes whose masks of whole images are in memory at once
@@ -24,17 +25,17 @@ def token_losses(maps: list[Tensor], segments: Tensor, image: Tensor, *, num_box
     In the public code padding counts as places where nothing stands, and `something` has the place of class 0, which
     no object of COCO has.
     """
-    totals = dict.fromkeys(("token_focal", "token_dice"), 0.0)
+    focals, dices = [], []
     with full_precision(segments.device):
-        taught = shares(segments, [tuple(each.shape[1:3]) for each in maps], classes=maps[0].shape[3] - 1)
+        taught = shares(segments, [(each.shape[1], each.shape[2]) for each in maps], classes=maps[0].shape[3] - 1)
         for logits, target in zip(maps, taught, strict=True):
             logits = logits.float().permute(0, 3, 1, 2)
-            weights = adaptive_avg_pool2d(image[:, None].float(), tuple(logits.shape[2:]))  # B, 1, h, w
+            weights = adaptive_avg_pool2d(image[:, None].float(), (logits.shape[2], logits.shape[3]))  # B, 1, h, w
             focal = weights * sigmoid_focal_loss(logits, target, alpha=ALPHA, gamma=GAMMA, reduction="none")
             means = focal.sum(dim=(1, 2, 3)) / weights.sum(dim=(1, 2, 3)).clamp(min=1e-6)
-            totals["token_focal"] = totals["token_focal"] + means.sum() / num_boxes
-            totals["token_dice"] = totals["token_dice"] + _dice(weights * logits.sigmoid(), target).sum() / num_boxes
-    return totals
+            focals.append(means.sum() / num_boxes)
+            dices.append(_dice(weights * logits.sigmoid(), target).sum() / num_boxes)
+        return {"token_focal": added(focals), "token_dice": added(dices)}
 
 
 def shares(segments: Tensor, sizes: list[tuple[int, int]], *, classes: int) -> list[Tensor]:

@@ -81,11 +81,11 @@ def token_distance(
     """
     world = world or World()
     with full_precision(student.device):
-        pair = student.float(), teacher.float()
+        own, other = student.float(), teacher.float()
         keep = keep if keep is None else keep.float()
         if eps is not None:
-            pair = (standardize_tokens(tokens, keep, world, eps=eps) for tokens in pair)
-        each = DISTANCES[distance](*pair)
+            own, other = (standardize_tokens(tokens, keep, world, eps=eps) for tokens in (own, other))
+        each = DISTANCES[distance](own, other)
         count = summed(torch.ones_like(each), keep, world).clamp(min=1)
-        own = each.sum() if keep is None else (each * keep).sum()
-        return world.size * own / count
+        total = each.sum() if keep is None else (each * keep).sum()
+        return world.size * total / count

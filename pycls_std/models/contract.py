@@ -3,9 +3,12 @@
 Shapes: B batch, H height, W width, C channels, K classes.
 """
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+
+from pycls_std.core.structures import Padded
 
 
 class Adopted(NamedTuple):
@@ -16,9 +19,10 @@ class Adopted(NamedTuple):
     unused: list[str]  # names of those of the other that this one has no place for
 
 
-class Backbone(Protocol):
+class Backbone(nn.Module):
     """A model whose features can be tapped, as timm's classifiers are and as this project's own are.
 
+    It is a name for what they have alike: none of them derives from it, and nothing is asked whether it does.
     One with heads of its own, such as a detector, has their names in `head_names`, and returns a dictionary of them
     where a classifier returns logits. A model of padded images takes a plain batch (B, 3, H, W) as well. One that can
     start from another model has a method `adopted(state)`, which returns `Adopted`, or None for weights that are none
@@ -26,24 +30,29 @@ class Backbone(Protocol):
     """
 
     feature_info: list[dict]  # one entry for each tap; `module` is its name
+    set_distilled_training: Callable[[bool], None]  # of one with a distillation head alone; as timm has it
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Return the features that the head takes."""
+    def forward_features(self, images: Tensor | Padded) -> Any:
+        """Return the features that the head takes, of most models a tensor."""
+        raise NotImplementedError
 
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+    def forward_head(self, features: Any, pre_logits: bool = False) -> Any:
         """Return (B, K) logits; what the classifier reads, (B, C), if pre_logits."""
+        raise NotImplementedError
 
     def get_classifier(self) -> nn.Module | tuple[nn.Module, ...]:
         """Return the layer that makes the logits, or one for each head."""
+        raise NotImplementedError
 
     def forward_intermediates(
-        self, images: Tensor, indices=None, *, stop_early=False, output_fmt="NCHW", intermediates_only=False
-    ):
+        self, images: Tensor | Padded, indices=None, *, stop_early=False, output_fmt="NCHW", intermediates_only=False
+    ) -> Any:
         """Return `forward_features(images)` and the outputs (B, C, H, W) of the taps at `indices`, in their order.
 
         indices: ascending positions in `feature_info`; None = all. stop_early: compute nothing after the last of them.
         intermediates_only: return the outputs of the taps alone.
         """
+        raise NotImplementedError
 
 
 def classifier_names(backbone: Backbone) -> list[str]:
@@ -65,4 +74,5 @@ def named_heads(output: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
 
 def adopted(backbone: Backbone, state: dict[str, Tensor]) -> Adopted | None:
     """Return the weights of another model by the names of this one; None if they are no such weights."""
-    return backbone.adopted(state) if hasattr(backbone, "adopted") else None
+    adopt = getattr(backbone, "adopted", None)
+    return adopt(state) if adopt else None

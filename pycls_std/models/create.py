@@ -2,6 +2,7 @@
 
 import difflib
 from fnmatch import fnmatchcase
+from typing import cast
 
 import timm
 from timm.layers import PatchEmbed
@@ -9,7 +10,7 @@ from timm.models import get_arch_name, get_pretrained_cfg, is_model
 from torch import nn
 
 from pycls_std.core.registry import BACKBONES
-from pycls_std.models.contract import classifier_names
+from pycls_std.models.contract import Backbone, classifier_names
 from pycls_std.models.deit import use_image_token
 
 # Arguments that are not for MODEL.ARGS: other options set them, or timm loads files by them.
@@ -35,7 +36,7 @@ def refuse_place(name: str) -> None:
 
 def create_backbone(
     name: str, *, num_classes: int, image_size: int, drop_path: float = 0.0, norm_eps: float = 0.0, **args
-) -> nn.Module:
+) -> Backbone:
     """Return a backbone with random weights.
 
     name: a name of BACKBONES, or of timm (a pretrained tag after a dot is allowed). norm_eps: epsilon of every
@@ -57,7 +58,7 @@ def create_backbone(
         for module in backbone.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = norm_eps
-    return backbone
+    return cast(Backbone, backbone)  # which has what it names, and need not derive from it
 
 
 def reset_layers(backbone: nn.Module) -> None:
@@ -91,7 +92,7 @@ def _within(name: str, pattern: str) -> bool:
     return any(fnmatchcase(".".join(words[:count]), pattern) for count in range(1, len(words) + 1))
 
 
-def randomize_zero_heads(backbone: nn.Module) -> None:
+def randomize_zero_heads(backbone: Backbone) -> None:
     """Give classifiers whose weights all start at zero small random ones, deviation 0.02, as timm's transformers have.
 
     Logits that are all alike cannot be standardized: their deviation is 0, the gradient there 1e7 times what it should
@@ -106,8 +107,8 @@ def randomize_zero_heads(backbone: nn.Module) -> None:
 
 def timm_arguments(name: str, image_size: int, args: dict) -> dict:
     """Return keyword arguments with the image size where the model's weights depend on it; others refuse to hear it."""
-    fixed = get_pretrained_cfg(name, allow_unregistered=True).fixed_input_size
-    return {"img_size": image_size} | args if fixed else dict(args)
+    known = get_pretrained_cfg(name, allow_unregistered=True)
+    return {"img_size": image_size} | args if known and known.fixed_input_size else dict(args)
 
 
 def _timm_model(name: str):

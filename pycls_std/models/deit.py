@@ -25,18 +25,19 @@ class ConvStem(PatchEmbed):
     Raises ValueError for a patch of an odd side, for the first convolution halves the image.
     """
 
-    def __init__(self, *args, patch_size: int, in_chans: int = 3, **options):
-        super().__init__(*args, patch_size=patch_size, in_chans=in_chans, **options)
+    def __init__(self, *, patch_size: int, in_chans: int = 3, **options):
+        super().__init__(patch_size=patch_size, in_chans=in_chans, **options)
         if patch_size % 2:
             raise ValueError(f"patch_size is {patch_size}, the stem halves the image first and needs an even one")
         width, cut = STEM_WIDTH, self.proj
-        self.proj = nn.Sequential(
+        stem = nn.Sequential(
             *_convolution(in_chans, width, 7, stride=2),
             *_convolution(width, width, 3),
             *_convolution(width, width, 3),
             nn.Conv2d(width, cut.out_channels, patch_size // 2, patch_size // 2, bias=cut.bias is not None),
         )
-        for module in self.proj:
+        self.proj = stem  # type: ignore[assignment]  # timm has one convolution there, and does no more than call it
+        for module in stem:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
 
@@ -65,6 +66,7 @@ class ImageTokenDeiT(VisionTransformerDistilled):
 
     def _pos_embed(self, x: Tensor) -> Tensor:
         """x: (B, P, C). Returns class token, distillation token and patches, (B, 2 + P, C), with their positions."""
+        assert self.cls_token is not None and self.pos_embed is not None, "a DeiT has both"
         tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x.mean(dim=1, keepdim=True), x], dim=1)
         return self.pos_drop(tokens + self.pos_embed)
 
@@ -74,6 +76,7 @@ def use_image_token(backbone: nn.Module) -> None:
     if type(backbone) is not VisionTransformerDistilled:
         raise ValueError(f"image_token needs a DeiT with two heads, this is a {type(backbone).__name__}")
     backbone.__class__ = ImageTokenDeiT  # it was built by timm's entry point, which knows its sizes
+    assert isinstance(backbone, ImageTokenDeiT)
     backbone.drop_learned_token()
 
 

@@ -1,15 +1,17 @@
 """What can be said of a model without its weights: the sizes of its taps, for methods that are built by them."""
 
+from typing import Any
+
 import torch
-from torch import nn
 
 from pycls_std.core.registry import BACKBONES
 from pycls_std.core.seeding import seeded
-from pycls_std.models.contract import named_heads
+from pycls_std.models.contract import Backbone, named_heads
 from pycls_std.models.create import create_backbone
 from pycls_std.models.taps import POOLED, VECTORS, TapShape, read, tap_names
 
-FOUND = {}  # what was measured of which model, for a forward pass on the meta device takes as long as on a CPU
+# What was measured of which model, for a forward pass on the meta device takes as long as on a CPU.
+FOUND: dict[tuple, Any] = {}
 
 
 class Description:
@@ -21,8 +23,17 @@ class Description:
     def __init__(self, name: str, *, num_classes: int, image_size: int, **args):
         self.name = name
         self.num_classes = num_classes
-        self.image_size = image_size
-        self.args = args
+        self._image_size, self._args = image_size, args
+
+    @property
+    def image_size(self) -> int:
+        """Side of its input, pixels."""
+        return self._image_size
+
+    @property
+    def args(self) -> dict:
+        """Keyword arguments of its constructor."""
+        return self._args
 
     @property
     def taps(self) -> dict[str, TapShape]:
@@ -75,7 +86,7 @@ class Description:
                     name, reason = type(backbone).__name__, str(error).splitlines()[0]
                     raise ValueError(f"{name} takes no images of 3x{size}x{size}: {reason}") from error
 
-    def build(self) -> nn.Module:
+    def build(self) -> Backbone:
         """Return the model with random weights, in training mode."""
         return create_backbone(self.name, num_classes=self.num_classes, image_size=self.image_size, **self.args)
 

@@ -1,12 +1,13 @@
 """Names of the project's own backbones in timm's registry, too, so that `timm.create_model` finds them."""
 
 from collections.abc import Callable
+from typing import Any
 
 from timm.models import register_model
 
 from pycls_std.core.registry import BACKBONES
 
-default_cfgs = {}  # where timm looks for what it says of a model
+default_cfgs: dict[str, Any] = {}  # where timm looks for what it says of a model
 _FOR_TIMMS_WEIGHTS = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 
 

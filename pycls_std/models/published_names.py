@@ -97,7 +97,9 @@ def renamed(
     own = _flattened(own)
     for position, tap in enumerate(taps):
         own = {name: new.replace(f"{{{tap}}}", str(position)) for name, new in own.items()}
-    found, origin, unused = {}, {}, []
+    found: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
+    unused = []
     for name, new in own.items():
         if new not in target:
             unused.append(name)

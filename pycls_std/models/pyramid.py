@@ -71,11 +71,11 @@ class Pyramid(Staged):
             x = self.embeddings[self.openings[index]](self.map_of(x))
         return self.blocks[index](x)
 
-    def map_of(self, output: Tokens) -> Tensor:
-        """Return the map (B, C, H, W) of a block's output."""
+    def map_of(self, output) -> Tensor:
+        """Return the map (B, C, H, W) of a block's output: of Tokens, unless a subclass says otherwise."""
         return output.map()
 
-    def after_stages(self, output: Tokens) -> Tensor:
+    def after_stages(self, output) -> Tensor:
         """Return all tokens (B, N, C), normalised."""
         return self.norm(output.values)
 

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from pycls_std.core.structures import Output
-from pycls_std.models.contract import head_names, named_heads
+from pycls_std.core.structures import Output, Padded
+from pycls_std.models.contract import Backbone, head_names, named_heads
 from pycls_std.models.taps import read
 
 
@@ -33,22 +33,24 @@ class Student(nn.Module):
     Source of the two heads: Touvron et al., ICML 2021.
     """
 
-    def __init__(self, backbone: nn.Module, branches: dict[str, Branch] | None = None, *, split_heads: bool = False):
+    def __init__(self, backbone: Backbone, branches: dict[str, Branch] | None = None, *, split_heads: bool = False):
         super().__init__()
         self.backbone = backbone
-        self.branches = nn.ModuleDict(branches or {})
+        branches = branches or {}
+        self.branches = nn.ModuleDict(branches)  # type: ignore[arg-type]  # a Protocol cannot say that they are modules
         self.split_heads = split_heads
         if split_heads:
             backbone.set_distilled_training(True)
-        self.branch_taps = tuple(tap for branch in self.branches.values() for tap in branch.taps)
+        self.branch_taps = tuple(tap for branch in branches.values() for tap in branch.taps)
+        self.branch_heads = {name: tuple(branch.heads) for name, branch in branches.items()}
 
     @property
     def heads(self) -> tuple[str, ...]:
         """Names of the heads, in the order of the output."""
         own = ("cls", "dist") if self.split_heads else head_names(self.backbone)
-        return own + tuple(head for branch in self.branches.values() for head in branch.heads)
+        return own + tuple(head for heads in self.branch_heads.values() for head in heads)
 
-    def forward(self, images: Tensor, taps: tuple[str, ...] = ()) -> Output:
+    def forward(self, images: Tensor | Padded, taps: tuple[str, ...] = ()) -> Output:
         """images: (B, 3, H, W), or padded ones. taps: names of those whose features are asked for.
 
         Returns all heads, (B, K) logits each of a classifier, and these features.
@@ -65,7 +67,7 @@ class Student(nn.Module):
             features |= own.features
         return Output(heads, features)
 
-    def _split(self, last: Tensor) -> dict[str, Tensor]:
+    def _split(self, last) -> dict[str, Tensor]:
         training = self.backbone.training
         try:
             if not training:  # timm returns the heads apart in training only; what is below, dropout too, stays in eval
@@ -83,10 +85,12 @@ class Student(nn.Module):
 
     def parameters_of(self, heads: set[str]) -> int:
         """Return how many parameters these heads need. Tokens of the backbone see each other, so none can go."""
-        needed = [self.backbone, *(branch for branch in self.branches.values() if heads & set(branch.heads))]
+        needed = [self.backbone, *(self.branches[name] for name, own in self.branch_heads.items() if heads & set(own))]
         unused = []
         if self.split_heads:
-            pair = zip(("cls", "dist"), self.backbone.get_classifier(), strict=True)
+            classifiers = self.backbone.get_classifier()
+            assert isinstance(classifiers, tuple), "there are two heads"
+            pair = zip(("cls", "dist"), classifiers, strict=True)
             unused = [classifier for head, classifier in pair if head not in heads]
         return _count(needed) - _count(unused)
 

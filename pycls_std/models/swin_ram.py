@@ -72,7 +72,7 @@ class RamStage(nn.Module):
         return x.unflatten(1, view.size), det
 
     def _view(self, x: Tensor, mask: Tensor | None) -> View:
-        size = tuple(x.shape[1:3])
+        size = x.shape[1], x.shape[2]
         own = mask if self.mask_padding else None
         shifted = shifted_mask(size, window=self.window, shift=self.shift, mask=own, like=x)
         if not self.cross:
@@ -136,15 +136,19 @@ class SwinRam(nn.Module):
         pixels, mask = images if isinstance(images, Padded) else (images, None)
         x = self.patch_embed(pixels if mask is None else pixels.masked_fill(~mask[:, None], 0))
         det = self.det_token.expand(len(x), -1, -1)
-        maps, masks = [], []
-        for index, stage in enumerate(self.stages[:stages]):
-            if index:
-                x, det = self.stages[index - 1].merge(x, masks[-1]), self.stages[index - 1].widen(det)
-            masks.append(None if mask is None else mask_at(mask, tuple(x.shape[1:3])))
+        maps: list[Tensor] = []
+        masks: list[Tensor | None] = []
+        before = None
+        for stage in self.stages[:stages]:
+            assert isinstance(stage, RamStage), "made so above"
+            if before is not None:
+                x, det = before.merge(x, masks[-1]), before.widen(det)
+            masks.append(None if mask is None else mask_at(mask, (x.shape[1], x.shape[2])))
             x, det = stage(x, det, self.det_pos_embed, masks[-1])
             maps.append(x.permute(0, 3, 1, 2))
-        if len(maps) == len(self.stages):
-            x = self.stages[-1].merge(x, masks[-1])
+            before = stage
+        if before is not None and len(maps) == len(self.stages):
+            x = before.merge(x, masks[-1])
             maps.append(x.permute(0, 3, 1, 2))
-            masks.append(None if mask is None else mask_at(mask, tuple(x.shape[1:3])))
+            masks.append(None if mask is None else mask_at(mask, (x.shape[1], x.shape[2])))
         return Maps(maps, masks, det)

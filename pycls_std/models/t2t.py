@@ -29,6 +29,8 @@ class Performer(nn.Module):
     Source: Choromanski et al., ICLR 2021; the values as shortcut, and F = D / 2, as in T2T-ViT.
     """
 
+    directions: Tensor
+
     def __init__(self, channels: int, width: int):
         super().__init__()
         self.norm1 = NORM(channels)
@@ -62,6 +64,8 @@ class Performer(nn.Module):
 
 class TokensToToken(nn.Module):
     """Tokens that are cut thrice, overlapping, and mixed by performers in between; a class token; fixed positions."""
+
+    positions: Tensor
 
     def __init__(self, channels: int, width: int, *, splits, image_size: int):
         super().__init__()
@@ -100,7 +104,7 @@ def sinusoids(number: int, channels: int) -> Tensor:
 class TokensBlock(Block):
     """timm's block, on the values of Tokens."""
 
-    def forward(self, x: Tokens) -> Tokens:
+    def forward(self, x: Tokens) -> Tokens:  # type: ignore[override]  # of tokens, which know their places
         """Return as many."""
         return x._replace(values=super().forward(x.values))
 

@@ -4,9 +4,12 @@ Shapes: B batch, C channels, H height, W width, K classes.
 """
 
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+
+from pycls_std.core.structures import Padded
+from pycls_std.models.contract import Backbone
 
 # What every backbone has beside its taps, (B, C): what the classifier reads; and the mean over the places of what the
 # head takes, after a final norm, without class and distillation tokens.
@@ -27,7 +30,7 @@ class TapShape(NamedTuple):
         return self.height * self.width
 
 
-def tap_names(backbone: nn.Module) -> list[str]:
+def tap_names(backbone: Backbone) -> list[str]:
     """Return the names of a backbone's taps, in their order: those of the modules whose outputs they are.
 
     Raises ValueError if the backbone has none.
@@ -74,16 +77,16 @@ def choose_features(key: str, choice: str, names: list[str]) -> str:
 
 
 def read(
-    backbone: nn.Module, images: Tensor, taps: tuple[str, ...], *, head: bool = True
-) -> tuple[Tensor | None, dict[str, Tensor]]:
+    backbone: Backbone, images: Tensor | Padded, taps: tuple[str, ...], *, head: bool = True
+) -> tuple[Any, dict[str, Tensor]]:
     """Return what the backbone's head takes, None without `head`, and the features of the taps.
 
     images: (B, 3, H, W). taps: names, in any order; those of VECTORS are (B, C), all others are maps (B, C, H, W),
     without class and distillation tokens.
     """
     names = tap_names(backbone) if set(taps) - {POOLED} else []
-    positions = {names.index(tap) for tap in taps if tap not in VECTORS}
-    positions = sorted(positions | {len(names) - 1} if PATCHES in taps else positions)
+    last = {len(names) - 1} if PATCHES in taps else set()
+    positions = sorted(last | {names.index(tap) for tap in taps if tap not in VECTORS})
     if not positions:
         features, maps = backbone.forward_features(images), []
     elif head or set(taps) & set(VECTORS):

@@ -9,7 +9,7 @@ Shapes: B batch, H height, W width, C channels, L prediction levels, Q queries, 
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -80,9 +80,10 @@ class ViDT(nn.Module):
         channels = [*self.body.channels[1:], decoder.hidden]
         self.neck = Neck(channels, decoder)
         heads = len(self.neck.decoder.boxes)
-        self.classes = nn.ModuleList(nn.Linear(decoder.hidden, num_classes) for _ in range(heads))
-        for head in self.classes:
+        classes = [nn.Linear(decoder.hidden, num_classes) for _ in range(heads)]
+        for head in classes:
             nn.init.constant_(head.bias, RARE)
+        self.classes = nn.ModuleList(classes)
         self.ious = nn.ModuleList(three_layers(decoder.hidden, 1) for _ in range(heads if extras.iou_aware else 0))
         self.tokens = _token_head(decoder.hidden, num_classes) if extras.token_label else None
         more = {"ious": extras.iou_aware, "tokens": extras.token_label}
@@ -100,7 +101,7 @@ class ViDT(nn.Module):
         """Return the queries at all levels and their boxes, which the decoder finds on its way."""
         return self.forward_intermediates(images, [])[0]
 
-    def forward_head(self, features: Decoded, pre_logits: bool = False) -> dict[str, Tensor] | Tensor:
+    def forward_head(self, features: Decoded, pre_logits: bool = False) -> Any:
         """Return the heads; (B, C), the mean query of the last level, if pre_logits."""
         if pre_logits:
             return features.queries[:, -1].mean(dim=1)
@@ -136,7 +137,7 @@ class ViDT(nn.Module):
         chosen = [taps[index] for index in wanted]
         return chosen if intermediates_only else (decoded, chosen)
 
-    def get_classifier(self) -> tuple[nn.Linear, ...]:
+    def get_classifier(self) -> tuple[nn.Module, ...]:
         """Return the layers that make the logits, one for each level; one for all without refinement of boxes."""
         return tuple(self.classes)
 
@@ -193,8 +194,10 @@ def vidt(size, /, *, num_classes, image_size, drop_path=0.0, **args) -> ViDT:
         few = [each for each in (value if isinstance(value, (list, tuple)) else [value]) if type(each) is int]
         if min(few, default=1) < 1 and name != "dropout":
             raise ValueError(f"{name} is {value}, expected at least 1")
-    parts = [kind(**{key: args[key] for key in kind._fields if key in args}) for kind in kinds]
-    return ViDT(*parts, num_classes=num_classes, drop_path=drop_path)
+    body, decoder, extras = ({key: args[key] for key in kind._fields if key in args} for kind in kinds)
+    return ViDT(
+        BodySizes(**body), DecoderSizes(**decoder), Extras(**extras), num_classes=num_classes, drop_path=drop_path
+    )
 
 
 # Sizes of ours, for images of 200 pixels and one core: the neck of both is the same, so that one can teach the other.

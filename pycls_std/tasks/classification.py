@@ -9,11 +9,10 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 import pycls_std.metrics  # noqa: F401  (registers the metrics)
 from pycls_std.core.registry import TASKS
-from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Output, Progress, Sample, World
+from pycls_std.core.structures import Batch, DatasetInfo, ImageSet, Loaded, Output, Progress, Sample, World
 from pycls_std.datasets.pipeline import ImagePipeline
 from pycls_std.datasets.transforms import Augmentation
 from pycls_std.losses.classification import soft_target_cross_entropy
@@ -108,13 +107,13 @@ class Classification:
         pixels, labels, indices, crops = zip(*samples, strict=True)
         crop = None if crops[0] is None else torch.tensor(crops)
         places = None if crop is None else np.array(indices)
-        return Loaded(torch.stack(pixels), self.stack(labels), torch.tensor(indices), crop, places)
+        return Loaded(torch.stack(pixels), self.stack(list(labels)), torch.tensor(indices), crop, places)
 
-    def training_set(self, dataset: Dataset) -> Dataset:
+    def training_set(self, dataset: ImageSet) -> ImageSet:
         """Return the images as they are: a label is all there is to learn."""
         return dataset
 
-    def groups(self, dataset: Dataset) -> None:
+    def groups(self, dataset: ImageSet) -> None:
         """Return None: batches are of images as they come."""
 
     def check_share(self, share: int, batch_size: int, processes: int) -> None:
@@ -141,7 +140,8 @@ class Classification:
         """Return which training views (B,) are named rightly, 0 or 100; nothing where labels are mixed."""
         if self.mixed:
             return {}
-        return {"top1": 100.0 * (self.predictions(output)[prediction].argmax(dim=1) == batch.loaded.targets)}
+        right: Tensor = self.predictions(output)[prediction].argmax(dim=1) == batch.loaded.targets
+        return {"top1": 100.0 * right}
 
     # ------------------------------------------------------------------------------------------------------ evaluation
     def prediction_heads(self, heads: tuple[str, ...]) -> dict[str, set[str]]:

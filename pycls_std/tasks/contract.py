@@ -4,13 +4,12 @@ Shapes: B batch.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Output, Progress, Sample, World
+from pycls_std.core.structures import Batch, DatasetInfo, ImageSet, Loaded, Output, Progress, Sample, World
 from pycls_std.tasks.evaluator import Evaluator
 
 
@@ -96,10 +95,10 @@ class Task(Protocol):
     def stack(self, targets: list) -> Tensor:
         """Return the targets of all images as one tensor; of a task whose pipeline is batched."""
 
-    def training_set(self, dataset: Dataset) -> Dataset:
+    def training_set(self, dataset: ImageSet) -> ImageSet:
         """Return the training images with all that the losses need of them. Raises ValueError if it is not there."""
 
-    def groups(self, dataset: Dataset) -> np.ndarray | None:
+    def groups(self, dataset: ImageSet) -> np.ndarray | None:
         """Return a number for each training image, by which batches hold images of a kind; None = as they come.
 
         It is found without reading the images. Raises ValueError if it cannot be.
@@ -129,7 +128,7 @@ class Task(Protocol):
     def prediction_heads(self, heads: tuple[str, ...]) -> dict[str, set[str]]:
         """Return the heads that each prediction needs, by the name of the prediction; the first is the default."""
 
-    def predictions(self, output: Output) -> dict[str, object]:
+    def predictions(self, output: Output) -> dict[str, Any]:
         """Return what the metrics take, by the name of the prediction."""
 
     def evaluator(self) -> Evaluator:

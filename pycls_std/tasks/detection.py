@@ -5,17 +5,28 @@ Shapes: B batch, L levels, Q queries, K classes, D detections of an image, n box
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision.ops import box_iou
 
 import pycls_std.metrics  # noqa: F401  (registers the metrics)
 from pycls_std.core.option import Option
 from pycls_std.core.registry import TASKS
-from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Output, Progress, Sample, World
+from pycls_std.core.structures import (
+    Batch,
+    DatasetInfo,
+    ImageSet,
+    Loaded,
+    Output,
+    Padded,
+    Progress,
+    Sample,
+    World,
+    added,
+)
 from pycls_std.datasets.aspect import aspect_groups, known_sizes
 from pycls_std.datasets.box_targets import box_target
 from pycls_std.datasets.detection_views import DetectionPipeline, pad_to_batch
@@ -51,7 +62,7 @@ class Detection:
     """
 
     RESULT = "ap"
-    HEADS = ("classes", "boxes")
+    HEADS: tuple[str, ...] = ("classes", "boxes")
     READS = ("AUG.FLIP", "DATA.IMAGES")
     KEEPS = ".json"
     OPTIONS = {
@@ -141,7 +152,7 @@ class Detection:
         """Return a batch of samples, padded to the largest of them."""
         return pad_to_batch(samples)
 
-    def training_set(self, dataset: Dataset) -> Dataset:
+    def training_set(self, dataset: ImageSet) -> ImageSet:
         """Return the images, with their segmentation if it is learned."""
         if not self.tokens:
             return dataset
@@ -150,7 +161,7 @@ class Detection:
         except ValueError as error:
             raise ValueError(f"DETECTION.TOKEN_WEIGHT is {self.tokens}: {error}") from error
 
-    def groups(self, dataset: Dataset) -> np.ndarray | None:
+    def groups(self, dataset: ImageSet) -> np.ndarray | None:
         """Return the group of each image by the ratio of its sides, None with `aspect_groups` below 2."""
         if self.aspect_groups < 2:
             return None
@@ -166,6 +177,7 @@ class Detection:
         """Return the batch that is trained on: the images as they come, and their boxes in one tensor, a `Truth`."""
         truth = gathered_truth(loaded.targets)
         if self.tokens:
+            assert isinstance(loaded.images, Padded), "see `collate`"
             truth = truth._replace(segments=_padded([each["segments"] for each in loaded.targets], loaded.images.mask))
         return Batch(loaded.images, truth, loaded)
 
@@ -191,10 +203,11 @@ class Detection:
         levels = detection_losses(logits, boxes, batch.targets, weights=self.weights, num_boxes=num_boxes, ious=ious)
         losses = {name: values[-1] for name, values in levels.items()}
         if self.auxiliary and logits.shape[1] > 1:
-            losses["aux"] = self.auxiliary * sum(values[:-1].sum() for values in levels.values())
+            losses["aux"] = self.auxiliary * added(values[:-1].sum() for values in levels.values())
         if self.tokens:
-            maps, truth = output.heads["tokens"], batch.targets
-            found = token_losses(maps, truth.segments, batch.images.mask, num_boxes=num_boxes)
+            assert isinstance(batch.images, Padded), "see `collate`"
+            maps: Any = output.heads["tokens"]  # of this head a list, of each map
+            found = token_losses(maps, batch.targets.segments, batch.images.mask, num_boxes=num_boxes)
             losses |= {name: self.tokens * value for name, value in found.items()}
         return losses
 

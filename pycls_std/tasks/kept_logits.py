@@ -43,10 +43,11 @@ class KeptLogits:
             return None
         paths, meta = describe()
         index, labels = arrays.pop("index"), arrays.pop("label")
-        own = [_named(arrays, prefix) for prefix in (HEAD, PREDICTION, TEACHER)]
-        heads, predictions, teachers = (first_of(each, most=20) for each in own)
-        text = f"heads {heads}; predictions {predictions}; teachers {teachers or 'none'}"
-        return KeptFile(packed(Predictions(index, np.array(paths), labels, *own, meta=meta)), len(index), text)
+        own = heads, predictions, teachers = [_named(arrays, prefix) for prefix in (HEAD, PREDICTION, TEACHER)]
+        names = [first_of(each, most=20) for each in own]
+        text = f"heads {names[0]}; predictions {names[1]}; teachers {names[2] or 'none'}"
+        kept = Predictions(index, np.array(paths), labels, heads, predictions, teachers, meta)
+        return KeptFile(packed(kept), len(index), text)
 
 
 def ordered(logits: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Shapes: B batch, H height, W width, K classes.
 """
 
 from timm.data.mixup import Mixup, mixup_target
+from torch import Tensor
 
 from pycls_std.core.seeding import seeded
 from pycls_std.core.structures import Batch, Loaded, Progress
@@ -43,5 +44,6 @@ class Mixing:
         if self.mixup is None:
             return Batch(images, mixup_target(labels, self.num_classes, 1.0, self.smoothing), loaded)
         with seeded(self.seed, progress.epoch, progress.iteration, 0):  # four words, for the key of a view has three
+            assert isinstance(images, Tensor), "images of several sizes have no classes to mix"
             mixed, targets = self.mixup(images.clone(), labels)  # timm mixes in place
         return Batch(mixed, targets, loaded)

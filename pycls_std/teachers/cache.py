@@ -45,6 +45,7 @@ class CachedTeachers:
 
     def __call__(self, batch: Batch, progress: Progress) -> list[Output]:
         """Return what each teacher says. Raises OSError or ValueError that names a file that cannot be used."""
+        assert isinstance(batch.images, Tensor), "views in memory are of one size"
         count, device = len(batch.images), batch.images.device
         outputs = []
         rows = zip(self.live.teachers, self.live.requests, self.specs, self.caches, strict=True)
@@ -101,7 +102,8 @@ class EpochCache:
         self.views = views
         self.kind = kind
         self.share = f"-{world.rank}of{world.size}" if world.size > 1 else ""
-        self.entries = self.file = None
+        self.entries: np.ndarray | None = None  # of the epoch, if its file is there
+        self.file: EntryWriter | None = None  # of the last epoch that was not
         self.lag = lag
         self.left = 0  # views of the epoch that are not given yet
         self.unwritten: deque[Arriving] = deque()  # batches, oldest first
@@ -127,6 +129,7 @@ class EpochCache:
 
     def write(self, parts: dict[str, Tensor]) -> None:
         """Append a batch, see `packing.kept_parts`; with the last of them the file is complete."""
+        assert self.file is not None, "an epoch was begun whose file is not there"
         self.left -= len(next(iter(parts.values())))
         self.unwritten.append(Arriving(parts))
         while len(self.unwritten) > (self.lag if self.left else 0):

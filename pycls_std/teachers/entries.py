@@ -71,7 +71,7 @@ def _checksum(entries: np.ndarray) -> bytes:
     content = entries.view(np.uint8).reshape(-1) if len(entries) else entries
     total = 0
     for start in range(0, content.nbytes, CHUNK):
-        total = zlib.crc32(content[start : start + CHUNK], total)
+        total = zlib.crc32(content[start : start + CHUNK].data, total)
     return total.to_bytes(4, "little")
 
 

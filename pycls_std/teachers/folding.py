@@ -10,6 +10,7 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pycls_std.models.contract import Backbone
 from pycls_std.teachers.teacher import Request, compute
 
 # Exact types: a subclass may do something else with its weights, such as standardise them at every call.
@@ -19,7 +20,7 @@ TOLERANCE = 1e-8  # of the folded model's outputs, in fp64, relative to the larg
 
 
 @torch.no_grad()
-def fold_batch_norms(model: nn.Module, images: Tensor, taps: tuple[str, ...] = ()) -> tuple[nn.Module, int]:
+def fold_batch_norms(model: Backbone, images: Tensor, taps: tuple[str, ...] = ()) -> tuple[Backbone, int]:
     """Return a copy of a model in eval mode with its batch norms folded, and how many; the model itself and 0 if none.
 
     images: (B, 3, H, W) that it takes, on its device; two are enough. taps: names of those that are read. A batch norm
@@ -42,7 +43,7 @@ def fold_batch_norms(model: nn.Module, images: Tensor, taps: tuple[str, ...] = (
     return folded.to(next(model.parameters()).dtype), len(pairs)
 
 
-def _outputs(model: nn.Module, images: Tensor, taps: tuple[str, ...]) -> list[Tensor]:
+def _outputs(model: Backbone, images: Tensor, taps: tuple[str, ...]) -> list[Tensor]:
     output = compute(model, images, Request(taps=taps))
     return [*output.heads.values(), *output.features.values()]
 
@@ -52,12 +53,12 @@ def _close(found: Tensor, expected: Tensor) -> bool:
 
 
 def _pairs(
-    model: nn.Module, images: Tensor, taps: tuple[str, ...]
-) -> tuple[list[tuple[nn.Module, nn.Module]], list[Tensor]]:
+    model: Backbone, images: Tensor, taps: tuple[str, ...]
+) -> tuple[list[tuple[nn.Conv2d, nn.BatchNorm2d]], list[Tensor]]:
     """Return the (convolution, batch norm) that may become one, and the model's outputs."""
     calls: dict[nn.Module, int] = {}
-    makers: dict[int, tuple[nn.Module, Tensor, int]] = {}  # the tensors are held, so that no id is given to another
-    readers: dict[nn.Module, list[nn.Module]] = {}
+    makers: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}  # the tensors are held, so that no id is given to another
+    readers: dict[nn.Conv2d, list[nn.BatchNorm2d]] = {}
 
     def after_convolution(module, inputs, output):
         calls[module] = calls.get(module, 0) + 1
@@ -84,9 +85,9 @@ def _pairs(
     return [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1], outputs
 
 
-def _replace(model: nn.Module, pairs: list[tuple[nn.Module, nn.Module]]) -> None:
+def _replace(model: nn.Module, pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]]) -> None:
     """Put the fused convolution in the place of each convolution, and what follows the norm in the norm's."""
-    instead = {}
+    instead: dict[nn.Module, nn.Module] = {}
     for convolution, norm in pairs:
         rest = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
         instead |= {convolution: fuse_conv_bn_eval(convolution, norm), norm: rest.eval()}

@@ -33,6 +33,7 @@ class OfflineTeachers:
     def __call__(self, batch: Batch, progress: Progress) -> list[Output]:
         """Return what each teacher says; the batch must say which images it has, and what part of each is seen."""
         places, crop = self.places[batch.loaded.places], batch.loaded.crop
+        assert isinstance(batch.images, Tensor) and crop is not None, "the views are crops, and recorded"
         outputs = []
         for spec, entries in zip(self.specs, self.entries, strict=True):
             whole = unpack(np.array(entries[places]), spec.shapes, batch.images.device)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from pycls_std.core.structures import Batch, Output, Progress
+from pycls_std.core.structures import Batch, Output, Padded, Progress
 from pycls_std.teachers.teacher import Request
 
 
@@ -20,7 +20,7 @@ class LiveTeachers:
         """Return what each teacher says of the batch's images."""
         return self.ask(batch.images)
 
-    def _ask(self, images: Tensor) -> list[Output]:
+    def _ask(self, images: Tensor | Padded) -> list[Output]:
         return [teacher(images, request) for teacher, request in zip(self.teachers, self.requests, strict=True)]
 
     def compile(self, compiler: Callable[[Callable], Callable]) -> None:

@@ -23,7 +23,8 @@ def entry_type(shapes: dict[str, tuple[int, ...]], precision: str, top: int = 0)
     to keep; 0 = all.
     Raises ValueError if there are not more classes than that.
     """
-    number, fields = NUMBERS[precision], []
+    number = NUMBERS[precision]
+    fields: list[tuple] = []
     for name, shape in shapes.items():
         if top and name.startswith("head:"):
             (classes,) = shape
@@ -47,6 +48,7 @@ def kept_parts(output: Output, kind: np.dtype) -> dict[str, Tensor]:
     """Return what entries hold, where the output is and in the precision of the entries: by name, or name/field."""
     tensors = {f"head:{name}": value for name, value in output.heads.items()}
     tensors |= {f"tap:{name}": value for name, value in output.features.items()}
+    assert kind.names is not None, "see entry_type"
     parts = {}
     for name in kind.names:
         value, fields = tensors[name].detach().float(), kind[name].names
@@ -84,7 +86,7 @@ def restored(parts: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> Ou
 
 def unpack(packed: np.ndarray, shapes: dict[str, tuple[int, ...]], device: torch.device) -> Output:
     """Return what `pack` was given, see `restored`."""
-    parts = {}
+    parts: dict[str, Tensor] = {}
     for name in shapes:
         fields = packed.dtype[name].names
         own = {f"{name}/{field}": packed[name][field] for field in fields} if fields else {name: packed[name]}

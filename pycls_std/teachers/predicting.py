@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from pycls_std.core.structures import Output
+from pycls_std.core.structures import Output, Padded
 from pycls_std.models.student import Student
 from pycls_std.models.taps import prefix_tokens
 
@@ -24,11 +24,11 @@ class PredictingStudent(nn.Module):
         self.predictions = predictions
         self.prediction = prediction
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor | Padded) -> Tensor:
         """Return (B, K) logits of images (B, 3, H, W)."""
         return self.answer(images, ())[0]
 
-    def answer(self, images: Tensor, taps: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    def answer(self, images: Tensor | Padded, taps: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return (B, K) logits, and the features of the taps."""
         output = self.student(images, taps)
         return self.predictions(output)[self.prediction], {tap: output.features[tap] for tap in taps}

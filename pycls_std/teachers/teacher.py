@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from pycls_std.core.structures import Normalization, Output, Padded
-from pycls_std.models.contract import named_heads
+from pycls_std.models.contract import Backbone, named_heads
 from pycls_std.models.taps import read
 from pycls_std.teachers.predicting import PredictingStudent
 
@@ -32,9 +32,12 @@ class Teacher(nn.Module):
     It computes in the precision of the training step until it is given its own, see `use`.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         *,
         name: str,
         normalization: Normalization,
@@ -60,7 +63,7 @@ class Teacher(nn.Module):
         """Stay in eval: a batch norm in training mode would change the teacher while it teaches."""
         return super().train(False)
 
-    def use(self, backbone: nn.Module, *, dtype: torch.dtype, precision: Callable[[], AbstractContextManager]) -> None:
+    def use(self, backbone: Backbone, *, dtype: torch.dtype, precision: Callable[[], AbstractContextManager]) -> None:
         """Teach by this backbone, given images of this dtype, and whatever the student's precision is.
 
         precision: makes the context to compute in.
@@ -100,7 +103,7 @@ class Teacher(nn.Module):
     def _normalized(self, pixels: Tensor) -> Tensor:
         return pixels if self.same_input else pixels * self.scale + self.shift
 
-    def forward(self, images: Tensor, request: Request = Request()) -> Output:  # noqa: B008  (immutable)
+    def forward(self, images: Tensor | Padded, request: Request = Request()) -> Output:  # noqa: B008  (immutable)
         """images: (B, 3, H, W) in the student's normalisation. Returns what is asked for, fp32, without gradient.
 
         The head of a classifier is `cls`, (B, K) logits; one with two heads gives their average. Features are
@@ -108,8 +111,9 @@ class Teacher(nn.Module):
         """
         with torch.inference_mode(), self.precision():
             output = compute(self.backbone, self.own_input(images), request)
-            output = [{name: value.float() for name, value in part.items()} for part in output]
-        return Output(*({name: _own(value) for name, value in part.items()} for part in output))
+            parts = [{name: value.float() for name, value in part.items()} for part in output]
+        heads, features = ({name: _own(value) for name, value in part.items()} for part in parts)
+        return Output(heads, features)
 
 
 def _own(value: Tensor) -> Tensor:
@@ -120,7 +124,7 @@ def _own(value: Tensor) -> Tensor:
     return value.clone(memory_format=torch.contiguous_format)
 
 
-def compute(backbone: nn.Module, images: Tensor, request: Request) -> Output:
+def compute(backbone: Backbone, images: Tensor | Padded, request: Request) -> Output:
     """Return what is asked of a backbone, and compute nothing else. images: as it takes them."""
     if isinstance(backbone, PredictingStudent) and request.head:
         logits, features = backbone.answer(images, request.taps)

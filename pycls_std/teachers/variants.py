@@ -5,14 +5,14 @@ Shapes: B batch, H height, W width.
 
 import copy
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from torch import nn
-from torch.utils.data import DataLoader
 
-from pycls_std.core.structures import Output, take
+from pycls_std.core.structures import Loaded, Output, take
 from pycls_std.engine.runtime import DTYPES
+from pycls_std.models.contract import Backbone
 from pycls_std.process.errors import one_line
 from pycls_std.teachers.folding import fold_batch_norms
 from pycls_std.teachers.teacher import Request, Teacher
@@ -25,7 +25,7 @@ GREATEST_ERROR = 5.0  # of its features, percent of their size in plain fp32
 class TeacherVariant(NamedTuple):
     """A way to compute a teacher."""
 
-    backbone: nn.Module
+    backbone: Backbone
     folded: int  # batch norms
     precision: str
 
@@ -47,7 +47,7 @@ class Comparison(NamedTuple):
 
 
 def optimize(
-    session, *, image_size: int, precision: str, fold: bool, fixed: bool, loader: DataLoader | None = None
+    session, *, image_size: int, precision: str, fold: bool, fixed: bool, loader: Iterable[Loaded] | None = None
 ) -> list[str]:
     """Fold and convert the teachers of a session; return a line on each.
 
@@ -94,7 +94,7 @@ def _first_good(trial, variants, plain) -> tuple[TeacherVariant, str]:
 class Trial:
     """One teacher, tried as several variants on the same images."""
 
-    def __init__(self, teacher: Teacher, request: Request, loader: DataLoader, session):
+    def __init__(self, teacher: Teacher, request: Request, loader: Iterable[Loaded], session):
         self.teacher = teacher
         self.request = request
         self.loader = loader
@@ -129,12 +129,12 @@ class Trial:
                 break
         same, count, *rest = world.sum(torch.cat([torch.tensor([float(same), count]), errors, sizes])).tolist()
         pairs = zip(rest[: len(taps)], rest[len(taps) :], strict=True)
-        each = [100 * math.sqrt(error / size) if size else 0.0 for error, size in pairs]
-        error = float(torch.tensor([0.0, *each]).max())  # which is not a number if one is not
+        each = [100 * math.sqrt(square / size) if size else 0.0 for square, size in pairs]
+        worst = float(torch.tensor([0.0, *each]).max())  # which is not a number if one is not
         agreement = 100 * same / count
-        features = f", features within {error:.2g} %" if taps else ""
+        features = f", features within {worst:.2g} %" if taps else ""
         text = f"same as in fp32 for {agreement:.2f} % of {count:.0f} test images{features}{failure}"
-        return Comparison(agreement, error, text)
+        return Comparison(agreement, worst, text)
 
     def _output(self, variant, images) -> Output:
         self.use(variant)

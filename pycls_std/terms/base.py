@@ -3,7 +3,9 @@
 Shapes: B batch, K classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,9 +19,9 @@ from pycls_std.models.student import Branch, Student
 class RunDescription:
     """What a term may know when it is built: sizes, and no weights."""
 
-    task: object  # see `tasks/`
+    task: Any  # see `tasks/contract.py`
     student: Description
-    teachers: list[Description]
+    teachers: Sequence[Description]
     images: int | None = None  # of the training split; None where the data is not read
     epoch_images: int | None = None  # distinct ones that an epoch shows, all processes together
     batch_images: int | None = None  # distinct ones in a batch of all processes

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pycls_std.core.option import Option
 from pycls_std.core.registry import TERMS
-from pycls_std.core.structures import Batch, Output, Progress
+from pycls_std.core.structures import Batch, Output, Progress, added
 from pycls_std.layers.exit_heads import exit_heads
 from pycls_std.losses.classification import soft_target_cross_entropy
 from pycls_std.models.taps import TapShape, choose_taps
@@ -64,15 +64,15 @@ class Exits(LogitTerm):
 
     def forward(self, student: Output, teachers: list[Output], batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return {"exits"}."""
-        total = 0
+        values = []
         for tap, head in zip(self.student_taps, self.exits, strict=True):
             logits = head(student.features[tap])
             if self.loss is None:
-                total = total + soft_target_cross_entropy(logits, batch.targets)
+                values.append(soft_target_cross_entropy(logits, batch.targets))
             else:
-                total = total + self.loss.over_teachers(logits, teachers, batch.targets, progress)[0]
+                values.append(self.loss.over_teachers(logits, teachers, batch.targets, progress)[0])
         self.monitors = self.loss.learned_values("exits") if self.loss else {}
-        return {"exits": self.weight * total}
+        return {"exits": self.weight * added(values)}
 
 
 def _stages(sizes: dict[str, TapShape]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from pycls_std.core.registry import FEATURE_LOSSES
-from pycls_std.core.structures import Batch, World
+from pycls_std.core.structures import Batch, World, added
 from pycls_std.layers.contrast_memory import ContrastMemory
 from pycls_std.layers.feature_adapters import GaussianRegressor, hint_regressor, projection_head
 from pycls_std.layers.review import Review
@@ -50,7 +50,7 @@ class FeatureLoss(nn.Module):
     def forward(self, student: list[Tensor], teacher: list[Tensor], batch: Batch, world: World) -> Tensor:
         """Return a scalar. student, teacher: features of each tap, (B, C, H, W), or (B, C) if VECTORS."""
         pairs = zip(student, teacher, strict=True)
-        return sum(self.compare(number, *pair) for number, pair in enumerate(pairs))
+        return added(self.compare(number, *pair) for number, pair in enumerate(pairs))
 
     def compare(self, number: int, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the scalar of one pair of taps; number: its place in the lists."""

@@ -1,5 +1,7 @@
 """Logit distillation (KD) for any student and any number of teachers."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from pycls_std.core.option import Option
@@ -28,7 +30,7 @@ class KD(LogitTerm):
     READS = ("DISTILLATION.",)
     SPLITS_HEADS = True
 
-    def __init__(self, loss: LogitLoss, teachers: list[Description], *, head: str, weight: float, warmup: int = 0):
+    def __init__(self, loss: LogitLoss, teachers: Sequence[Description], *, head: str, weight: float, warmup: int = 0):
         super().__init__(weight)
         self.loss = loss
         self.described = teachers

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import pycls_std.losses  # noqa: F401  (registers the transforms)
 from pycls_std.core.option import Option
 from pycls_std.core.registry import FEATURE_TRANSFORMS, TERMS
-from pycls_std.core.structures import Batch, Output, Progress
+from pycls_std.core.structures import Batch, Output, Progress, added
 from pycls_std.losses.feature import feature_distance
 from pycls_std.models.taps import choose_taps
 from pycls_std.terms.base import Term
@@ -66,10 +66,10 @@ class Locality(Term):
 
     def forward(self, student: Output, teachers: list[Output], batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return {"locality"}."""
-        total = 0
+        values = []
         for number, (own, other) in enumerate(self.pairs):
             features = student.features[own]
             if self.projectors:
                 features = self.projectors[number](features)
-            total = total + feature_distance(features, teachers[self.teacher].features[other], self.transform)
-        return {"locality": self.weight * total}
+            values.append(feature_distance(features, teachers[self.teacher].features[other], self.transform))
+        return {"locality": self.weight * added(values)}

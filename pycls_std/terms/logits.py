@@ -4,7 +4,7 @@ Shapes: ... any leading dimensions, B batch, K classes, M teachers.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +117,7 @@ class LogitLoss(nn.Module):
         return {f"{term}_{name}": value.detach() for name, value in self.learned.items()}
 
 
-def mean_weights(weights: Tensor, teachers: list[Description]) -> dict[str, Tensor]:
+def mean_weights(weights: Tensor, teachers: Sequence[Description]) -> dict[str, Tensor]:
     """Return the mean weight of each teacher, to be logged. weights: (B, M), of each image."""
     return {
         f"teacher_weight/{index}_{teacher.name}": weights[:, index].mean() for index, teacher in enumerate(teachers)

@@ -119,6 +119,7 @@ class Mine(AuxiliaryTerm):
         if every or progress.iteration == 0:
             what, views = ("a batch", size) if every else ("an epoch", size * progress.iterations)
             self.chosen = self._draw(first, views, what)
+            assert isinstance(loaded.images, Tensor), "a student with tokens is a classifier"
             self.kept = loaded.images.new_zeros(self.samples, *loaded.images.shape[1:])
         own = first + torch.tensor(world.positions(size))  # place of each image of this process
         # Places are found on the CPU, where they are made, so nothing waits for the device; nor does it wait for them.

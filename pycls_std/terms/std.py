@@ -3,6 +3,8 @@
 Shapes: B batch, K classes, M teachers, J distillation heads.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from pycls_std.core.option import Option
 from pycls_std.core.registry import TERMS
 from pycls_std.core.structures import Batch, Output, Progress
 from pycls_std.layers.token_branches import TokenBranches, TokenLayout
+from pycls_std.models.describe import Description
 from pycls_std.models.taps import choose_taps
 from pycls_std.terms.base import RunDescription
 from pycls_std.terms.logits import LogitLoss, LogitTerm, mean_weights, need_logits
@@ -46,7 +49,7 @@ class STD(LogitTerm):
     }
     READS = ("DISTILLATION.",)
 
-    def __init__(self, loss: LogitLoss, branch: TokenBranches, teachers: list, *, weight: float):
+    def __init__(self, loss: LogitLoss, branch: TokenBranches, teachers: Sequence[Description], *, weight: float):
         super().__init__(weight)
         self.loss = loss
         self.described = teachers
@@ -92,6 +95,7 @@ def _layout(options, names: list[str], *, teachers: int) -> TokenLayout:
         raise ValueError(f"STD.PROPAGATE carries tokens from tap to tap, STD.TAPS {options.TAPS} is one tap")
     if options.ASSIGN == "one_each" and len(taps) != teachers:
         raise ValueError(f"STD.ASSIGN is one_each, STD.TAPS has {len(taps)} entries, DISTILLATION.TEACHERS {teachers}")
+    groups: tuple[tuple[int, ...], ...]
     if options.PROPAGATE:
         groups = (everyone,)
     else:

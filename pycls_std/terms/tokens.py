@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pycls_std.core.option import Option
 from pycls_std.core.registry import TERMS
-from pycls_std.core.structures import Batch, Output, Padded, Progress, World
+from pycls_std.core.structures import Batch, Output, Padded, Progress, World, added
 from pycls_std.layers.padding import mask_at
 from pycls_std.layers.projection import ChannelScale, make_projection
 from pycls_std.losses.feature import to_common_size
@@ -118,11 +118,11 @@ class Tokens(Term):
         """Return {"tokens"}."""
         form, world = self.form, self.world if self.form.all_processes else World()
         mask = batch.images.mask if form.mask and isinstance(batch.images, Padded) else None
-        total = 0
+        values = []
         for pair, projection in zip(self.pairs, self.projections, strict=True):
             both = student.features[pair.own], teachers[self.teacher].features[pair.other]
             own, other = both if pair.queries else to_common_size(*both)
-            keep = None if pair.queries or mask is None else mask_at(mask, own.shape[2:]).flatten()
+            keep = None if pair.queries or mask is None else mask_at(mask, (own.shape[2], own.shape[3])).flatten()
             distance = token_distance(
                 projection(_tokens(own)),
                 _tokens(other),
@@ -132,7 +132,8 @@ class Tokens(Term):
                 world=world,
             )
             levels = own.shape[2] if pair.queries and form.levels == "sum" else 1
-            total = total + levels * distance
+            values.append(levels * distance)
+        total = added(values)
         if form.root:
             total = averaged(total, world).clamp(min=torch.finfo(total.dtype).tiny).sqrt()  # no gradient where it is 0
         return {"tokens": self.weight * total}

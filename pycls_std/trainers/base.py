@@ -1,5 +1,7 @@
 """What is optimised: one student, its teachers, and the terms of the objective."""
 
+from typing import cast
+
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -49,7 +51,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, teachers: list[Output], progress: Progress) -> dict[str, Tensor]:
         """Return named, weighted scalars; their sum is the objective."""
-        losses = {}
+        losses: dict[str, Tensor] = {}
         for name, own in self.by_term(batch, teachers, progress).items():
             twice = losses.keys() & own.keys()
             assert not twice, f"the term {name} returns {twice}, as another one does"
@@ -85,7 +87,7 @@ class Trainer:
     def share(self, world: World) -> None:
         """Let the student and its terms train in these processes."""
         self.world = world
-        for term in self.terms.values():
+        for term in self._terms():
             term.world = world
 
     @property
@@ -93,10 +95,17 @@ class Trainer:
         """The terms of the objective, by name."""
         return self.objective.terms
 
+    def _terms(self) -> list[Term]:
+        return cast(list[Term], list(self.terms.values()))  # a ModuleDict says of what it holds that they are modules
+
+    def auxiliary_terms(self) -> list[AuxiliaryTerm]:
+        """Return those that are stepped right after the objective."""
+        return cast(list[AuxiliaryTerm], list(self.auxiliary.values()))
+
     @property
     def monitors(self) -> dict[str, Tensor]:
         """Values of the last step worth a curve, not optimised."""
-        return {name: value for term in self.terms.values() for name, value in term.monitors.items()}
+        return {name: value for term in self._terms() for name, value in term.monitors.items()}
 
     def describe(self) -> str:
         """Return the terms and their weights in words."""
@@ -105,7 +114,7 @@ class Trainer:
 
     def copy_monitors(self) -> None:
         """Keep the monitors of this step, where the next one writes to the same memory."""
-        for term in self.terms.values():
+        for term in self._terms():
             term.monitors = {name: value.clone() for name, value in term.monitors.items()}
 
     def modules(self) -> dict[str, nn.Module]:
@@ -124,7 +133,7 @@ class Trainer:
     @property
     def auxiliary_optimizers(self) -> list[Optimizer]:
         """Those that step on `auxiliary_losses`."""
-        return [optimizer for term in self.auxiliary.values() for optimizer in term.optimizers]
+        return [optimizer for term in self.auxiliary_terms() for optimizer in term.optimizers]
 
     def losses(self, batch: Batch, teachers: list[Output], progress: Progress) -> dict[str, Tensor]:
         """Return named, weighted scalars; their sum is the objective. teachers: what they say of the batch."""
@@ -137,7 +146,8 @@ class Trainer:
 
     def auxiliary_by_term(self, batch: Batch, progress: Progress) -> dict[str, dict[str, Tensor]]:
         """Return what each auxiliary term returns, by its name."""
-        return {name: term.losses(self.student, batch, progress, self.world) for name, term in self.auxiliary.items()}
+        terms = zip(self.auxiliary, self.auxiliary_terms(), strict=True)
+        return {name: term.losses(self.student, batch, progress, self.world) for name, term in terms}
 
     def state_dict(self) -> dict:
         """Return the training state that is not in the student."""

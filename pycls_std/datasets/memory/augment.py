@@ -133,7 +133,7 @@ def draw_rectangles(draws: CounterRNG, height: int, width: int, least: float) ->
     area = draws.between(least, 1.0, TRIES) * (height * width)
     ratio = np.exp(draws.between(*RATIO, TRIES))
     sides = np.stack([np.rint(np.sqrt(area / ratio)), np.rint(np.sqrt(area * ratio))], axis=2)  # (B, TRIES, 2)
-    fits = ((sides > 0) & (sides <= (height, width))).all(axis=2)
+    fits = np.all((sides > 0) & (sides <= (height, width)), axis=2)
     each, first = np.arange(len(fits)), fits.argmax(axis=1)
     central = (round(min(height, width / math.exp(RATIO[0]))), round(min(width, height * math.exp(RATIO[1]))))
     sides = np.where(fits[each, first][:, None], sides[each, first], central).astype(np.int64)

@@ -3,12 +3,15 @@
 Shapes: N images, H height, W width.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pycls_std.core.structures import ImageSet
 from pycls_std.datasets.decoding import to_rgb
 from pycls_std.datasets.loader import start_worker
 from pycls_std.datasets.memory import NotInMemory
@@ -20,7 +23,7 @@ LIMIT = 2**31
 FEW = 5000
 
 
-def check_room(dataset: Dataset, size: tuple[int, int]) -> None:
+def check_room(dataset: ImageSet, size: tuple[int, int]) -> None:
     """Raise NotInMemory if the images of a dataset, at this (width, height), take more than LIMIT."""
     width, height = size
     needed = 4 * width * height * len(dataset)
@@ -34,7 +37,7 @@ def check_room(dataset: Dataset, size: tuple[int, int]) -> None:
 class Decoded(Dataset):
     """Images as arrays (H, W, 3) uint8. prepare: from image to image, in red, green and blue. check: see `read`."""
 
-    def __init__(self, dataset: Dataset, prepare, check):
+    def __init__(self, dataset: ImageSet, prepare, check):
         self.dataset = dataset
         self.prepare = prepare
         self.check = check
@@ -42,7 +45,7 @@ class Decoded(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, object]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
         image, target = self.dataset[index]
         return np.array(self.prepare(to_rgb(image))), self.check(index, target)
 
@@ -52,7 +55,7 @@ def as_they_are(image: Image.Image) -> Image.Image:
     return image
 
 
-def read(dataset: Dataset, prepare=as_they_are, *, check, workers: int) -> tuple[Tensor, list]:
+def read(dataset: ImageSet, prepare=as_they_are, *, check, workers: int) -> tuple[Tensor, list]:
     """Return the pixels (N, H, W, 4) uint8 and the targets of a dataset.
 
     prepare: what is done to each image first. check(index, target) returns the target, or raises ValueError for what
@@ -66,7 +69,9 @@ def read(dataset: Dataset, prepare=as_they_are, *, check, workers: int) -> tuple
         collate_fn=_stack,
         worker_init_fn=start_worker,
     )
-    pixels, targets, done = None, [], 0
+    pixels: Tensor | None = None
+    targets: list = []
+    done = 0
     for images, of_images in batches:
         shape = images[0].shape if pixels is None else (*pixels.shape[1:3], 3)
         odd = [index for index, image in enumerate(images) if image.shape != shape]
@@ -79,6 +84,7 @@ def read(dataset: Dataset, prepare=as_they_are, *, check, workers: int) -> tuple
         pixels[done : done + len(images)] = padded(torch.as_tensor(np.stack(images)))
         targets += of_images
         done += len(images)
+    assert pixels is not None, "a dataset has images"
     return pixels, targets
 
 

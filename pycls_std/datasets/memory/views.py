@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from pycls_std.core.sending import send
-from pycls_std.core.structures import Loaded
+from pycls_std.core.structures import Loaded, take
+from pycls_std.datasets.loader import EpochSampler
 
 # Changes whenever the same address gives other pixels than before: what is kept of views is then of no use.
 VERSION = 1
@@ -70,7 +71,7 @@ class MemoryViews(Dataset):
             digest.update(values.cpu().numpy().data)
         return digest.hexdigest()
 
-    def loader(self, sampler: Sampler | list, *, batch_size: int, workers: int) -> "MemoryLoader":
+    def loader(self, sampler: EpochSampler | list, *, batch_size: int, workers: int) -> "MemoryLoader":
         """Return what a pass of batches comes from; it needs no workers."""
         return MemoryLoader(self, sampler, batch_size=batch_size)
 
@@ -78,7 +79,7 @@ class MemoryViews(Dataset):
 class MemoryLoader:
     """A pass of batches, as a DataLoader gives it to the loop. sampler: the address of every view of a pass."""
 
-    def __init__(self, views: MemoryViews, sampler: Sampler | list, *, batch_size: int):
+    def __init__(self, views: MemoryViews, sampler: EpochSampler | list, *, batch_size: int):
         self.dataset = views
         self.sampler = sampler
         self.batch_size = batch_size
@@ -97,7 +98,7 @@ class MemoryLoader:
             block = self.dataset.batch(addresses[start : start + step])
             for first in range(0, len(block.images), self.batch_size):
                 own = slice(first, first + self.batch_size)
-                yield Loaded(*(None if part is None else part[own] for part in block))
+                yield take(block, own)
 
 
 def _joined(parts: tuple):
