@@ -32,7 +32,7 @@ def train(session: loop.Session, epoch: int) -> float:
         for batch, progress in steps(session, epoch):
             set_learning_rate(session.optimizer, session.schedule(progress.fraction))
             losses, _ = loop.train_step(session, batch, progress)
-    return float(sum(losses.values()).detach())
+    return float(sum(loss.detach() for loss in losses.values()))
 
 
 def spread_over_two(cfg, data: Data, trial_images: int) -> None:

@@ -92,7 +92,8 @@ class Trial:
         trainer = self.session.trainer
         trained = [p for p in trainer.objective.parameters() if p.requires_grad]
         stepped = [p for o in trainer.auxiliary_optimizers for g in o.param_groups if g["lr"] for p in g["params"]]
-        of_term, effective = {}, {}
+        of_term: dict[str, str] = {}
+        effective: dict[str, bool] = {}
         trainer.objective.train()
         self.runtime.start_epoch(0)
         for batch, progress in steps(self.session, epoch=0):

@@ -5,7 +5,7 @@ Shapes: B batch, H height, W width, C channels, K classes.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -22,8 +22,8 @@ class Sample(NamedTuple):
     """One view of an image."""
 
     pixels: Tensor  # (3, H, W), normalised; of its own height and width, if the task pads
-    target: object  # as the dataset has it
-    index: int  # of the image in its dataset
+    target: Any  # as the dataset has it
+    index: int  # type: ignore[assignment]  # of the image in its dataset; hides tuple.index
     crop: tuple[float, ...] | None = None  # see `datasets.crops`; None if not recorded
 
 
@@ -31,8 +31,8 @@ class Loaded(NamedTuple):
     """Images as a loader gives them, before they are mixed."""
 
     images: Tensor | Padded  # (B, 3, H, W), normalised
-    targets: object  # (B,) class of each image; or what else a label is in the task, such as a list of B dictionaries
-    index: Tensor  # (B,) position of each image in its dataset
+    targets: Any  # (B,) class of each image; or what else a label is in the task, such as a list of B dictionaries
+    index: Tensor  # type: ignore[assignment]  # (B,) position of each image in its dataset; hides tuple.index
     crop: Tensor | None = None  # (B, 5) the part of the image that is seen, see `datasets.crops`; None if not recorded
     places: np.ndarray | None = None  # (B,) the index where it can be read without a wait; recorded with the crop
 
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
     """One training batch on the device."""
 
     images: Tensor | Padded  # (B, 3, H, W), mixed if mixup or cutmix is on
-    targets: object  # (B, K) probabilities, after mixing and label smoothing; or what else the task's loss takes
+    targets: Any  # (B, K) probabilities, after mixing and label smoothing; or what else the task's loss takes
     loaded: Loaded  # the same images before mixing, with their labels and positions
 
 
@@ -95,7 +95,7 @@ class Progress:
         return min(1.0, (self.epoch + 1) / epochs) if epochs else 1.0
 
 
-def mapped(nest, change: Callable[[Tensor], object]):
+def mapped(nest, change: Callable[[Tensor], Any]):
     """Return a nest of tuples, lists and dictionaries with every tensor changed; what is no tensor in it stays."""
     if isinstance(nest, Tensor):
         return change(nest)

@@ -51,6 +51,7 @@ def time(cfg) -> None:
     plain = Steps(_plain(cfg, data, runtime), held)
     rounds = {"rounds": cfg.TIME.STEPS, "warmup": cfg.TIME.WARMUP, "wait": runtime.synchronize}
     size = session.train_loader.batch_size
+    assert size is not None  # every loader here has one
 
     block = getattr(session.train_loader, "block", 1)  # batches that are made at once
     _show(
@@ -67,9 +68,10 @@ def time(cfg) -> None:
         for _ in range(together):
             own.step(session.task.batch(runtime.to_device(next(batches)), START))
 
-    once = {"rounds": 1, "warmup": 0, "wait": runtime.synchronize}
-    _show(whole := interleaved({f"data and step, {together} times": run}, **once), together * size)
-    iterations, taken = len(session.train_loader), whole[f"data and step, {together} times"][0]
+    name = f"data and step, {together} times"
+    whole = interleaved({name: run}, rounds=1, warmup=0, wait=runtime.synchronize)
+    _show(whole, together * size)
+    iterations, taken = len(session.train_loader), whole[name][0]
     hours = session.epochs * iterations * taken / together / 3600
     LOG.info("%d epochs of %d iterations: about %.3g hours of training steps", session.epochs, iterations, hours)
     _show_peak(plain, min(seconds[f"step in {cfg.PRECISION}"]), runtime)
