@@ -95,7 +95,7 @@ class Progress:
         return min(1.0, (self.epoch + 1) / epochs) if epochs else 1.0
 
 
-def mapped(nest, change: Callable[[Tensor], Any]):
+def mapped(nest, change: Callable[[Tensor], object]):
     """Return a nest of tuples, lists and dictionaries with every tensor changed; what is no tensor in it stays."""
     if isinstance(nest, Tensor):
         return change(nest)

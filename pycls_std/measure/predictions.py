@@ -52,7 +52,7 @@ def keep_predictions(cfg, *, student: Student, data: Data, runtime: Runtime, ori
         teachers = build_scored_teachers(cfg, data=data, runtime=runtime, requests=requests)
     predict(student, teachers, keeper, data.test, runtime)
     kept = keeper.packed(runtime.world, lambda: (test_files(cfg), _meta(cfg, data, trainer, origin)))
-    if runtime.world.rank:
+    if kept is None:  # in all processes but the first
         return
     files.write(Path(cfg.TEST.PREDICTIONS), kept.content)
     LOG.info("%s: written, of %d test images: %s", cfg.TEST.PREDICTIONS, kept.images, kept.text)

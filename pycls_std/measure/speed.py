@@ -51,7 +51,6 @@ def time(cfg) -> None:
     plain = Steps(_plain(cfg, data, runtime), held)
     rounds = {"rounds": cfg.TIME.STEPS, "warmup": cfg.TIME.WARMUP, "wait": runtime.synchronize}
     size = session.train_loader.batch_size
-    assert size is not None  # every loader here has one
 
     block = getattr(session.train_loader, "block", 1)  # batches that are made at once
     _show(

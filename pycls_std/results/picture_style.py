@@ -109,16 +109,9 @@ def canvas(panels: int, *, height: float, width: float = COLUMN, columns: int = 
         each.tick_params(labelbottom=True)
     if names:
         handles = [Line2D([], [], **style) for _, style in legend]
-        corner = (0.05 / width, footer / total)
-        tight = {
-            "borderaxespad": 0,
-            "borderpad": 0,
-            "labelspacing": 0.25,
-            "handlelength": 3.2,
-            "columnspacing": 1,
-            "frameon": False,
-        }
-        figure.legend(handles, names, loc="upper left", bbox_to_anchor=corner, ncols=beside, **tight)
+        place = (0.05 / width, footer / total)
+        tight = {"borderpad": 0, "labelspacing": 0.25, "handlelength": 3.2, "columnspacing": 1, "frameon": False}
+        figure.legend(handles, names, loc="upper left", bbox_to_anchor=place, borderaxespad=0, ncols=beside, **tight)
     for number, line in enumerate(lines):
         above = (footer - own - LINE * number) / total
         figure.text(0.05 / width, above, line, va="top", color="#404040")

@@ -43,8 +43,7 @@ def seconds(way: Callable, layer: CycleLinear, x: Tensor, runtime: Runtime) -> f
 def compare(size: str, options, runtime: Runtime) -> str:
     """Return the row of a table for maps of a size, places of a side x channels."""
     side, channels = map(int, size.split("x"))
-    layer = CycleLinear(channels, WIDTH)
-    runtime.place(layer)
+    layer = runtime.place(CycleLinear(channels, WIDTH))
     x = runtime.to_device(torch.randn(options.batch, side, side, channels)).requires_grad_()
     torch.testing.assert_close(layer(x), deformable(layer, x), rtol=1e-3, atol=1e-3)
     turns = [

@@ -27,8 +27,7 @@ class Training:
 
     def __init__(self, kind: str, inputs: int, outputs: int, batch: int, runtime: Runtime):
         torch.manual_seed(0)
-        self.projection = OrthogonalLinear(inputs, outputs, kind=kind)
-        runtime.place(self.projection)
+        self.projection = runtime.place(OrthogonalLinear(inputs, outputs, kind=kind))
         pair = torch.randn(batch, inputs), torch.randn(batch, outputs)
         self.features, self.targets = (runtime.to_device(each) for each in pair)
         self.optimizer = torch.optim.AdamW(self.projection.parameters(), lr=5e-4, weight_decay=0.05)
