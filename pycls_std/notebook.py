@@ -31,9 +31,9 @@ def train(path: str, *words: str, **options) -> Run:
     handlers of its own. Raises ConfigError for a mistake in the options, ValueError and OSError as the command line
     tells them.
     """
-    words = [*words, *(f"{key.replace('__', '.')}={_text(value)}" for key, value in options.items())]
-    with _told(), _called_by(path, words):
-        cfg = config.load(path, words)
+    overrides = [*words, *(f"{key.replace('__', '.')}={_text(value)}" for key, value in options.items())]
+    with _told(), _called_by(path, overrides):
+        cfg = config.load(path, overrides)
         limits.open_more_files()
         limits.refuse_few_files(cfg.DATA.NUM_WORKERS)
         folder = config.out_dir(cfg).resolve()

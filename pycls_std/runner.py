@@ -38,7 +38,7 @@ def train(cfg) -> None:
     folder = RunFolder(config.out_dir(cfg), keep=cfg.TRAIN.KEEP, period=cfg.TRAIN.SAVE_PERIOD)
     saved, path = world.broadcast_from_rank_zero(lambda: folder.continued(options, world.size, cfg.OPTIM.MAX_EPOCH))
     start_epoch = saved["epoch"] if saved else 0
-    if start_epoch == cfg.OPTIM.MAX_EPOCH:
+    if saved and start_epoch == cfg.OPTIM.MAX_EPOCH:
         for line in folder.repair(saved) if world.rank == 0 else ():
             LOG.warning("%s: %s", folder, line)
         LOG.info("%s: already finished, %d epochs", folder, start_epoch)
@@ -47,6 +47,7 @@ def train(cfg) -> None:
     session, data, weights = build_all(as_begun(cfg, saved, runtime), runtime, start=not saved)
     identity = _identity(options, session, data)  # the teachers' fingerprints are of the weights as they were found
     if saved:
+        assert path is not None  # it is that of what is saved
         identity.refuse_other_data(saved, path)
         if "DATA.FIT" in session.task.READS and cfg.DATA.FIT == "crop":
             refuse_squashed(saved, path, _sizes(cfg))
@@ -138,7 +139,7 @@ def _score_teachers(cfg, session) -> dict[str, dict[str, float]]:
         LOG.info(line)
     floor, label = task.floor(cfg.DISTILLATION.TEACHER_MIN_ACC), task.scores[task.RESULT]["label"]
     loaders = {"test": session.test_loader, "val": session.val_loader}
-    results = {split: {} for split, loader in loaders.items() if loader}
+    results: dict[str, dict[str, float]] = {split: {} for split, loader in loaders.items() if loader}
     for index, teacher in enumerate(live.teachers):
         for split, found in results.items():
             LOG.info("%s: scored on %s", teacher.description, SPLITS[split])

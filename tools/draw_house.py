@@ -21,7 +21,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a0479b", "#8a6d00", "#555555")
 
 def imports() -> dict[str, set[str]]:
     """Return which other parts each part imports."""
-    found = {name: set() for name in (*FLOORS, *TOP)}
+    found: dict[str, set[str]] = {name: set() for name in (*FLOORS, *TOP)}
     for path in FILES:
         name = part(path)
         if name in found:  # and not the package's own __init__.py, which imports a part only when it is called
@@ -62,7 +62,7 @@ def routed(stories: list[list], lines: dict[str, set[str]]) -> tuple[list[list],
 
 def places(stories: list[list], routes: list[list]) -> dict[object, tuple[float, float]]:
     """Return the centre of each box and gap, pixels: on its floor, sorted by where what it leads to stands."""
-    found = {}
+    found: dict[object, tuple[float, float]] = {}
     for number, story in enumerate(stories):
         leads = {point: [found[b][0] for route in routes for a, b in pairwise(route) if a == point] for point in story}
         widths = {point: BOX[0] if isinstance(point, str) else GAP for point in story}

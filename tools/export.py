@@ -8,6 +8,7 @@ CPU. ONNX needs the extra: pip install -r requirements-export.txt.
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
@@ -85,7 +86,11 @@ def made(model, kinds: list[str], image_size: int) -> tuple[dict[str, bytes], di
     from pycls_std.export.onnx_file import onnx_file
 
     program = exported(model, image_size) if set(kinds) - {"safetensors"} else None
-    writers = {"pt2": program_file, "onnx": onnx_file, "safetensors": weights_file}
+    writers: dict[str, Callable[..., tuple[bytes, float]]] = {
+        "pt2": program_file,
+        "onnx": onnx_file,
+        "safetensors": weights_file,
+    }
     found = {kind: writers[kind](program, model, image_size) for kind in kinds}
     return {kind: content for kind, (content, _) in found.items()}, {kind: apart for kind, (_, apart) in found.items()}
 

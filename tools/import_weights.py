@@ -14,6 +14,7 @@ import sys
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
@@ -126,10 +127,11 @@ def of_source(weights: dict[str, torch.Tensor], source: str, path: str) -> tuple
         student = build_student(options, build_backbone(options, task.classes), run)
     if source != "std" or "std" not in student.branches:
         return published_names.renamed(source, weights, student.backbone.state_dict())
-    state, taps = student.state_dict(), student.branches["std"].taps
+    state = student.state_dict()
+    branch: Any = student.branches["std"]  # a `Branch`; a ModuleDict speaks of modules
     places = {name.removeprefix("backbone."): name for name in state}
     target = {bare: state[name] for bare, name in places.items()}
-    found, unused = published_names.renamed(source, weights, target, taps=taps)
+    found, unused = published_names.renamed(source, weights, target, taps=branch.taps)
     return {places[bare]: value for bare, value in found.items()}, unused
 
 

@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from typing import Any
 
 import torch
 from torch import multiprocessing
@@ -32,7 +33,7 @@ def train(session: loop.Session, epoch: int) -> float:
         for batch, progress in steps(session, epoch):
             set_learning_rate(session.optimizer, session.schedule(progress.fraction))
             losses, _ = loop.train_step(session, batch, progress)
-    return float(sum(losses.values()).detach())
+    return float(sum(loss.detach() for loss in losses.values()))
 
 
 def spread_over_two(cfg, data: Data, trial_images: int) -> None:
@@ -49,7 +50,8 @@ def spread_over_two(cfg, data: Data, trial_images: int) -> None:
     cfg.DEVICE, cfg.PRECISION = "cpu", "fp32"
     threads = max(1, torch.get_num_threads() // 2)
     try:
-        arguments = (port, threads, cfg, data._replace(test=None), trial_images)
+        nothing: Any = None  # in place of a loader, which would have to be sent to both: they do not test
+        arguments = (port, threads, cfg, data._replace(test=nothing), trial_images)
         both = multiprocessing.spawn(_train_share, arguments, nprocs=2, join=False)
         end = time.monotonic() + PATIENCE
         while not both.join(timeout=1):

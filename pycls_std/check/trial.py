@@ -4,9 +4,10 @@ import shutil
 import tempfile
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 
 from pycls_std.builders.cache import check_folder
 from pycls_std.builders.data import build_data, data_seed
@@ -15,7 +16,8 @@ from pycls_std.builders.teachers import optimize_teachers, set_batch_norm_mode
 from pycls_std.builders.training import assemble, build_runtime
 from pycls_std.check.processes import spread_over_two, steps, train
 from pycls_std.core.structures import mapped
-from pycls_std.datasets.loader import train_loader
+from pycls_std.datasets.loader import Views, train_loader
+from pycls_std.datasets.memory.views import MemoryViews
 from pycls_std.engine import checkpoint, loop
 
 STEPS = 3
@@ -41,10 +43,12 @@ class Trial:
     def data(self) -> str:
         """Images of both splits can be read; splits, MODEL.NUM_CLASSES and batch sizes agree."""
         data = build_data(self.cfg, device=self.runtime.device)
+        assert data.train is not None  # it was asked for
         train, test, judge = data.train.dataset, data.test.dataset, data.judge.dataset
-        read = len(list(spread(train, TRAIN_IMAGES)))
-        sample = spread(judge, TEST_IMAGES)
-        self.judged_batches = list(DataLoader(sample, batch_size=50, collate_fn=judge.collate))
+        sample = spread(train, TRAIN_IMAGES)
+        read = len([sample[place] for place in range(len(sample))])
+        judged = spread(judge, TEST_IMAGES)
+        self.judged_batches = list(DataLoader(judged, batch_size=50, collate_fn=judge.collate))
         loader = train_loader(
             train,
             batch_size=self.small.TRAIN.BATCH_SIZE,
@@ -52,7 +56,8 @@ class Trial:
             seed=data_seed(self.cfg),
             repeats=self.cfg.AUG.REPEATS,
         )
-        batches = [mapped(loaded, torch.Tensor.cpu) for loaded in islice(loader, STEPS)]  # for both processes
+        # For both processes; a list does for a loader, of which the number and the batches are asked.
+        batches: Any = [mapped(loaded, torch.Tensor.cpu) for loaded in islice(loader, STEPS)]
         self.found = data._replace(train=batches)
         held_out = f", {len(judge)} held-out" if data.val else ""
         images = (
@@ -92,7 +97,8 @@ class Trial:
         trainer = self.session.trainer
         trained = [p for p in trainer.objective.parameters() if p.requires_grad]
         stepped = [p for o in trainer.auxiliary_optimizers for g in o.param_groups if g["lr"] for p in g["params"]]
-        of_term, effective = {}, {}
+        of_term: dict[str, str] = {}
+        effective: dict[str, bool] = {}
         trainer.objective.train()
         self.runtime.start_epoch(0)
         for batch, progress in steps(self.session, epoch=0):
@@ -206,10 +212,11 @@ def reduced(cfg):
     return small
 
 
-def spread(views: Dataset, most: int) -> Subset:
+def spread(views: Views | MemoryViews, most: int) -> Subset:
     """Return at most so many images of a dataset, spread over it evenly."""
     count = min(most, len(views))
-    return Subset(views, [(0, position * len(views) // count) for position in range(count)])
+    addresses: list[Any] = [(0, position * len(views) // count) for position in range(count)]  # which views take
+    return Subset(views, addresses)
 
 
 def has_gradient(term: torch.Tensor, parameters: list[torch.Tensor]) -> bool:

@@ -4,7 +4,9 @@ This package imports no torch, so that a mistake in a configuration is told with
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from yacs.config import CfgNode
 
@@ -25,7 +27,7 @@ __all__ += ["out_dir", "restored"]
 LOG = logging.getLogger("pycls_std")
 
 
-def load(path: str, overrides: list[str] = ()) -> CfgNode:
+def load(path: str, overrides: Sequence[str] = ()) -> CfgNode:
     """Return the frozen options of a run: the page, changed by the trainer, a YAML file, then by the command line.
 
     path: YAML file; its `_BASE_` names another file, relative to it, that is merged first. A path
@@ -50,7 +52,7 @@ def load(path: str, overrides: list[str] = ()) -> CfgNode:
     return options
 
 
-def _built(catalogue: Catalogue, settings: dict) -> tuple[CfgNode, dict[str, object], dict[str, str]]:
+def _built(catalogue: Catalogue, settings: dict) -> tuple[CfgNode, dict[str, Any], dict[str, str]]:
     """Return the options of settings, the defaults that these have changed, and where each was set."""
     settings = upgraded(settings)
     dropped = catalogue.optional_sections()
@@ -76,6 +78,7 @@ def dump(options: CfgNode) -> str:
     off = [term.switch for term in catalogue.terms.values() if not flat[term.switch] and not start[term.switch]]
     for key in [*catalogue.unread(flat), *off]:
         section, leaf = locate(kept, key)
+        assert section is not None, key  # of these options
         del section[leaf]
     for section in [name for name, value in kept.items() if value == {}]:
         del kept[section]
@@ -86,7 +89,7 @@ def _plain(node):
     return {key: _plain(value) for key, value in node.items()} if isinstance(node, CfgNode) else node
 
 
-def complete(record: str | dict) -> dict[str, object]:
+def complete(record: str | dict) -> dict[str, Any]:
     """Return {"SECTION.KEY": value} of a record's options, a dump or what YAML reads in one.
 
     What was not an option then is at its default. Raises ValueError if it holds no options.
@@ -113,6 +116,7 @@ def restored(record: str) -> CfgNode:
     for key, value in found.items():
         if value != {} and locate(options, key)[0] is not None:
             option = catalogue.of(key)
+            assert option is not None, key  # whoever gave it a default declares it
             set_option(options, key, value, "its options", option)
             for each in value if isinstance(value, list) else [value]:
                 if isinstance(each, (int, float)) and (expected := option.refusal(each)):

@@ -1,6 +1,6 @@
 """All options that there are, and which of them a run reads."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pycls_std.config.declared import REGISTRIES, declared
 from pycls_std.config.mistake import ConfigError
@@ -77,7 +77,7 @@ class Catalogue:
         own |= {key.partition(".")[0] for reader in self.readers() for key in reader.keys} | {"PUBLISHED"}
         return own | {key for key, option in self.options.items() if option.value == {}}
 
-    def defaults(self, settings: dict[str, object]) -> dict[str, object]:
+    def defaults(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Return the default of every option, as the chosen trainer, and choices within it, change them.
 
         settings: {"SECTION.KEY": value} of what is set.
@@ -93,11 +93,11 @@ class Catalogue:
                 flat |= preset if str(settings.get(key, flat[key])) == value else {}
         return flat
 
-    def idle(self, flat: dict[str, object]) -> set[str]:
+    def idle(self, flat: dict[str, Any]) -> set[str]:
         """Return the options that have no effect beside the others, such as the padding of a crop that has none."""
         return {key for key, option in self.options.items() if key in flat and not option.has_effect(flat)}
 
-    def active_terms(self, flat: dict[str, object]) -> list[str]:
+    def active_terms(self, flat: dict[str, Any]) -> list[str]:
         """Return the names of the terms that weigh more than 0."""
         return [name for name, term in self.terms.items() if flat[term.switch]]
 
@@ -112,7 +112,7 @@ class Catalogue:
             readers.append(Reader(name, "task", f"TASK.NAME {name}", (*task.options, *task.reads())))
         return readers
 
-    def unread(self, flat: dict[str, object]) -> dict[str, str]:
+    def unread(self, flat: dict[str, Any]) -> dict[str, str]:
         """Return the options that a run does not read, and what would let them be read, in words."""
         active = {("trainer", flat["TRAINER"]), ("task", flat["TASK.NAME"])}
         active |= {("term", name) for name in self.active_terms(flat)}

@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from pycls_std.config.catalogue import Catalogue
 from pycls_std.config.mistake import ConfigError
@@ -16,7 +17,7 @@ RAND_AUGMENT = re.compile(r"(rand(-(m|n|inc|mmax)\d+|-(mstd|p)\d+(\.\d+)?)*)?") 
 class Refusal:
     """Says what is wrong with an option, and where it was set."""
 
-    def __init__(self, flat: dict[str, object], sources: dict[str, str]):
+    def __init__(self, flat: dict[str, Any], sources: dict[str, str]):
         self.flat = flat
         self.sources = sources
 
@@ -26,7 +27,7 @@ class Refusal:
         raise ConfigError(f"{where}: {key} is {short(self.flat[key])}, expected {expected}")
 
 
-def check(catalogue: Catalogue, flat: dict[str, object], start: dict[str, object], sources: dict[str, str]) -> None:
+def check(catalogue: Catalogue, flat: dict[str, Any], start: dict[str, Any], sources: dict[str, str]) -> None:
     """Raise ConfigError for a value that no run can use.
 
     flat: all options. start: their defaults. sources: where each changed key was set.
@@ -39,7 +40,7 @@ def check(catalogue: Catalogue, flat: dict[str, object], start: dict[str, object
     _check_optimizer(flat, fail)
 
 
-def without_effect(catalogue: Catalogue, flat: dict[str, object], start: dict[str, object], sources) -> list[str]:
+def without_effect(catalogue: Catalogue, flat: dict[str, Any], start: dict[str, Any], sources) -> list[str]:
     """Return a line for each option that is changed and has no effect beside the others; arguments as of `check`."""
     return [
         f"{sources[key]}: {key} is {short(flat[key])}, which has no effect here; it has one where "

@@ -1,9 +1,10 @@
 """What the files of the package declare, read as text: to import them takes seconds, for they need torch."""
 
 import ast
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pycls_std.config.mistake import ConfigError
 from pycls_std.core import option
@@ -24,7 +25,7 @@ REGISTRIES = {
     "FEATURE_LOSSES": "terms",
 }
 # Names that a declaration may use beside literals.
-CALLS = {"Option": Option, "neutral": option.neutral}
+CALLS: dict[str, Callable[..., Option]] = {"Option": Option, "neutral": option.neutral}
 TYPES = {"str": str, "int": int, "float": float}
 
 
@@ -32,7 +33,7 @@ class Declaration(NamedTuple):
     """A class or function decorated `@REGISTRY.register("name")`, with the literal attributes of a class."""
 
     name: str
-    attributes: dict[str, object]  # those in capitals
+    attributes: dict[str, Any]  # those in capitals
 
     @property
     def section(self) -> str:
@@ -48,12 +49,12 @@ class Declaration(NamedTuple):
         }
 
     @property
-    def defaults(self) -> dict[str, object]:
+    def defaults(self) -> dict[str, Any]:
         """The defaults of other options that it changes."""
         return self.attributes.get("DEFAULTS", {})
 
     @property
-    def presets(self) -> dict[str, dict[str, object]]:
+    def presets(self) -> dict[str, dict[str, Any]]:
         """Of a trainer: by KEY=value of an option, the defaults of others that this value changes."""
         return self.attributes.get("PRESETS", {})
 
@@ -80,7 +81,9 @@ def _declared(folder: Path, registry: str) -> dict[str, Declaration]:
             for node in ast.parse(path.read_text()).body:
                 for decorator in getattr(node, "decorator_list", ()):
                     call = decorator.func if isinstance(decorator, ast.Call) else None
-                    if getattr(call, "attr", "") == "register" and getattr(call.value, "id", "") == registry:
+                    if not isinstance(call, ast.Attribute) or call.attr != "register":
+                        continue
+                    if getattr(call.value, "id", "") == registry:
                         name = ast.literal_eval(decorator.args[0])
                         found[name] = Declaration(name, _attributes(node))
         except SyntaxError as error:
@@ -92,7 +95,7 @@ def _declared(folder: Path, registry: str) -> dict[str, Declaration]:
     return found
 
 
-def _attributes(node: ast.AST) -> dict[str, object]:
+def _attributes(node: ast.AST) -> dict[str, Any]:
     found = {}
     for statement in getattr(node, "body", ()):
         target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
@@ -102,13 +105,15 @@ def _attributes(node: ast.AST) -> dict[str, object]:
     return found
 
 
-def _evaluate(node: ast.AST):
+def _evaluate(node: ast.expr | None):
     """Return the value of a literal, in which options and types may stand."""
+    if node is None:  # of a name without a value; the key of a dictionary that is unpacked
+        raise ValueError("a value is missing")
     if isinstance(node, ast.Dict):
         return {_evaluate(key): _evaluate(value) for key, value in zip(node.keys, node.values, strict=True)}
-    if isinstance(node, ast.Call) and getattr(node.func, "id", "") in CALLS:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CALLS:
         arguments = [_evaluate(argument) for argument in node.args]
-        return CALLS[node.func.id](*arguments, **{word.arg: _evaluate(word.value) for word in node.keywords})
+        return CALLS[node.func.id](*arguments, **{word.arg or "**": _evaluate(word.value) for word in node.keywords})
     if isinstance(node, ast.Name) and node.id in TYPES:
         return TYPES[node.id]
     return ast.literal_eval(node)

@@ -4,6 +4,8 @@ Until November 2026 the weights of an objective were those of its method: KD.CE_
 DISTILLATION.ALPHA for the share of distillation in std and in deit.
 """
 
+from typing import Any
+
 from pycls_std.config.mistake import ConfigError
 from pycls_std.config.setting import coerce
 
@@ -12,7 +14,7 @@ ALPHA = 0.5  # its default
 WITHOUT_ALPHA = ("none", "class", "distill")
 
 
-def upgraded(settings: dict[str, tuple[object, str]]) -> dict[str, tuple[object, str]]:
+def upgraded(settings: dict[str, tuple[Any, str]]) -> dict[str, tuple[Any, str]]:
     """Return settings, {"SECTION.KEY": (value, where)}, by today's names; those that are of today stay as they are.
 
     settings: in the order in which they were made; of an old name and today's, the later one counts.
@@ -20,7 +22,7 @@ def upgraded(settings: dict[str, tuple[object, str]]) -> dict[str, tuple[object,
     """
     found, order = dict(settings), list(settings)
 
-    def rename(old: str, new: str, pair: tuple[object, str]) -> None:
+    def rename(old: str, new: str, pair: tuple[Any, str]) -> None:
         if new not in settings or order.index(new) < order.index(old):
             found[new] = pair
 
@@ -48,7 +50,7 @@ def upgraded(settings: dict[str, tuple[object, str]]) -> dict[str, tuple[object,
     return found
 
 
-def upgraded_record(flat: dict[str, object]) -> dict[str, object]:
+def upgraded_record(flat: dict[str, Any]) -> dict[str, Any]:
     """Return the options of a record, {"SECTION.KEY": value}, by today's names."""
     settings = {key: (value, "") for key, value in flat.items()}
     return {key: value for key, (value, _) in upgraded(settings).items()}

@@ -1,6 +1,7 @@
 """A published score belongs to a recipe: the options of the file that states it. Whatever changes them leaves it."""
 
 import re
+from typing import Any
 
 from pycls_std.config.catalogue import Catalogue
 from pycls_std.config.reading import merge
@@ -18,7 +19,8 @@ def stack(levels: list[dict]) -> tuple[dict, dict]:
     And those up to the last level that states published scores: their recipe, {} if none does. Scores of the levels
     before it are those of another recipe, and gone.
     """
-    settings, recipe = {}, {}
+    settings: dict[str, Any] = {}
+    recipe: dict[str, Any] = {}
     for level in levels:
         states = any(_is_score(key) for key in level)
         if states:
@@ -28,7 +30,7 @@ def stack(levels: list[dict]) -> tuple[dict, dict]:
     return settings, recipe
 
 
-def changed_recipe(catalogue: Catalogue, recipe: dict[str, object], options: dict[str, object]) -> list[str]:
+def changed_recipe(catalogue: Catalogue, recipe: dict[str, Any], options: dict[str, Any]) -> list[str]:
     """Return "KEY is .., not .." of the options of a run that are not those of a recipe; none if no score is published.
 
     Those that may differ between the runs of a row, such as the seed, may differ here, too. Values are compared as they
@@ -50,8 +52,8 @@ def changed_recipe(catalogue: Catalogue, recipe: dict[str, object], options: dic
     return changed
 
 
-def _differ(catalogue: Catalogue, key: str, recipe: dict[str, object], options: dict[str, object]) -> bool:
-    option, values = catalogue.of(key), (recipe.get(key), options.get(key))
+def _differ(catalogue: Catalogue, key: str, recipe: dict[str, Any], options: dict[str, Any]) -> bool:
+    option, values = catalogue.of(key), [recipe.get(key), options.get(key)]
     if option and option.path:
         values = [of_the_run(value) for value in values]
     return values[0] != values[1]

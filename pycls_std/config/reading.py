@@ -1,7 +1,9 @@
 """Read the settings of a YAML file or of the command line, and where each was made, without judging them."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -11,7 +13,7 @@ from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import printable, shortened
 
 
-def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> list[dict[str, tuple[object, str]]]:
+def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> list[dict[str, tuple[Any, str]]]:
     """Return {"SECTION.KEY": (value, "file:line")} of the files that a YAML file is based on, and of itself, last."""
     label, real = printable(shortened(str(path))), Path(os.path.realpath(path))
     if real in chain:
@@ -46,9 +48,10 @@ def merge(first: dict, second: dict) -> dict:
     return kept | second
 
 
-def parse_overrides(words: list[str]) -> dict[str, tuple[object, str]]:
+def parse_overrides(words: Iterable[str]) -> dict[str, tuple[Any, str]]:
     """Return {"SECTION.KEY": (value, "command line")} of `KEY VALUE` pairs and `KEY=VALUE` words."""
-    settings, words = {}, list(words)
+    settings: dict[str, tuple[Any, str]] = {}
+    words = list(words)
     while words:
         key, equals, text = words.pop(0).partition("=")
         if not KEY.fullmatch(key):
@@ -61,8 +64,8 @@ def parse_overrides(words: list[str]) -> dict[str, tuple[object, str]]:
     return settings
 
 
-def _walk(mapping, label, prefix="") -> dict[str, tuple[object, str]]:
-    settings = {}
+def _walk(mapping, label, prefix="") -> dict[str, tuple[Any, str]]:
+    settings: dict[str, tuple[Any, str]] = {}
     for key_node, value_node in mapping.value:
         key = f"{prefix}{key_of(key_node, label)}"
         where = f"{label}:{key_node.start_mark.line + 1}"

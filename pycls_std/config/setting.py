@@ -2,6 +2,7 @@
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 from yacs.config import CfgNode
 
@@ -13,21 +14,21 @@ from pycls_std.core.text import shortened
 BY_FOLDER = ("image_folder", "coco", "coco_ids")  # DATA.NAME of those that read any data in their layout
 
 
-def flatten(node: dict, prefix: str = "") -> dict[str, object]:
+def flatten(node: dict, prefix: str = "") -> dict[str, Any]:
     """Return {"SECTION.KEY": value} of all options."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in node.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
 
-def dataset_name(flat: dict[str, object]) -> str:
+def dataset_name(flat: dict[str, Any]) -> str:
     """Return the name of the dataset of a run; that of any data in a layout is its folder's own, wherever it lies."""
     folder = flat["DATA.NAME"] in BY_FOLDER
     return Path(str(flat["DATA.ROOT"])).name if folder else str(flat["DATA.NAME"])
 
 
-def tree(flat: dict[str, object]) -> CfgNode:
+def tree(flat: dict[str, Any]) -> CfgNode:
     """Return the options of {"SECTION.KEY": value} as a tree; an empty dictionary is a section that takes any keys."""
     root = CfgNode()
     for key, value in flat.items():

@@ -31,7 +31,8 @@ def joined(found: dict[str, str]) -> str:
 
 def options_in(path: Path) -> str:
     """Return the options in an event file that a run wrote; "" if there are none, or it is no such file."""
-    found, position = {}, 0
+    found: dict[str, str] = {}
+    position = 0
     try:
         content = read_bytes(path)
         while position < len(content):

@@ -1,6 +1,7 @@
 """What an option says of itself, where it is declared: on the page, or in the file of a method, a task."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 MOST = 2**31 - 1  # of a whole number that says no other: what C libraries count with
 
@@ -28,13 +29,13 @@ class Option:
     column: heading under which a table shows it, where a run has another value than the default; "" = not shown.
     """
 
-    default: object
+    default: Any
     least: float | None = None
     greatest: float | None = None
     within: str = ""
     of: type | None = None
     registry: str = ""
-    presets: dict[object, dict[str, object]] = field(default_factory=dict)
+    presets: dict[Any, dict[str, Any]] = field(default_factory=dict)
     path: bool = False
     student: bool = False
     on_resume: str = "same"
@@ -53,7 +54,7 @@ class Option:
         """The default."""
         return self.default[0] if isinstance(self.default, tuple) else self.default
 
-    def has_effect(self, flat: dict[str, object]) -> bool:
+    def has_effect(self, flat: dict[str, Any]) -> bool:
         """Return whether it has an effect beside these options, {"SECTION.KEY": value}."""
         return not self.when or any(
             all(_holds(word, flat) for word in way.split(" and ")) for way in self.when.split(" or ")
@@ -68,7 +69,7 @@ class Option:
         return f"at most {MOST}" if isinstance(value, int) and self.greatest is None and value > MOST else ""
 
 
-def _holds(word: str, flat: dict[str, object]) -> bool:
+def _holds(word: str, flat: dict[str, Any]) -> bool:
     key, sign, value = word.partition("!=" if "!=" in word else "=")
     return (str(flat[key]) in value.split(",")) is (sign == "=") if sign else bool(flat[key])
 

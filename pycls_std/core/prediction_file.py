@@ -5,7 +5,7 @@ Shapes: N images, K classes.
 
 import io
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ HEAD, PREDICTION, TEACHER = "logits_", "pred_", "teacher_"  # before the names o
 class Predictions(NamedTuple):
     """Logits of the test images, in the order of `index`. Dictionaries are of (N, K) float32, by name."""
 
-    index: np.ndarray  # (N,) int64 position in the test split
+    index: np.ndarray  # type: ignore[assignment]  # (N,) int64 position in the test split; hides tuple.index
     paths: np.ndarray  # (N,) str, relative to DATA.ROOT; "" where the dataset knows no files
     labels: np.ndarray  # (N,) int64
     heads: dict[str, np.ndarray]  # of the student
@@ -30,7 +30,7 @@ class Predictions(NamedTuple):
 def packed(predictions: Predictions) -> bytes:
     """Return the content of a file. A student's only prediction is that of its head, and is stored once."""
     several = predictions.predictions if len(predictions.predictions) > 1 else {}
-    arrays = {"index": predictions.index, "path": predictions.paths, "label": predictions.labels}
+    arrays: dict[str, Any] = {"index": predictions.index, "path": predictions.paths, "label": predictions.labels}
     arrays |= {f"{HEAD}{name}": logits for name, logits in predictions.heads.items()}
     arrays |= {f"{PREDICTION}{name}": logits for name, logits in several.items()}
     arrays |= {f"{TEACHER}{name}": logits for name, logits in predictions.teachers.items()}

@@ -1,6 +1,7 @@
 """Registries: what a configuration can name, and the code behind each name."""
 
 import difflib
+from typing import Any
 
 
 class Registry:
@@ -11,7 +12,7 @@ class Registry:
 
     def __init__(self, kind: str):
         self.kind = kind
-        self.entries = {}
+        self.entries: dict[str, Any] = {}
 
     def register(self, name: str):
         """Return a decorator that registers what it decorates. Raises ValueError if the name is taken."""

@@ -4,6 +4,7 @@ Shapes: B batch, H height, W width, K classes.
 """
 
 import io
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -26,7 +27,8 @@ class Deployed(nn.Module):
     def __init__(self, student: Student, task, prediction: str):
         super().__init__()
         needed = task.prediction_heads(student.heads)[prediction]
-        kept = {name: branch for name, branch in student.branches.items() if needed & set(branch.heads)}
+        branches: dict[str, Any] = dict(student.branches)  # each a `Branch`; a ModuleDict speaks of modules
+        kept = {name: branch for name, branch in branches.items() if needed & set(branch.heads)}
         self.student = Student(student.backbone, kept, split_heads=student.split_heads)
         self.eval()
         self._predictions = task.predictions

@@ -28,11 +28,13 @@ def onnx_file(program: torch.export.ExportedProgram, model: nn.Module, image_siz
     import onnxruntime
 
     try:
-        names = {"input_names": ["images"], "output_names": ["logits"]}
-        translated = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+        translated = torch.onnx.export(
+            program, dynamo=True, verbose=False, input_names=["images"], output_names=["logits"]
+        )
     except Exception as error:  # the exporter raises whatever an operation leads to
         reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"ONNX cannot be made of it: {reason}") from error
+    assert translated is not None  # as the exporter before dynamo returns
     content = translated.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     apart = difference(

@@ -1,18 +1,18 @@
 """Time several ways to do the same thing in turns, so that a noisy machine treats them alike."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 
 
 def interleaved(
-    ways: dict[str, Callable[[], object]], *, rounds: int, warmup: int = 1, wait: Callable[[], None] = lambda: None
+    ways: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1, wait: Callable[[], object] = lambda: None
 ) -> dict[str, list[float]]:
     """Return the seconds that each way took in each round; a round calls every way once, in their order.
 
     warmup: rounds before, which are not counted. wait: called before the clock is read, for a device that is behind.
     """
-    seconds = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     for repetition in range(-warmup, rounds):
         for name, way in ways.items():
             wait()

@@ -1,15 +1,16 @@
 """Keep what a student and its teachers say of every test image, in a file to be analysed."""
 
 import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from pycls_std.builders.data import Data, test_files
 from pycls_std.builders.method import teacher_requests
 from pycls_std.builders.training import build_described_trainer, build_scored_teachers
+from pycls_std.core.structures import Loaded
 from pycls_std.engine import files
 from pycls_std.engine.runtime import Runtime
 from pycls_std.measure.description import operations
@@ -51,14 +52,16 @@ def keep_predictions(cfg, *, student: Student, data: Data, runtime: Runtime, ori
         teachers = build_scored_teachers(cfg, data=data, runtime=runtime, requests=requests)
     predict(student, teachers, keeper, data.test, runtime)
     kept = keeper.packed(runtime.world, lambda: (test_files(cfg), _meta(cfg, data, trainer, origin)))
-    if runtime.world.rank:
+    if kept is None:  # in all processes but the first
         return
     files.write(Path(cfg.TEST.PREDICTIONS), kept.content)
     LOG.info("%s: written, of %d test images: %s", cfg.TEST.PREDICTIONS, kept.images, kept.text)
 
 
 @torch.no_grad()
-def predict(student: Student, teachers: list[nn.Module], keeper, loader: DataLoader, runtime: Runtime) -> None:
+def predict(
+    student: Student, teachers: Sequence[nn.Module], keeper, loader: Iterable[Loaded], runtime: Runtime
+) -> None:
     """Give a keeper what is said of this process's images, in the precision of the run."""
     student.eval()
     for loaded in loader:

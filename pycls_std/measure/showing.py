@@ -38,7 +38,8 @@ class Viewer:
     def __call__(self, image: Image.Image, image_id: int, *, least: float):
         """Return what the task shows of an image, see `tasks/contract.py`. Raises ValueError if it is not finite."""
         target = self.task.unlabelled(image_id, (image.height, image.width))
-        loaded = self.runtime.to_device(self.task.collate([Sample(*self.view(image, target), image_id)]))
+        pixels, target = self.view(image, target)
+        loaded = self.runtime.to_device(self.task.collate([Sample(pixels, target, image_id)]))
         with self.runtime.autocast():
             prediction = self.task.predictions(self.student(loaded.images))[self.prediction]
         if not all(bool(values.isfinite().all()) for values in checkpoint.tensors(prediction).values()):

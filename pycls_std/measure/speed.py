@@ -67,9 +67,10 @@ def time(cfg) -> None:
         for _ in range(together):
             own.step(session.task.batch(runtime.to_device(next(batches)), START))
 
-    once = {"rounds": 1, "warmup": 0, "wait": runtime.synchronize}
-    _show(whole := interleaved({f"data and step, {together} times": run}, **once), together * size)
-    iterations, taken = len(session.train_loader), whole[f"data and step, {together} times"][0]
+    name = f"data and step, {together} times"
+    whole = interleaved({name: run}, rounds=1, warmup=0, wait=runtime.synchronize)
+    _show(whole, together * size)
+    iterations, taken = len(session.train_loader), whole[name][0]
     hours = session.epochs * iterations * taken / together / 3600
     LOG.info("%d epochs of %d iterations: about %.3g hours of training steps", session.epochs, iterations, hours)
     _show_peak(plain, min(seconds[f"step in {cfg.PRECISION}"]), runtime)

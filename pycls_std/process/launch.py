@@ -25,9 +25,11 @@ def launch() -> Launch:
 
 def _number(name: str, default: int | None = None) -> int:
     text = os.environ.get(name)
-    if text is None and default is None:
+    if text is None and default is not None:
+        return default
+    if text is None:
         size = os.environ["WORLD_SIZE"]
         raise ValueError(f"the environment variable WORLD_SIZE is {size}, and {name} is not set: torchrun sets both")
-    if text is not None and not text.isdecimal():
+    if not text.isdecimal():
         raise ValueError(f"the environment variable {name} is {shortened(text)!r}, expected a whole number")
-    return default if text is None else int(text)
+    return int(text)

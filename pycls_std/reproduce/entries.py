@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 from pycls_std.config import ConfigError
 from pycls_std.config.plain_yaml import MOST_BYTES, Text, parse, short, value_of
@@ -55,12 +56,12 @@ def as_list(value, where: str) -> list:
     return value
 
 
-def as_options(value, where: str, prefix: str = "") -> dict[str, object]:
+def as_options(value, where: str, prefix: str = "") -> dict[str, Any]:
     """Return {"SECTION.KEY": value} of options that are written nested, with dots, or both.
 
     Raises ConfigError for what is no mapping, and for one that is set twice.
     """
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, each in as_mapping(value, where).items():
         inner = as_options(each, where, f"{prefix}{key}.") if isinstance(each, dict) and each else {prefix + key: each}
         twice = flat.keys() & inner.keys()

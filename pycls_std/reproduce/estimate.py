@@ -28,9 +28,10 @@ def plan_lines(jobs: list[Job], environment: dict[str, str], *, kept: bool, side
         if job.row.name not in hours:
             hours[job.row.name] = _hours(job, environment)
         estimate = hours[job.row.name]
-        known = isinstance(estimate, float)
-        left, unknown = left + (estimate if known else 0.0), unknown + (not known)
-        told = f"{estimate:.2f} hours" if known else f"no estimate, {estimate}"
+        if isinstance(estimate, float):
+            left, told = left + estimate, f"{estimate:.2f} hours"
+        else:
+            unknown, told = unknown + 1, f"no estimate, {estimate}"
         begun = "; begun" if state.begun else ""
         needs = f"; after {', '.join(map(str, job.needs))}" if job.needs else ""
         lines.append(f"{job}: {told}{begun}{needs}: python run_net.py {' '.join(job.command)}")

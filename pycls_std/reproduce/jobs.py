@@ -1,8 +1,10 @@
 """The runs of a table in the order in which they are made: teachers first, one seed of every row, then the next."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pycls_std import config
 from pycls_std.config import ConfigError
@@ -52,7 +54,7 @@ class Job:
     kept: Path
     config: str
     words: list[str]
-    options: dict[str, object]
+    options: dict[str, Any]
     needs: list["Job"]
 
     def __str__(self) -> str:
@@ -74,7 +76,7 @@ def folder_name(table: Table, changes: Changes) -> str:
     return table.name + changes.suffix()
 
 
-def plan(table: Table, changes: Changes, overrides: list[str] = ()) -> list[Job]:
+def plan(table: Table, changes: Changes, overrides: Sequence[str] = ()) -> list[Job]:
     """Return all runs of a table, each after those that teach it; what matters most comes first.
 
     overrides: options of every run, `KEY=VALUE`, which change no number, such as where the data lies.
@@ -164,7 +166,7 @@ def _refuse_other_protocol(table, row, config_path, words, options) -> None:
             raise ConfigError(f"{key} is {options.get(key)}, the table's protocol is {common[key]}")
 
 
-def _changed(options: dict[str, object], changes: Changes) -> list[str]:
+def _changed(options: dict[str, Any], changes: Changes) -> list[str]:
     """Return the options that make a run as short, and put in the stand-in, as is asked."""
     words = []
     if changes.scale != 1:

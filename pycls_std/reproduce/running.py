@@ -157,6 +157,7 @@ class Runner:
         if slot.process is None or slot.process.poll() is None:
             return
         job, step, code, slot.process = slot.job, slot.step, slot.process.returncode, None
+        assert job is not None  # whose process it was
         if self.stopping and code:
             return
         if code:

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from pycls_std import config
 from pycls_std.config import ConfigError
@@ -31,10 +32,10 @@ class Row:
 
     name: str
     config: Path
-    options: dict[str, object]
+    options: dict[str, Any]
     seeds: tuple[int, ...]
     taught_by: tuple[str, ...] = ()
-    published: dict[str, object] = field(default_factory=dict)
+    published: dict[str, Any] = field(default_factory=dict)
     varied: tuple[str, ...] = ()
     teaches_only: bool = False  # it is there for its weights, and not held to the protocol
 
@@ -54,7 +55,7 @@ class Table:
     baseline: str
     selection: str
     columns: tuple[str, ...]
-    protocol: dict[str, object]
+    protocol: dict[str, Any]
     rows: tuple[Row, ...]
 
     @property
@@ -124,7 +125,8 @@ def _check(table: Table, label: str) -> None:
 
 
 def _refuse_circle(row: Row, known: dict[str, Row], label: str) -> None:
-    above, seen = set(row.taught_by), set()
+    above = set(row.taught_by)
+    seen: set[str] = set()
     while above - seen:
         seen |= above
         above = {teacher for name in above for teacher in known[name].taught_by if teacher in known}
@@ -167,7 +169,7 @@ def _rows(name, own, where, folder, common, seeds, *, teaches_only) -> list[Row]
     return rows
 
 
-def _points(own, where) -> list[dict[str, object]]:
+def _points(own, where) -> list[dict[str, Any]]:
     """Return the options of each point of a sweep: the product of its axes, or a list; one without any for no sweep."""
     if "sweep" in own and "list" in own:
         raise ConfigError(f"{where} has a sweep and a list, expected one of them")

@@ -97,7 +97,8 @@ def calibration_error(confidence: np.ndarray, hits: np.ndarray, bins: int = BINS
 
 def _beside(students: dict[str, np.ndarray], teacher: np.ndarray, labels: np.ndarray) -> dict:
     """Return each of SHARES by the name of the student's prediction."""
-    said, found = teacher.argmax(axis=1), {share: {} for share in SHARES}
+    said = teacher.argmax(axis=1)
+    found: dict[str, dict[str, float]] = {share: {} for share in SHARES}
     for name, logits in students.items():
         own = logits.argmax(axis=1)
         right, taught = own == labels, said == labels
@@ -178,7 +179,7 @@ def correct(analysis: dict, name: str = "") -> np.ndarray:
     return np.unpackbits(packed, count=analysis["images"]).astype(bool)
 
 
-def of_folder(folder: Path, name: str, seed: int) -> dict:
+def of_folder(folder: Path, name: str, seed: int | None) -> dict:
     """Return the analysis in the folder of a run, {} if there is none that is whole and that run's."""
     try:
         return _of_run(folder / ANALYSIS, name, seed)
@@ -186,7 +187,7 @@ def of_folder(folder: Path, name: str, seed: int) -> dict:
         return {}
 
 
-def _of_run(path: Path, name: str, seed: int) -> dict:
+def _of_run(path: Path, name: str, seed: int | None) -> dict:
     analysis = read(path)
     if (analysis["name"], analysis["seed"]) != (name, seed):
         raise ValueError(f"{path}: it is that of {analysis['name']} seed{analysis['seed']}")

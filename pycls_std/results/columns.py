@@ -1,5 +1,7 @@
 """The columns that a table may have: their headings, their order, and the groups in which they are asked for."""
 
+from collections.abc import Sequence
+
 from pycls_std import config
 from pycls_std.core.text import first_of
 
@@ -35,7 +37,7 @@ FIXED = {
 WHOLE = ("epochs", "n")
 
 
-def headings(catalogue: config.Catalogue, varied: list[str] = ()) -> dict[str, str]:
+def headings(catalogue: config.Catalogue, varied: Sequence[str] = ()) -> dict[str, str]:
     """Return the heading of every column that a table may have, in their order.
 
     varied: keys of options that have a column here though they say of none, as those of a sweep. Every score has its
@@ -62,7 +64,7 @@ def digits(key: str) -> int:
     return 0 if key in WHOLE else FIXED.get(key, ("", 2))[1]
 
 
-def chosen(catalogue: config.Catalogue, names: list[str], varied: list[str] = ()) -> list[str]:
+def chosen(catalogue: config.Catalogue, names: Sequence[str], varied: Sequence[str] = ()) -> list[str]:
     """Return the keys of the columns that are asked for, in their order.
 
     names: of GROUPS, `all`, or of single columns, as `headings` keys them; none = those of DEFAULT.
@@ -82,7 +84,8 @@ def chosen(catalogue: config.Catalogue, names: list[str], varied: list[str] = ()
 def _groups_of(catalogue, key: str, varied) -> list[str]:
     """Return the groups that a column is in."""
     kinds, scores = {key}, catalogue.shown_scores()
-    if key in varied or getattr(catalogue.options.get(key), "column", ""):
+    option = catalogue.options.get(key)
+    if key in varied or option and option.column:
         kinds.add("options")
     if key in scores:
         kinds.add("scores")

@@ -1,6 +1,7 @@
 """What a row's runs say beside their scores: what they cost, how they stand to their teachers, where they came from."""
 
 import math
+from typing import Any
 
 from pycls_std.results.analysis import of_folder
 from pycls_std.results.read import Run, document
@@ -52,8 +53,9 @@ def _teachers(facts: dict) -> str:
 def _numbers(run: Run) -> dict[str, float]:
     """Return the numbers of a run by column, of those that are known."""
     facts, analysis = document(run.folder, "run.json"), of_folder(run.folder, run.name, run.options.get("SEED"))
-    parameters = facts.get("parameters") if isinstance(facts.get("parameters"), dict) else {}
-    found = {
+    parameters = facts.get("parameters")
+    parameters = parameters if isinstance(parameters, dict) else {}
+    found: dict[str, tuple[Any, float]] = {
         "deployed": (parameters.get("deployed"), MEGA),
         "train_only": (parameters.get("train_only"), MEGA),
         "flops": (facts.get("flops") or analysis.get("flops"), GIGA),

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
 from pycls_std.core import event_options
 from pycls_std.core.regular import read_bytes
@@ -39,7 +40,9 @@ def read_events(folder: Path) -> Events:
 
 def _read_plain(files: list[Path]) -> Events:
     """Raise ValueError, DecodeError or OSError for whatever is not a whole file of scalars, such as a run writes."""
-    curves, texts, version = {}, {}, ""
+    curves: dict[str, dict[int, float]] = {}
+    texts: dict[str, TensorProto] = {}
+    version = ""
     for path in files:
         own = {}
         for record in records(read_bytes(path)):
@@ -79,7 +82,7 @@ def read_by_tensorboard(folder: Path) -> Events:
     return Events(curves, _options(texts))
 
 
-def _options(texts: dict) -> str:
+def _options(texts: dict[str, TensorProto]) -> str:
     try:
         return event_options.joined({tag: tensor.string_val[0].decode() for tag, tensor in texts.items()})
     except (IndexError, UnicodeDecodeError):

@@ -3,6 +3,7 @@
 It is read at the width of a phone, where what is wider scrolls in a box of its own, at that of a desk, and on paper.
 """
 
+from collections.abc import Sequence
 from html import escape
 
 STYLE = """
@@ -99,6 +100,6 @@ def folded(summary: str, content: str) -> Html:
     return Html(f"<details>\n<summary>{escape(summary)}</summary>\n{content}\n</details>\n")
 
 
-def listing(lines: list[str]) -> Html:
+def listing(lines: Sequence[str]) -> Html:
     """Return an unordered list, "" for no lines."""
     return Html("<ul>\n" + "".join(f"<li>{cell(line)}</li>\n" for line in lines) + "</ul>\n" if lines else "")

@@ -88,6 +88,7 @@ def canvas(panels: int, *, height: float, width: float = COLUMN, columns: int = 
     height: of each panel, in inches. legend: pairs of a name and a `look`. shared: sharex and sharey.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.lines import Line2D
 
     names = [label(name) for name, _ in legend]
@@ -98,8 +99,9 @@ def canvas(panels: int, *, height: float, width: float = COLUMN, columns: int = 
     footer = own + LINE * len(lines) + 0.06
     grid = math.ceil(panels / columns)
     total = grid * height + footer + 0.05
-    figure = Figure(figsize=(width, total), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, footer / total, 1, 1 - (footer + 0.05) / total), h_pad=0.04, w_pad=0.05)
+    space = (0, footer / total, 1, 1 - (footer + 0.05) / total)
+    layout = ConstrainedLayoutEngine(rect=space, h_pad=0.04, w_pad=0.05)
+    figure = Figure(figsize=(width, total), layout=layout)
     axes = list(figure.subplots(grid, columns, squeeze=False, **shared).flat)
     for extra in axes[panels:]:
         extra.remove()
@@ -107,9 +109,9 @@ def canvas(panels: int, *, height: float, width: float = COLUMN, columns: int = 
         each.tick_params(labelbottom=True)
     if names:
         handles = [Line2D([], [], **style) for _, style in legend]
-        place = {"loc": "upper left", "bbox_to_anchor": (0.05 / width, footer / total), "borderaxespad": 0}
+        place = (0.05 / width, footer / total)
         tight = {"borderpad": 0, "labelspacing": 0.25, "handlelength": 3.2, "columnspacing": 1, "frameon": False}
-        figure.legend(handles, names, ncols=beside, **place, **tight)
+        figure.legend(handles, names, loc="upper left", bbox_to_anchor=place, borderaxespad=0, ncols=beside, **tight)
     for number, line in enumerate(lines):
         above = (footer - own - LINE * number) / total
         figure.text(0.05 / width, above, line, va="top", color="#404040")
@@ -155,7 +157,8 @@ def inlined(svg: str, prefix: str, alternative: str) -> str:
     body = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", body, flags=re.S)
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
     body = body.replace("xlink:href", "href")
-    box = re.search(r'viewBox="([^"]+)"', head)[1]
-    wide = float(box.split()[2]) * 96 / 72  # pixels
-    words = f'viewBox="{box}" style="width:{wide:.0f}px" role="img" aria-label="{escape(alternative)}"'
+    box = re.search(r'viewBox="([^"]+)"', head)
+    assert box, head
+    wide = float(box[1].split()[2]) * 96 / 72  # pixels
+    words = f'viewBox="{box[1]}" style="width:{wide:.0f}px" role="img" aria-label="{escape(alternative)}"'
     return f"<svg {words}>{body.strip()}"

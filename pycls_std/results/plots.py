@@ -3,7 +3,7 @@
 None means that no row has values for it. A row is drawn from its finished runs alone; the caption names the others.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ class Picture(NamedTuple):
     needs_baseline: bool = False
 
 
-def draw(rows: Rows, *, baseline: str = "", names: list[str] = ()) -> dict:
+def draw(rows: Rows, *, baseline: str = "", names: Sequence[str] = ()) -> dict:
     """Return the figures of these names of PICTURES, by default of all, but for those that no row has values for.
 
     baseline: name of a row; "" = none. Raises ValueError for a name that is not there.
@@ -77,8 +77,8 @@ def modes(rows: Rows, baseline: str = ""):
 @styled
 def losses(rows: Rows, baseline: str = ""):
     """The terms of the objective over epochs, each weighted as it is minimised: a panel for each row."""
-    panels = {name: {tag: band(runs, tag) for tag in objective(runs)} for name, runs in rows.items()}
-    panels = {name: own for name, own in panels.items() if own}
+    found = {name: {tag: band(runs, tag) for tag in objective(runs)} for name, runs in rows.items()}
+    panels = {name: {tag: curve for tag, curve in own.items() if curve} for name, own in found.items() if own}
     said = "Terms of the objective on training images, weighted: they add up to what is minimised."
     return row_panels(rows, panels, "weighted loss", said, log=True)
 
@@ -86,7 +86,7 @@ def losses(rows: Rows, baseline: str = ""):
 @styled
 def weights(rows: Rows, baseline: str = ""):
     """The mean weight of each teacher over epochs, of rows with several teachers: a panel for each row."""
-    panels = {}
+    panels: dict[str, dict[str, Band]] = {}
     for name, runs in rows.items():
         tags = sorted({tag for run in finished(runs) for tag in run.curves if tag.startswith(WEIGHTS)})
         own = {tag: curve for tag in tags if (curve := band(runs, tag))}
@@ -108,10 +108,12 @@ def objective(runs: list) -> list[str]:
     What is logged beside them, such as the estimate of MINE and scores of training, does not belong to the sum.
     """
     total = band(runs, "train/loss")
+    if total is None:
+        return []
     others = {*NO_TERMS, *(f"train/{score}" for score in config.Catalogue().scores)}
     tags = sorted({tag for run in finished(runs) for tag in run.curves if tag.startswith("train/")} - others)
     bands = {tag: own for tag in tags if "/" not in tag.removeprefix("train/") and (own := band(runs, tag))}
-    bands = {tag: own for tag, own in bands.items() if total and own.epochs == total.epochs}
+    bands = {tag: own for tag, own in bands.items() if own.epochs == total.epochs}
     for size in range(len(bands), 0, -1) if len(bands) <= 10 else ():
         for chosen in combinations(bands, size):
             sums = [sum(values) for values in zip(*(bands[tag].mean for tag in chosen), strict=True)]

@@ -2,6 +2,7 @@
 
 import math
 from statistics import mean, stdev
+from typing import Any
 
 from pycls_std import config
 from pycls_std.core.text import first_of
@@ -41,9 +42,9 @@ def gain_by_class(runs: list[Run], baseline: list[Run]) -> list[tuple[str, float
     gains = []
     for place, name in enumerate(names):
         pairs = [(own[seed][place], ground[seed][place]) for seed in seeds]
-        if any(None in pair for pair in pairs):
+        found = [after - before for after, before in pairs if after is not None and before is not None]
+        if len(found) < len(pairs):
             continue
-        found = [after - before for after, before in pairs]
         error = stdev(found) / math.sqrt(len(found)) if len(found) > 1 else math.nan
         gains.append((name, mean(found), error))
     return sorted(gains, key=lambda each: each[1])
@@ -116,7 +117,7 @@ def parameters(rows: Rows, baseline: str = ""):
 def cost(rows: Rows, baseline: str = ""):
     """The score that counts against the hours that training took, evaluations included."""
     hours = {name: [_fact(run, "hours") for run in finished(runs)] for name, runs in rows.items()}
-    known = {name: own for name, own in hours.items() if all(own)}
+    known = {name: [value for value in own if value] for name, own in hours.items() if all(own)}
     devices = sorted(
         {str(document(run.folder, "run.json").get("device")) for name in known for run in finished(rows[name])}
     )
@@ -182,7 +183,7 @@ def _name_points(axes, points: dict[str, tuple[float, float]]) -> None:
 
 def _fact(run: Run, *keys: str) -> float | None:
     """Return a positive number of a run's run.json, None if it is not there."""
-    value = document(run.folder, "run.json")
+    value: Any = document(run.folder, "run.json")
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value if _number(value) and value > 0 else None

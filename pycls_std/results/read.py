@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pycls_std import config
 from pycls_std.config.plain_yaml import load_yaml
@@ -46,7 +47,7 @@ def find_runs(folders: list[str]) -> list[Run]:
 
     Raises ValueError for a folder that is not there or has no run.
     """
-    found = {}
+    found: dict[Path, Path] = {}
     for top in map(Path, folders):
         candidates = sorted({top, *(path for path in top.rglob("*") if path.is_dir())})
         here = [f for f in candidates if (f / "config.yaml").is_file() or re.fullmatch(r"seed\d+", f.name)]
@@ -147,7 +148,7 @@ def _text(folder: Path) -> str:
         return ""
 
 
-def _options_of(text: str) -> dict[str, object]:
+def _options_of(text: str) -> dict[str, Any]:
     """Return the options of a record, {} if they are not whole."""
     try:
         record = load_yaml(text, "config.yaml")

@@ -19,7 +19,9 @@ def records(content: bytes) -> list[bytes]:
 
     Raises ValueError if the file is cut or damaged anywhere, and for data of less than 4 or more than LONGEST bytes.
     """
-    found, sizes, expected = [], [], []
+    found: list[bytes] = []
+    sizes: list[int] = []
+    expected: list[int] = []
     position = 0
     while position < len(content):
         if position + 16 > len(content):
@@ -54,7 +56,7 @@ def checksums(content: bytes, sizes: np.ndarray) -> np.ndarray:
 @cache
 def _effects() -> np.ndarray:
     """Return what each byte leaves in the register, by the number of bytes that follow it; a CRC is linear."""
-    one = np.arange(256, dtype=np.uint32)
+    one: np.ndarray = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         one = (one >> 1) ^ np.where(one & 1, np.uint32(POLYNOMIAL), np.uint32(0))
     rows = [one]

@@ -1,7 +1,7 @@
 """Render a table of results as Markdown, CSV or LaTeX."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +14,7 @@ from pycls_std.results.columns import ALWAYS, chosen, digits, headings
 INNER = ("folders",)
 
 
-def cells(table: pd.DataFrame, columns: list[str] = (), link: Callable[[Path], str] | None = None) -> pd.DataFrame:
+def cells(table: pd.DataFrame, columns: Sequence[str] = (), link: Callable[[Path], str] | None = None) -> pd.DataFrame:
     """Return a table as it is shown: text under headings, without the columns in which no row has a value.
 
     columns: see `columns.chosen`. link: from a folder to its address; each seed then leads to its record.
@@ -34,7 +34,7 @@ def cells(table: pd.DataFrame, columns: list[str] = (), link: Callable[[Path], s
     return shown
 
 
-def markdown(table: pd.DataFrame, columns: list[str] = (), link: Callable[[Path], str] | None = None) -> str:
+def markdown(table: pd.DataFrame, columns: Sequence[str] = (), link: Callable[[Path], str] | None = None) -> str:
     """Return a GitHub table; mean +- sample deviation in percent."""
     return grid(cells(table, columns, link))
 
@@ -46,7 +46,7 @@ def grid(texts: pd.DataFrame) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def csv(table: pd.DataFrame, columns: list[str] = (), link=None) -> str:
+def csv(table: pd.DataFrame, columns: Sequence[str] = (), link=None) -> str:
     """Return the columns, by default all, as numbers, means and deviations apart. No text is a formula to a program."""
     own = [key for key in table if key not in INNER]
     if columns:
@@ -56,7 +56,7 @@ def csv(table: pd.DataFrame, columns: list[str] = (), link=None) -> str:
     return table[own].map(_no_formula).to_csv(index=False, float_format="%.4f")
 
 
-def latex(table: pd.DataFrame, columns: list[str] = (), link=None) -> str:
+def latex(table: pd.DataFrame, columns: Sequence[str] = (), link=None) -> str:
     """Return a tabular with booktabs rules."""
     shown = cells(table, columns).style  # % begins a comment there
     shown = shown.format(escape="latex").format_index(escape="latex", axis=1)

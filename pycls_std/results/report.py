@@ -96,7 +96,7 @@ def _row(catalogue, runs: list[Run], link) -> str:
     columns = [key for key in lines[0] if any(line[key] for line in lines)]
     name = heading(catalogue, score) if score else "score"
     shown = [key.replace("SCORE", name) for key in columns]
-    parts = [grid("Runs by seed", shown, [[line[key] or "-" for key in columns] for line in lines])]
+    parts: list[str] = [grid("Runs by seed", shown, [[line[key] or "-" for key in columns] for line in lines])]
     parts += [_teachers(runs), _commands(runs), _configs(runs), fidelity(catalogue, runs)]
     return "".join(parts)
 

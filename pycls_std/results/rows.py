@@ -1,5 +1,7 @@
 """Which runs are the seeds of one row of a table: those whose numbers may differ by their seed alone."""
 
+from typing import Any
+
 from pycls_std import config
 from pycls_std.config.published import of_the_run
 from pycls_std.results.read import Run
@@ -44,7 +46,7 @@ def identity(catalogue, run: Run) -> dict:
     return shared
 
 
-def recipe(catalogue, options: dict[str, object]) -> dict:
+def recipe(catalogue, options: dict[str, Any]) -> dict:
     """Return the options that runs of one row share, and their dataset."""
     if not options:
         return {}
@@ -55,7 +57,7 @@ def recipe(catalogue, options: dict[str, object]) -> dict:
     return own | {"dataset": config.dataset_name(options)}
 
 
-def differing(options: dict[str, object], run: Run) -> list[str]:
+def differing(options: dict[str, Any], run: Run) -> list[str]:
     """Return "KEY is .., not .." of the options in which a run is not of the row, or the seed, that others are of."""
     catalogue = config.Catalogue()
     planned, ran = (recipe(catalogue, flat) | {"SEED": flat.get("SEED")} for flat in (options, run.options))

@@ -45,7 +45,7 @@ def band(runs: list[Run], tag: str) -> Band | None:
 
 def last(runs: list[Run], tag: str) -> list[float]:
     """Return the last value of each finished run; [] if one of them has none, or one that is not finite."""
-    curves = [run.curves.get(tag) for run in finished(runs)]
+    curves = [run.curves.get(tag, {}) for run in finished(runs)]
     values = [curve[max(curve)] for curve in curves] if all(curves) else []
     return values if all(map(math.isfinite, values)) else []
 

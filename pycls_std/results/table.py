@@ -1,6 +1,8 @@
 """Aggregate runs over seeds: one row for each config, as numbers."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -17,7 +19,7 @@ SELECTIONS = ("last", "held-out")  # of the epoch whose scores rows are compared
 
 def aggregate(
     runs: list[Run],
-    expected: list[dict[str, object]] = (),
+    expected: Sequence[dict[str, Any]] = (),
     *,
     baseline: str = "",
     selection: str = "last",
@@ -89,7 +91,7 @@ def _row(catalogue, runs: list[Run], selection: str, varied) -> dict:
 
 def _last_scores(scores, finished: list[Run], trouble: list[str]) -> dict:
     """Return mean and deviation of every score after the last epoch; what is wrong with one goes to trouble."""
-    row = {}
+    row: dict[str, float] = {}
     for score in scores:
         for column, tag in ((score, f"test/{score}"), (f"ema_{score}", f"ema/{score}")):
             having = [run for run in finished if tag in run.curves]
@@ -136,7 +138,7 @@ def _selected(run: Run, result: str, better: str) -> float | None:
     return test.get(chosen)
 
 
-def _facts(catalogue, options: dict[str, object], varied=()) -> dict:
+def _facts(catalogue, options: dict[str, Any], varied=()) -> dict:
     """Return the columns that the options alone decide."""
     unread = catalogue.unread(options)
     shown = {

@@ -42,10 +42,11 @@ class RunFolder:
         options: as YAML. epochs: of the run. Raises ValueError if the folder holds anything that is not this run's.
         """
         self._clean()
-        saved, path = self.series.newest(epochs) or (None, None)
-        if not saved:
+        newest = self.series.newest(epochs)
+        if not newest:
             self._refuse_what_is_not_ours(options)
             return None, None
+        saved, path = newest
         refuse_other_origin(saved, path, continued=saved.get("format") == checkpoint.FORMAT)
         refuse_other_options(saved, options, processes, path)
         own = self._own_events(options, saved.get("events", ""))

@@ -143,5 +143,5 @@ def _changes(before: str, now: str, counts) -> list[tuple]:
             changed.append((key, old.get(key), new.get(key)))
     names = [config.dataset_name(flat) for flat in (old, new)]
     if names[0] != names[1] and old["DATA.NAME"] == new["DATA.NAME"]:
-        changed.append(("DATA.ROOT", *names))
+        changed.append(("DATA.ROOT", names[0], names[1]))
     return changed

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
@@ -34,7 +35,7 @@ class Journal:
     """
 
     def __init__(
-        self, folder: Path, options: str, lines: list[dict] = (), *, before: str = "", outdated: list[Path] = ()
+        self, folder: Path, options: str, lines: Sequence[dict] = (), *, before: str = "", outdated: Sequence[Path] = ()
     ):
         self.folder = folder
         self.options = options
@@ -56,7 +57,7 @@ class Journal:
         else:
             self._begin(self.options, [self.events])
 
-    def _begin(self, options: str, outdated: list[Path]) -> None:
+    def _begin(self, options: str, outdated: Iterable[Path]) -> None:
         self.written = options
         self.events = self.folder / f"events.out.tfevents.{time.time_ns():019d}"
         files.write(self.events, events_of(self.events.name, options, self.lines))
@@ -71,7 +72,9 @@ def metrics_of(lines: list[dict]) -> bytes:
 
 def events_of(name: str, options: str, lines: list[dict]) -> bytes:
     """Return the content of the event file of a name: the options, then the values of each epoch."""
-    start = int(EVENTS.fullmatch(name)[1]) / 1e9
+    named = EVENTS.fullmatch(name)
+    assert named, name
+    start = int(named[1]) / 1e9
     head = [Event(wall_time=start, file_version="brain.Event:2")]
     head += [_text(start, tag, piece) for tag, piece in event_options.pieces(options).items()]
     return b"".join(map(_record, head)) + b"".join(map(_values, lines))

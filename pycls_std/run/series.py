@@ -78,7 +78,9 @@ class Series:
 
 
 def _age(path: Path) -> int:
-    return int(NAME.fullmatch(path.name)[1])
+    named = NAME.fullmatch(path.name)
+    assert named, path
+    return int(named[1])
 
 
 def _unused(path: Path) -> Path:

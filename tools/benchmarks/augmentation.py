@@ -19,6 +19,7 @@ from pycls_std.datasets.memory import store  # noqa: E402
 from pycls_std.datasets.memory.augment import BatchAugmentation  # noqa: E402
 from pycls_std.datasets.memory.views import MemoryViews  # noqa: E402
 from pycls_std.datasets.normalizations import NORMALIZATIONS  # noqa: E402
+from pycls_std.datasets.pipeline import ImagePipeline  # noqa: E402
 from pycls_std.datasets.transforms import Augmentation, square, train_transform  # noqa: E402
 from pycls_std.engine.allocator import keep_freed_memory  # noqa: E402
 from pycls_std.measure.interleaved import interleaved, report  # noqa: E402
@@ -41,7 +42,7 @@ def compare(augmentation: Augmentation, *, images: int, rounds: int) -> dict[str
     dataset = Digits("train")
     device = torch.device("cpu")
     augment = BatchAugmentation(SIZE, NORMALIZATION, augmentation, seed=0, device=device)
-    task = Classification(10, pipeline=None)
+    task = Classification(10, pipeline=ImagePipeline)  # of which none is made here
     pixels, labels = store.read(dataset, Compose(square(SIZE, "bicubic", "crop")), check=task.check, workers=0)
     memory = MemoryViews(pixels, task.stack(labels), augment, size=SIZE)
     transform = train_transform(SIZE, NORMALIZATION, augmentation)

@@ -51,7 +51,7 @@ def compare(kind: str, folder: Path, words: list[str], *, rounds: int) -> list[s
 
     epoch(kept)  # which writes it
     seconds = interleaved({"asked": lambda: epoch(live), "read": lambda: epoch(kept)}, rounds=rounds, warmup=0)
-    size = sum(path.stat().st_size for path in (folder / kind).rglob("*.npy")) / len(data.train.dataset)
+    size = sum(path.stat().st_size for path in (folder / kind).rglob("*.npy")) / data.images
     title = f"{kind}: {cfg.MODEL.NAME} taught by {' + '.join(names)}, {cfg.PRECISION}, {runtime.device_name()}"
     return [title, *report(seconds, amount=session.epoch_images(), unit="images"), f"{size:.0f} bytes a view"]
 

@@ -36,6 +36,7 @@ def first_step() -> None:
         command = [*DEMO, f"OUT_DIR={folder}/run"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             said = []
+            assert process.stdout is not None  # it is a pipe
             for line in process.stdout:
                 said.append(line)
                 if line.startswith("epoch 1/") and "  1/" in line:

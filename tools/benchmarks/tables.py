@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -79,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         def way(name):
             tables[name] = subprocess.run(commands[name], capture_output=True, text=True, check=True).stdout
 
-        seconds = interleaved({name: lambda name=name: way(name) for name in commands}, rounds=args.rounds)
+        seconds = interleaved({name: partial(way, name) for name in commands}, rounds=args.rounds)
     print("\n".join(report(seconds)))
     own = seconds["make_table.py"]
     verdict = f"{'meets' if median(own) < GOAL else 'misses'} {GOAL:g} s"

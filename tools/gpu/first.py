@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -180,7 +180,7 @@ def arithmetic(session, **switches: bool) -> Callable[[], None]:
     return steps
 
 
-def compare(look: Look, part: str, ways: dict[str, Callable[[], None]]) -> None:
+def compare(look: Look, part: str, ways: Mapping[str, Callable[[], object]]) -> None:
     """Time ways in turns, and tell how many times as fast as the first each is."""
     seconds = interleaved(ways, rounds=look.rounds, wait=torch.cuda.synchronize if look.device == "cuda" else int)
     look.say(part, turns=report(seconds))
@@ -213,16 +213,16 @@ def speed(look: Look) -> None:
 def parts_of_a_step(look: Look, own: Steps, pair) -> None:
     """Time what a step, an epoch's end and an evaluation are made of."""
     session, block = own.session, getattr(own.session.train_loader, "block", 1)
-    runtime, trainer, loaded = session.runtime, session.trainer, batches(session)
+    runtime, trainer, loaded, ema = session.runtime, session.trainer, batches(session), session.ema
     taken = timed(look, session, lambda: [next(loaded) for _ in range(block)])
     look.say("data of a batch", block=block, **{name: value / block for name, value in taken.items()})
-    ways = {
+    ways: dict[str, Callable[[], object]] = {
         "mixing": lambda: session.task.batch(runtime.to_device(pair), START),
         "teachers": own.teach,
         "student forward": own.forward,
         "optimizer": session.optimizer.step,
     }
-    ways |= {"average": lambda: session.ema.update(trainer.student, step=5)} if session.ema else {}
+    ways |= {"average": lambda: ema.update(trainer.student, step=5)} if ema else {}
     for name, way in ways.items():
         look.say(name, **timed(look, session, way))
     ways = {
