@@ -20,7 +20,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["run_net", "pycls_std.runner", "pycls_std.check.processes", "sklearn.datasets", "sklearn.model_selection"])
+CONTEXT.set_forkserver_preload(["run_net", "pycls_std.runner", "sklearn.datasets", "sklearn.model_selection"])
 PATIENCE = 120  # seconds that nothing may take
 STARTED = []
 
