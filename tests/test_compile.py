@@ -57,7 +57,7 @@ LOCALITY = {"LOCALITY__WEIGHT": 0.1, "LOCALITY__STUDENT_TAPS": "[0, last]", "LOC
 OPTIONS = {
     "baseline": SMALL,
     "std": SMALL
-    | {"STD__TAPS": "[0, last]", "MINE__PERIOD": "step", "MINE__SAMPLES": 8}
+    | {"STD__TAPS": "[0, last]", "MINE__PERIOD": "step", "MINE__SAMPLES": 4}
     | {"DISTILLATION__TYPE": "soft", "OPTIM__CLIP_NORM": 1.0},
     "convolutions": {},
     "deit": {"MODEL__ARGS__pos_drop_rate": 0.0},
@@ -345,7 +345,7 @@ def test_two_processes_compile_what_they_share(teacher, tmp_path, kind):
     """The wrapped student, whose backward pass averages the gradients, is within what is compiled."""
     words = ["--mode", "train", "--cfg", f"configs/debug/{'base' if kind == 'baseline' else 'std'}_debug.yaml"]
     words += ["OPTIM.MAX_EPOCH=1", "OPTIM.NAME=momentum", "OPTIM.BASE_LR=0.1", *in_words(**SHORT, **SMALL)]
-    words += [f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]", "STD.TAPS=[0, last]"] * (kind == "std")
+    words += [f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]", "STD.TAPS=[0, last]", "MINE.SAMPLES=4"] * (kind == "std")
     states = []
     for choice in ("off", "on"):
         running = two_ranks(
