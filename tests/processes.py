@@ -38,14 +38,8 @@ class Running:
         self.process = CONTEXT.Process(
             target=_main, args=([str(word) for word in words], self.files, hook, arguments, dict(env))
         )
-        before = dict(os.environ)
-        os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        try:
-            forkserver.ensure_running()
-            self.process.start()
-        finally:
-            os.environ.clear()
-            os.environ |= before
+        serve()
+        self.process.start()
         self.pid = self.process.pid
         STARTED.append(self)
 
@@ -60,6 +54,17 @@ class Running:
             os.killpg(self.pid, signal.SIGKILL)
             raise AssertionError(f"still running after {patience} s: {self.files[1].read_text()}")
         return self.process.exitcode, *(file.read_text() for file in self.files)
+
+
+def serve():
+    """Start the server, on the CPU and with one thread, unless there is one; who starts it decides what it loads."""
+    before = dict(os.environ)
+    os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ |= before
 
 
 def two_ranks(folder: Path, words, *, second=(), **options) -> list[Running]:

@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 from processes import PATIENCE, ROOT, Running, called
+from records import SMALL
+from records import words as in_words
 from test_datasets import png_header
 from test_table import make_table
 
@@ -23,6 +25,7 @@ from pycls_std.datasets.loader import Views, train_loader
 from pycls_std.tasks.classification import Classification
 
 CONFIG = "configs/debug/base_debug.yaml"
+SHORT = in_words(**SMALL)
 
 
 def fault(number, *values):
@@ -190,7 +193,7 @@ def test_cuda_without_a_gpu(mode, teacher, tmp_path):
 )
 def test_a_run_is_not_continued_with_other_options(finished, word, tmp_path):
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
-    ended = Running(tmp_path, ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={finished}", word]).end()
+    ended = Running(tmp_path, ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={finished}", *SHORT, word]).end()
     errors = one_line(*ended, expected=1)
     key, _, value = word.partition("=")
     assert f"last.pt is a run of other options: {key} was " in errors
@@ -202,7 +205,7 @@ def test_a_run_is_not_continued_with_other_options(finished, word, tmp_path):
 def finished(tmp_path_factory):
     """Folder of a run of 3 epochs."""
     folder = tmp_path_factory.mktemp("finished")
-    assert Running(folder, ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={folder / 'run'}"]).end()[0] == 0
+    assert Running(folder, ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={folder / 'run'}", *SHORT]).end()[0] == 0
     return folder / "run"
 
 
@@ -295,11 +298,10 @@ def test_check_data_lists_strange_images(folders, tmp_path):
     for path, make in zip(paths, STRANGE.values(), strict=True):
         path.unlink()
         make(path)
-    done = subprocess.run(
-        [sys.executable, "tools/check_data.py", *folders], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE
-    )
-    assert (done.returncode, done.stderr) == (1, "check_data.py: 5 images cannot be used\n")
-    lines = done.stdout.splitlines()
+    tool = Running(tmp_path, [], hook="pythons:be_python", arguments=([], ["tools/check_data.py", *folders], False))
+    code, output, errors = tool.end()
+    assert (code, errors) == (1, "check_data.py: 5 images cannot be used\n")
+    lines = output.splitlines()
     assert len(lines) == len(STRANGE) + 2
     for path, text, line in zip(paths, STRANGE, lines, strict=False):
         assert line.startswith(f"image {path} cannot be read: {text}")
@@ -485,7 +487,7 @@ def answer_garbage():
 @pytest.mark.fault(32)
 def test_all_modes_work_offline(teacher, tmp_path):
     words = ["--cfg", "configs/debug/std_debug.yaml", f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]", "OPTIM.MAX_EPOCH=1"]
-    words += [f"OUT_DIR={tmp_path}/run", f"TEST.WEIGHTS={tmp_path}/run/checkpoints/last.pt", "TIME.STEPS=1"]
+    words += [f"OUT_DIR={tmp_path}/run", f"TEST.WEIGHTS={tmp_path}/run/checkpoints/last.pt", "TIME.STEPS=1", *SHORT]
     for mode in ("train", "test", "time", "info"):
         code, output, errors = Running(tmp_path, ["--mode", mode, *words], hook="processes:refuse_network").end()
         assert (code, errors) == (0, "")
@@ -497,7 +499,7 @@ def test_all_modes_work_offline(teacher, tmp_path):
 def test_a_folder_of_any_name_works(tmp_path, name):
     out = f"{tmp_path}/{name}"
     for epochs, text in ((1, "started"), (2, "continues from")):
-        words = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={out}", f"OPTIM.MAX_EPOCH={epochs}"]
+        words = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={out}", f"OPTIM.MAX_EPOCH={epochs}", *SHORT]
         code, output, errors = Running(tmp_path / "logs", words).end()
         assert (code, errors) == (0, "")
         assert text in output
@@ -528,7 +530,7 @@ def test_names_that_would_break_a_table(record, tmp_path):  # noqa: F811
 
 @pytest.mark.fault(37)
 def test_nothing_of_the_environment_is_recorded(tmp_path):
-    words = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={tmp_path}/run", "OPTIM.MAX_EPOCH=1"]
+    words = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={tmp_path}/run", "OPTIM.MAX_EPOCH=1", *SHORT]
     secret = {"TOKEN": "abc123secret", "AWS_SECRET_ACCESS_KEY": "abc123secret", "HF_TOKEN": "abc123secret"}
     for overrides in ([], ["OPTIM.MAX_EPOCH=2", "OPTIM.BASE_LR=7"]):
         Running(tmp_path, [*words, *overrides], env=secret).end()

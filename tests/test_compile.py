@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from processes import two_ranks
+from records import SMALL as SHORT
 from records import assert_same_run, load_state
+from records import words as in_words
 
 from pycls_std import config, runner
 from pycls_std.builders.teachers import optimize_teachers
@@ -55,7 +57,7 @@ LOCALITY = {"LOCALITY__WEIGHT": 0.1, "LOCALITY__STUDENT_TAPS": "[0, last]", "LOC
 OPTIONS = {
     "baseline": SMALL,
     "std": SMALL
-    | {"STD__TAPS": "[0, last]", "MINE__PERIOD": "step", "MINE__SAMPLES": 8}
+    | {"STD__TAPS": "[0, last]", "MINE__PERIOD": "step", "MINE__SAMPLES": 4}
     | {"DISTILLATION__TYPE": "soft", "OPTIM__CLIP_NORM": 1.0},
     "convolutions": {},
     "deit": {"MODEL__ARGS__pos_drop_rate": 0.0},
@@ -76,7 +78,7 @@ def options(method, std, load, teacher, tmp_path):
     """Return options(kind, **overrides) of a run of a kind; std has two teachers."""
 
     def build(kind, **overrides):
-        overrides = OPTIONS[kind] | overrides
+        overrides = SHORT | OPTIONS[kind] | overrides
         if kind == "convolutions":
             return load("debug/teacher_debug", **({"OUT_DIR": tmp_path / "run"} | overrides))
         if kind != "std":
@@ -265,15 +267,15 @@ class Interrupted(Exception):
 
 @pytest.mark.parametrize("kind", ["baseline", "std"])
 def test_a_compiled_run_is_saved_and_continued_as_any_other(options, tmp_path, monkeypatch, kind):
-    """Interrupted in epoch 3; its checkpoints have the names of an eager run's."""
+    """Interrupted in epoch 2; its checkpoints have the names of an eager run's."""
     compiled = lambda cfg: Runtime(device="cpu", seed=cfg.SEED, compiler=TRACED)  # noqa: E731
     monkeypatch.setattr(runner, "build_runtime", compiled)
-    words = {"TRAIN__COMPILE": "on", "TRAIN__EMA_DECAY": 0.9, "MODEL__DROP_PATH": 0.1}
+    words = {"TRAIN__COMPILE": "on", "TRAIN__EMA_DECAY": 0.9, "MODEL__DROP_PATH": 0.1, "OPTIM__MAX_EPOCH": 2}
     runner.train(options(kind, **words, OUT_DIR=tmp_path / "whole"))
     step = loop.train_step
 
     def interrupt(session, batch, progress):
-        if (progress.epoch, progress.iteration) == (2, 5):
+        if (progress.epoch, progress.iteration) == (1, 5):
             raise Interrupted
         return step(session, batch, progress)
 
@@ -342,8 +344,8 @@ def trace():
 def test_two_processes_compile_what_they_share(teacher, tmp_path, kind):
     """The wrapped student, whose backward pass averages the gradients, is within what is compiled."""
     words = ["--mode", "train", "--cfg", f"configs/debug/{'base' if kind == 'baseline' else 'std'}_debug.yaml"]
-    words += ["OPTIM.MAX_EPOCH=1", "OPTIM.NAME=momentum", "OPTIM.BASE_LR=0.1"]
-    words += [f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]"] * (kind == "std")
+    words += ["OPTIM.MAX_EPOCH=1", "OPTIM.NAME=momentum", "OPTIM.BASE_LR=0.1", *in_words(**SHORT, **SMALL)]
+    words += [f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]", "STD.TAPS=[0, last]", "MINE.SAMPLES=4"] * (kind == "std")
     states = []
     for choice in ("off", "on"):
         running = two_ranks(

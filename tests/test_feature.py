@@ -286,7 +286,7 @@ def share_steps(teacher, folder):
     apart = {}
     for form in FORMS:
         own = {"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}]", "FEATURE__LOSS": form, "OUT_DIR": f"{folder}/run"}
-        own |= {"TRAIN__BATCH_SIZE": 32, "AUG__REPEATS": 1, **OWN.get(form, {})}
+        own |= {"TRAIN__BATCH_SIZE": 32, "AUG__REPEATS": 1, "DATA__PER_CLASS": 13, **OWN.get(form, {})}
         cfg = config.load("configs/debug/feature_debug.yaml", words(**own))
         runtime = build_runtime(cfg)
         session, *_ = build_all(cfg, runtime, fetch=False)
@@ -327,7 +327,7 @@ def test_the_memory_is_saved_and_grows_with_the_images(method, tmp_path):
 @pytest.mark.parametrize("form", ["rkd", "reviewkd"])
 def test_what_teachers_say_can_be_kept(method, tmp_path, form):
     """Vectors and maps: a run that asks, one that writes and one that reads end the same, bit for bit."""
-    own = {"FEATURE__LOSS": form, "OPTIM__MAX_EPOCH": 1} | OWN.get(form, {})
+    own = {"FEATURE__LOSS": form, "OPTIM__MAX_EPOCH": 1} | SMALL | OWN.get(form, {})
     cache = {"DISTILLATION__CACHE": tmp_path / "kept"}
     for name, more in (("asking", {}), ("writing", cache), ("reading", cache)):
         runner.train(method("feature", OUT_DIR=tmp_path / name, **own, **more))

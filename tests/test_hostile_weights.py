@@ -34,6 +34,7 @@ def saved(teacher, tmp_path_factory):
 
 def std_run(teacher, folder, epochs=1):
     own = {"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}]", "OUT_DIR": folder, "OPTIM__MAX_EPOCH": epochs}
+    own |= {"MODEL__ARGS__num_blocks": 2, "STD__TAPS": "[0, last]"}
     path = ROOT / "configs/debug/std_debug.yaml"
     return config.load(str(path), words(**SMALL, **own, MINE__MOMENTUM=0.5, PRECISION="fp16"))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from methods import DEIT, START, STUDENTS, Method, batch, make, options_of
 from PIL import Image
-from records import assert_same_run, load_state
+from records import SMALL, assert_same_run, load_state
 from torch import nn
 from torch.nn.functional import interpolate
 from waits import NoReads
@@ -221,7 +221,7 @@ PLAIN = {"AUG__CROP": "none", "AUG__RAND_AUGMENT": "", "AUG__ERASING": 0, "AUG__
 @pytest.mark.parametrize("loader", ["memory", "workers"])
 def test_of_plain_views_offline_says_what_online_does(method, tmp_path, loader):
     """Without augmentation a view is its image: features and logits, and so a run with both terms, are the same."""
-    words = PLAIN | {"AUG__CUTMIX": 0, "OPTIM__MAX_EPOCH": 1, "KD__WEIGHT": 0.5, "DISTILLATION__TYPE": "soft"}
+    words = SMALL | PLAIN | {"AUG__CUTMIX": 0, "OPTIM__MAX_EPOCH": 1, "KD__WEIGHT": 0.5, "DISTILLATION__TYPE": "soft"}
     words |= {"DATA__LOADER": loader, "DISTILLATION__TEACHER_FOLD": "false"}
     runner.train(method("locality", OUT_DIR=tmp_path / "online", **words))
     offline = {"DISTILLATION__OFFLINE": "true", "DISTILLATION__CACHE": tmp_path / "kept"}
@@ -394,7 +394,7 @@ def test_the_largest_logits_are_of_no_use_where_none_are_read(method, tmp_path):
 # ----------------------------------------------------------------------------------------------------------------- runs
 def test_the_cache_keeps_features_besides_logits(method, tmp_path):
     """With mixup, cutmix, repeats: a run that asks, one that writes and one that reads are one, bit for bit."""
-    words = {"OPTIM__MAX_EPOCH": 2, "KD__WEIGHT": 0.5}
+    words = SMALL | {"OPTIM__MAX_EPOCH": 2, "KD__WEIGHT": 0.5}
     cache = {"DISTILLATION__CACHE": tmp_path / "kept"}
     for name, own in (("asking", {}), ("writing", cache), ("reading", cache)):
         runner.train(method("locality", OUT_DIR=tmp_path / name, **words, **own))
@@ -406,7 +406,7 @@ def test_the_cache_keeps_features_besides_logits(method, tmp_path):
 
 @pytest.mark.defect(21)
 def test_projectors_are_saved_for_a_resume_and_not_needed_to_test(method, tmp_path, caplog):
-    runner.train(method("locality", OPTIM__MAX_EPOCH=1))
+    runner.train(method("locality", OPTIM__MAX_EPOCH=1, **SMALL))
     state = load_state(tmp_path / "run")
     assert {key.split(".")[0] for key in state["trainer"]["terms"]} == {"locality"}
     assert not any("projector" in key for key in (*state["student"], *load_state(tmp_path / "run", "best")["student"]))
@@ -419,7 +419,7 @@ def test_projectors_are_saved_for_a_resume_and_not_needed_to_test(method, tmp_pa
 def test_a_teacher_of_small_images_guides_a_student_of_large_ones(load, tmp_path, teacher, caplog):
     """As published: the teacher at its own size under a student of several times that."""
     words = options_of("locality", size=24, DISTILLATION__TEACHER_WEIGHTS=f"[{teacher}]")
-    cfg = load("debug/base_debug", **words, OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=1)
+    cfg = load("debug/base_debug", **words | SMALL, OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=1)
     with caplog.at_level("INFO"):
         runner.train(cfg)
     assert "8 px" in caplog.text

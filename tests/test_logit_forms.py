@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from methods import START, batch, make, two_steps
-from records import load_state
+from records import SMALL, load_state
 from test_check import check  # noqa: F401  (a fixture)
 
 from pycls_std import runner
@@ -232,7 +232,7 @@ def test_the_temperature_is_saved_and_not_deployed(method, check, tmp_path):  # 
     """A run in small goes on exactly from what it saved, and two processes agree on it."""
     own = {"DISTILLATION__TYPE": "ctkd", "DISTILLATION__LOGIT_STANDARD": "false", "DISTILLATION__CTKD_EPOCHS": 1}
     assert all(ok for ok, _ in check(method("kd", **own), processes=True).values())
-    runner.train(method("kd", OPTIM__MAX_EPOCH=1, **own))
+    runner.train(method("kd", OPTIM__MAX_EPOCH=1, **SMALL, **own))
     state = load_state(tmp_path / "run")
     assert list(state["trainer"]["terms"]) == ["kd.loss.learned.theta"]
     assert float(state["trainer"]["terms"]["kd.loss.learned.theta"]) != 1.0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -33,6 +34,16 @@ def shell(line, *arguments, env=()):
     return done.returncode, done.stdout, done.stderr
 
 
+def forked(folder, streams, *command, speaks=False, env=()):
+    """The same of a Python file whose streams are redirected so, without the seconds in which Python loads torch.
+
+    streams: words of tests/pythons.py. speaks: whether a C library writes to standard error meanwhile. What Python
+    itself does with the streams that it is given is tried by `shell`.
+    """
+    arguments = (streams.split(), [str(word) for word in command], speaks)
+    return Running(folder, [], hook="pythons:be_python", arguments=arguments, env=env).end()
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Folder of the run of TRAIN that nothing happened to."""
@@ -50,29 +61,43 @@ def test_a_run_whose_output_cannot_be_written_goes_on_and_says_so(whole, tmp_pat
     assert_same_run(whole, tmp_path / "run")
 
 
+FULL = "standard output could not be written: No space left on device"
+
+
 @pytest.mark.fault(9)
 @pytest.mark.parametrize(
     "command",
     [
         ["run_net.py", "--help"],
-        ["run_net.py", "--mode", "info", "--cfg", CONFIG],
         ["tools/make_table.py", "--help"],
         ["tools/make_table.py", "logs/cifar10-jpeg_std"],
-        ["tools/check_data.py", "--cfg", CONFIG],
-        ["tools/import_weights.py", "{}/x.pt", "{}/y.pt"],
         ["tools/keep_run.py", "--help"],
         ["tools/analyze.py", "--help"],
     ],
 )
-def test_no_output_is_lost_silently(tmp_path, command):
+def test_no_output_is_lost_silently(command):
+    told = f"{command[0].removeprefix('tools/')}: {FULL}\n"
+    assert shell(f"exec {PYTHON} $@ > /dev/full", *command) == (1, "", told)
+    code, _, errors = shell(f"( {PYTHON} $@; echo $? >&2 ) | true", *command)
+    assert (code, errors) == (0, "0\n"), "a reader that has seen enough is no error"
+
+
+@pytest.mark.fault(9)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["run_net.py", "--mode", "info", "--cfg", CONFIG],
+        ["tools/check_data.py", "--cfg", CONFIG],
+        ["tools/import_weights.py", "{}/x.pt", "{}/y.pt"],
+    ],
+)
+def test_no_output_of_a_program_that_loads_torch_is_lost_silently(tmp_path, command):
     torch.save({"a": torch.ones(1)}, tmp_path / "x.pt")
     words = [word.format(tmp_path) for word in command]
-    name = command[0].removeprefix("tools/")
-    told = f"{name}: standard output could not be written: No space left on device\n"
-    assert shell(f"exec {PYTHON} $@ > /dev/full", *words) == (1, "", told)
+    told = f"{command[0].removeprefix('tools/')}: {FULL}\n"
+    assert forked(tmp_path, ">/dev/full", *words) == (1, "", told)
     (tmp_path / "y.pt").unlink(missing_ok=True)
-    code, _, errors = shell(f"( {PYTHON} $@; echo $? >&2 ) | true", *words)
-    assert (code, errors) == (0, "0\n"), "a reader that has seen enough is no error"
+    assert forked(tmp_path, "|true", *words) == (0, "", ""), "a reader that has seen enough is no error"
 
 
 @pytest.mark.parametrize("words", [["OPTIM.BASE_LRR=1"], ["--colour"]])
@@ -83,13 +108,20 @@ def test_a_mistake_that_nobody_hears(words, errors):
 
 # -------------------------------------------------------------------------------------------------- closed descriptors
 @pytest.mark.fault(2)
-@pytest.mark.parametrize("closed", ["2>&-", "1>&-", "<&- 1>&- 2>&-"])
-def test_files_are_whole_where_descriptors_are_closed(whole, tmp_path, closed):
+@pytest.mark.parametrize(
+    ("closed", "start"), [("2>&-", "forked"), ("1>&-", "forked"), ("<&- 1>&- 2>&-", "forked"), ("1>&-", "fresh")]
+)
+def test_files_are_whole_where_descriptors_are_closed(whole, tmp_path, closed, start):
     """The next file that is opened would be standard error, and what C libraries say would stand in it."""
-    hook = "import os, sys; sys.path.insert(0, '.'); import run_net; sync = os.fsync; "
-    hook += "os.fsync = lambda file: (os.write(2, b'a word of C'), sync(file)); sys.exit(run_net.main(sys.argv[1:]))"
-    line = f'exec {PYTHON} -c "$0" $@ {closed}'.replace("$0", hook)
-    code, output, errors = shell(line, *TRAIN, f"OUT_DIR={tmp_path}/run")
+    own = [*TRAIN, f"OUT_DIR={tmp_path}/run"]
+    if start == "forked":
+        code, output, errors = forked(tmp_path, closed, "run_net.py", *own, speaks=True)
+    else:
+        hook = "import os, sys; sys.path.insert(0, '.'); import run_net; sync = os.fsync; "
+        hook += (
+            "os.fsync = lambda file: (os.write(2, b'a word of C'), sync(file)); sys.exit(run_net.main(sys.argv[1:]))"
+        )
+        code, output, errors = shell(f'exec {PYTHON} -c "{hook}" $@ {closed}', *own)
     assert (code, errors.replace("a word of C", "")) == (0, "")
     assert ("a word of C" in errors) == ("2>&-" not in closed)
     assert ("finished, best" in output) == ("1>&-" not in closed)
@@ -100,7 +132,8 @@ def test_files_are_whole_where_descriptors_are_closed(whole, tmp_path, closed):
 
 
 def test_a_name_that_the_terminal_cannot_show(tmp_path):
-    ended = shell(f"exec {PYTHON} run_net.py $@", *TRAIN, f"OUT_DIR={tmp_path}/ä", env={"PYTHONIOENCODING": "ascii"})
+    words = [*TRAIN, f"OUT_DIR={tmp_path}/ä"]
+    ended = forked(tmp_path / "logs", "", "run_net.py", *words, env={"PYTHONIOENCODING": "ascii"})
     assert (ended[0], ended[2]) == (0, "")
     assert f"{tmp_path}/\\xe4: finished" in ended[1]
 
@@ -144,12 +177,19 @@ def test_too_few_open_files_are_told_before_work(tmp_path, loader):
 
 
 @pytest.mark.fault(33)
-@pytest.mark.parametrize("limit", ["ulimit -Sn 20", "ulimit -n 64"])
-def test_as_many_open_files_as_there_may_be(tmp_path, limit):
+@pytest.mark.parametrize("limits", [(20, None), (64, 64)], ids=["soft", "hard"])
+def test_as_many_open_files_as_there_may_be(tmp_path, limits):
     """The soft limit is raised; what is asked of the hard one is enough."""
     own = [f"OUT_DIR={tmp_path}/run", "DATA.LOADER=workers", "DATA.NUM_WORKERS=2"]
-    code, _, errors = shell(f"{limit}; exec {PYTHON} run_net.py $@", *TRAIN, *own)
+    running = Running(tmp_path, [*TRAIN, *own], hook="test_streams:limit_open_files", arguments=limits)
+    code, _, errors = running.end()
     assert (code, errors) == (0, "")
+
+
+def limit_open_files(soft, hard):
+    """Hook: let the process have so many open files; hard: None = as many as before."""
+    _, before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before if hard is None else hard))
 
 
 def test_an_environment_of_no_numbers():

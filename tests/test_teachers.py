@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from processes import ROOT
-from records import load_state, same, words
+from records import SMALL, load_state, same, words
 
 from pycls_std import config, runner
 from pycls_std.builders.teachers import optimize_teachers
@@ -248,7 +248,7 @@ def test_all_processes_together_try_1000_images_and_decide_alike(std, monkeypatc
 
 def test_checkpoints_know_teachers_by_the_weights_that_were_found(std, tmp_path, caplog):
     """And the log says how they are computed."""
-    cfg = std(OPTIM__MAX_EPOCH=1, PRECISION="bf16")
+    cfg = std(OPTIM__MAX_EPOCH=1, PRECISION="bf16", **SMALL)
     session, *_ = build_all(cfg, build_runtime(cfg))
     found = [checkpoint.fingerprint(teacher) for teacher in session.trainer.teachers]
     optimize_teachers(cfg, session)
@@ -319,6 +319,7 @@ def test_a_student_that_teaches_does_so_by_its_own_prediction(load, taught_stude
         "debug/kd_debug",
         OUT_DIR=tmp_path / "run",
         OPTIM__MAX_EPOCH=1,
+        **SMALL,
         **{f"DISTILLATION__{k}": v for k, v in own.items()},
     )
     session, _, _ = build_all(cfg, build_runtime(cfg))
@@ -364,6 +365,6 @@ def test_the_prediction_belongs_to_what_is_kept_of_a_teacher(load, taught_studen
         own = {"TEACHERS": "[mixer_nano4]", "TEACHER_WEIGHTS": f"[{taught_student[0]}]", "TEACHER_MIN_ACC": 0}
         own |= {"TEACHER_PREDICTIONS": f"[{prediction}]", "CACHE": tmp_path / "kept"}
         own = {f"DISTILLATION__{key}": value for key, value in own.items()}
-        runner.train(load("debug/kd_debug", OUT_DIR=tmp_path / prediction, OPTIM__MAX_EPOCH=1, **own))
+        runner.train(load("debug/kd_debug", OUT_DIR=tmp_path / prediction, OPTIM__MAX_EPOCH=1, **SMALL, **own))
         folders.append({path.name for path in (tmp_path / "kept").iterdir()})
     assert [len(found) for found in folders] == [1, 2]

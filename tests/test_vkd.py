@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from methods import DEIT, STUDENTS, Method, batch, make, options_of
-from records import assert_same_run, load_state
+from records import SMALL, assert_same_run, load_state
 
 from pycls_std import runner
 from pycls_std.core.structures import World
@@ -268,7 +268,7 @@ class Interrupted(Exception):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_run_is_continued_bit_for_bit(method, tmp_path, monkeypatch, precision):
     """Interrupted in its second epoch; the projection is in the checkpoint, and not in the student."""
-    words = {"PRECISION": precision, "VKD__NORM": "whiten", "OPTIM__MAX_EPOCH": 2}
+    words = SMALL | {"PRECISION": precision, "VKD__NORM": "whiten", "OPTIM__MAX_EPOCH": 2}
     runner.train(method("vkd", **words, OUT_DIR=tmp_path / "whole"))
     step = loop.train_step
 
@@ -290,7 +290,7 @@ def test_a_run_is_continued_bit_for_bit(method, tmp_path, monkeypatch, precision
 
 def test_the_cache_keeps_what_it_reads(method, tmp_path):
     """Pooled features and logits: a run that asks and one that reads are one, bit for bit."""
-    words, cache = {"OPTIM__MAX_EPOCH": 1}, {"DISTILLATION__CACHE": tmp_path / "kept"}
+    words, cache = SMALL | {"OPTIM__MAX_EPOCH": 1}, {"DISTILLATION__CACHE": tmp_path / "kept"}
     for name, own in (("asking", {}), ("writing", cache), ("reading", cache)):
         runner.train(method("vkd", OUT_DIR=tmp_path / name, **words, **own))
     assert_same_run(tmp_path / "asking", tmp_path / "writing")
@@ -303,7 +303,7 @@ def test_the_projection_is_not_deployed(load, method, tmp_path, caplog):
     student = sum(p.numel() for p in trainer.student.parameters())
     assert trainer.deployed_parameters() == student
     assert trainer.trained_parameters() == student + WIDTH * TEACHERS
-    runner.train(method("vkd", OPTIM__MAX_EPOCH=1))
+    runner.train(method("vkd", OPTIM__MAX_EPOCH=1, **SMALL))
     caplog.set_level("INFO")
     words = {"TEST__WEIGHTS": tmp_path / "run" / "checkpoints" / "best.pt"}
     runner.run("test", method("vkd", **words, DISTILLATION__TEACHER_WEIGHTS="[gone.pt]"))

@@ -52,7 +52,9 @@ def spread_over_two(cfg, data: Data, trial_images: int) -> None:
     try:
         nothing: Any = None  # in place of a loader, which would have to be sent to both: they do not test
         arguments = (port, threads, cfg, data._replace(test=nothing), trial_images)
-        both = multiprocessing.spawn(_train_share, arguments, nprocs=2, join=False)
+        # Both are forked from a fresh process that has imported this module once; without it they import it themselves.
+        multiprocessing.set_forkserver_preload([__name__])
+        both = multiprocessing.start_processes(_train_share, arguments, nprocs=2, join=False, start_method="forkserver")
         end = time.monotonic() + PATIENCE
         while not both.join(timeout=1):
             if time.monotonic() > end:

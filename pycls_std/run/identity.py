@@ -133,6 +133,8 @@ def _in_words(change: tuple) -> str:
 
 def _changes(before: str, now: str, counts) -> list[tuple]:
     """Return key, value before and value now of what `changed_options` returns in words."""
+    if before == now:  # as in most resumes; to read both takes some 50 ms
+        return []
     catalogue = config.Catalogue()
     old, new = config.complete(before), config.complete(now)
     changed, idle = [], catalogue.idle(old) & catalogue.idle(new)
