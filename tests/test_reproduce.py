@@ -2,9 +2,11 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -446,10 +448,21 @@ class Started:
         self.process.kill()
 
 
+def telling(emit, run):
+    """As a handler's emit, which lets a run go on once it is said to be in use."""
+
+    def emitted(record):
+        if "is in use by" in record.getMessage():
+            os.kill(run, signal.SIGCONT)
+        emit(record)
+
+    return emitted
+
+
 @pytest.mark.slow
 def test_a_table_that_is_killed_goes_on_where_it_was(table, tmp_path, monkeypatch, capsys, caplog):
     """Killed in the middle of a run, the same command makes what is missing and prints the table."""
-    text = TABLE.replace("seeds: [0, 1]", "seeds: [0]").replace("OPTIM.MAX_EPOCH: 2", "OPTIM.MAX_EPOCH: 60")
+    text = TABLE.replace("seeds: [0, 1]", "seeds: [0]").replace("OPTIM.MAX_EPOCH: 2", "OPTIM.MAX_EPOCH: 20")
     floor = "options: {DISTILLATION.TEACHER_MIN_ACC: 99.9}"
     text += f"  - {{name: bad, config: {DEBUG}/kd_debug.yaml, teachers: [t], {floor}}}\n"
     table(text)
@@ -458,13 +471,20 @@ def test_a_table_that_is_killed_goes_on_where_it_was(table, tmp_path, monkeypatc
     process = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     base = tmp_path / "runs" / "small" / "base" / "seed0"
     wait_for(lambda: (base / "checkpoints" / "last.pt").exists())
+    run = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+    os.kill(run, signal.SIGSTOP)  # until the second command has met it
     process.kill()  # its run goes on without it
     process.communicate()
     # The first was one as a user starts it; those that follow are not the interpreter's fresh starts.
     monkeypatch.setattr(running, "subprocess", SimpleNamespace(Popen=Started, STDOUT=None, DEVNULL=None))
     monkeypatch.setattr(running, "RETRY", 1.0)
+    monkeypatch.setattr(caplog.handler, "emit", telling(caplog.handler.emit, run))
     caplog.set_level(logging.INFO, logger="pycls_std")
-    code = tool().main([*words[2:], "--jobs", "2"])
+    try:
+        code = tool().main([*words[2:], "--jobs", "2"])
+    finally:
+        with suppress(ProcessLookupError):  # it has ended
+            os.kill(run, signal.SIGCONT)
     output, errors = capsys.readouterr()
     assert (code, errors) == (1, "")
     assert "base seed0: OUT_DIR runs/small/base/seed0 is in use by process" in caplog.text

@@ -50,7 +50,7 @@ def spread_over_two(cfg, data: Data, trial_images: int) -> None:
     threads = max(1, torch.get_num_threads() // 2)
     try:
         arguments = (port, threads, cfg, data._replace(test=None), trial_images)
-        both = multiprocessing.spawn(_train_share, arguments, nprocs=2, join=False)
+        both = multiprocessing.start_processes(_train_share, arguments, 2, join=False, start_method=_start_method())
         end = time.monotonic() + PATIENCE
         while not both.join(timeout=1):
             if time.monotonic() > end:
@@ -59,6 +59,14 @@ def spread_over_two(cfg, data: Data, trial_images: int) -> None:
                 raise ValueError(f"two processes that share a batch wait for each other for more than {PATIENCE} s")
     except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException) as error:
         raise ValueError(str(error).strip().splitlines()[-1]) from error  # of the process's traceback
+
+
+def _start_method() -> str:
+    """Return how processes start: from a server that loads libraries once for both, where the system has that."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    multiprocessing.set_forkserver_preload(["torch", "timm", __name__])
+    return "forkserver"
 
 
 def _train_share(rank, port, threads, cfg, data, trial_images):
