@@ -173,6 +173,13 @@ def pause(folder, epoch, iteration, seconds=3600.0):
     loop.train_step = train_step
 
 
+def take_place(folder, output):
+    """Work in a folder, and print into a file there."""
+    os.chdir(folder)
+    for target in (1, 2):
+        os.dup2(os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND), target)
+
+
 def limit_file_size(limit):
     """Let no file grow beyond a number of bytes."""
     import resource

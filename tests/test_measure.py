@@ -15,8 +15,9 @@ from pycls_std.measure import speed
 
 
 @pytest.fixture
-def timed(load, caplog):
-    """Return timed(config, **overrides): the lines that --mode time prints."""
+def timed(load, caplog, monkeypatch):
+    """Return timed(config, **overrides): the lines that --mode time prints; the peak is that of small matrices."""
+    monkeypatch.setitem(speed.SIDE, "cpu", 64)
 
     def run(name, **overrides):
         caplog.clear()
@@ -57,7 +58,7 @@ def test_what_is_kept_grows_with_the_batch(timed):
 
 def test_the_configured_step_against_the_eager_one(timed):
     """Teachers with random weights are folded and converted; both steps see the same batch and neither learns."""
-    words = {"PRECISION": "bf16", "TRAIN__BATCH_SIZE": 16, "MINE__SAMPLES": 16}  # few, for some CPUs emulate bf16
+    words = {"PRECISION": "bf16", "TRAIN__BATCH_SIZE": 2, "MINE__SAMPLES": 2}  # few, for some CPUs emulate bf16
     words |= {"DISTILLATION__TEACHERS": "[resnet20]", "DISTILLATION__TEACHER_WEIGHTS": "[published:cifar10_resnet20]"}
     lines = timed("debug/std_debug", **words)
     assert any(re.search("teacher 0 resnet20: 21 batch norms folded, bf16", line) for line in lines)

@@ -1,16 +1,20 @@
 """A table's file: what it says, the order of its runs, and that they are made, skipped, continued and told of."""
 
+import logging
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from processes import ROOT, called, wait_for
+from processes import ROOT, Running, called, wait_for
 
 from pycls_std.config import ConfigError
-from pycls_std.reproduce import running, showing
+from pycls_std.reproduce import estimate, running, showing
 from pycls_std.reproduce.jobs import Changes, plan
 from pycls_std.reproduce.running import Runner, Slot
 from pycls_std.reproduce.state import State, restore, state_of
@@ -423,10 +427,42 @@ def test_a_run_that_is_killed_is_one_row_that_says_so(pretence, monkeypatch):
 
 
 # --------------------------------------------------------------------------------------------------- runs, for real
+class Started:
+    """As `subprocess.Popen` of a run, from the server that has torch loaded."""
+
+    returncode = None
+
+    def __init__(self, words, *, stdout, env, **_):
+        assert words[:2] == [sys.executable, str(running.SCRIPT)]
+        place = (os.getcwd(), os.path.abspath(stdout.name))
+        own = {"hook": "processes:take_place", "arguments": place, "env": env}
+        self.process = Running(Path("started"), words[2:], **own).process
+
+    def poll(self):
+        """Return the exit code, None while it runs."""
+        self.returncode = self.process.exitcode
+        return self.returncode
+
+    def kill(self):
+        """Kill it."""
+        self.process.kill()
+
+
+def telling(emit, run):
+    """As a handler's emit, which lets a run go on once it is said to be in use."""
+
+    def emitted(record):
+        if "is in use by" in record.getMessage():
+            os.kill(run, signal.SIGCONT)
+        emit(record)
+
+    return emitted
+
+
 @pytest.mark.slow
-def test_a_table_that_is_killed_goes_on_where_it_was(table, tmp_path):
+def test_a_table_that_is_killed_goes_on_where_it_was(table, tmp_path, monkeypatch, capsys, caplog):
     """Killed in the middle of a run, the same command makes what is missing and prints the table."""
-    text = TABLE.replace("seeds: [0, 1]", "seeds: [0]").replace("OPTIM.MAX_EPOCH: 2", "OPTIM.MAX_EPOCH: 60")
+    text = TABLE.replace("seeds: [0, 1]", "seeds: [0]").replace("OPTIM.MAX_EPOCH: 2", "OPTIM.MAX_EPOCH: 20")
     floor = "options: {DISTILLATION.TEACHER_MIN_ACC: 99.9}"
     text += f"  - {{name: bad, config: {DEBUG}/kd_debug.yaml, teachers: [t], {floor}}}\n"
     table(text)
@@ -435,17 +471,29 @@ def test_a_table_that_is_killed_goes_on_where_it_was(table, tmp_path):
     process = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     base = tmp_path / "runs" / "small" / "base" / "seed0"
     wait_for(lambda: (base / "checkpoints" / "last.pt").exists())
+    run = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+    os.kill(run, signal.SIGSTOP)  # until the second command has met it
     process.kill()  # its run goes on without it
     process.communicate()
-    done = subprocess.run([*words, "--jobs", "2"], env=env, capture_output=True, text=True, timeout=480)
-    assert "base seed0: OUT_DIR runs/small/base/seed0 is in use by process" in done.stdout
-    assert done.returncode == 1 and done.stderr == ""
+    # The first was one as a user starts it; those that follow are not the interpreter's fresh starts.
+    monkeypatch.setattr(running, "subprocess", SimpleNamespace(Popen=Started, STDOUT=None, DEVNULL=None))
+    monkeypatch.setattr(running, "RETRY", 1.0)
+    monkeypatch.setattr(caplog.handler, "emit", telling(caplog.handler.emit, run))
+    caplog.set_level(logging.INFO, logger="pycls_std")
+    try:
+        code = tool().main([*words[2:], "--jobs", "2"])
+    finally:
+        with suppress(ProcessLookupError):  # it has ended
+            os.kill(run, signal.SIGCONT)
+    output, errors = capsys.readouterr()
+    assert (code, errors) == (1, "")
+    assert "base seed0: OUT_DIR runs/small/base/seed0 is in use by process" in caplog.text
     runs = {run.name: run.status for run in find_runs(["runs/small"])}
     assert runs == {"t": "finished", "base": "finished", "KD": "finished"}
-    assert "| bad |" in done.stdout and "failed: teacher 0 resnet8 has top-1" in done.stdout.splitlines()[-1]
-    again = subprocess.run([*words, "--kept", "--show"], env=env, capture_output=True, text=True, timeout=60)
-    assert again.returncode == 0 and again.stdout.count("finished") == 3
-    assert "runs/small/report.html" in done.stdout
+    assert "| bad |" in output and "failed: teacher 0 resnet8 has top-1" in output.splitlines()[-1]
+    assert tool().main([*words[2:], "--kept", "--show"]) == 0
+    assert capsys.readouterr().out.count("finished") == 3
+    assert "runs/small/report.html" in caplog.text
     page = (tmp_path / "runs" / "small" / "report.html").read_text()
     assert "<h1>A small table</h1>" in page and 'href="KD/seed0"' in page
 
@@ -477,8 +525,20 @@ def test_every_shipped_table_can_be_planned(path, monkeypatch):
     )
 
 
-def test_the_plan_says_what_each_run_would_take_and_makes_nothing(table, tmp_path):
-    """Hours are those of the timing of a row, times its seeds; a row that cannot be timed says why."""
+def test_the_plan_says_what_each_run_would_take_and_makes_nothing(table, tmp_path, monkeypatch):
+    """Hours are those of the timing of a row, times its seeds; a row that cannot be timed says why.
+
+    The one that cannot is a fresh start of the interpreter, the others come from the server that has torch loaded.
+    """
+
+    def run(words, **options):
+        if "NAME=lost" in words:
+            return subprocess.run(words, **options)
+        assert words[:2] == [sys.executable, str(ROOT / "run_net.py")]
+        code, output, errors = Running(tmp_path / "started", words[2:], env=options["env"]).end()
+        return SimpleNamespace(returncode=code, stdout=output, stderr=errors)
+
+    monkeypatch.setattr(estimate, "subprocess", SimpleNamespace(run=run))
     gone = "options: {DATA: {NAME: image_folder, ROOT: gone}}"
     table(
         TABLE.replace("seeds: [0, 1]", "seeds: [0]")

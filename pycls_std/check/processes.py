@@ -52,9 +52,7 @@ def spread_over_two(cfg, data: Data, trial_images: int) -> None:
     try:
         nothing: Any = None  # in place of a loader, which would have to be sent to both: they do not test
         arguments = (port, threads, cfg, data._replace(test=nothing), trial_images)
-        # Both are forked from a fresh process that has imported this module once; without it they import it themselves.
-        multiprocessing.set_forkserver_preload([__name__])
-        both = multiprocessing.start_processes(_train_share, arguments, nprocs=2, join=False, start_method="forkserver")
+        both = multiprocessing.start_processes(_train_share, arguments, 2, join=False, start_method=_start_method())
         end = time.monotonic() + PATIENCE
         while not both.join(timeout=1):
             if time.monotonic() > end:
@@ -63,6 +61,14 @@ def spread_over_two(cfg, data: Data, trial_images: int) -> None:
                 raise ValueError(f"two processes that share a batch wait for each other for more than {PATIENCE} s")
     except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException) as error:
         raise ValueError(str(error).strip().splitlines()[-1]) from error  # of the process's traceback
+
+
+def _start_method() -> str:
+    """Return how processes start: from a server that loads libraries once for both, where the system has that."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    multiprocessing.set_forkserver_preload([__name__])
+    return "forkserver"
 
 
 def _train_share(rank, port, threads, cfg, data, trial_images):

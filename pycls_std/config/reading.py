@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,21 @@ def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> list[dict[str, tuple[
         raise ConfigError("_BASE_ goes round in a circle: " + printable(" -> ".join(map(str, [*chain, real]))))
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"{label}: a config is a .yaml file")
-    root = parse(_text(path, label), label)
-    if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"{label}:1: expected options, KEY: VALUE, and found {'none' if root else 'nothing'}")
-    settings = _walk(root, label)
+    settings = dict(_settings(_text(path, label), label))
     if "_BASE_" not in settings:
         return [settings]
     base, where = settings.pop("_BASE_")
     if not isinstance(base, str) or not os.path.exists(path.parent / base):
         raise ConfigError(f"{where}: _BASE_ is {short(base)}, there is no such file beside {label}")
     return [*read_yaml(path.parent / base, (*chain, real)), settings]
+
+
+@lru_cache(256)  # a table's rows are many and their files few, and to parse one takes milliseconds
+def _settings(text: str, label: str) -> dict[str, tuple[object, str]]:
+    root = parse(text, label)
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"{label}:1: expected options, KEY: VALUE, and found {'none' if root else 'nothing'}")
+    return _walk(root, label)
 
 
 def _text(path, label) -> str:

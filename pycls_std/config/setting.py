@@ -35,7 +35,9 @@ def tree(flat: dict[str, Any]) -> CfgNode:
         *sections, leaf = key.split(".")
         node = root
         for section in sections:
-            node = node.setdefault(section, CfgNode())
+            if section not in node:
+                node[section] = CfgNode()
+            node = node[section]
         node[leaf] = CfgNode(value, new_allowed=True) if isinstance(value, dict) else value
     return root
 
@@ -127,6 +129,8 @@ _NAMES = {str: "text", bool: "true or false", float: "a number", int: "a whole n
 
 
 def _words(text: Text, where: str):
+    if number_of(text) is not None or text in TRUTH:
+        return text  # which YAML would take much longer to find
     try:
         return value_of(parse(text, where), where)
     except NotYaml:

@@ -149,17 +149,18 @@ def _job(table: Table, row: Row, seed: int, needs: list[Job], changes: Changes, 
         _refuse_other_protocol(table, row, config_path, words, options)
         if table.selection == "held-out" and not options["DATA.VAL_FRACTION"]:
             raise ConfigError("the table's selection is held-out, DATA.VAL_FRACTION is 0")
-        words += _changed(options, changes)
-        options = config.flatten(config.load(config_path, words))
+        if changed := _changed(options, changes):
+            words += changed
+            options = config.flatten(config.load(config_path, words))
     except ConfigError as error:
         raise ConfigError(f"{printable(str(table.path))}: {row.name}: {error}") from None
     return Job(row, seed, RUNS / name / place, LOGS / name / place, config_path, words, options, needs)
 
 
 def _refuse_other_protocol(table, row, config_path, words, options) -> None:
-    if row.teaches_only:
-        return
     wanted = {key: written(value) for key, value in table.protocol.items() if key not in row.varied}
+    if row.teaches_only or not wanted:
+        return
     common = config.flatten(config.load(config_path, [*words, *(f"{key}={text}" for key, text in wanted.items())]))
     for key in wanted:
         if options.get(key) != common[key]:
