@@ -1,0 +1,74 @@
+"""The numbers that the prose of docs/results.md tells are those of logs/, computed anew from the curves of the runs."""
+
+import json
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+from scipy.stats import t
+
+ROOT = Path(__file__).resolve().parents[1]
+FEW = ROOT / "logs" / "tinyimagenet100-32px_few_cpu"
+
+
+@pytest.fixture(scope="module")
+def prose():
+    """The page in one line."""
+    return " ".join((ROOT / "docs" / "results.md").read_text().split())
+
+
+def scores(row: Path, chosen_by="val/top1") -> dict[int, float]:
+    """The test accuracy of each seed of a row at its best epoch by a score; of equal ones the first."""
+    found = {}
+    for path in row.glob("seed*/metrics.jsonl"):
+        epochs = [json.loads(line) for line in path.read_text().splitlines()]
+        best = max((epoch for epoch in epochs if chosen_by in epoch), key=lambda epoch: epoch[chosen_by])
+        found[int(path.parent.name.removeprefix("seed"))] = best["test/top1"]
+    return found
+
+
+def differences(first: str, second: str) -> list[float]:
+    own, other = scores(FEW / first), scores(FEW / second)
+    return [own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())]
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """The mean's 95 % interval, by Student's t."""
+    half = t.ppf(0.975, len(values) - 1) * stdev(values) / sqrt(len(values))
+    return mean(values) - half, mean(values) + half
+
+
+def test_what_is_said_of_tokens_and_plain_heads(prose):
+    hard, soft = differences("STD_no-tokens", "STD"), differences("STD_soft_no-tokens", "STD_soft")
+    assert len(hard) == len(soft) == 3
+    low, high = interval(hard)
+    assert f"plain heads are {mean(hard):.1f} points ahead of the tokens' (interval {low:.1f} to {high:.1f};" in prose
+    low, high = interval(soft)
+    assert f"both end alike (difference {abs(mean(soft)):.1f}, interval {low:.1f} to {high:.1f})" in prose
+    over = differences("STD_soft", "KD")
+    low, high = interval(over)
+    assert low < 0 < high and f"STD's {mean(over):.1f} points over KD are within noise" in prose
+    assert abs(mean(differences("STD", "STD_no-MINE"))) < 0.5 and "MINE, on one seed, adds nothing" in prose
+
+
+def test_what_is_said_of_all_gains(prose):
+    rows = [path.name for path in FEW.iterdir() if path.name not in ("base", "r-20", "r-32")]
+    seeds = {row: len(scores(FEW / row)) for row in rows}
+    counts = [sorted(seeds.values()).count(number) for number in (3, 2, 1)]
+    words = {5: "five", 6: "six", 7: "seven"}
+    three, one = words[counts[0] + 1].capitalize(), words[counts[2]]
+    said = f"{three} rows have three seeds, locality guidance two, {one} others one"
+    assert counts[1] == 1 and seeds["locality"] == 2 and said in prose
+    gains = [mean(differences(row, "base")) for row in rows if seeds[row] == 3]
+    assert f"every method gains {min(gains):.0f} to {max(gains):.0f} points over the baseline" in prose
+
+
+def test_what_is_said_of_locality_guidance(prose):
+    """Of the last epochs, on one seed."""
+    folder, last = ROOT / "logs" / "tin100_locality", {}
+    for path in folder.glob("*/seed0/metrics.jsonl"):
+        last[path.parents[1].name.removeprefix("deit-nano4_tin100_")] = json.loads(path.read_text().splitlines()[-1])
+    gains = {row: values["test/top1"] - last["base"]["test/top1"] for row, values in last.items()}
+    assert f"Locality guidance gains {gains['ours']:.1f} points over the baseline" in prose
+    assert f"standardized KD {gains['KD_ours']:.1f}; both together gain {gains['ours_KD']:.1f}," in prose
