@@ -11,13 +11,15 @@ from torch.autograd import DeviceType
 
 from pycls_std import runner
 from pycls_std.builders.training import build_described_trainer
+from pycls_std.datasets.memory import views
 from pycls_std.measure import speed
 
 
 @pytest.fixture
 def timed(load, caplog, monkeypatch):
-    """Return timed(config, **overrides): the lines that --mode time prints; the peak is that of small matrices."""
+    """Return timed(config, **overrides): the lines that --mode time prints, of small matrices and blocks of views."""
     monkeypatch.setitem(speed.SIDE, "cpu", 64)
+    monkeypatch.setitem(views.BLOCK, "cpu", 8)
 
     def run(name, **overrides):
         caplog.clear()
