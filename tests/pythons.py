@@ -14,26 +14,21 @@ def _pipe_of_no_reader():
 REDIRECTED = {
     ">/dev/full": lambda: os.dup2(os.open("/dev/full", os.O_WRONLY), 1),
     "|true": lambda: os.dup2(_pipe_of_no_reader(), 1),
-    "<&-": lambda: os.close(0),
-    "1>&-": lambda: os.close(1),
-    "2>&-": lambda: os.close(2),
 }
 
 
 KEPT = []  # the streams from before, for who lets them go closes the descriptors
 
 
-def be_python(streams, command, speaks):
+def be_python(streams, command):
     """Hook: run a file as Python does that is started with these streams, and end as it does.
 
-    streams: words of REDIRECTED. command: the file and its words. speaks: see `speak`.
+    streams: words of REDIRECTED. command: the file and its words.
     """
     KEPT.extend((sys.stdout, sys.stderr))
     for word in streams:
         REDIRECTED[word]()
     sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = list(map(_stream, range(3)))
-    if speaks:
-        speak()
     sys.argv, code = command, 0
     try:
         runpy.run_path(command[0], run_name="__main__")
@@ -44,25 +39,14 @@ def be_python(streams, command, speaks):
 
 
 def _stream(descriptor):
-    """Standard input, output or errors as Python makes them, None where it is closed."""
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return None
+    """Standard input, output or errors as Python makes them."""
     errors, buffering = ("backslashreplace", 1) if descriptor == 2 else (None, -1)
-    encoding = os.environ.get("PYTHONIOENCODING")
-    return open(descriptor, "rww"[descriptor], buffering, encoding=encoding, errors=errors, closefd=False)
+    return open(descriptor, "rww"[descriptor], buffering, errors=errors, closefd=False)
 
 
 def _flushed(stream):
     """Whether what is still to be written can be, which is all that Python looks at."""
     try:
-        return stream is None or stream.closed or stream.flush() is None
+        return stream.closed or stream.flush() is None
     except OSError:
         return False
-
-
-def speak():
-    """Write to standard error as C libraries do, beside Python, whenever a file is written."""
-    sync = os.fsync
-    os.fsync = lambda file: (os.write(2, b"a word of C"), sync(file))

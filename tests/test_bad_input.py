@@ -298,7 +298,7 @@ def test_check_data_lists_strange_images(folders, tmp_path):
     for path, make in zip(paths, STRANGE.values(), strict=True):
         path.unlink()
         make(path)
-    tool = Running(tmp_path, [], hook="pythons:be_python", arguments=([], ["tools/check_data.py", *folders], False))
+    tool = Running(tmp_path, [], hook="pythons:be_python", arguments=([], ["tools/check_data.py", *folders]))
     code, output, errors = tool.end()
     assert (code, errors) == (1, "check_data.py: 5 images cannot be used\n")
     lines = output.splitlines()

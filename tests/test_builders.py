@@ -13,12 +13,13 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from pycls_std import config
-from pycls_std.builders.data import batch_at_test, build_data
+from pycls_std.builders.data import build_data
 from pycls_std.builders.method import build_backbone
 from pycls_std.builders.models import PretrainedWeights
 from pycls_std.builders.training import assemble, build_runtime
 from pycls_std.builders.weights import Weights
 from pycls_std.core.registry import FEATURE_NORMS, FEATURE_TRANSFORMS, WEIGHTINGS
+from pycls_std.datasets.loader import batch_at_test
 from pycls_std.datasets.memory.views import MemoryLoader
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.three_augment import ThreeAugment

@@ -44,6 +44,8 @@ def test_samples_as_the_loop_does():
     weights = torch.rand(2, 6, 3, 2, 5)
     found = sample_maps(values, SIZES, places, weights)
     torch.testing.assert_close(found, looped(values, SIZES, places, weights), atol=1e-5, rtol=1e-5)
+    shape = sample_maps(values.to("meta"), SIZES, places.to("meta"), weights.to("meta"))  # without sampling
+    assert (shape.shape, shape.dtype, shape.device.type) == (found.shape, found.dtype, "meta")
 
 
 @pytest.mark.parametrize("coordinates", [2, 4])

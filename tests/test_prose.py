@@ -72,3 +72,27 @@ def test_what_is_said_of_locality_guidance(prose):
     gains = {row: values["test/top1"] - last["base"]["test/top1"] for row, values in last.items()}
     assert f"Locality guidance gains {gains['ours']:.1f} points over the baseline" in prose
     assert f"standardized KD {gains['KD_ours']:.1f}; both together gain {gains['ours_KD']:.1f}," in prose
+
+
+def last_ap(table: str, row: str) -> dict[int, float]:
+    """The test AP of each seed of a detector after its last epoch."""
+    paths = (ROOT / "logs" / table / row).glob("seed*/metrics.jsonl")
+    return {int(path.parent.name[4:]): json.loads(path.read_text().splitlines()[-1])["test/ap"] for path in paths}
+
+
+def test_what_is_said_of_detectors(prose):
+    """Where the teacher has seen no more, and where it has."""
+    all_images, few = (
+        {row: last_ap(f"bccd-coco_{table}_cpu", row) for row in ("teacher", "base", "VkD", "token-matching")}
+        for table in ("vidt", "vidt-few")
+    )
+    base, teacher = all_images["base"], all_images["teacher"]
+    assert teacher[0] < mean(base.values()) and "came out no better than its students" in prose
+    assert abs(all_images["VkD"][0] - mean(base.values())) < stdev(base.values())
+    assert all_images["token-matching"][0] < min(base.values())
+    assert "VkD is within the deviation of the baseline's seeds, token matching behind it, on one seed each." in prose
+    base, teacher = few["base"], few["teacher"]
+    assert teacher[0] - max(base.values()) > 5 and len(base) == 2 and len(few["VkD"]) == 1
+    assert 0 < few["VkD"][0] - mean(base.values()) < max(base.values()) - min(base.values())
+    assert "VkD is ahead of the baseline by less than its two seeds differ, on one seed" in prose
+    assert few["token-matching"][0] < min(base.values()) - 5

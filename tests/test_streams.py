@@ -34,14 +34,13 @@ def shell(line, *arguments, env=()):
     return done.returncode, done.stdout, done.stderr
 
 
-def forked(folder, streams, *command, speaks=False, env=()):
+def forked(folder, streams, *command):
     """The same of a Python file whose streams are redirected so, without the seconds in which Python loads torch.
 
-    streams: words of tests/pythons.py. speaks: whether a C library writes to standard error meanwhile. What Python
-    itself does with the streams that it is given is tried by `shell`.
+    streams: words of tests/pythons.py. What Python itself does with the streams that it is given is tried by `shell`.
     """
-    arguments = (streams.split(), [str(word) for word in command], speaks)
-    return Running(folder, [], hook="pythons:be_python", arguments=arguments, env=env).end()
+    arguments = (streams.split(), [str(word) for word in command])
+    return Running(folder, [], hook="pythons:be_python", arguments=arguments).end()
 
 
 @pytest.fixture(scope="module")
@@ -108,20 +107,13 @@ def test_a_mistake_that_nobody_hears(words, errors):
 
 # -------------------------------------------------------------------------------------------------- closed descriptors
 @pytest.mark.fault(2)
-@pytest.mark.parametrize(
-    ("closed", "start"), [("2>&-", "forked"), ("1>&-", "forked"), ("<&- 1>&- 2>&-", "forked"), ("1>&-", "fresh")]
-)
-def test_files_are_whole_where_descriptors_are_closed(whole, tmp_path, closed, start):
+@pytest.mark.parametrize("closed", ["2>&-", "1>&-", "<&- 1>&- 2>&-"])
+def test_files_are_whole_where_descriptors_are_closed(whole, tmp_path, closed):
     """The next file that is opened would be standard error, and what C libraries say would stand in it."""
-    own = [*TRAIN, f"OUT_DIR={tmp_path}/run"]
-    if start == "forked":
-        code, output, errors = forked(tmp_path, closed, "run_net.py", *own, speaks=True)
-    else:
-        hook = "import os, sys; sys.path.insert(0, '.'); import run_net; sync = os.fsync; "
-        hook += (
-            "os.fsync = lambda file: (os.write(2, b'a word of C'), sync(file)); sys.exit(run_net.main(sys.argv[1:]))"
-        )
-        code, output, errors = shell(f'exec {PYTHON} -c "{hook}" $@ {closed}', *own)
+    hook = "import os, sys; sys.path.insert(0, '.'); import run_net; sync = os.fsync; "
+    hook += "os.fsync = lambda file: (os.write(2, b'a word of C'), sync(file)); sys.exit(run_net.main(sys.argv[1:]))"
+    line = f'exec {PYTHON} -c "$0" $@ {closed}'.replace("$0", hook)
+    code, output, errors = shell(line, *TRAIN, f"OUT_DIR={tmp_path}/run")
     assert (code, errors.replace("a word of C", "")) == (0, "")
     assert ("a word of C" in errors) == ("2>&-" not in closed)
     assert ("finished, best" in output) == ("1>&-" not in closed)
@@ -132,8 +124,7 @@ def test_files_are_whole_where_descriptors_are_closed(whole, tmp_path, closed, s
 
 
 def test_a_name_that_the_terminal_cannot_show(tmp_path):
-    words = [*TRAIN, f"OUT_DIR={tmp_path}/ä"]
-    ended = forked(tmp_path / "logs", "", "run_net.py", *words, env={"PYTHONIOENCODING": "ascii"})
+    ended = shell(f"exec {PYTHON} run_net.py $@", *TRAIN, f"OUT_DIR={tmp_path}/ä", env={"PYTHONIOENCODING": "ascii"})
     assert (ended[0], ended[2]) == (0, "")
     assert f"{tmp_path}/\\xe4: finished" in ended[1]
 

@@ -100,20 +100,13 @@ def build_data(
 
     def plain(dataset: ImageSet) -> Loader:
         views = _test_views(cfg, dataset, task, normalization, device)
-        batch_size = batch_at_test(device, size=cfg.TEST.BATCH_SIZE, image_size=cfg.DATA.IMAGE_SIZE)
+        batch_size = loaders.batch_at_test(device, size=cfg.TEST.BATCH_SIZE, image_size=cfg.DATA.IMAGE_SIZE)
         return loaders.test_loader(views, batch_size=batch_size, workers=workers, world=world)
 
     if not train:
         return Data(info, task, normalization, plain(test_set))
     val = plain(held_out) if held_out else None
     return Data(info, task, normalization, plain(test_set), train_batches, len(train_set), val)
-
-
-def batch_at_test(device: torch.device, *, size: int, image_size: int) -> int:
-    """Return the images of a test batch. size: as configured; 0 = by device, for a launch on CUDA costs the same."""
-    if size or device.type != "cuda":
-        return size or 200
-    return max(1, min(2048, 2**24 // image_size**2))
 
 
 def _parts(cfg, train_set: ImageSet) -> tuple[ImageSet, ImageSet | None]:

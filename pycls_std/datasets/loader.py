@@ -166,6 +166,13 @@ def check_batch_size(images: int, batch_size: int, world: World) -> None:
         raise ValueError(f"TRAIN.BATCH_SIZE is {batch_size}, {world.size} processes cannot share it evenly")
 
 
+def batch_at_test(device: torch.device, *, size: int, image_size: int) -> int:
+    """Return the images of a test batch. size: as configured; 0 = by device, for a launch on CUDA costs the same."""
+    if size or device.type != "cuda":
+        return size or 200
+    return max(1, min(2048, 2**24 // image_size**2))
+
+
 def test_loader(views: AnyViews, *, batch_size: int, workers: int, world: World = WORLD) -> Loader:
     """Return a loader of this process's share of all images, the last batch as small as it comes.
 

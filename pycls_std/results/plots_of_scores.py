@@ -52,7 +52,7 @@ def gain_by_class(runs: list[Run], baseline: list[Run]) -> list[tuple[str, float
 
 def comparable(runs: list[Run], baseline: list[Run]) -> bool:
     """Return whether two rows trained on the same images for as long; a teacher that saw more did not."""
-    keys = ("DATA.PER_CLASS", "DATA.VAL_FRACTION", "OPTIM.MAX_EPOCH")
+    keys = ("DATA.PER_CLASS", "DATA.IMAGES", "DATA.VAL_FRACTION", "OPTIM.MAX_EPOCH")
     sides = [run.options for run in (finished(runs)[:1] + finished(baseline)[:1])]
     return len({(config.dataset_name(flat), *map(flat.get, keys)) for flat in sides}) == 1
 
