@@ -1,6 +1,7 @@
 """What several tests share: where they run, one thread, shipped configs, a trained teacher, records of runs."""
 
 import json
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -8,14 +9,22 @@ import modes
 import processes
 import pytest
 import torch
-from records import words
 
-from pycls_std import config, runner
-from pycls_std.run.journal import Journal
+pytest.register_assert_rewrite("records")
+from records import words  # noqa: E402
+
+from pycls_std import config, runner  # noqa: E402
+from pycls_std.run.journal import Journal  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)  # the models are tiny, and threads that wait for each other are slow
 CUDA = torch.cuda.is_available
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take long, one of which would otherwise be under way when all others are done."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -35,6 +44,12 @@ def pytest_runtest_setup(item):
         pytest.skip("needs a CUDA device")
     if CUDA():
         torch.cuda.is_available = CUDA if marked else lambda: False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def server():
+    """Start the server of processes before a test in this process starts one of its own, by which all would be slow."""
+    processes.serve()
 
 
 @pytest.fixture(autouse=True)

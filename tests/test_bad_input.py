@@ -484,6 +484,7 @@ def answer_garbage():
     urllib.request.urlopen = lambda *args, **options: Garbage(bytes(5000))
 
 
+@pytest.mark.slow
 @pytest.mark.fault(32)
 def test_all_modes_work_offline(teacher, tmp_path):
     words = ["--cfg", "configs/debug/std_debug.yaml", f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]", "OPTIM.MAX_EPOCH=1"]

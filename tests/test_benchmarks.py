@@ -48,6 +48,7 @@ def test_cache():
     assert size == pytest.approx(2 * 10 * 4, abs=3)  # ten logits of each teacher, and what a file begins with
 
 
+@pytest.mark.slow
 def test_allocator():
     words = ["MODEL.ARGS.embed_dim=16", "TRAIN.BATCH_SIZE=8", "PRECISION=fp32"]
     text = benchmark("allocator", *words, "--rounds", "1", "--steps", "1")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import Running, free_port, serve, wait_for
+from processes import Running, free_port, wait_for
 
 from pycls_std import config, runner
 from pycls_std.builders.data import build_data
@@ -28,9 +28,7 @@ def check(caplog, monkeypatch):
     """Return check(cfg, processes=False): {check: (ok, text)} of its lines; the two processes only where asked for."""
 
     def run(cfg, processes=False):
-        if processes:
-            serve()  # with all that other tests need of it
-        else:
+        if not processes:
             monkeypatch.setattr(trials, "spread_over_two", lambda *_: None)
         caplog.clear()
         with caplog.at_level(logging.INFO):

@@ -29,6 +29,7 @@ def kept(tmp_path):
     return (tmp_path / "run" / "console.log").read_text()
 
 
+@pytest.mark.slow
 def test_it_has_all_starts_of_a_run_and_why_each_ended(train, tmp_path):
     """Killed, then stopped, then finished; what was told before the folder was looked at is there, too."""
     pause = {"hook": "processes:pause", "arguments": (str(tmp_path), 1, 3)}

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
-from processes import Running, serve, two_ranks
+from processes import Running, two_ranks
 from records import assert_same_state, curves, load_state, words
 
 from pycls_std import runner
@@ -353,7 +353,6 @@ def test_two_processes_train_what_one_trains(tmp_path):
 
 def test_check_and_info(load, tmp_path, caplog):
     caplog.set_level("INFO")
-    serve()
     cfg = load("debug/detection_debug", **TINY, OUT_DIR=tmp_path)
     runner.run("check", cfg)
     assert caplog.text.count("ok    ") == 8 and "class, l1, giou, aux" in caplog.text

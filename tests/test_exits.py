@@ -134,6 +134,7 @@ def test_without_heads_it_is_distillation_at_temperature_1(load):
 WAYS = [(name, way) for name in STUDENTS for way in ("fp32", "bf16")] + [("mixer_nano4", "compiled")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "way"), WAYS)
 @pytest.mark.parametrize("head", ["blocks", "linear"])
 def test_it_trains_student_and_heads_and_nothing_else(load, name, way, head):

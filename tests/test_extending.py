@@ -78,6 +78,7 @@ def metrics(tmp_path, name):
     return json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_method_on_features_is_one_file_and_one_yaml(tree, teacher, tmp_path):
     """With info, check (two processes), bf16, compile, a cache that is written and read, test, and other terms."""
     config = "configs/digits/mixer-nano_digits_fitnet.yaml"
@@ -112,6 +113,7 @@ def test_a_method_on_features_is_one_file_and_one_yaml(tree, teacher, tmp_path):
     assert text.splitlines()[-1].startswith("* cls  top-1")
 
 
+@pytest.mark.slow
 def test_a_memory_is_that_of_all_processes(tree, tmp_path):
     """Two processes write it whole; `check` compares what both have, and a resume continues with it."""
     run = tree("pycls_std/terms/memory.py")

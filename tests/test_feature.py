@@ -270,6 +270,7 @@ def test_a_run_in_small_passes_all_checks(check, method, form):  # noqa: F811
     assert found["terms"][1] == "ce, feature"
 
 
+@pytest.mark.slow
 def test_two_processes_agree(method, teacher, tmp_path):
     """On student, adapters and memory, after steps of every form, each on its own share of the images."""
     both = two_ranks(tmp_path, [], hook="test_feature:share_steps", arguments=(str(teacher), str(tmp_path)))

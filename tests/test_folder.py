@@ -65,6 +65,23 @@ def test_a_record_without_checkpoints_is_not_started_anew(finished):
     assert content(finished) == before
 
 
+def test_a_begun_run_of_other_options_is_refused_with_a_name_for_this_one(finished):
+    """It was killed in its first epoch, before there was a checkpoint to continue from."""
+    shutil.rmtree(finished / "checkpoints")
+    (finished / "run.json").unlink()
+    first, _ = (finished / "metrics.jsonl").read_text().splitlines()
+    (finished / "metrics.jsonl").write_text(first + "\n")
+    before = content(finished)
+    with pytest.raises(ValueError) as caught:
+        runner.train(options(finished, OPTIM__BASE_LR=7))
+    reason = f"{finished / 'config.yaml'} is a run of other options: OPTIM.BASE_LR was 0.002, is 7.0. "
+    assert str(caught.value) == reason + f"Choose another OUT_DIR, as with OUT_DIR={finished}_base_lr-7.0"
+    assert content(finished) == before
+    (finished / "config.yaml").write_text("?")
+    with pytest.raises(ValueError, match="config.yaml is not what a run writes. Choose another OUT_DIR$"):
+        runner.train(options(finished))
+
+
 def test_a_kept_record_is_not_written_to(finished, tmp_path):
     assert called("tools/keep_run.py", tmp_path / "logs", finished)[0] == 0
     kept = tmp_path / "logs" / "base_debug" / "seed0"

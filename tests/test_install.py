@@ -1,5 +1,6 @@
 """Installed from a wheel into an environment of its own, and called from Python."""
 
+import argparse
 import ast
 import importlib.util
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+import torch
 
 import pycls_std
 from pycls_std import config
@@ -23,7 +25,7 @@ from pycls_std.run import record
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-SOURCES = ("pycls_std", "configs", "run_net.py", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("pycls_std", "configs", "tools", "run_net.py", "pyproject.toml", "README.md", "LICENSE")
 SMALL = ["DEVICE=cpu", "OPTIM.MAX_EPOCH=1", "OPTIM.WARMUP_EPOCHS=0", "DATA.PER_CLASS=13", "TRAIN.BATCH_SIZE=16"]
 BASE = "configs/debug/base_debug.yaml"
 
@@ -31,7 +33,7 @@ BASE = "configs/debug/base_debug.yaml"
 def test_every_folder_with_code_is_a_package_of_the_wheel():
     folders = [path.parent.relative_to(ROOT) for path in (ROOT / "pycls_std").rglob("__init__.py")]
     found = {".".join(folder.parts) for folder in folders}
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found | {"pycls_std.configs"}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found | {"pycls_std.configs", "pycls_std.tools"}
     assert {path.suffix for path in (ROOT / "configs").rglob("*") if path.is_file()} == {".yaml"}
 
 
@@ -76,7 +78,8 @@ def test_the_wheel_holds_code_configs_and_what_it_requires(wheel):
     inside = {name for name in names if ".dist-info/" not in name}
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pycls_std").rglob("*.py")}
     configs = {f"pycls_std/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
-    assert inside == code | configs | {"run_net.py", "pycls_std/py.typed"}
+    tools = {f"pycls_std/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "tools").glob("*.py")}
+    assert inside == code | configs | tools | {"run_net.py", "pycls_std/py.typed"}
     assert "Requires-Dist: torch>=2.11" in said and 'Requires-Dist: pytest>=8.3; extra == "dev"' in said
 
 
@@ -119,6 +122,20 @@ def test_the_command_describes_and_trains_from_an_empty_folder(installed, tmp_pa
     facts = json.loads((Path(folder) / "run.json").read_text())
     assert (facts["status"], facts["seed"], facts["starts"][0]["commit"]) == ("finished", 1, "unknown")
     assert facts["starts"][0]["command"] == f"python run_net.py --mode train --cfg {BASE} {' '.join(SMALL)} SEED=1"
+
+
+def test_the_tool_that_a_message_names_is_installed(installed, tmp_path):
+    torch.save({"model": {"weight": torch.ones(3)}, "options": argparse.Namespace(lr=1)}, tmp_path / "published.pth")
+    words = "--mode", "train", "--cfg", BASE, "MODEL.WEIGHTS=published.pth", "DEVICE=cpu"
+    code, output, errors = called(tmp_path, installed / "pycls-std", *words)
+    command = "python -m pycls_std.tools.import_weights published.pth NEW.pt"
+    assert code == 1 and f"; {command} makes a plain one of it" in errors
+    code, output, errors = called(tmp_path, installed / "python", *command.split()[1:])
+    assert (code, errors) == (0, "")
+    assert torch.load(tmp_path / "NEW.pt")["weight"].tolist() == [1, 1, 1]
+    for tool in ("make_table", "predict"):
+        code, output, errors = called(tmp_path, installed / "python", "-m", f"pycls_std.tools.{tool}", "--help")
+        assert code == 0 and output.startswith("usage: ") and not errors
 
 
 def test_train_returns_the_folder_and_the_last_scores(tmp_path, monkeypatch):

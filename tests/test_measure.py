@@ -58,6 +58,7 @@ def test_what_is_kept_grows_with_the_batch(timed):
     assert kept[1] / kept[0] == pytest.approx(2, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_configured_step_against_the_eager_one(timed):
     """Teachers with random weights are folded and converted; both steps see the same batch and neither learns."""
     words = {"PRECISION": "bf16", "TRAIN__BATCH_SIZE": 2, "MINE__SAMPLES": 2}  # few, for some CPUs emulate bf16

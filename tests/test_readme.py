@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 
 
+@pytest.mark.slow
 def test_tables_and_pictures_are_those_of_the_logs_and_stay_where_nothing_changed(tmp_path, monkeypatch, capsys):
     """`make tables` in a copy: not a byte of any page, and none of any picture, is another one."""
     monkeypatch.syspath_prepend(ROOT / "tools")

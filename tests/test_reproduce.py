@@ -525,6 +525,7 @@ def test_every_shipped_table_can_be_planned(path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_each_run_would_take_and_makes_nothing(table, tmp_path, monkeypatch):
     """Hours are those of the timing of a row, times its seeds; a row that cannot be timed says why.
 

@@ -30,6 +30,7 @@ def run(tree, tmp_path):  # noqa: F811
     return run
 
 
+@pytest.mark.slow
 def test_every_mode_works_for_it(run, tmp_path):
     """A teacher; a student that learns from its features, checked, timed, in bf16, interrupted; test, and the table.
 

@@ -51,6 +51,7 @@ def whole(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 # ------------------------------------------------------------------------------------------------------- a full device
 @pytest.mark.fault(9)
 def test_a_run_whose_output_cannot_be_written_goes_on_and_says_so(whole, tmp_path):

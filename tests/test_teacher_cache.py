@@ -362,6 +362,7 @@ def test_a_stopped_or_killed_run_leaves_no_half_epoch(teacher, written, tmp_path
     assert_same_run(reading, written)
 
 
+@pytest.mark.slow
 def test_two_processes_keep_their_own_shares(teacher, tmp_path):
     for name in ("plain", "writing", "reading"):
         words = words_of(teacher, tmp_path, name != "plain", OPTIM__MAX_EPOCH=1, OUT_DIR=tmp_path / name)

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
+if not __package__:  # run as a script, from anywhere
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pycls_std.models  # noqa: E402, F401  (registers the models)
 from pycls_std.core.registry import BACKBONES  # noqa: E402

@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script from anywhere
+if not __package__:  # run as a script, from anywhere
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402

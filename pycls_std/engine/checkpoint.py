@@ -89,8 +89,9 @@ def read(path: Path) -> dict:
 
 def importing(path: Path | str, options: str = "") -> str:
     """Return in words how a plain file of weights is made of a file that holds more. options: of the command."""
-    quoted = shlex.quote(str(path))
-    return f"python tools/import_weights.py {quoted} NEW.pt{options} makes a plain one of it, and runs nothing in it"
+    installed = (Path(__file__).parents[1] / "tools").is_dir()  # in a checkout they lie beside the package
+    tool = "-m pycls_std.tools.import_weights" if installed else "tools/import_weights.py"
+    return f"python {tool} {shlex.quote(str(path))} NEW.pt{options} makes a plain one of it, and runs nothing in it"
 
 
 def _safetensors(path: Path, content: io.BytesIO) -> dict[str, torch.Tensor]:

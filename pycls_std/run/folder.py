@@ -8,7 +8,7 @@ from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint, files
 from pycls_std.process import console
-from pycls_std.run.identity import refuse_other_options, refuse_other_origin, same_run
+from pycls_std.run.identity import refuse_other_dump, refuse_other_options, refuse_other_origin, same_run
 from pycls_std.run.journal import EVENTS, METRICS, Journal, events_of, metrics_of
 from pycls_std.run.lock import LOCK
 from pycls_std.run.record import RECORD, Record, record_of
@@ -168,21 +168,21 @@ class RunFolder:
                 f"OUT_DIR {self.path} has the record of a run, and no checkpoint to continue from. "
                 "Choose another OUT_DIR"
             )
+        lines = (content_of(self.path / METRICS) or b"").splitlines()
+        begun = lines or (self.checkpoints / BEST).exists()
+        written = content_of(self.path / CONFIG)
+        if begun and written is not None:
+            refuse_other_dump(written.decode(errors="replace"), options, self.path / CONFIG)
         foreign = there - own
         if "checkpoints" in there and self.checkpoints.is_dir():
             foreign |= {f"checkpoints/{entry.name}" for entry in os.scandir(self.checkpoints) if entry.name != BEST}
         if foreign:
             self._refuse(sorted(foreign))
-        lines = (content_of(self.path / METRICS) or b"").splitlines()
         if len(lines) > 1:
             raise ValueError(
                 f"OUT_DIR {self.path} has a record of {len(lines)} epochs, and no checkpoint to continue from. "
                 "Choose another OUT_DIR"
             )
-        begun = lines or (self.checkpoints / BEST).exists()
-        written = content_of(self.path / CONFIG)
-        if begun and written is not None and not same_run(written.decode(errors="replace"), options):
-            raise ValueError(f"{self.path / CONFIG} is that of a run of other options. Choose another OUT_DIR")
 
     def _refuse(self, names: list[str]) -> None:
         raise ValueError(

@@ -74,10 +74,26 @@ def refuse_other_options(saved: dict, options: str, processes: int, path: Path) 
     if saved["processes"] != processes:
         changed.append(("the number of processes", saved["processes"], processes))
     if changed:
-        raise ValueError(
-            f"{path} is a run of other options: {'; '.join(map(_in_words, changed))}. Choose another OUT_DIR, as with "
-            f"{_another_folder(options, changed)}"
-        )
+        raise ValueError(f"{path} is {_run_of_others(options, changed)}")
+
+
+def refuse_other_dump(before: str, options: str, path: Path) -> None:
+    """Raise ValueError that names a file of options, and each that differs, unless it is of the same run."""
+    if same_run(before, options):
+        return
+    try:
+        changed = _changes(before, options, lambda option: option.on_resume != "free")
+    except ValueError:  # no options
+        changed = []
+    what = _run_of_others(options, changed) if changed else "not what a run writes. Choose another OUT_DIR"
+    raise ValueError(f"{path} is {what}")
+
+
+def _run_of_others(options: str, changed: list[tuple]) -> str:
+    return (
+        f"a run of other options: {'; '.join(map(_in_words, changed))}. Choose another OUT_DIR, as with "
+        f"{_another_folder(options, changed)}"
+    )
 
 
 def _another_folder(options: str, changed: list[tuple]) -> str:
