@@ -96,6 +96,12 @@ def test_a_sweep_is_the_product_of_its_axes_or_a_list(table):
         ("title: A small table", "", "small.yaml: title is missing"),
         ("title", "titel", "has the unknown entry titel, expected title, source"),
         ("baseline: base", "baseline: bass", "baseline is 'bass', the rows are t, base, KD"),
+        ("teachers: [t]", "teachers: [t]\n    baseline: bass", "baseline is 'bass', the rows are t, base, KD"),
+        (
+            "teachers: [t]",
+            "teachers: [t]\n    baseline: [base]",
+            "runs, KD: baseline is ['base'], expected the name of a row",
+        ),
         ("baseline: base", "selection: best", "selection is 'best', expected last or held-out"),
         ("teachers: [t]", "teachers: [u]", "KD is taught by 'u', which is no row"),
         ("teachers: [t]", "teachers: [KD]", "KD teaches itself"),
@@ -216,6 +222,23 @@ def test_options_of_the_machine_can_be_given_and_none_of_the_table(table):
             ConfigError, match=f"{word.partition('=')[0]} belongs to the table: write it into small.yaml"
         ):
             planned(found, word)
+
+
+def test_a_row_has_the_tables_baseline_or_its_own(table, capsys):
+    both = {"base": "base", "KD": "base"}
+    assert (table().baselines, table().baseline) == (both, "base")
+    third = (
+        TABLE + f"  - {{name: third, config: {DEBUG}/base_debug.yaml, options: {{OPTIM.MAX_EPOCH: 3}}, baseline: KD}}\n"
+    )
+    assert (table(third).baselines, table().baseline) == (both | {"third": "KD"}, "base")
+    assert table(third.replace("baseline: base\n", "")).baselines == {"third": "KD"}
+    table(third)
+    assert tool().main(["small.yaml", "--show", "--columns", "gain"]) == 0
+    said = capsys.readouterr().out
+    assert "Gains are over the baseline of each row; the last epoch counts." in said
+    lines = [[cell.strip() for cell in line.split("|")][1:-1] for line in said.splitlines() if "|" in line]
+    assert lines[0] == ["run", "baseline", "status"]
+    assert [line[:2] for line in lines[2:]] == [["t", "-"], ["base", "-"], ["KD", "base"], ["third", "KD"]]
 
 
 def test_what_a_sweep_varies_and_the_columns_that_a_table_names_are_shown(table, capsys):

@@ -223,7 +223,7 @@ def test_published_tables_are_of_three_seeds_and_the_last_epoch(name):
 def test_a_stand_in_holds_out_the_same_images_from_students_and_teachers(name):
     """A teacher that had seen them would help its students on them, and the epoch is chosen there."""
     table = read_table(TABLES[name])
-    assert table.selection == "held-out" and table.baseline
+    assert table.selection == "held-out" and table.baselines
     assert {row.seeds for row in table.rows if not row.teaches_only} == {(0, 1, 2)}
     jobs = jobs_of(name)
     assert {job.options["DATA.VAL_FRACTION"] for job in jobs} == {0.1}

@@ -615,6 +615,13 @@ def test_a_gain_is_paired_over_seeds_and_over_images_where_there_is_one(tmp_path
     assert rows.loc["same", "gain"].endswith(", within noise") and rows.loc["base", "gain"] != rows.loc["base", "gain"]
     with pytest.raises(ValueError, match="the baseline bass is no row, there are base"):
         aggregate(runs, baseline="bass")
+    own = aggregate(runs, baseline={"good": "same", "same": "base"}).set_index("run")  # each has its own
+    mean = sum(np.subtract(scores["good"], scores["same"])) / 3
+    assert own["baseline"].to_dict() == {"base": "", "good": "same", "same": "base"}
+    assert own.loc["good", "gain_mean"] == pytest.approx(mean) and own.loc["same", "gain"] == rows.loc["same", "gain"]
+    assert "baseline" not in rows and "baseline" not in aggregate(runs, baseline={"good": "base"})
+    with pytest.raises(ValueError, match="the baseline bass is no row, there are base"):
+        aggregate(runs, baseline={"good": "base", "same": "bass"})
     # one seed, selected on the held-out images: epoch 1 of base, epoch 2 of the other
     hits = {"base": np.arange(100) < 40, "other": np.arange(100) < 60}
     monkeypatch.setattr(module, "hits_of", lambda folder, name, seed: ("split", hits[folder.parent.name]))

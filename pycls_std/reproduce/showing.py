@@ -33,7 +33,7 @@ def gathered(table: Table, jobs: list[Job], records: list[Run], failed: dict[Job
     return aggregate(
         runs,
         [expected[row.name] for row in table.rows],
-        baseline=table.baseline,
+        baseline=table.baselines,
         selection=table.selection,
         failed=told,
         varied=table.varied,
@@ -72,9 +72,9 @@ def rendered(table: Table, frame: pd.DataFrame, changes: Changes, form: str, col
 def _notes(table: Table, changes: Changes) -> list[str]:
     protocol = ", ".join(f"{key} {written(value)}" for key, value in table.protocol.items())
     lines = [*changes.notes(), f"Protocol: {protocol}." if protocol else ""]
-    if table.baseline:
+    if table.baselines:
         by = "held-out images choose the epoch" if table.selection == "held-out" else "the last epoch counts"
-        lines.append(f"Gains are over {table.baseline}; {by}.")
+        lines.append(f"Gains are over {table.baseline or 'the baseline of each row'}; {by}.")
     lines += [f"Varied: {', '.join(table.varied)}." if table.varied else ""]
     lines += [f"Published: {table.source}." if table.source else ""]
     return list(filter(None, lines))

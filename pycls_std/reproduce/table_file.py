@@ -19,7 +19,7 @@ TABLE_KEYS = ("title", "source", "seeds", "baseline", "selection", "columns", "p
 # What a row is by its name, its seeds and its teachers, and not by an option.
 OWN = {"NAME": "name", "OUT_DIR": "name", "SEED": "seeds"}
 TAUGHT = {"DISTILLATION.TEACHERS": "teachers", "DISTILLATION.TEACHER_WEIGHTS": "teachers"}
-ROW_KEYS = ("name", "config", "options", "seeds", "teachers", "published", "source", "sweep", "list")
+ROW_KEYS = ("name", "config", "options", "seeds", "teachers", "baseline", "published", "source", "sweep", "list")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Row:
     """A row of a table: a config, what is changed of it, and its seeds.
 
     options: {"SECTION.KEY": value as it is written}. taught_by: names of rows. published: {"TOP1": value as written},
-    with its SOURCE, of a row whose config does not state it. varied: keys that a sweep varies.
+    with its SOURCE, of a row whose config does not state it. varied: keys that a sweep varies. baseline: name of the
+    row that it is compared with, "" = none.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Row:
     taught_by: tuple[str, ...] = ()
     published: dict[str, Any] = field(default_factory=dict)
     varied: tuple[str, ...] = ()
+    baseline: str = ""
     teaches_only: bool = False  # it is there for its weights, and not held to the protocol
 
 
@@ -52,7 +54,6 @@ class Table:
     path: Path
     title: str
     source: str
-    baseline: str
     selection: str
     columns: tuple[str, ...]
     protocol: dict[str, Any]
@@ -62,6 +63,17 @@ class Table:
     def varied(self) -> tuple[str, ...]:
         """The keys that its sweeps vary."""
         return tuple(dict.fromkeys(key for row in self.rows for key in row.varied))
+
+    @property
+    def baselines(self) -> dict[str, str]:
+        """Of each row that is compared with another, the name of that one."""
+        return {row.name: row.baseline for row in self.rows if row.baseline}
+
+    @property
+    def baseline(self) -> str:
+        """The name of the row that all are compared with; "" where there is none, or more than one."""
+        names = set(self.baselines.values())
+        return names.pop() if len(names) == 1 else ""
 
 
 def read_table(path: Path) -> Table:
@@ -87,13 +99,13 @@ def read_table(path: Path) -> Table:
             own = as_mapping(entry, f"{label}: entry {number} of {group}", ROW_KEYS)
             name = str(own.get("name", ""))
             where = f"{label}: {group}, {name or f'entry {number}'}"
+            own = {"baseline": "" if teaches_only else content.get("baseline", "")} | own
             rows += _rows(name, own, where, path.parent, common, default, teaches_only=teaches_only)
     table = Table(
         name=path.stem,
         path=path,
         title=str(content["title"]),
         source=str(content.get("source", "")),
-        baseline=str(content.get("baseline", "")),
         selection=str(content.get("selection", "last")),
         columns=tuple(map(str, as_list(content.get("columns", []), f"{label}: columns"))),
         protocol=as_options(content.get("protocol", {}), f"{label}: protocol"),
@@ -108,8 +120,9 @@ def _check(table: Table, label: str) -> None:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ConfigError(f"{label}: the row {twice[0]} is there twice")
-    if table.baseline and table.baseline not in names:
-        raise ConfigError(f"{label}: baseline is {short(table.baseline)}, the rows are {first_of(names)}")
+    for name in table.baselines.values():
+        if name not in names:
+            raise ConfigError(f"{label}: baseline is {short(name)}, the rows are {first_of(names)}")
     if table.selection not in SELECTIONS:
         raise ConfigError(f"{label}: selection is {short(table.selection)}, expected {' or '.join(SELECTIONS)}")
     try:
@@ -138,6 +151,8 @@ def _rows(name, own, where, folder, common, seeds, *, teaches_only) -> list[Row]
     """Return the row of an entry, or one for each point of its sweep."""
     if not NAME.fullmatch(name):
         raise ConfigError(f"{where}: name is {short(name)}, expected letters, digits and . + - _ only")
+    if isinstance(own["baseline"], (list, dict)):
+        raise ConfigError(f"{where}: baseline is {short(own['baseline'])}, expected the name of a row")
     if not own.get("config"):
         raise ConfigError(f"{where}: config is missing")
     place = folder / str(own["config"])
@@ -163,6 +178,7 @@ def _rows(name, own, where, folder, common, seeds, *, teaches_only) -> list[Row]
                 taught_by=tuple(map(str, as_list(own.get("teachers", []), f"{where}: teachers"))),
                 published=published if len(point) == 0 else {},
                 varied=tuple(point),
+                baseline=str(own["baseline"]),
                 teaches_only=teaches_only,
             )
         )

@@ -13,7 +13,7 @@ GROUPS = {
     "options": ("options",),
     "recipe": ("model", "method", "options", "teachers", "data", "epochs"),
     "scores": ("scores", "selected", "best", "ema"),
-    "gain": ("gain",),
+    "gain": ("baseline", "gain"),
     "published": ("published", "delta", "changed"),
     "cost": ("deployed", "train_only", "flops", "hours", "speed", "memory"),
     "teaching": ("teacher_score", "agreement"),
@@ -51,7 +51,7 @@ def headings(catalogue: config.Catalogue, varied: Sequence[str] = ()) -> dict[st
     found |= {"teachers": "teachers", "data": "data", "epochs": "epochs", "n": "n"} | every
     found |= {f"selected_{score}": f"held-out-selected {label}" for score, label in scores.items()}
     found |= {f"best_{score}": f"best on test {label} (optimistic)" for score, label in scores.items()}
-    found |= {"gain": "gain over the baseline (95 % interval)"}
+    found |= {"baseline": "baseline", "gain": "gain over the baseline (95 % interval)"}
     found |= {f"ema_{score}": f"EMA {label}" for score, label in every.items()}
     found |= {f"published_{score}": f"published {label}" for score, label in scores.items()}
     found |= {f"delta_{score}": f"{label} minus published" for score, label in scores.items()}

@@ -1,5 +1,6 @@
-"""How much each row of a table gains over a baseline, with the interval that it is known to."""
+"""How much each row of a table gains over its baseline, with the interval that it is known to."""
 
+from collections.abc import Mapping
 from math import isfinite
 
 import numpy as np
@@ -9,17 +10,20 @@ from pycls_std.results.statistics import bootstrap, mcnemar, paired
 CLOSE = 0.01  # percent; a score in an event file is of single precision
 
 
-def compare(rows: list[dict], baseline: str, selection: str) -> None:
-    """Add to each row its gain over the baseline, from the seeds that both have.
+def compare(rows: list[dict], baselines: Mapping[str, str], selection: str) -> None:
+    """Add to each row its gain over its baseline, from the seeds that both have.
 
+    baselines: {row: the row that it is compared with}, by their names; one that is not there is not compared.
     rows: each with `run`, its name, `data` and `epochs`, and where it has results `seeds`, {selection: {seed: score}},
     and `hits`, {seed: (digest of the labels, (N,) which test images are right)}. It gets `gain`, in words, and
-    `gain_mean`, `gain_low` and `gain_high` where it is of several seeds. Raises ValueError if no row is the baseline.
+    `gain_mean`, `gain_low` and `gain_high` where it is of several seeds. Raises ValueError if a baseline is no row.
     """
-    own = next((row for row in rows if row["run"] == baseline), None)
-    if own is None:
-        raise ValueError(f"the baseline {baseline} is no row, there are {', '.join(row['run'] for row in rows)}")
-    for row in rows:
+    known = {row["run"]: row for row in rows}
+    for name in baselines.values():
+        if name not in known:
+            raise ValueError(f"the baseline {name} is no row, there are {', '.join(known)}")
+    for row in [row for row in rows if row["run"] in baselines]:
+        own = known[baselines[row["run"]]]
         scores, ground = (each.get("seeds", {}).get(selection, {}) for each in (row, own))
         scores, ground = ({seed: value for seed, value in each.items() if isfinite(value)} for each in (scores, ground))
         common = scores.keys() & ground.keys() if row is not own else set()

@@ -1,7 +1,7 @@
 """Aggregate runs over seeds: one row for each config, as numbers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -21,7 +21,7 @@ def aggregate(
     runs: list[Run],
     expected: Sequence[dict[str, Any]] = (),
     *,
-    baseline: str = "",
+    baseline: str | Mapping[str, str] = "",
     selection: str = "last",
     failed: dict[str, str] | None = None,
     varied: tuple[str, ...] = (),
@@ -31,14 +31,15 @@ def aggregate(
 
     expected: all options of configs, {"SECTION.KEY": value}; one that did not run, with these options, gets a row that
     says so.
-    baseline: name of the row that the others are compared with, seed by seed, by the scores of the selection: `last`,
-    or `held-out`. failed: {name of a row: why}. varied: keys of options that have a column whatever they say.
+    baseline: name of the row that the others are compared with, or {name of a row: that of its own baseline}; seed by
+    seed, by the scores of the selection: `last`, or `held-out`. failed: {name of a row: why}. varied: keys of options
+    that have a column whatever they say.
     apart: names of rows that are not compared, such as teachers.
     Columns <score> and <score>_std are mean and sample deviation over the n finished runs, of the last epoch;
     selected_<result> of the epoch that is the best on the held-out images; and best_<result> of the best epoch on the
     test split itself, which flatters. delta_<score> is what is selected minus what is published. Nothing unfinished
     enters them. `columns.headings` has all columns.
-    Raises ValueError if no row is the baseline.
+    Raises ValueError if a baseline is no row.
     """
     catalogue = config.Catalogue()
     groups = grouped(catalogue, runs)
@@ -47,11 +48,15 @@ def aggregate(
     there = [recipe(catalogue, run.options) for run in runs]
     missing = [options for options in expected if recipe(catalogue, options) not in there]
     rows += [_facts(catalogue, options, varied) | {"n": 0, "status": "not yet run"} for options in missing]
-    if baseline:
-        compare([row for row in rows if row["run"] not in apart or row["run"] == baseline], baseline, selection)
+    baselines = dict.fromkeys((row["run"] for row in rows), baseline) if isinstance(baseline, str) else baseline
+    baselines = {row: name for row, name in baselines.items() if name and row not in apart}
+    compare(rows, baselines, selection)
+    several = len(set(baselines.values())) > 1
     for row in rows:
         why = (failed or {}).get(row["run"])
         row["status"] = "; ".join(filter(None, (row["status"] if row["n"] else "", why))) if why else row["status"]
+        own = baselines.get(row["run"], "")
+        row |= {"baseline": own if own != row["run"] else ""} if several else {}
         row.pop("seeds", None)
         row.pop("hits", None)
     order = {options["NAME"]: position for position, options in enumerate(expected)}
@@ -59,7 +64,9 @@ def aggregate(
     plain = {key: _text(option.value) for key, option in catalogue.options.items() if option.column}
     same = [key for key, text in plain.items() if all(row.get(key, text) == text for row in rows) and key not in varied]
     table = pd.DataFrame(rows).drop(columns=same, errors="ignore")
-    table.attrs = {"selection": selection} | ({"baseline": baseline} if baseline else {})
+    table.attrs = {"selection": selection}
+    if baselines and not several:
+        table.attrs["baseline"] = next(iter(baselines.values()))
     return table
 
 
