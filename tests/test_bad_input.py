@@ -488,16 +488,17 @@ def answer_garbage():
 @pytest.mark.fault(32)
 def test_all_modes_work_offline(teacher, tmp_path):
     words = ["--cfg", "configs/debug/std_debug.yaml", f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]", "OPTIM.MAX_EPOCH=1"]
-    words += [f"OUT_DIR={tmp_path}/run", f"TEST.WEIGHTS={tmp_path}/run/checkpoints/last.pt", "TIME.STEPS=1", *SHORT]
-    for mode in ("train", "test", "time", "info"):
-        code, output, errors = Running(tmp_path, ["--mode", mode, *words], hook="processes:refuse_network").end()
+    words += [f"OUT_DIR={tmp_path}/run", f"TEST.WEIGHTS={tmp_path}/run/checkpoints/last.pt", *SHORT]
+    few = ["TIME.STEPS=1", "TIME.WARMUP=0", "TRAIN.BATCH_SIZE=128"]  # a block of views is many batches of 16
+    for mode, own in (("train", []), ("test", []), ("time", few), ("info", [])):
+        code, output, errors = Running(tmp_path, ["--mode", mode, *words, *own], hook="processes:refuse_network").end()
         assert (code, errors) == (0, "")
         assert output
 
 
 @pytest.mark.fault(36)
-@pytest.mark.parametrize("name", ["a run", "läuft-実行", "two\nlines", "a=b", "-x"])
-def test_a_folder_of_any_name_works(tmp_path, name):
+def test_a_folder_of_any_name_works(tmp_path):
+    name = "-x a=b\nläuft-実行"
     out = f"{tmp_path}/{name}"
     for epochs, text in ((1, "started"), (2, "continues from")):
         words = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={out}", f"OPTIM.MAX_EPOCH={epochs}", *SHORT]
