@@ -76,6 +76,8 @@ def main(argv: list[str] | None = None) -> int:
             runner.run(args.mode, cfg)
     except config.ConfigError as error:
         return complain(error, 2)
+    except SyntaxError as error:  # of a file of the package that somebody is writing
+        return complain(ValueError(f"{error.filename}:{error.lineno}: {error.msg}"), 2)
     except (ValueError, OSError, FloatingPointError, RuntimeError, MemoryError) as error:
         if args.traceback:
             raise

@@ -156,13 +156,15 @@ def _score_teachers(cfg, session) -> dict[str, dict[str, float]]:
 
 
 def test(cfg) -> None:
-    """Score every prediction of the checkpoint TEST.WEIGHTS on the test split.
+    """Score every prediction of the checkpoint TEST.WEIGHTS on the images of TEST.SPLIT.
 
     TEST.PREDICTIONS keeps them, TEST.JSON their scores.
     Raises ValueError if there is no such checkpoint, or if it does not fit the student.
     """
     if not cfg.TEST.WEIGHTS:
         raise config.ConfigError("TEST.WEIGHTS is empty, --mode test needs a checkpoint")
+    if cfg.TEST.PREDICTIONS and cfg.TEST.SPLIT != "test":  # tools compare them with those of other runs
+        raise config.ConfigError(f"TEST.PREDICTIONS are of the test split, TEST.SPLIT is {cfg.TEST.SPLIT}")
     weights, saved = student_weights(Path(cfg.TEST.WEIGHTS), ema=cfg.TEST.EMA)
     changed = changed_shape(saved["config"], config.dump(cfg)) if saved else []
     if changed:
@@ -176,7 +178,7 @@ def test(cfg) -> None:
     student = build_student(cfg, build_backbone(cfg, task.classes), describe_run(cfg, task))
     checkpoint.load_weights(student, weights, cfg.TEST.WEIGHTS)
     scores = loop.evaluate(runtime.place(student), task, data.test, runtime)
-    LOG.info("%s, %d test images, %s", data.info.name, len(data.test.dataset), cfg.TEST.WEIGHTS)
+    LOG.info("%s, %d %s images, %s", data.info.name, len(data.test.dataset), cfg.TEST.SPLIT, cfg.TEST.WEIGHTS)
     chosen = choose_prediction(cfg, task, student)
     for name, values in scores.items():
         known = {score: facts for score, facts in task.scores.items() if score in values}

@@ -388,7 +388,7 @@ PAIRS += [
 # what other tests hold: where a run goes, what data and teachers it takes, what is shown of it
 ELSEWHERE = {
     *("NAME", "TRAINER", "OUT_DIR", "MODEL.NUM_CLASSES", "DATA.NAME", "DATA.ROOT", "TEST.WEIGHTS", "TEST.EMA"),
-    *("MODEL.WEIGHTS", "TEST.PREDICTIONS", "TEST.JSON"),  # test_scores.py
+    *("MODEL.WEIGHTS", "TEST.PREDICTIONS", "TEST.JSON", "TEST.SPLIT"),  # test_scores.py
     *("TRAIN.KEEP", "DISTILLATION.CACHE", "DISTILLATION.CACHE_PRECISION", "DISTILLATION.CACHE_TOP"),
     "TRAIN.SAVE_PERIOD",  # test_interruptions.py
     *("DISTILLATION.TEACHERS", "DISTILLATION.TEACHER_WEIGHTS", "DISTILLATION.TEACHER_NORMS"),

@@ -95,6 +95,7 @@ def test_a_complaint_is_one_line(capsys):
         (MemoryError("Unable to allocate 1 TiB"), 1, "memory ran out: Unable to allocate 1 TiB"),
         (ValueError("a \x1b[31mb"), 1, r"a \x1b[31mb"),
         (config.ConfigError("key"), 2, "key"),
+        (SyntaxError("'(' was never closed", ("new.py", 3, 5, "x = (1")), 2, "new.py:3: '(' was never closed"),
     ],
 )
 def test_exit_codes(monkeypatch, capsys, error, code, text):

@@ -204,7 +204,7 @@ def test_a_slip_in_a_file_names_it(tmp_path, monkeypatch, registry):
     folder = tmp_path / declared.REGISTRIES[registry]
     folder.mkdir()
     for text, part in {
-        "x = (1\n": "new.py:1: '(' was never closed",
+        '@R.register("new")\nx = (1\n': "new.py:2: '(' was never closed",
         '@R.register("new")\nclass N:\n    OPTIONS = {"A": 3 * x}\n': "new.py: a registered name and its attributes",
         '@R.register("new")\nclass N:\n    OPTIONS = {"A": Option(0, lest=1)}\n': "unexpected keyword argument 'lest'",
     }.items():
@@ -481,7 +481,7 @@ FREE = {
     *("NAME", "OUT_DIR", "DEVICE", "LOG_PERIOD", "DATA.ROOT", "DATA.NUM_WORKERS", "DISTILLATION.TEACHER_MIN_ACC"),
     "TRAIN.SAVE_PERIOD",
     *("DISTILLATION.CACHE", "TRAIN.KEEP", "TEST.BATCH_SIZE", "TEST.EMA", "TEST.WEIGHTS", "TIME.WARMUP", "TIME.STEPS"),
-    *("TEST.PREDICTIONS", "TEST.JSON"),
+    *("TEST.PREDICTIONS", "TEST.JSON", "TEST.SPLIT"),
     *("PUBLISHED.SOURCE", "PUBLISHED.CHANGED", "PUBLISHED.TOP1", "PUBLISHED.TOP5", "MODEL.NUM_CLASSES"),
     *(f"PUBLISHED.{score}" for score in ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")),
 }

@@ -9,7 +9,7 @@ from processes import Running, two_ranks
 from records import SMALL
 
 from pycls_std import runner
-from pycls_std.builders.data import build_data
+from pycls_std.builders.data import build_data, training_images
 from pycls_std.builders.method import build_backbone, build_student, describe_run
 
 
@@ -32,7 +32,7 @@ def test_scores_are_those_of_a_plain_forward_pass_and_of_the_messages(tested, tm
     scores = found.pop("scores")
     commit = json.loads((tmp_path / "run/run.json").read_text())["starts"][0]["commit"]
     origin = {"name": "std_debug", "seed": 0, "checkpoint": "best.pt", "ema": False, "epoch": 1, "commit": commit}
-    assert found == origin | {"dataset": "digits", "images": 360, "prediction": "avg"}
+    assert found == origin | {"dataset": "digits", "split": "test", "images": 360, "prediction": "avg"}
     data = build_data(cfg, train=False)
     student = build_student(cfg, build_backbone(cfg, 10), describe_run(cfg, data.task)).eval()
     student.load_state_dict(torch.load(cfg.TEST.WEIGHTS, weights_only=True)["student"])
@@ -45,6 +45,38 @@ def test_scores_are_those_of_a_plain_forward_pass_and_of_the_messages(tested, tm
         assert scores[name]["top1"] == pytest.approx(float((logits.argmax(1) == labels).double().mean() * 100))
         line = next(line for line in messages if re.search(rf" {name} +top-1", line))
         assert f"top-1 {scores[name]['top1']:6.2f}" in line and line.startswith("*") == (name == "avg")
+
+
+def test_the_images_of_training_and_those_held_out_are_scored_on_request(load, tmp_path):
+    """As the run itself split them, each once, as the test transform shows them."""
+    own = {"DATA__VAL_FRACTION": 0.25, "OUT_DIR": tmp_path / "run", "OPTIM__MAX_EPOCH": 1, "TEST__JSON": True, **SMALL}
+    cfg = load("debug/base_debug", **own)
+    runner.run("train", cfg)
+    cfg.defrost()
+    cfg.TEST.WEIGHTS = f"{cfg.OUT_DIR}/checkpoints/last.pt"
+    last = json.loads((tmp_path / "run/metrics.jsonl").read_text())
+    data = build_data(cfg)
+    student = build_student(cfg, build_backbone(cfg, 10), describe_run(cfg, data.task)).eval()
+    student.load_state_dict(torch.load(cfg.TEST.WEIGHTS, weights_only=True)["student"])
+    for split, images in (("held-out", 359), ("train", 130)):
+        cfg.TEST.SPLIT = split
+        runner.run("test", cfg)
+        found = json.loads((tmp_path / "run/checkpoints/test.json").read_text())
+        assert (found["split"], found["images"]) == (split, images)
+        if split == "held-out":
+            assert found["scores"]["cls"]["top1"] == pytest.approx(last["val/top1"])
+    images = training_images(cfg)
+    transform = data.task.pipeline(normalization=data.normalization).test_transform()
+    with torch.no_grad():
+        logits = data.task.predictions(student(torch.stack([transform(*pair)[0] for pair in images])))["cls"]
+    hits = logits.argmax(1) == torch.tensor([label for _, label in images])
+    assert found["scores"]["cls"]["top1"] == pytest.approx(float(hits.double().mean() * 100))
+    cfg.TEST.PREDICTIONS = str(tmp_path / "predictions.npz")
+    with pytest.raises(ValueError, match="TEST.PREDICTIONS are of the test split, TEST.SPLIT is train"):
+        runner.run("test", cfg)
+    cfg.TEST.PREDICTIONS, cfg.TEST.SPLIT, cfg.DATA.VAL_FRACTION = "", "held-out", 0.0
+    with pytest.raises(ValueError, match="TEST.SPLIT is held-out, DATA.VAL_FRACTION is 0"):
+        runner.run("test", cfg)
 
 
 def test_a_later_test_replaces_it_and_one_without_the_option_does_not(tested, tmp_path):

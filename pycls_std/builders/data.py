@@ -104,9 +104,21 @@ def build_data(
         return loaders.test_loader(views, batch_size=batch_size, workers=workers, world=world)
 
     if not train:
-        return Data(info, task, normalization, plain(test_set))
+        return Data(info, task, normalization, plain(_scored(cfg, test_set)))
     val = plain(held_out) if held_out else None
     return Data(info, task, normalization, plain(test_set), train_batches, len(train_set), val)
+
+
+def _scored(cfg, test_set: ImageSet) -> ImageSet:
+    """Return the images that TEST.SPLIT names. Raises ValueError if they are those held out, and none are."""
+    if cfg.TEST.SPLIT == "test":
+        return test_set
+    trained, held_out = _parts(cfg, DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")[0])
+    if cfg.TEST.SPLIT == "train":
+        return trained
+    if held_out is None:
+        raise ValueError("TEST.SPLIT is held-out, DATA.VAL_FRACTION is 0: no images are held out")
+    return held_out
 
 
 def _parts(cfg, train_set: ImageSet) -> tuple[ImageSet, ImageSet | None]:

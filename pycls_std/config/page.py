@@ -244,6 +244,8 @@ PAGE = {
     "TEST.PERIOD": Option(1, least=1),
     # Checkpoint that --mode test scores.
     "TEST.WEIGHTS": neutral("", path=True),
+    # Images that --mode test scores: of the test split, those held out of the training split, or those trained on.
+    "TEST.SPLIT": neutral(("test", "held-out", "train")),
     # File to which --mode test writes what is said of every test image, in a folder that is there; its name ends in
     # .npz in classification (logits of the student and its teachers), in .json in detection (COCO's standard results of
     # the student); "" = off.

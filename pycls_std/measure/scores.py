@@ -25,6 +25,7 @@ def keep_scores(cfg, scores: dict[str, dict[str, float]], *, prediction: str, da
         "ema": cfg.TEST.EMA,
         **origin,
         "dataset": data.info.name,
+        "split": cfg.TEST.SPLIT,
         "images": len(data.test.dataset),
         "prediction": prediction,
         "scores": scores,
