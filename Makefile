@@ -33,7 +33,7 @@ demo: venv
 	@echo "Look at their curves with:  $(BIN)/tensorboard --logdir runs"
 
 test: venv
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -rs
 
 tables: venv
 	$(BIN)/python tools/fill_tables.py

@@ -11,7 +11,7 @@ from pathlib import Path
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends what has not begun without a traceback
 
-from pycls_std import config  # noqa: E402
+from pycls_std import __version__, config  # noqa: E402
 from pycls_std.core.text import printable, shortened  # noqa: E402
 from pycls_std.process import console, limits, signals, streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
@@ -50,6 +50,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"pycls-std {__version__}")
     parser.add_argument("--mode", required=True, choices=MODES, help="what to do")
     parser.add_argument("--cfg", required=True, metavar="FILE", help="a YAML file of options; see configs/")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")

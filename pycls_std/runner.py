@@ -17,7 +17,7 @@ from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint, distributed, loop
 from pycls_std.measure.description import info, operations
 from pycls_std.measure.predictions import check_predictions, keep_predictions
-from pycls_std.measure.scores import keep_scores, refuse_same_file
+from pycls_std.measure.scores import keep_scores, refuse_other_file
 from pycls_std.measure.speed import time
 from pycls_std.run.folder import RunFolder
 from pycls_std.run.identity import Identity, changed_shape, refuse_squashed
@@ -219,7 +219,7 @@ def run(mode: str, cfg) -> None:
             student = build_student(cfg, build_backbone(cfg, task.classes), describe_run(cfg, task))
             choose_prediction(cfg, task, student)
             check_predictions(cfg, task)
-            refuse_same_file(cfg)
+            refuse_other_file(cfg)
         else:
             build_optimizer(cfg, build_described_trainer(cfg, cfg.MODEL.NUM_CLASSES or 2)[0])
     except WeightsError:  # no mistake of the options, but of a file

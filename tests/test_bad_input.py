@@ -48,6 +48,11 @@ def one_line(code, output, errors, expected):
     [
         fault(11, ["OPTIM.BASE_LRR", "1"], ["command line", "OPTIM.BASE_LRR", "did you mean OPTIM.BASE_LR?"]),
         fault(11, ["OPTIM.LR=1e-3"], ["command line", "no option OPTIM.LR, did you mean OPTIM.BASE_LR?"]),
+        fault(11, ["TRAIN.EPOCHS=3"], ["command line", "no option TRAIN.EPOCHS, did you mean OPTIM.MAX_EPOCH?"]),
+        fault(11, ["batch_size=3"], ["command line", "no option batch_size, did you mean TRAIN.BATCH_SIZE?"]),
+        fault(
+            11, ["MODEL.ARGS={}"], ["command line: MODEL.ARGS is a section", "MODEL.ARGS=null drops what the file has"]
+        ),
         fault(11, ["OPTIMM.BASE_LR=1"], ["command line", "OPTIMM.BASE_LR", "did you mean OPTIM.BASE_LR?"]),
         fault(12, ["OPTIM.MAX_EPOCH", "abc"], ["OPTIM.MAX_EPOCH", "a whole number", "abc"]),
         fault(12, ["OPTIM.MAX_EPOCH", "-1"], ["OPTIM.MAX_EPOCH", "-1", "at least 1"]),

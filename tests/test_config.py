@@ -170,6 +170,8 @@ def test_files_that_are_no_config(tmp_path):
     assert "Is a directory" in complaint(str(tmp_path / "folder.yaml"))
     (tmp_path / "code.py").write_text("raise SystemExit")
     assert "a config is a .yaml file" in complaint(str(tmp_path / "code.py"))
+    (tmp_path / "named.yaml").write_text("SEED: 1\n")
+    assert complaint(str(tmp_path / "named")).endswith(f"a config is a .yaml file, did you mean {tmp_path}/named.yaml?")
     (tmp_path / "binary.yaml").write_bytes(b"\x80\x81")
     assert "cannot be read" in complaint(str(tmp_path / "binary.yaml"))
 
@@ -204,7 +206,7 @@ def test_a_slip_in_a_file_names_it(tmp_path, monkeypatch, registry):
     folder = tmp_path / declared.REGISTRIES[registry]
     folder.mkdir()
     for text, part in {
-        '@R.register("new")\nx = (1\n': "new.py:2: '(' was never closed",
+        '@R.register("new")\nclass N:\n    x = (1\n': "new.py:3: '(' was never closed",
         '@R.register("new")\nclass N:\n    OPTIONS = {"A": 3 * x}\n': "new.py: a registered name and its attributes",
         '@R.register("new")\nclass N:\n    OPTIONS = {"A": Option(0, lest=1)}\n': "unexpected keyword argument 'lest'",
     }.items():

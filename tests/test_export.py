@@ -19,7 +19,7 @@ from pycls_std.export.plain_timm import plain_timm
 
 PLAIN = ("--formats", "pt2,safetensors")
 ABSENT = [name for name in onnx_file.PACKAGES if find_spec(name) is None]
-needs_onnx = pytest.mark.skipif(bool(ABSENT), reason=f"pip install -r requirements-export.txt: no {', '.join(ABSENT)}")
+needs_onnx = pytest.mark.skipif(bool(ABSENT), reason=f"pip install {' '.join(ABSENT)}")
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,8 @@ def test_a_branch_that_predicts_is_kept(run, tmp_path):
     for text in ("`avg`", "digits", "resnet8, best.pt", f"top-1 {line['test/top1']:.2f}", start["commit"], "1 of 1"):
         assert text in card
     assert "timm alone does not" in card and "`branches.`" in card
+    backbone = after_the_cards_code(card, tmp_path / "out")["model"].eval()
+    torch.testing.assert_close(backbone(images), heads["cls"], rtol=1e-5, atol=1e-5)
 
 
 def test_a_branch_that_does_not_predict_is_dropped(run, tmp_path):
@@ -93,6 +95,18 @@ def test_a_branch_that_does_not_predict_is_dropped(run, tmp_path):
     assert not any(name.startswith(("branches", "backbone")) for name in names)
     line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert f"top-1 {line['test/cls_top1']:.2f}" in card and "branches" not in card
+    names = after_the_cards_code(card, tmp_path / "out")
+    torch.testing.assert_close(names["model"].eval()(images), heads_of(run, images)["cls"], rtol=1e-5, atol=1e-5)
+    assert names["logits"].shape == (2, 10)  # of the program
+
+
+def after_the_cards_code(card, folder):
+    """The names that there are once all code of a card ran in its folder."""
+    names = {}
+    with contextlib.chdir(folder):
+        for code in re.findall(r"```python\n(.*?)```", card, re.S):
+            exec(code, names)
+    return names
 
 
 def timm_student(tmp_path, prediction):
@@ -165,7 +179,7 @@ def test_without_the_extra_one_line_says_what_is_absent(run, tmp_path, monkeypat
     monkeypatch.setattr(onnx_file, "find_spec", lambda name: None if name == "onnxruntime" else True)
     code, output, errors = called("tools/export.py", *of(run), "--out", tmp_path / "out")
     assert (code, output, errors.count("\n")) == (1, "", 1)
-    assert "ONNX needs onnxruntime, not installed here: pip install -r requirements-export.txt" in errors
+    assert "ONNX needs onnxruntime, not installed here: pip install onnxruntime; --formats" in errors
     assert not (tmp_path / "out").exists()
 
 

@@ -1,5 +1,6 @@
 """Weights as other programs leave them: safetensors, wrappers, prefixes, the Hugging Face hub; forms that are none."""
 
+import argparse
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import safetensors.torch
 import timm
 import torch
 from huggingface_hub.errors import EntryNotFoundError
-from processes import called
+from processes import ROOT, called
 from records import Malice
 from timm.models import save_for_hf
 
@@ -32,7 +33,9 @@ def assert_found(path, state):
     assert (tested.keys(), said) == ({f"backbone.{key}" for key in state}, {})
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "module.backbone.", "_orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "backbone.", "model.", "module.backbone.", "_orig_mod.", "_orig_mod.module."]
+)
 def test_names_of_wrapped_modules(state, tmp_path, prefix):
     torch.save({f"{prefix}{key}": value for key, value in state.items()}, tmp_path / "a.pt")
     assert_found(tmp_path / "a.pt", state)
@@ -96,11 +99,46 @@ def test_what_is_not_read_names_the_command_that_makes_it_readable(state, tmp_pa
     with pytest.raises(ValueError) as error:
         weights.find_weights("resnet8", str(path))
     key = "" if kind == "objects" else " --key 'ema weights'"
-    assert f"python tools/import_weights.py '{path}' NEW.pt{key} makes" in str(error.value)
+    assert f"python {ROOT}/tools/import_weights.py '{path}' NEW.pt{key} makes" in str(error.value)
     options = ["--key", "ema weights"] if key else []
     assert called("tools/import_weights.py", path, tmp_path / "NEW.pt", *options)[0] == 0
     assert_found(tmp_path / "NEW.pt", state)
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_command_names_the_tool_from_wherever_it_is_told(tmp_path, monkeypatch):
+    assert " tools/import_weights.py " in checkpoint.importing("a.pt")
+    monkeypatch.chdir(tmp_path)
+    assert f" {ROOT / 'tools' / 'import_weights.py'} " in checkpoint.importing("a.pt")
+
+
+def test_of_several_entries_the_command_takes_the_one_that_a_run_would(state, tmp_path):
+    average = {key: value + 1 for key, value in state.items()}
+    torch.save({"model": state, "model_ema": average, "options": argparse.Namespace(lr=1)}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a.pt holds more than weights \(argparse.Namespace\); python tools/import_w"):
+        weights.find_weights("resnet8", str(tmp_path / "a.pt"))
+    assert called("tools/import_weights.py", tmp_path / "a.pt", tmp_path / "NEW.pt")[0] == 0
+    assert_found(tmp_path / "NEW.pt", average)
+
+
+def test_names_that_do_not_fit_are_shown_beside_those_that_are_missing(state, tmp_path, load):
+    torch.save({f"encoder.{key}": value for key, value in state.items()}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="; missing .*; unexpected encoder.* and [0-9]+ more"):
+        runner.run("train", load("debug/teacher_debug", MODEL__WEIGHTS=tmp_path / "a.pt", OUT_DIR=tmp_path / "run"))
+
+
+def test_info_says_what_a_student_starts_from(state, tmp_path, load, caplog):
+    torch.save(state, tmp_path / "a.pt")
+    torch.save({"options": argparse.Namespace(lr=1)}, tmp_path / "b.pt")
+    caplog.set_level("INFO")
+    for origin, said in (("", "random weights"), (f"{tmp_path}/a.pt", f"{tmp_path}/a.pt"), ("c.pt", "c.pt, not here")):
+        caplog.clear()
+        runner.run("info", load("debug/teacher_debug", MODEL__WEIGHTS=origin))
+        assert any(line.startswith(f"starts from {said}") for line in caplog.messages)
+    caplog.clear()
+    with pytest.raises(ValueError, match="b.pt holds more than weights"):
+        runner.run("info", load("debug/teacher_debug", MODEL__WEIGHTS=tmp_path / "b.pt"))
+    assert not caplog.messages
 
 
 def test_a_text_is_not_sent_to_a_tool_that_cannot_read_it(tmp_path):
@@ -148,7 +186,12 @@ def test_a_hub_that_is_not_there(monkeypatch):
 
 
 FORMS = {
-    "ftp://host/a.pt": "needs its SHA-256",
+    "ftp://host/a.pt": "only https:// is downloaded from",
+    "s3://bucket/a.pt": "only https:// is downloaded from",
+    "imagenet": "imagenet is no file and no form of weights; known: a path, https",
+    "microsoft/resnet-18": "no form of weights; known: a path, https",
+    "hf_hub:timm/resnet18.a1_in1k": "did you mean hf-hub:timm/resnet18.a1_in1k?",
+    "HF-HUB:someone/model": "did you mean hf-hub:someone/model?",
     f"http://host/a.pt#sha256={'0' * 64}": "only https:// is downloaded from",
     "https://host/a.pt": "needs its SHA-256",
     "https://host/a.pt#sha256=12": "expected #sha256=<64 hexadecimal digits>, got #sha256=12",

@@ -182,6 +182,20 @@ def test_a_config_that_is_here_comes_before_the_packages(tmp_path, monkeypatch, 
         assert not caplog.text
 
 
+def test_a_base_of_the_package_is_found_beside_no_file(tmp_path, monkeypatch):
+    """That which lies beside the file comes first."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(f"_BASE_: {BASE}\nSEED: 7\n")
+    own = config.load("mine.yaml")
+    assert (own.SEED, own.MODEL.NAME) == (7, config.load(str(ROOT / BASE)).MODEL.NAME)
+    (tmp_path / BASE).parent.mkdir(parents=True)
+    (tmp_path / BASE).write_text("NAME: beside\n")
+    assert config.load("mine.yaml").NAME == "beside"
+    (tmp_path / "mine.yaml").write_text("_BASE_: configs/debug/none.yaml\n")
+    with pytest.raises(config.ConfigError, match="_BASE_ is 'configs/debug/none.yaml', there is no such file beside"):
+        config.load("mine.yaml")
+
+
 def test_a_package_within_another_repository_has_no_commit(tmp_path, monkeypatch):
     """Installed in an environment that lies in a checkout of something else."""
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)

@@ -117,6 +117,16 @@ def test_weights_that_do_not_say_where_they_come_from(load, tmp_path):
     assert found["epoch"] is None and list(found["scores"]) == ["cls"]
 
 
+def test_a_file_of_somebody_else_is_not_replaced(tested, tmp_path):
+    cfg, _ = tested
+    path = tmp_path / "run/checkpoints/test.json"
+    for content in ("[1, 2]", '{"images": []}', "?"):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="TEST.JSON would replace .*test.json, which no test wrote: move it away"):
+            runner.run("test", cfg)
+        assert path.read_text() == content
+
+
 def test_predictions_do_not_replace_it(tmp_path):
     """COCO's results end in .json, too."""
     own = ["--mode", "test", "--cfg", "configs/vidt/swin-nano_coco_base.yaml", f"TEST.WEIGHTS={tmp_path}/x.pt"]

@@ -2,7 +2,7 @@
 
 The model is that of TEST.WEIGHTS, with the options of its run (--cfg RUN/config.yaml); its dataset need not be there.
 Branches, such as STD's tokens, are kept if they predict: TEST.PREDICTION=cls leaves them out. Computed in fp32, on the
-CPU. ONNX needs the extra: pip install -r requirements-export.txt.
+CPU. ONNX needs the extra: pip install '.[export]' in the checkout.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 
 KINDS = ("pt2", "onnx", "safetensors")
+SPLITS = ("trained on", "tested on", "held out")  # of which the last may be missing
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -162,7 +163,7 @@ def training(options, saved: dict, viewer) -> dict[str, str]:
     commits = dict.fromkeys(start["commit"] for start in record.get("starts", ()) if "commit" in start)
     return {
         "data": f"{viewer.info.name or options.DATA.NAME} (DATA.NAME {options.DATA.NAME})"
-        + (f", images trained on, tested on, held out: {', '.join(map(str, images))}" if images else ""),
+        + "".join(f", {number} images {how}" for number, how in zip(images, SPLITS, strict=False)),
         "method": options.TRAINER,
         "teachers": "; ".join(f"{name}, {Path(origin).name}" for name, origin in pairs) or "none",
         "epochs": f"{saved['epoch']} of {options.OPTIM.MAX_EPOCH}" if "epoch" in saved else "not known",

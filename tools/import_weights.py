@@ -23,6 +23,7 @@ if not __package__:  # run as a script, from anywhere
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pycls_std.models  # noqa: E402, F401  (registers the models)
+from pycls_std.builders.plain_weights import WRAPPERS  # noqa: E402
 from pycls_std.core.registry import BACKBONES  # noqa: E402
 from pycls_std.core.text import first_of, printable  # noqa: E402
 from pycls_std.engine import files  # noqa: E402
@@ -52,7 +53,8 @@ class StandIn:
 def weights_in(path: Path, key: str) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Return the weights of a file, and the names of the classes of what was dropped.
 
-    key: entry that holds the weights, such as model or state_dict; "" = the file's only dictionary of tensors.
+    key: entry that holds the weights, such as model or state_dict; "" = the first of WRAPPERS that the file has, else
+    its only dictionary of tensors.
     Raises ValueError that names the path if it is damaged, cannot be read or the entry is not there.
     """
     source = read_whole(path)  # with its checksums, which torch does not look at
@@ -76,6 +78,7 @@ def weights_in(path: Path, key: str) -> tuple[dict[str, torch.Tensor], list[str]
     found = {name: tensors for name, tensors in entries.items() if tensors}
     if key not in found and key:
         raise ValueError(f"{path} has no weights under {key!r}; it has some under {sorted(found)}")
+    key = key or next((name for name in WRAPPERS if name in found), "")  # the average is better than what it is of
     if not key and len(found) != 1:
         there = f"weights under {sorted(found)}: choose with --key" if found else f"no weights, but {dropped}"
         raise ValueError(f"{path} has {there}")

@@ -44,6 +44,8 @@ def expected(url: str) -> _Address:
     Raises ValueError if there is no hash, or one that is none, and if the URL is not https.
     """
     address, _, fragment = url.partition("#")
+    if urlsplit(address).scheme != "https":
+        raise ValueError(f"{url}: only https:// is downloaded from")
     file_name = address.rsplit("/", 1)[-1]
     in_name = re.search(r"-([0-9a-f]{8,64})\.\w+$", file_name)
     if fragment:
@@ -55,8 +57,6 @@ def expected(url: str) -> _Address:
         digest = in_name[1] if in_name else ""
     if not digest:
         raise ValueError(f"{url}: needs its SHA-256, as #sha256=<hex> or 8 digits of it or more in the file's name")
-    if urlsplit(address).scheme != "https":
-        raise ValueError(f"{url}: only https:// is downloaded from")
     return _Address(address, file_name, digest)
 
 

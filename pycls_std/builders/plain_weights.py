@@ -13,7 +13,7 @@ LOG = logging.getLogger("pycls_std")
 # Entries under which programs keep the weights. The moving average is the better one where there are both, and what
 # timm itself loads then.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state", "net")
-BACKBONE, BRANCHES = "backbone.", "branches."
+PREFIXES, BRANCHES = ("backbone.", "model."), "branches."  # what wrappers call the model; Lightning's is the second
 
 
 def plain(state: dict, origin: str) -> dict[str, Tensor]:
@@ -38,14 +38,15 @@ def plain(state: dict, origin: str) -> dict[str, Tensor]:
 
 
 def of_backbone(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of a backbone, of those of a student or of a wrapper that calls it so; others stay.
+    """Return the weights of a backbone, of those of a student or of a wrapper that calls it one of PREFIXES.
 
-    One whose own names begin so, beside others, is no such wrapper.
+    One whose own names begin so, beside others, is no such wrapper, and stays.
     """
     own = {key: value for key, value in weights.items() if not key.startswith(BRANCHES)}
-    if not own or not all(key.startswith(BACKBONE) for key in own):
-        return weights
-    return {key.removeprefix(BACKBONE): value for key, value in own.items()}
+    for prefix in PREFIXES:
+        if own and all(key.startswith(prefix) for key in own):
+            return {key.removeprefix(prefix): value for key, value in own.items()}
+    return weights
 
 
 def _elsewhere(state: dict, origin: str) -> str:

@@ -94,9 +94,10 @@ def refuse_unknown_form(name: str, origin: str) -> None:
     elif "://" in origin:
         expected(origin)
     elif not Path(origin).exists():
-        meant = next((each for each, fits in MEANT.items() if fits(origin)), "")
-        if meant or re.match(r"[A-Za-z][\w+-]*:", origin):
-            hint = f"did you mean {meant}:{origin}?" if meant else f"known: {KNOWN}"
+        bare = re.sub(r"(?i)^hf[_-]hub:", "", origin)
+        meant = next((each for each, fits in MEANT.items() if fits(bare)), "hf-hub" if bare != origin else "")
+        if meant or re.match(r"[A-Za-z][\w+-]*:", origin) or not Path(origin).suffix:
+            hint = f"did you mean {meant}:{bare}?" if meant else f"known: {KNOWN}"
             raise ValueError(f"{origin} is no file and no form of weights; {hint}")
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from pycls_std.config.mistake import ConfigError
 from pycls_std.config.plain_yaml import KEY, MOST_BYTES, Text, key_of, parse, short, value_of
+from pycls_std.config.shipped import shipped_config
 from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import printable, shortened
 
@@ -20,14 +21,19 @@ def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> list[dict[str, tuple[
     if real in chain:
         raise ConfigError("_BASE_ goes round in a circle: " + printable(" -> ".join(map(str, [*chain, real]))))
     if path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"{label}: a config is a .yaml file")
+        there = path.with_name(f"{path.name}.yaml")
+        meant = f", did you mean {printable(shortened(str(there)))}?" if os.path.isfile(there) else ""
+        raise ConfigError(f"{label}: a config is a .yaml file{meant}")
     settings = dict(_settings(_text(path, label), label))
     if "_BASE_" not in settings:
         return [settings]
     base, where = settings.pop("_BASE_")
-    if not isinstance(base, str) or not os.path.exists(path.parent / base):
+    found = None
+    if isinstance(base, str):
+        found = path.parent / base if os.path.exists(path.parent / base) else shipped_config(base)
+    if not found:
         raise ConfigError(f"{where}: _BASE_ is {short(base)}, there is no such file beside {label}")
-    return [*read_yaml(path.parent / base, (*chain, real)), settings]
+    return [*read_yaml(found, (*chain, real)), settings]
 
 
 @lru_cache(256)  # a table's rows are many and their files few, and to parse one takes milliseconds

@@ -65,11 +65,29 @@ def set_option(options: CfgNode, key: str, value, where: str, declaration: Optio
     if isinstance(node.get(leaf), CfgNode):
         if value == {}:
             return
-        raise ConfigError(f"{where}: {key} is a section, it takes keys and not {short(value)}")
+        drop = f"; {key}=null drops what the file has there" if declaration and declaration.value == {} else ""
+        raise ConfigError(f"{where}: {key} is a section, it takes keys and not {short(value)}{drop}")
     value = coerce(value, node.get(leaf), declaration and declaration.of, f"{where}: {key}")
     if declaration and declaration.path:
         value = [_at_home(path) for path in value] if isinstance(value, list) else _at_home(value)
     node[leaf] = value
+
+
+# What other programs call an option, by the last word of an unknown key.
+ELSEWHERE = {
+    **dict.fromkeys(("epochs", "max_epochs", "num_epochs"), "OPTIM.MAX_EPOCH"),
+    **dict.fromkeys(("lr", "learning_rate"), "OPTIM.BASE_LR"),
+    **dict.fromkeys(("optimizer", "opt"), "OPTIM.NAME"),
+    **dict.fromkeys(("batch_size", "batch"), "TRAIN.BATCH_SIZE"),
+    **dict.fromkeys(("pretrained", "checkpoint", "ckpt"), "MODEL.WEIGHTS"),
+    **dict.fromkeys(("arch", "model_name"), "MODEL.NAME"),
+    **dict.fromkeys(("path", "folder", "dir", "data_dir", "data_path"), "DATA.ROOT"),
+    **dict.fromkeys(("img_size", "input_size", "resolution"), "DATA.IMAGE_SIZE"),
+    **dict.fromkeys(("workers", "num_workers"), "DATA.NUM_WORKERS"),
+    **dict.fromkeys(("output", "output_dir", "out", "resume"), "OUT_DIR"),
+    **dict.fromkeys(("teacher", "teacher_model"), "DISTILLATION.TEACHERS"),
+    **dict.fromkeys(("temperature", "temp"), "DISTILLATION.TEMPERATURE"),
+}
 
 
 def _meant(key: str, known: list[str]) -> str:
@@ -79,6 +97,8 @@ def _meant(key: str, known: list[str]) -> str:
     MIN_LR that its letters are nearest to.
     """
     section, dot, leaf = key.rpartition(".")
+    if meant := ELSEWHERE.get(leaf.lower()):
+        return meant
     own = [other for other in known if other.startswith(section + dot)] if section and leaf else []
     longer = [other for other in own if other.endswith(f"_{leaf}")]
     longer += [other for other in own if other.startswith(f"{key}_")]

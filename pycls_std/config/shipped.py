@@ -12,11 +12,16 @@ PLACES = (PACKAGE / "configs", PACKAGE.parent / "configs")  # installed, and in 
 def find_config(path: str) -> Path:
     """Return the file that a config's path names: configs/... that is not here is the package's own, which is told."""
     given = Path(path)
-    if os.path.exists(given) or given.parts[:1] != ("configs",):
+    if os.path.exists(given):
         return given
-    inside = os.path.join(*given.parts[1:]) if len(given.parts) > 1 else ""
-    for place in PLACES:
-        if os.path.isfile(place / inside):
-            LOG.info("there is no %s here, the package's own is used: %s", given, place / inside)
-            return place / inside
-    return given
+    own = shipped_config(path)
+    if own:
+        LOG.info("there is no %s here, the package's own is used: %s", given, own)
+    return own or given
+
+
+def shipped_config(path: str) -> Path | None:
+    """Return the package's own file of the name configs/..., None if there is none."""
+    first, *inside = Path(path).parts or ("",)
+    found = [place.joinpath(*inside) for place in PLACES if first == "configs"]
+    return next((place for place in found if os.path.isfile(place)), None)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import math
+import re
 import shlex
 import warnings
 import zipfile
@@ -75,10 +76,9 @@ def read(path: Path) -> dict:
             raise unreadable(path, error) from error
         reason = str(error).splitlines()[0]
     except Exception as error:  # what a pickle leads to that is none of weights
-        unsafe = "weights_only" in str(error).lower()
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        reason = "it is no file of weights, or holds more than weights" if unsafe else reason
-        reason += f"; {importing(path)}" if unsafe and zipfile.is_zipfile(content) else ""
+        if "weights_only" in str(error).lower():
+            raise Damaged(f"checkpoint {path} {_more_than_weights(path, content, error)}") from error
     else:
         if isinstance(state, dict) and type(state.get("format", 0)) is int:
             return state
@@ -87,10 +87,24 @@ def read(path: Path) -> dict:
     raise Damaged(f"checkpoint {path} is corrupt or no checkpoint: {printable(reason)}")
 
 
+def _more_than_weights(path: Path, content: io.BytesIO, error: Exception) -> str:
+    """Return in words why a file is refused that may be whole, and what can be done about it."""
+    if not zipfile.is_zipfile(content):
+        return (
+            "is corrupt or no checkpoint: it is no file of weights, or holds more than weights; if torch before 1.6 "
+            "wrote it, load it there, and save its weights alone"
+        )
+    kind = re.search(r"GLOBAL ([\w.]+) was not an allowed global", str(error))
+    return f"holds more than weights{f' ({kind[1]})' if kind else ''}; {importing(path)}"
+
+
 def importing(path: Path | str, options: str = "") -> str:
     """Return in words how a plain file of weights is made of a file that holds more. options: of the command."""
-    installed = (Path(__file__).parents[1] / "tools").is_dir()  # in a checkout they lie beside the package
-    tool = "-m pycls_std.tools.import_weights" if installed else "tools/import_weights.py"
+    checkout = Path(__file__).parents[2] / "tools" / "import_weights.py"
+    tool = "-m pycls_std.tools.import_weights"  # where the package is installed without its checkout
+    if checkout.is_file():
+        here = Path("tools/import_weights.py")
+        tool = str(here) if here.is_file() and here.samefile(checkout) else shlex.quote(str(checkout))
     return f"python {tool} {shlex.quote(str(path))} NEW.pt{options} makes a plain one of it, and runs nothing in it"
 
 

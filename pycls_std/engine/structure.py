@@ -43,8 +43,12 @@ def refuse_unreadable(state, name: str = "") -> None:
 def refuse(lines: list[str], source: str, what: str) -> None:
     """Raise ValueError that names a source and up to 10 lines on how it differs from what it should be, if any does."""
     if lines:
-        more = f" and {len(lines) - 10} more" if len(lines) > 10 else ""
-        raise ValueError(f"{source} does not fit {what}: {'; '.join(lines[:10])}{more}")
+        odd = [line for line in lines if line.startswith("unexpected ")]
+        others = [line for line in lines if line not in odd]  # of each kind some, or names with a prefix are not seen
+        shown = others[: 10 - min(len(odd), 5)]
+        shown += odd[: 10 - len(shown)]
+        more = f" and {len(lines) - len(shown)} more" if len(lines) > len(shown) else ""
+        raise ValueError(f"{source} does not fit {what}: {'; '.join(shown)}{more}")
 
 
 def differences(found, expected, name: str = "") -> list[str]:

@@ -39,7 +39,7 @@ def _input(facts: Facts) -> list[str]:
     names = ", ".join(f"{number} {_cell(name)}" for number, name in enumerate(facts.classes))
     return [
         f"Input: (B, 3, {facts.image_size}, {facts.image_size}), fp32, RGB; of an image {facts.resize}; pixels "
-        f"from 0 to 1, minus the mean {numbers[0]}, by the deviation {numbers[1]}.",
+        f"from 0 to 1, minus the mean {numbers[0]}, by the standard deviation {numbers[1]}.",
         f"Output: (B, {len(facts.classes)}) logits of the prediction `{facts.prediction}`; any B.",
         "",
         f"Classes: {names}.",
@@ -47,12 +47,16 @@ def _input(facts: Facts) -> list[str]:
 
 
 def _program(facts: Facts) -> list[str]:
-    return _code("program = torch.export.load('model.pt2').module()", "logits = program(images)") + _apart("pt2", facts)
+    load = "program = torch.export.load('model.pt2').module()"
+    images = f"images = torch.zeros(2, 3, {facts.image_size}, {facts.image_size})"
+    return _code("import torch", load, images, "logits = program(images)") + _apart("pt2", facts)
 
 
 def _onnx(facts: Facts) -> list[str]:
     session = "session = onnxruntime.InferenceSession('model.onnx', providers=['CPUExecutionProvider'])"
-    return _code(session, "(logits,) = session.run(['logits'], {'images': images})") + _apart("onnx", facts)
+    images = f"images = numpy.zeros((2, 3, {facts.image_size}, {facts.image_size}), dtype='float32')"
+    run = "(logits,) = session.run(['logits'], {'images': images})"
+    return _code("import numpy, onnxruntime", session, images, run) + _apart("onnx", facts)
 
 
 def _safetensors(facts: Facts) -> list[str]:
@@ -62,9 +66,12 @@ def _safetensors(facts: Facts) -> list[str]:
             f"The weights {whole or 'of the backbone'}, by their names in pycls_std, which makes the model; timm alone "
             "does not. The backbone:",
             *_code(
-                "import pycls_std.models",
+                "import pycls_std.models, safetensors.torch",
                 "from pycls_std.models.create import create_backbone",
                 f"model = create_backbone({facts.model!r}, num_classes={len(facts.classes)}, **{facts.arguments!r})",
+                "weights = safetensors.torch.load_file('model.safetensors')",
+                *([OF_BACKBONE] if facts.parts else []),
+                "model.load_state_dict(weights)",
             ),
         ]
     words = ", ".join(f"{key}={value!r}" for key, value in facts.timm.items() if key != "model_name")
@@ -74,6 +81,7 @@ def _safetensors(facts: Facts) -> list[str]:
     return ["The weights by timm's names, which timm alone loads:", *_code("import timm", make, load), note]
 
 
+OF_BACKBONE = "weights = {key[9:]: value for key, value in weights.items() if key.startswith('backbone.')}"
 OTHERWISE = "Its logits are not those of the student: timm averages both heads, the student predicts by `{}`."
 LOADED = {"pt2": _program, "onnx": _onnx, "safetensors": _safetensors}
 

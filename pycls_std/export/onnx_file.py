@@ -15,7 +15,7 @@ def refuse_absent() -> None:
     absent = [name for name in PACKAGES if find_spec(name) is None]
     if absent:
         raise ValueError(
-            f"ONNX needs {', '.join(absent)}, not installed here: pip install -r requirements-export.txt; "
+            f"ONNX needs {', '.join(absent)}, not installed here: pip install {' '.join(absent)}; "
             "--formats pt2,safetensors does without"
         )
 

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
+from pycls_std.core.regular import read_bytes
 from pycls_std.engine import files
 
 LOG = logging.getLogger("pycls_std")
@@ -35,8 +37,17 @@ def keep_scores(cfg, scores: dict[str, dict[str, float]], *, prediction: str, da
     LOG.info("%s: written", path)
 
 
-def refuse_same_file(cfg) -> None:
-    """Raise ValueError if TEST.PREDICTIONS would replace test.json, which TEST.JSON asks for."""
+def refuse_other_file(cfg) -> None:
+    """Raise ValueError if test.json, which TEST.JSON asks for, is TEST.PREDICTIONS, or there and none of a test."""
     path = Path(cfg.TEST.WEIGHTS).parent / SCORES
-    if cfg.TEST.JSON and cfg.TEST.PREDICTIONS and Path(cfg.TEST.PREDICTIONS).absolute() == path.absolute():
+    if not cfg.TEST.JSON:
+        return
+    if cfg.TEST.PREDICTIONS and Path(cfg.TEST.PREDICTIONS).absolute() == path.absolute():
         raise ValueError(f"TEST.PREDICTIONS is {path}, the file of TEST.JSON: choose another name")
+    if os.path.lexists(path):
+        try:
+            ours = {"checkpoint", "scores"} <= json.loads(read_bytes(path)).keys()
+        except (OSError, ValueError, AttributeError):
+            ours = False
+        if not ours:
+            raise ValueError(f"TEST.JSON would replace {path}, which no test wrote: move it away")

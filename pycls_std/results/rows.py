@@ -72,4 +72,4 @@ def tell_apart(rows: list[dict], identities: list[dict]) -> None:
         rivals = [other for other, other_name in zip(identities, names, strict=True) if other_name == name]
         keys = sorted(key for key in flat if any(other.get(key) != flat[key] for other in rivals))
         if keys:
-            row["run"] += " (" + ", ".join(f"{key} {flat[key]}" for key in keys) + ")"
+            row["run"] += " (" + ", ".join(f"{key} {flat[key] if flat[key] != '' else 'none'}" for key in keys) + ")"
