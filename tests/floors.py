@@ -71,5 +71,5 @@ def imported_parts(tree):
     """Parts of this package that a file imports."""
     for module, name in imported_names(tree):
         words = module.split(".")
-        if words[0] == "pycls_std":
+        if words[0] == "pycls_std" and name != "__version__":
             yield words[1] if len(words) > 1 else name or "__init__"

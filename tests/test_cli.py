@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from processes import Running
 
+import pycls_std
 import run_net as run_net_module
 from pycls_std import config, runner
 from pycls_std.process import signals
@@ -32,6 +33,7 @@ CONFIG = "configs/debug/base_debug.yaml"
 def test_help_lists_modes_and_points_to_the_options():
     code, text, _ = run_net("--help")
     assert code == 0
+    assert run_net("--version") == (0, f"pycls-std {pycls_std.__version__}\n", "")
     for word in ("train", "test", "info", "time", "pycls_std/config/page.py", "OPTIONS"):
         assert word in text
     assert (ROOT / "pycls_std/config/page.py").is_file()
