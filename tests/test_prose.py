@@ -96,3 +96,14 @@ def test_what_is_said_of_detectors(prose):
     assert 0 < few["VkD"][0] - mean(base.values()) < max(base.values()) - min(base.values())
     assert "VkD is ahead of the baseline by less than its two seeds differ, on one seed" in prose
     assert few["token-matching"][0] < min(base.values()) - 5
+
+
+def test_what_is_said_of_a_detector_that_learns_eight_images_by_heart():
+    folder = ROOT / "logs" / "bccd-coco_8" / "swin-micro_bccd-8" / "seed0"
+    said, run = (json.loads((folder / name).read_text()) for name in ("test.json", "run.json"))
+    assert (said["split"], said["images"], said["epoch"], run["epochs"]) == ("train", 8, 400, 400)
+    scores, minutes = said["scores"]["boxes"], round(60 * run["hours"])
+    page = " ".join((ROOT / "docs" / "detection.md").read_text().split())
+    assert f"8 images of BCCD and nothing else for 400 epochs ({minutes} minutes of one core)" in page
+    assert f"has AP {scores['ap']:.1f} and AP50 {scores['ap50']:.1f} on these 8" in page
+    assert scores["ap50"] > 95
