@@ -24,7 +24,7 @@ PROGRAM = "pycls-std" if Path(sys.argv[0]).name == "pycls-std" else "run_net.py"
 PATIENCE = 5.0  # seconds that another process than the first waits before it complains
 MODES = {
     "train": "train a student and record the run in OUT_DIR; continues where an interrupted run stopped",
-    "test": "score the checkpoint TEST.WEIGHTS on the test split",
+    "test": "score the checkpoint TEST.WEIGHTS on the images of TEST.SPLIT",
     "check": "try a run in small before it starts: data, teachers, loss terms, checkpoint, two processes",
     "info": "print parameters, operations and taps of the student and its teachers",
     "time": "print images/s of data, forward passes and steps beside eager fp32 ones, memory, profile",
@@ -77,7 +77,9 @@ def main(argv: list[str] | None = None) -> int:
             runner.run(args.mode, cfg)
     except config.ConfigError as error:
         return complain(error, 2)
-    except SyntaxError as error:  # of a file of the package that somebody is writing
+    except SyntaxError as error:  # of a file that somebody is writing
+        if args.traceback or not error.filename:
+            raise
         return complain(ValueError(f"{error.filename}:{error.lineno}: {error.msg}"), 2)
     except (ValueError, OSError, FloatingPointError, RuntimeError, MemoryError) as error:
         if args.traceback:

@@ -20,7 +20,7 @@ from pycls_std.measure.predictions import check_predictions, keep_predictions
 from pycls_std.measure.scores import keep_scores, refuse_other_file
 from pycls_std.measure.speed import time
 from pycls_std.run.folder import RunFolder
-from pycls_std.run.identity import Identity, changed_shape, refuse_squashed
+from pycls_std.run.identity import Identity, changed_shape, refuse_other_parts, refuse_squashed
 from pycls_std.run.record import commit
 
 LOG = logging.getLogger("pycls_std")
@@ -163,9 +163,9 @@ def test(cfg) -> None:
     """
     if not cfg.TEST.WEIGHTS:
         raise config.ConfigError("TEST.WEIGHTS is empty, --mode test needs a checkpoint")
-    if cfg.TEST.PREDICTIONS and cfg.TEST.SPLIT != "test":  # tools compare them with those of other runs
-        raise config.ConfigError(f"TEST.PREDICTIONS are of the test split, TEST.SPLIT is {cfg.TEST.SPLIT}")
     weights, saved = student_weights(Path(cfg.TEST.WEIGHTS), ema=cfg.TEST.EMA)
+    if saved and cfg.TEST.SPLIT != "test":
+        refuse_other_parts(saved["config"], config.dump(cfg), cfg.TEST.WEIGHTS)
     changed = changed_shape(saved["config"], config.dump(cfg)) if saved else []
     if changed:
         LOG.warning("%s was trained with other options: %s", cfg.TEST.WEIGHTS, "; ".join(changed))
@@ -189,6 +189,13 @@ def test(cfg) -> None:
         keep_scores(cfg, scores, prediction=chosen, data=data, origin=origin)
     if cfg.TEST.PREDICTIONS:
         keep_predictions(cfg, student=student, data=data, runtime=runtime, origin=origin)
+
+
+def _check_split(cfg) -> None:
+    if cfg.TEST.SPLIT == "held-out" and not cfg.DATA.VAL_FRACTION:
+        raise ValueError("TEST.SPLIT is held-out, DATA.VAL_FRACTION is 0: no images are held out")
+    if cfg.TEST.SPLIT != "test" and cfg.TEST.PREDICTIONS:  # tools compare them with those of other runs
+        raise ValueError(f"TEST.PREDICTIONS are of the test split, TEST.SPLIT is {cfg.TEST.SPLIT}")
 
 
 def _width(facts: dict) -> str:
@@ -220,6 +227,7 @@ def run(mode: str, cfg) -> None:
             choose_prediction(cfg, task, student)
             check_predictions(cfg, task)
             refuse_other_file(cfg)
+            _check_split(cfg)
         else:
             build_optimizer(cfg, build_described_trainer(cfg, cfg.MODEL.NUM_CLASSES or 2)[0])
     except WeightsError:  # no mistake of the options, but of a file

@@ -22,7 +22,7 @@ CUDA = torch.cuda.is_available
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the files that take long, one of which would otherwise be under way when all others are done."""
+    """Begin with the files of most slow tests, one of which would otherwise be under way when all others are done."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 

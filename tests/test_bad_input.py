@@ -49,6 +49,8 @@ def one_line(code, output, errors, expected):
         fault(11, ["OPTIM.BASE_LRR", "1"], ["command line", "OPTIM.BASE_LRR", "did you mean OPTIM.BASE_LR?"]),
         fault(11, ["OPTIM.LR=1e-3"], ["command line", "no option OPTIM.LR, did you mean OPTIM.BASE_LR?"]),
         fault(11, ["TRAIN.EPOCHS=3"], ["command line", "no option TRAIN.EPOCHS, did you mean OPTIM.MAX_EPOCH?"]),
+        fault(11, ["TEST.BATCH=3"], ["command line", "no option TEST.BATCH, did you mean TEST.BATCH_SIZE?"]),
+        fault(11, ["MINE.LR=3"], ["command line", "no option MINE.LR, did you mean MINE.CRITIC_LR?"]),
         fault(11, ["batch_size=3"], ["command line", "no option batch_size, did you mean TRAIN.BATCH_SIZE?"]),
         fault(
             11, ["MODEL.ARGS={}"], ["command line: MODEL.ARGS is a section", "MODEL.ARGS=null drops what the file has"]

@@ -34,7 +34,8 @@ def assert_found(path, state):
 
 
 @pytest.mark.parametrize(
-    "prefix", ["", "module.", "backbone.", "model.", "module.backbone.", "_orig_mod.", "_orig_mod.module."]
+    "prefix",
+    ["", "module.", "backbone.", "model.", "module.backbone.", "model._orig_mod.", "_orig_mod.", "_orig_mod.module."],
 )
 def test_names_of_wrapped_modules(state, tmp_path, prefix):
     torch.save({f"{prefix}{key}": value for key, value in state.items()}, tmp_path / "a.pt")
@@ -117,8 +118,18 @@ def test_of_several_entries_the_command_takes_the_one_that_a_run_would(state, tm
     torch.save({"model": state, "model_ema": average, "options": argparse.Namespace(lr=1)}, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"a.pt holds more than weights \(argparse.Namespace\); python tools/import_w"):
         weights.find_weights("resnet8", str(tmp_path / "a.pt"))
-    assert called("tools/import_weights.py", tmp_path / "a.pt", tmp_path / "NEW.pt")[0] == 0
+    code, output, errors = called("tools/import_weights.py", tmp_path / "a.pt", tmp_path / "NEW.pt")
+    assert (code, errors) == (0, "") and "the weights are those under model_ema, it has some under " in output
     assert_found(tmp_path / "NEW.pt", average)
+
+
+def test_a_file_that_may_yet_come_needs_no_ending(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    weights.refuse_unknown_form("resnet8", "runs/teacher/weights")
+    weights.refuse_unknown_form("resnet18", "runs/resnet18")
+    with pytest.raises(ValueError, match="no file and no form of weights"):
+        weights.refuse_unknown_form("resnet8", "gone/weights")
 
 
 def test_names_that_do_not_fit_are_shown_beside_those_that_are_missing(state, tmp_path, load):
@@ -131,12 +142,16 @@ def test_info_says_what_a_student_starts_from(state, tmp_path, load, caplog):
     torch.save(state, tmp_path / "a.pt")
     torch.save({"options": argparse.Namespace(lr=1)}, tmp_path / "b.pt")
     caplog.set_level("INFO")
-    for origin, said in (("", "random weights"), (f"{tmp_path}/a.pt", f"{tmp_path}/a.pt"), ("c.pt", "c.pt, not here")):
+    given = ["", f"{tmp_path}/a.pt", "c.pt", "hf-hub:timm/resnet18.a1_in1k"]
+    for origin, said in zip(
+        given, ["random weights", given[1], "c.pt, not here", f"{given[3]}, not fetched"], strict=True
+    ):
         caplog.clear()
-        runner.run("info", load("debug/teacher_debug", MODEL__WEIGHTS=origin))
-        assert any(line.startswith(f"starts from {said}") for line in caplog.messages)
+        name = "resnet18" if origin.startswith("hf-hub") else "resnet8"
+        runner.run("info", load("debug/teacher_debug", MODEL__NAME=name, MODEL__WEIGHTS=origin))
+        assert f"starts from {said}" in caplog.messages
     caplog.clear()
-    with pytest.raises(ValueError, match="b.pt holds more than weights"):
+    with pytest.raises(ValueError, match="MODEL.WEIGHTS: checkpoint .*b.pt holds more than weights"):
         runner.run("info", load("debug/teacher_debug", MODEL__WEIGHTS=tmp_path / "b.pt"))
     assert not caplog.messages
 
@@ -191,6 +206,8 @@ FORMS = {
     "imagenet": "imagenet is no file and no form of weights; known: a path, https",
     "microsoft/resnet-18": "no form of weights; known: a path, https",
     "hf_hub:timm/resnet18.a1_in1k": "did you mean hf-hub:timm/resnet18.a1_in1k?",
+    "hf_hub:resnet18x": "no form of weights; known: a path, https",
+    "TIMM:resnet18": "did you mean timm:resnet18?",
     "HF-HUB:someone/model": "did you mean hf-hub:someone/model?",
     f"http://host/a.pt#sha256={'0' * 64}": "only https:// is downloaded from",
     "https://host/a.pt": "needs its SHA-256",

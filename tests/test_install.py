@@ -182,11 +182,13 @@ def test_a_config_that_is_here_comes_before_the_packages(tmp_path, monkeypatch, 
         assert not caplog.text
 
 
-def test_a_base_of_the_package_is_found_beside_no_file(tmp_path, monkeypatch):
+def test_a_base_of_the_package_is_found_beside_no_file(tmp_path, monkeypatch, caplog):
     """That which lies beside the file comes first."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(f"_BASE_: {BASE}\nSEED: 7\n")
-    own = config.load("mine.yaml")
+    with caplog.at_level("INFO"):
+        own = config.load("mine.yaml")
+    assert f"there is no {BASE} here, the package's own is used: {ROOT / BASE}" in caplog.text
     assert (own.SEED, own.MODEL.NAME) == (7, config.load(str(ROOT / BASE)).MODEL.NAME)
     (tmp_path / BASE).parent.mkdir(parents=True)
     (tmp_path / BASE).write_text("NAME: beside\n")

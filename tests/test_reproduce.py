@@ -97,6 +97,7 @@ def test_a_sweep_is_the_product_of_its_axes_or_a_list(table):
         ("title", "titel", "has the unknown entry titel, expected title, source"),
         ("baseline: base", "baseline: bass", "baseline is 'bass', the rows are t, base, KD"),
         ("teachers: [t]", "teachers: [t]\n    baseline: bass", "baseline is 'bass', the rows are t, base, KD"),
+        ("teacher_debug.yaml}", "teacher_debug.yaml, baseline: KD}", "teachers, t: a teacher is not compared"),
         (
             "teachers: [t]",
             "teachers: [t]\n    baseline: [base]",
@@ -232,10 +233,11 @@ def test_a_row_has_the_tables_baseline_or_its_own(table, capsys):
     )
     assert (table(third).baselines, table().baseline) == (both | {"third": "KD"}, "base")
     assert table(third.replace("baseline: base\n", "")).baselines == {"third": "KD"}
+    assert table(third.replace("baseline: KD", "baseline: null")).baselines == both
     table(third)
     assert tool().main(["small.yaml", "--show", "--columns", "gain"]) == 0
     said = capsys.readouterr().out
-    assert "Gains are over the baseline of each row; the last epoch counts." in said
+    assert "Gains are over the row under *baseline*; the last epoch counts." in said
     lines = [[cell.strip() for cell in line.split("|")][1:-1] for line in said.splitlines() if "|" in line]
     assert lines[0] == ["run", "baseline", "status"]
     assert [line[:2] for line in lines[2:]] == [["t", "-"], ["base", "-"], ["KD", "base"], ["third", "KD"]]

@@ -8,7 +8,7 @@ import torch
 from processes import Running, two_ranks
 from records import SMALL
 
-from pycls_std import runner
+from pycls_std import config, runner
 from pycls_std.builders.data import build_data, training_images
 from pycls_std.builders.method import build_backbone, build_student, describe_run
 
@@ -75,8 +75,13 @@ def test_the_images_of_training_and_those_held_out_are_scored_on_request(load, t
     with pytest.raises(ValueError, match="TEST.PREDICTIONS are of the test split, TEST.SPLIT is train"):
         runner.run("test", cfg)
     cfg.TEST.PREDICTIONS, cfg.TEST.SPLIT, cfg.DATA.VAL_FRACTION = "", "held-out", 0.0
-    with pytest.raises(ValueError, match="TEST.SPLIT is held-out, DATA.VAL_FRACTION is 0"):
+    with pytest.raises(config.ConfigError, match="TEST.SPLIT is held-out, DATA.VAL_FRACTION is 0"):
         runner.run("test", cfg)
+    cfg.DATA.VAL_FRACTION = 0.1
+    with pytest.raises(ValueError, match="last.pt was trained on other images: DATA.VAL_FRACTION was 0.25, is 0.1$"):
+        runner.run("test", cfg)
+    cfg.TEST.SPLIT = "test"
+    runner.run("test", cfg)
 
 
 def test_a_later_test_replaces_it_and_one_without_the_option_does_not(tested, tmp_path):

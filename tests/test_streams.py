@@ -51,8 +51,8 @@ def whole(tmp_path_factory):
     return folder / "run"
 
 
-@pytest.mark.slow
 # ------------------------------------------------------------------------------------------------------- a full device
+@pytest.mark.slow
 @pytest.mark.fault(9)
 def test_a_run_whose_output_cannot_be_written_goes_on_and_says_so(whole, tmp_path):
     ended = shell("exec $0 run_net.py $@ > /dev/full".replace("$0", PYTHON), *TRAIN, f"OUT_DIR={tmp_path}/run")

@@ -78,7 +78,8 @@ def weights_in(path: Path, key: str) -> tuple[dict[str, torch.Tensor], list[str]
     found = {name: tensors for name, tensors in entries.items() if tensors}
     if key not in found and key:
         raise ValueError(f"{path} has no weights under {key!r}; it has some under {sorted(found)}")
-    key = key or next((name for name in WRAPPERS if name in found), "")  # the average is better than what it is of
+    if not key and len(found) > 1 and (key := next((name for name in WRAPPERS if name in found), "")):
+        print(f"the weights are those under {key}, it has some under {first_of(found)}: --key chooses")
     if not key and len(found) != 1:
         there = f"weights under {sorted(found)}: choose with --key" if found else f"no weights, but {dropped}"
         raise ValueError(f"{path} has {there}")

@@ -13,6 +13,7 @@ if not __package__:  # run as a script, from anywhere
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pycls_std import config  # noqa: E402
+from pycls_std.config.shipped import find_config  # noqa: E402
 from pycls_std.core.text import first_of  # noqa: E402
 from pycls_std.process import signals, streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     handler.setFormatter(streams.Printable())
     LOG.setLevel(logging.INFO)
     try:
-        table = read_table(args.table)
+        table = read_table(find_config(str(args.table)))
         chosen(config.Catalogue(), args.columns, table.varied)  # which is a mistake now, and not after hours
         changes = Changes(args.scale, dict(args.data))
         jobs = plan(table, changes, args.overrides)
@@ -156,12 +157,13 @@ def job_array(words: list[str], parts: int) -> str:
     """
     place = next(number for number, word in enumerate(words) if word.partition("=")[0] == "--slurm")
     words = words[:place] + words[place + (1 if "=" in words[place] else 2) :]
+    tool = f"-m {__package__}.reproduce" if __package__ else "tools/reproduce.py"  # as it was called
     return (
         "#!/bin/bash\n"
         f"#SBATCH --job-name=reproduce\n#SBATCH --array=1-{parts}\n#SBATCH --gres=gpu:1\n#SBATCH --cpus-per-task=8\n"
         "#SBATCH --requeue\n#SBATCH --signal=TERM@120\n#SBATCH --output=slurm-%A_%a.out\n"
         "# Submit it from the repository's root. A part that is cut goes on when it is submitted again.\n"
-        f"exec python tools/reproduce.py {shlex.join(words)} --shard $SLURM_ARRAY_TASK_ID/{parts}\n"
+        f"exec python {tool} {shlex.join(words)} --shard $SLURM_ARRAY_TASK_ID/{parts}\n"
     )
 
 

@@ -28,12 +28,12 @@ PLAIN_BATCH = 200  # images that a teacher sees at once, where its outputs are c
 
 
 class Data(NamedTuple):
-    """The images of a run. Training and held-out loader are None where only the test split was asked for."""
+    """The images of a run. Training and held-out loader are None where only those of TEST.SPLIT were asked for."""
 
     info: DatasetInfo
     task: Task
     normalization: Normalization  # of the student's input
-    test: Loader
+    test: Loader  # the test split; where nothing is trained, the images of TEST.SPLIT
     train: Loader | None = None
     images: int = 0  # that are trained on
     val: Loader | None = None  # held out of the training split, None without DATA.VAL_FRACTION
@@ -104,20 +104,22 @@ def build_data(
         return loaders.test_loader(views, batch_size=batch_size, workers=workers, world=world)
 
     if not train:
-        return Data(info, task, normalization, plain(_scored(cfg, test_set)))
+        return Data(info, task, normalization, plain(_scored(cfg, test_set, info)))
     val = plain(held_out) if held_out else None
     return Data(info, task, normalization, plain(test_set), train_batches, len(train_set), val)
 
 
-def _scored(cfg, test_set: ImageSet) -> ImageSet:
-    """Return the images that TEST.SPLIT names. Raises ValueError if they are those held out, and none are."""
+def _scored(cfg, test_set: ImageSet, info: DatasetInfo) -> ImageSet:
+    """Return the images that TEST.SPLIT names, as the options divide the training split."""
     if cfg.TEST.SPLIT == "test":
         return test_set
-    trained, held_out = _parts(cfg, DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")[0])
+    train_set, train_info = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")
+    _refuse_other_classes(cfg, train_info, info)
+    _tell_of(train_info)
+    trained, held_out = _parts(cfg, train_set)
     if cfg.TEST.SPLIT == "train":
         return trained
-    if held_out is None:
-        raise ValueError("TEST.SPLIT is held-out, DATA.VAL_FRACTION is 0: no images are held out")
+    assert held_out is not None, "DATA.VAL_FRACTION is 0"  # which `runner.run` refuses
     return held_out
 
 

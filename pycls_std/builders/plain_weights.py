@@ -43,10 +43,10 @@ def of_backbone(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     One whose own names begin so, beside others, is no such wrapper, and stays.
     """
     own = {key: value for key, value in weights.items() if not key.startswith(BRANCHES)}
-    for prefix in PREFIXES:
-        if own and all(key.startswith(prefix) for key in own):
-            return {key.removeprefix(prefix): value for key, value in own.items()}
-    return weights
+    prefix = next((each for each in PREFIXES if own and all(key.startswith(each) for key in own)), "")
+    if not prefix:
+        return weights
+    return of_backbone(clean_state_dict({key.removeprefix(prefix): value for key, value in own.items()}))
 
 
 def _elsewhere(state: dict, origin: str) -> str:

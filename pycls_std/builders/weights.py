@@ -94,8 +94,15 @@ def refuse_unknown_form(name: str, origin: str) -> None:
     elif "://" in origin:
         expected(origin)
     elif not Path(origin).exists():
-        bare = re.sub(r"(?i)^hf[_-]hub:", "", origin)
-        meant = next((each for each, fits in MEANT.items() if fits(bare)), "hf-hub" if bare != origin else "")
+        bare = re.sub(r"(?i)^(hf[_-]hub|timm|published):", "", origin)
+        hub = bare != origin and bare.count("/") == 1
+        meant = next((each for each, fits in MEANT.items() if fits(bare)), "hf-hub" if hub else "")
+        if (
+            len(Path(origin).parts) > 1
+            and Path(origin).parts[0] not in ("timm",)
+            and Path(Path(origin).parts[0]).exists()
+        ):
+            return  # a file in a folder that is there, which may yet come
         if meant or re.match(r"[A-Za-z][\w+-]*:", origin) or not Path(origin).suffix:
             hint = f"did you mean {meant}:{bare}?" if meant else f"known: {KNOWN}"
             raise ValueError(f"{origin} is no file and no form of weights; {hint}")

@@ -77,10 +77,10 @@ def declared(registry: str) -> dict[str, Declaration]:
 def _declared(folder: Path, registry: str) -> dict[str, Declaration]:
     found = {}
     for path in sorted(folder.glob("*.py")):
-        text = path.read_text()
-        if f"{registry}.register" not in text:  # to parse all takes a quarter of a second
-            continue
         try:
+            text = path.read_text()
+            if f"{registry}.register" not in text:  # to parse all takes a quarter of a second
+                continue
             for node in ast.parse(text).body:
                 for decorator in getattr(node, "decorator_list", ()):
                     call = decorator.func if isinstance(decorator, ast.Call) else None

@@ -75,7 +75,7 @@ def set_option(options: CfgNode, key: str, value, where: str, declaration: Optio
 
 # What other programs call an option, by the last word of an unknown key.
 ELSEWHERE = {
-    **dict.fromkeys(("epochs", "max_epochs", "num_epochs"), "OPTIM.MAX_EPOCH"),
+    **dict.fromkeys(("max_epochs", "num_epochs", "epochs"), "OPTIM.MAX_EPOCH"),
     **dict.fromkeys(("lr", "learning_rate"), "OPTIM.BASE_LR"),
     **dict.fromkeys(("optimizer", "opt"), "OPTIM.NAME"),
     **dict.fromkeys(("batch_size", "batch"), "TRAIN.BATCH_SIZE"),
@@ -94,14 +94,13 @@ def _meant(key: str, known: list[str]) -> str:
     """Return the option that an unknown key may stand for, "" for none.
 
     A key that is short for one of its section comes first, the earliest of the page: OPTIM.LR is BASE_LR, and not the
-    MIN_LR that its letters are nearest to.
+    MIN_LR that its letters are nearest to. Then what ELSEWHERE says of its last word, then what its letters say.
     """
     section, dot, leaf = key.rpartition(".")
-    if meant := ELSEWHERE.get(leaf.lower()):
-        return meant
     own = [other for other in known if other.startswith(section + dot)] if section and leaf else []
     longer = [other for other in own if other.endswith(f"_{leaf}")]
     longer += [other for other in own if other.startswith(f"{key}_")]
+    longer += [ELSEWHERE[leaf.lower()]] if leaf.lower() in ELSEWHERE else []
     return next(iter(longer + difflib.get_close_matches(key, known, n=1, cutoff=0.6)), "")
 
 

@@ -14,14 +14,14 @@ def find_config(path: str) -> Path:
     given = Path(path)
     if os.path.exists(given):
         return given
-    own = shipped_config(path)
-    if own:
-        LOG.info("there is no %s here, the package's own is used: %s", given, own)
-    return own or given
+    return shipped_config(path) or given
 
 
 def shipped_config(path: str) -> Path | None:
-    """Return the package's own file of the name configs/..., None if there is none."""
+    """Return the package's own file of the name configs/..., which is told; None if there is none."""
     first, *inside = Path(path).parts or ("",)
     found = [place.joinpath(*inside) for place in PLACES if first == "configs"]
-    return next((place for place in found if os.path.isfile(place)), None)
+    own = next((place for place in found if os.path.isfile(place)), None)
+    if own:
+        LOG.info("there is no %s here, the package's own is used: %s", path, own)
+    return own

@@ -6,10 +6,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pycls_std.builders.data import build_info
-from pycls_std.builders.models import find_teacher_weights
+from pycls_std.builders.models import find_pretrained
 from pycls_std.builders.teachers import build_teachers
 from pycls_std.builders.training import build_described_trainer
-from pycls_std.builders.weights import describe_weights
 from pycls_std.core.structures import Normalization
 from pycls_std.models.describe import Description
 
@@ -25,19 +24,19 @@ def info(cfg) -> None:
     The data is read only if MODEL.NUM_CLASSES leaves the number of classes to it.
     """
     classes = cfg.MODEL.NUM_CLASSES or len(build_info(cfg).classes)
-    start = describe_weights(cfg.MODEL.NAME, cfg.MODEL.WEIGHTS).source if cfg.MODEL.WEIGHTS else "random weights"
+    weights = find_pretrained(cfg, fetch=False)
     trainer, run = build_described_trainer(cfg, classes)
     size = cfg.DATA.IMAGE_SIZE
     deployed, trained = trainer.deployed_parameters(), trainer.trained_parameters()
     LOG.info("%s, %s: %d classes, %d px", cfg.TRAINER, cfg.MODEL.NAME, classes, size)
-    LOG.info("starts from %s", start)
+    LOG.info("starts from %s", weights.student.source.removesuffix(", so random weights"))  # for which it is not run
     LOG.info("terms       %s", ", ".join([*trainer.terms, *trainer.auxiliary]))
     LOG.info("parameters  %d in training = %d deployed + %d train-only", trained, deployed, trained - deployed)
     gflops = operations(trainer.student, size) / 1e9
     LOG.info("operations  %.3f GFLOPs for an image forward (2 for a multiply-add)", gflops)
     _show_taps("", run.student)
     pairs = zip(
-        build_teachers(cfg, classes, UNKNOWN, find_teacher_weights(cfg, fetch=False)),
+        build_teachers(cfg, classes, UNKNOWN, weights.teachers),
         run.teachers,
         strict=True,
     )

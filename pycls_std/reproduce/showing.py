@@ -74,7 +74,7 @@ def _notes(table: Table, changes: Changes) -> list[str]:
     lines = [*changes.notes(), f"Protocol: {protocol}." if protocol else ""]
     if table.baselines:
         by = "held-out images choose the epoch" if table.selection == "held-out" else "the last epoch counts"
-        lines.append(f"Gains are over {table.baseline or 'the baseline of each row'}; {by}.")
+        lines.append(f"Gains are over {table.baseline or 'the row under *baseline*'}; {by}.")
     lines += [f"Varied: {', '.join(table.varied)}." if table.varied else ""]
     lines += [f"Published: {table.source}." if table.source else ""]
     return list(filter(None, lines))

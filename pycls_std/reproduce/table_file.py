@@ -99,6 +99,8 @@ def read_table(path: Path) -> Table:
             own = as_mapping(entry, f"{label}: entry {number} of {group}", ROW_KEYS)
             name = str(own.get("name", ""))
             where = f"{label}: {group}, {name or f'entry {number}'}"
+            if teaches_only and "baseline" in own:
+                raise ConfigError(f"{where}: a teacher is not compared, it has no baseline")
             own = {"baseline": "" if teaches_only else content.get("baseline", "")} | own
             rows += _rows(name, own, where, path.parent, common, default, teaches_only=teaches_only)
     table = Table(
@@ -120,9 +122,9 @@ def _check(table: Table, label: str) -> None:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ConfigError(f"{label}: the row {twice[0]} is there twice")
-    for name in table.baselines.values():
+    for compared, name in table.baselines.items():
         if name not in names:
-            raise ConfigError(f"{label}: baseline is {short(name)}, the rows are {first_of(names)}")
+            raise ConfigError(f"{label}: {compared}: baseline is {short(name)}, the rows are {first_of(names)}")
     if table.selection not in SELECTIONS:
         raise ConfigError(f"{label}: selection is {short(table.selection)}, expected {' or '.join(SELECTIONS)}")
     try:
@@ -178,7 +180,7 @@ def _rows(name, own, where, folder, common, seeds, *, teaches_only) -> list[Row]
                 taught_by=tuple(map(str, as_list(own.get("teachers", []), f"{where}: teachers"))),
                 published=published if len(point) == 0 else {},
                 varied=tuple(point),
-                baseline=str(own["baseline"]),
+                baseline=str(own["baseline"] or ""),  # null = none, where the table has one
                 teaches_only=teaches_only,
             )
         )

@@ -79,14 +79,16 @@ def refuse_other_options(saved: dict, options: str, processes: int, path: Path) 
 
 def refuse_other_dump(before: str, options: str, path: Path) -> None:
     """Raise ValueError that names a file of options, and each that differs, unless it is of the same run."""
-    if same_run(before, options):
-        return
     try:
+        known = {"NAME", "TRAINER"} <= load_yaml(before, "its options").keys()
+        config.restored(before)
+    except (ValueError, AttributeError):
+        known = False
+    if not known:
+        raise ValueError(f"{path} is not what a run writes. Choose another OUT_DIR")
+    if not same_run(before, options):
         changed = _changes(before, options, lambda option: option.on_resume != "free")
-    except ValueError:  # no options
-        changed = []
-    what = _run_of_others(options, changed) if changed else "not what a run writes. Choose another OUT_DIR"
-    raise ValueError(f"{path} is {what}")
+        raise ValueError(f"{path} is {_run_of_others(options, changed)}")
 
 
 def _run_of_others(options: str, changed: list[tuple]) -> str:
@@ -127,6 +129,17 @@ def same_run(first: str, second: str) -> bool:
         return bool(first) and any(not changed_options(*pair, counts) for pair in pairs)
     except ValueError:
         return False
+
+
+PARTS = ("DATA.NAME", "DATA.ROOT", "DATA.VAL_FRACTION", "DATA.PER_CLASS", "DATA.IMAGES")  # decide who trains on what
+
+
+def refuse_other_parts(before: str, now: str, source: str) -> None:
+    """Raise ValueError that names a checkpoint and the options by which its run divided the images otherwise."""
+    changes = _changes(before, now, lambda option: option.on_resume != "free")
+    changed = [change for change in changes if change[0] in PARTS]
+    if changed:
+        raise ValueError(f"{source} was trained on other images: {'; '.join(map(_in_words, changed))}")
 
 
 def changed_shape(before: str, now: str) -> list[str]:

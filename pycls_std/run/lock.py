@@ -18,9 +18,9 @@ LOCK = ".lock"
 def locked(folder: Path):
     """Make a folder and own it within the block.
 
-    The lock is the kernel's and belongs to this process alone: neither a kill leaves it behind nor its children, which
-    inherit filelock's. It works across machines where their shared file system knows POSIX locks. A folder still empty
-    at the end goes again.
+    The lock is the kernel's and belongs to this process alone: a kill does not leave it behind, nor do children, which
+    would keep a lock of filelock's. It works across machines where their shared file system knows POSIX locks. A folder
+    still empty at the end goes again.
     Raises ValueError that names the holder if another process owns it, and OUT_DIR if it cannot be written to, or has a
     file of the lock's name that is none.
     """
