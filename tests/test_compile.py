@@ -132,7 +132,7 @@ def counted(seen):
 
 @pytest.mark.parametrize(("kind", "graphs"), [("std", 2), ("kd", 2), ("vkd", 2), ("baseline", 1)])
 def test_the_whole_forward_pass_is_a_graph_of_teachers_and_one_of_losses(options, kind, graphs):
-    """Teachers in inference mode and a precision of their own, monitors that the terms keep: nothing breaks them."""
+    """Teachers without gradient and in a precision of their own, monitors that the terms keep: nothing breaks them."""
     seen = []
     values_of_steps(options(kind, PRECISION="bf16", TRAIN__COMPILE="on"), 3, counted(seen))
     assert len(seen) == graphs

@@ -109,19 +109,12 @@ class Teacher(nn.Module):
         The head of a classifier is `cls`, (B, K) logits; one with two heads gives their average. Features are
         (B, C, H, W) of the teacher's own sizes.
         """
-        with torch.inference_mode(), self.precision():
+        # Not inference_mode, whose views torch before 2.15 does not compile (pytorch/pytorch 169477).
+        with torch.no_grad(), self.precision():
             output = compute(self.backbone, self.own_input(images), request)
-            parts = [{name: value.float() for name, value in part.items()} for part in output]
-        heads, features = ({name: _own(value) for name, value in part.items()} for part in parts)
+            # Contiguous, as what is read from a cache is, so that sums over it round alike.
+            heads, features = ({name: value.float().contiguous() for name, value in part.items()} for part in output)
         return Output(heads, features)
-
-
-def _own(value: Tensor) -> Tensor:
-    """Return a copy, for autograd may not keep what inference mode made.
-
-    It is contiguous, as what is read from a cache is, so that sums over it round alike.
-    """
-    return value.clone(memory_format=torch.contiguous_format)
 
 
 def compute(backbone: Backbone, images: Tensor | Padded, request: Request) -> Output:
