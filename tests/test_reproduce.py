@@ -138,7 +138,7 @@ def test_the_command_says_so_in_one_line(table, tmp_path):
     table()
     (tmp_path / "small.yaml").write_text(TABLE.replace("baseline: base", "baseline: bass"))
     code, output, errors = called("tools/reproduce.py", tmp_path / "small.yaml")
-    assert (code, output) == (2, "") and "small.yaml: baseline is 'bass'" in errors
+    assert (code, output) == (2, "") and "small.yaml: base: baseline is 'bass'" in errors
     assert errors.count("\n") == 1
 
 

@@ -40,7 +40,7 @@ def test_every_mode_works_for_it(run, tmp_path):
     guided += ["DISTILLATION.TEACHER_WEIGHTS=[teacher/checkpoints/best.pt]", "OPTIM.MAX_EPOCH=2"]
     guided += ["LOCALITY.STUDENT_TAPS=[first, second]", "LOCALITY.TEACHER_TAPS=[first, second]"]
     Image.new("RGB", (40, 32), "red").save(tmp_path / "image.png")
-    logits = ["TRAINER=kd", "DISTILLATION.TEACHERS=[tiny_detector]", "DISTILLATION.TEACHER_WEIGHTS=[none]"]
+    logits = ["TRAINER=kd", "DISTILLATION.TEACHERS=[tiny_detector]", "DISTILLATION.TEACHER_WEIGHTS=[none.pt]"]
     featured = [*CONFIG, "TRAINER=feature", "MODEL.ARGS.width=8", *guided[4:6], "OPTIM.MAX_EPOCH=1"]
     text, errors = run(
         [*TRAIN, "OUT_DIR=teacher", "TRAIN.EMA_DECAY=0.9", "MODEL.ARGS.width=16"],

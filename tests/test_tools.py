@@ -125,16 +125,16 @@ def test_weights_of_a_kind_that_cannot_be_kept(tmp_path):
 
 def test_which_weights(tmp_path):
     state = {"a": torch.ones(2)}
-    torch.save({"model": state, "model_ema": {"a": torch.zeros(2)}, "epoch": 3}, tmp_path / "two.pth")
+    torch.save({"first": state, "second": {"a": torch.zeros(2)}, "epoch": 3}, tmp_path / "two.pth")
     code, _, errors = import_weights(tmp_path / "two.pth", tmp_path / "x.pt")
     assert code == 1
-    assert errors.endswith("two.pth has weights under ['model', 'model_ema']: choose with --key\n")
-    assert import_weights(tmp_path / "two.pth", tmp_path / "x.pt", "--key", "model_ema")[0] == 0
+    assert errors.endswith("two.pth has weights under ['first', 'second']: choose with --key\n")
+    assert import_weights(tmp_path / "two.pth", tmp_path / "x.pt", "--key", "second")[0] == 0
     assert torch.equal(torch.load(tmp_path / "x.pt", weights_only=True)["a"], torch.zeros(2))
-    code, _, errors = import_weights(tmp_path / "two.pth", tmp_path / "x.pt", "--key=model")
+    code, _, errors = import_weights(tmp_path / "two.pth", tmp_path / "x.pt", "--key=first")
     assert (code, errors) == (1, f"import_weights.py: {tmp_path / 'x.pt'} is there already\n")
     code, _, errors = import_weights(tmp_path / "two.pth", tmp_path / "y.pt", "--key=none")
-    assert "has no weights under 'none'; it has some under ['model', 'model_ema']" in errors
+    assert "has no weights under 'none'; it has some under ['first', 'second']" in errors
     torch.save(state, tmp_path / "plain.pth")
     assert import_weights(tmp_path / "plain.pth", tmp_path / "z.pt")[0] == 0
 
