@@ -107,3 +107,12 @@ def test_what_is_said_of_a_detector_that_learns_eight_images_by_heart():
     assert f"8 images of BCCD and nothing else for 400 epochs ({minutes} minutes of one core)" in page
     assert f"has AP {scores['ap']:.1f} and AP50 {scores['ap50']:.1f} on these 8" in page
     assert scores["ap50"] > 95
+
+
+def test_what_is_said_of_logits_and_features():
+    folder = ROOT / "logs" / "tinyimagenet100-32px_methods-deit_cpu"
+    found = {path.name: scores(path) for path in folder.iterdir() if path.name != "r-20"}
+    assert {row: list(own) for row, own in found.items()} == {row: [0] for row in ("base", "KD", "DIST")}
+    gains = {row: own[0] - found["base"][0] for row, own in found.items()}
+    page = " ".join((ROOT / "docs" / "results.md").read_text().split())
+    assert f"on one seed: KD gains {gains['KD']:.1f} points over the baseline and DIST {gains['DIST']:.1f}." in page
