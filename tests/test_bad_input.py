@@ -504,8 +504,8 @@ def test_all_modes_work_offline(teacher, tmp_path):
 
 
 @pytest.mark.fault(36)
-def test_a_folder_of_any_name_works(tmp_path):
-    name = "-x a=b\nläuft-実行"
+@pytest.mark.parametrize("name", ["a run", "läuft-実行", "two\nlines", "a=b", "-x"])
+def test_a_folder_of_any_name_works(tmp_path, name):
     out = f"{tmp_path}/{name}"
     for epochs, text in ((1, "started"), (2, "continues from")):
         words = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={out}", f"OPTIM.MAX_EPOCH={epochs}", *SHORT]

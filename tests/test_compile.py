@@ -340,11 +340,12 @@ def trace():
 
 
 @pytest.mark.slow
-def test_two_processes_compile_what_they_share(teacher, tmp_path):
+@pytest.mark.parametrize("kind", ["baseline", "std"])
+def test_two_processes_compile_what_they_share(teacher, tmp_path, kind):
     """The wrapped student, whose backward pass averages the gradients, is within what is compiled."""
-    words = ["--mode", "train", "--cfg", "configs/debug/std_debug.yaml"]
+    words = ["--mode", "train", "--cfg", f"configs/debug/{'base' if kind == 'baseline' else 'std'}_debug.yaml"]
     words += ["OPTIM.MAX_EPOCH=1", "OPTIM.NAME=momentum", "OPTIM.BASE_LR=0.1", *in_words(**SHORT, **SMALL)]
-    words += [f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]", "STD.TAPS=[0, last]", "MINE.SAMPLES=4"]
+    words += [f"DISTILLATION.TEACHER_WEIGHTS=[{teacher}]", "STD.TAPS=[0, last]", "MINE.SAMPLES=4"] * (kind == "std")
     states = []
     for choice in ("off", "on"):
         running = two_ranks(

@@ -67,8 +67,7 @@ def test_what_is_trained_on_is_what_was_mixed(session):
     loop.train_epoch(made, 0)
     assert [batch for batch, _, _ in made.seen] == mixed and len(mixed) == STEPS
     assert all(float(batch.targets.max()) < 1 for batch in mixed)
-    same = sum(torch.equal(batch.images, batch.loaded.images) for batch in mixed)
-    assert same < STEPS / 2  # a box of CutMix may be empty
+    assert not any(torch.equal(batch.images, batch.loaded.images) for batch in mixed)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

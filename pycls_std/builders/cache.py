@@ -11,8 +11,9 @@ import timm
 import torch
 from torch.utils.data import Subset
 
-from pycls_std.builders.data import PLAIN_BATCH, Data, data_seed, plain_batches, training_images
+from pycls_std.builders.data import PLAIN_BATCH, Data, plain_batches, training_images
 from pycls_std.builders.models import describe_teachers
+from pycls_std.builders.views import data_seed
 from pycls_std.builders.weights import Weights
 from pycls_std.datasets.memory.views import VERSION, MemoryViews
 from pycls_std.engine.checkpoint import fingerprint

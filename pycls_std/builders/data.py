@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -11,11 +10,11 @@ from torch.utils.data import DataLoader
 
 import pycls_std.datasets  # noqa: F401  (registers the datasets)
 import pycls_std.tasks  # noqa: F401  (registers the tasks)
+from pycls_std.builders.views import data_seed, test_views, train_views
 from pycls_std.core.registry import DATASETS, TASKS
 from pycls_std.core.structures import DatasetInfo, ImageSet, Loader, Normalization, World
 from pycls_std.core.text import printable, shortened
 from pycls_std.datasets import loader as loaders
-from pycls_std.datasets.memory import NotInMemory, store
 from pycls_std.datasets.memory.views import MemoryViews
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.scan import read_all
@@ -79,14 +78,12 @@ def build_data(
     normalization = named_normalization("DATA.NORMALIZATION", cfg.DATA.NORMALIZATION) or info.normalization
     workers = cfg.DATA.NUM_WORKERS
     if train:  # first, for what is wrong with it is told before anything is read
-        train_set, train_info = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")
-        _refuse_other_classes(cfg, train_info, info)
-        _tell_of(train_info)
+        train_set = _train_split(cfg, info)
         task.check_share(cfg.TRAIN.BATCH_SIZE // world.size, cfg.TRAIN.BATCH_SIZE, world.size)
         train_set, held_out = _parts(cfg, train_set)
         train_set = task.training_set(train_set)
         loaders.check_batch_size(len(train_set), cfg.TRAIN.BATCH_SIZE, world)
-        views = _train_views(cfg, train_set, task, normalization, device, crops)
+        views = train_views(cfg, train_set, task, normalization, device=device, crops=crops)
         train_batches = loaders.train_loader(
             views,
             batch_size=cfg.TRAIN.BATCH_SIZE,
@@ -99,7 +96,7 @@ def build_data(
     _tell_of(info)
 
     def plain(dataset: ImageSet) -> Loader:
-        views = _test_views(cfg, dataset, task, normalization, device)
+        views = test_views(cfg, dataset, task, normalization, device=device)
         batch_size = loaders.batch_at_test(device, size=cfg.TEST.BATCH_SIZE, image_size=cfg.DATA.IMAGE_SIZE)
         return loaders.test_loader(views, batch_size=batch_size, workers=workers, world=world)
 
@@ -109,14 +106,19 @@ def build_data(
     return Data(info, task, normalization, plain(test_set), train_batches, len(train_set), val)
 
 
+def _train_split(cfg, test: DatasetInfo) -> ImageSet:
+    """Return the training split, which must have the classes of the test split."""
+    dataset, info = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")
+    _refuse_other_classes(cfg, info, test)
+    _tell_of(info)
+    return dataset
+
+
 def _scored(cfg, test_set: ImageSet, info: DatasetInfo) -> ImageSet:
     """Return the images that TEST.SPLIT names, as the options divide the training split."""
     if cfg.TEST.SPLIT == "test":
         return test_set
-    train_set, train_info = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")
-    _refuse_other_classes(cfg, train_info, info)
-    _tell_of(train_info)
-    trained, held_out = _parts(cfg, train_set)
+    trained, held_out = _parts(cfg, _train_split(cfg, info))
     if cfg.TEST.SPLIT == "train":
         return trained
     assert held_out is not None, "DATA.VAL_FRACTION is 0"  # which `runner.run` refuses
@@ -154,72 +156,6 @@ def _tell_of(info: DatasetInfo) -> None:
         LOG.warning("%s", info.left_out)
 
 
-def _train_views(cfg, dataset, task, normalization, device, crops) -> loaders.Views | MemoryViews:
-    """Return the augmented images, in memory if DATA.LOADER asks for it, or if it leaves the choice and they can be."""
-    pipeline = task.pipeline(normalization=normalization)
-    reason, start = "", time.perf_counter()
-    if cfg.DATA.LOADER != "workers":
-        try:
-            pixels, targets = _pixels(cfg, dataset, task, pipeline)
-        except NotInMemory as error:
-            if cfg.DATA.LOADER == "memory":
-                raise ValueError(f"DATA.LOADER is memory: {error}") from error
-            reason = f": {error}"
-        else:
-            taken, seconds = pixels.numel() / 2**20, time.perf_counter() - start
-            LOG.info(
-                "training images: %d in memory (%.0f MiB, read in %.1f s), augmented in batches on %s (DATA.LOADER)",
-                *(len(targets), taken, seconds, device.type),
-            )
-            augment = pipeline.batch_augmentation(device, crops=crops)
-            return MemoryViews(pixels.to(device), targets.to(device), augment, size=cfg.DATA.IMAGE_SIZE)
-    LOG.info("training images: one by one, by %d workers (DATA.LOADER)%s", cfg.DATA.NUM_WORKERS, reason)
-    return loaders.Views(
-        dataset,
-        pipeline.train_transform(),
-        seed=data_seed(cfg),
-        check=task.check,
-        collate=task.collate,
-        crops=crops,
-    )
-
-
-def _pixels(cfg, dataset, task, pipeline):
-    """Return the training images at the size that the crop needs, at their own where that is too large to keep."""
-    if not pipeline.batched:
-        raise NotInMemory(f"TASK.NAME {cfg.TASK.NAME} has no augmentation in batches")
-    prepare = pipeline.resized()
-    if prepare:
-        try:
-            store.check_room(dataset, (cfg.DATA.IMAGE_SIZE, cfg.DATA.IMAGE_SIZE))
-        except NotInMemory:
-            prepare = None
-    if not prepare:
-        width, height = dataset[0][0].size
-        store.check_room(dataset, (width, height))
-        if not pipeline.takes(width, height):
-            raise NotInMemory(f"images of {width}x{height} pixels are cropped one by one (DATA.FIT)")
-    prepare = prepare or store.as_they_are
-    pixels, targets = store.read(dataset, prepare, check=task.check, workers=cfg.DATA.NUM_WORKERS)
-    return pixels, task.stack(targets)
-
-
-def _test_views(cfg, dataset, task, normalization, device) -> loaders.Views | MemoryViews:
-    """Return the test images, which are the same in memory as not."""
-    pipeline, size, workers = task.pipeline(normalization=normalization), cfg.DATA.IMAGE_SIZE, cfg.DATA.NUM_WORKERS
-    if cfg.DATA.LOADER != "workers" and pipeline.batched:
-        try:
-            store.check_room(dataset, (size, size))
-        except NotInMemory:
-            pass
-        else:
-            pixels, targets = store.read(dataset, pipeline.test_pixels(), check=task.check, workers=workers)
-            targets = task.stack(targets).to(device)
-            return MemoryViews(pixels.to(device), targets, pipeline.plain(device), size=size)
-    transform = pipeline.test_transform()
-    return loaders.Views(dataset, transform, seed=data_seed(cfg), check=task.check, collate=task.collate)
-
-
 def training_images(cfg) -> ImageSet:
     """Return the training split, as far as DATA.VAL_FRACTION, PER_CLASS and IMAGES leave it."""
     return _parts(cfg, DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")[0])[0]
@@ -247,11 +183,6 @@ def scan(cfg, split: str) -> tuple[Iterator[str], int, str]:
     dataset, info = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split=split)
     task = build_task(cfg, len(info.classes))
     return read_all(dataset, check=task.check, workers=cfg.DATA.NUM_WORKERS), len(dataset), info.left_out
-
-
-def data_seed(cfg) -> int:
-    """Return the seed of order, augmentation and mixing."""
-    return cfg.SEED if cfg.DATA.SEED < 0 else cfg.DATA.SEED
 
 
 def named_normalization(key: str, name: str) -> Normalization | None:

@@ -93,19 +93,19 @@ def refuse_unknown_form(name: str, origin: str) -> None:
         form.describe(name, origin)
     elif "://" in origin:
         expected(origin)
-    elif not Path(origin).exists():
+    elif not Path(origin).exists() and not _may_come(origin):
         bare = re.sub(r"(?i)^(hf[_-]hub|timm|published):", "", origin)
         hub = bare != origin and bare.count("/") == 1
         meant = next((each for each, fits in MEANT.items() if fits(bare)), "hf-hub" if hub else "")
-        if (
-            len(Path(origin).parts) > 1
-            and Path(origin).parts[0] not in ("timm",)
-            and Path(Path(origin).parts[0]).exists()
-        ):
-            return  # a file in a folder that is there, which may yet come
         if meant or re.match(r"[A-Za-z][\w+-]*:", origin) or not Path(origin).suffix:
             hint = f"did you mean {meant}:{bare}?" if meant else f"known: {KNOWN}"
             raise ValueError(f"{origin} is no file and no form of weights; {hint}")
+
+
+def _may_come(origin: str) -> bool:
+    """Return whether a path leads into a folder that is there, where the file may yet be written."""
+    folder, *inside = Path(origin).parts
+    return bool(inside) and Path(folder).is_dir()
 
 
 def _form(origin: str) -> Form | None:

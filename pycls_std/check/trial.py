@@ -10,10 +10,11 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from pycls_std.builders.cache import check_folder
-from pycls_std.builders.data import build_data, data_seed
+from pycls_std.builders.data import build_data
 from pycls_std.builders.models import find_pretrained
 from pycls_std.builders.teachers import optimize_teachers, set_batch_norm_mode
 from pycls_std.builders.training import assemble, build_runtime
+from pycls_std.builders.views import data_seed
 from pycls_std.check.processes import spread_over_two, steps, train
 from pycls_std.core.structures import mapped
 from pycls_std.datasets.loader import Views, train_loader

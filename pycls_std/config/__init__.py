@@ -30,8 +30,8 @@ LOG = logging.getLogger("pycls_std")
 def load(path: str, overrides: Sequence[str] = ()) -> CfgNode:
     """Return the frozen options of a run: the page, changed by the trainer, a YAML file, then by the command line.
 
-    path: YAML file; its `_BASE_` names another file, relative to it, that is merged first. A path
-    configs/... that is not there is looked for among the package's own configs.
+    path: YAML file; its `_BASE_` names another file, relative to it, that is merged first. Either, if it is configs/...
+    and not there, is looked for among the package's own configs.
     overrides: `KEY VALUE` pairs and `KEY=VALUE` entries, mixed as they come.
     Raises ConfigError for an unknown key, a value of the wrong type or range, an option that the run does not read, and
     a file that is not as it should be.

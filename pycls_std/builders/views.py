@@ -1,0 +1,81 @@
+"""Choose how the images of a split are given: from memory, augmented in batches, or one by one, by workers."""
+
+import logging
+import time
+
+from pycls_std.datasets import loader as loaders
+from pycls_std.datasets.memory import NotInMemory, store
+from pycls_std.datasets.memory.views import MemoryViews
+
+LOG = logging.getLogger("pycls_std")
+
+
+def data_seed(cfg) -> int:
+    """Return the seed of order, augmentation and mixing."""
+    return cfg.SEED if cfg.DATA.SEED < 0 else cfg.DATA.SEED
+
+
+def train_views(cfg, dataset, task, normalization, *, device, crops: bool) -> loaders.Views | MemoryViews:
+    """Return the augmented images, in memory if DATA.LOADER asks for it, or if it leaves the choice and they can be."""
+    pipeline = task.pipeline(normalization=normalization)
+    reason, start = "", time.perf_counter()
+    if cfg.DATA.LOADER != "workers":
+        try:
+            pixels, targets = _pixels(cfg, dataset, task, pipeline)
+        except NotInMemory as error:
+            if cfg.DATA.LOADER == "memory":
+                raise ValueError(f"DATA.LOADER is memory: {error}") from error
+            reason = f": {error}"
+        else:
+            taken, seconds = pixels.numel() / 2**20, time.perf_counter() - start
+            LOG.info(
+                "training images: %d in memory (%.0f MiB, read in %.1f s), augmented in batches on %s (DATA.LOADER)",
+                *(len(targets), taken, seconds, device.type),
+            )
+            augment = pipeline.batch_augmentation(device, crops=crops)
+            return MemoryViews(pixels.to(device), targets.to(device), augment, size=cfg.DATA.IMAGE_SIZE)
+    LOG.info("training images: one by one, by %d workers (DATA.LOADER)%s", cfg.DATA.NUM_WORKERS, reason)
+    return loaders.Views(
+        dataset,
+        pipeline.train_transform(),
+        seed=data_seed(cfg),
+        check=task.check,
+        collate=task.collate,
+        crops=crops,
+    )
+
+
+def _pixels(cfg, dataset, task, pipeline):
+    """Return the training images at the size that the crop needs, at their own where that is too large to keep."""
+    if not pipeline.batched:
+        raise NotInMemory(f"TASK.NAME {cfg.TASK.NAME} has no augmentation in batches")
+    prepare = pipeline.resized()
+    if prepare:
+        try:
+            store.check_room(dataset, (cfg.DATA.IMAGE_SIZE, cfg.DATA.IMAGE_SIZE))
+        except NotInMemory:
+            prepare = None
+    if not prepare:
+        width, height = dataset[0][0].size
+        store.check_room(dataset, (width, height))
+        if not pipeline.takes(width, height):
+            raise NotInMemory(f"images of {width}x{height} pixels are cropped one by one (DATA.FIT)")
+    prepare = prepare or store.as_they_are
+    pixels, targets = store.read(dataset, prepare, check=task.check, workers=cfg.DATA.NUM_WORKERS)
+    return pixels, task.stack(targets)
+
+
+def test_views(cfg, dataset, task, normalization, *, device) -> loaders.Views | MemoryViews:
+    """Return the test images, which are the same in memory as not."""
+    pipeline, size, workers = task.pipeline(normalization=normalization), cfg.DATA.IMAGE_SIZE, cfg.DATA.NUM_WORKERS
+    if cfg.DATA.LOADER != "workers" and pipeline.batched:
+        try:
+            store.check_room(dataset, (size, size))
+        except NotInMemory:
+            pass
+        else:
+            pixels, targets = store.read(dataset, pipeline.test_pixels(), check=task.check, workers=workers)
+            targets = task.stack(targets).to(device)
+            return MemoryViews(pixels.to(device), targets, pipeline.plain(device), size=size)
+    transform = pipeline.test_transform()
+    return loaders.Views(dataset, transform, seed=data_seed(cfg), check=task.check, collate=task.collate)
