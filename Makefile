@@ -12,7 +12,8 @@ venv: $(VENV)/.installed
 $(VENV)/.installed: requirements.txt requirements-dev.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)
 ifeq ($(TORCH),)
-	$(BIN)/pip install -q -r requirements.txt -r requirements-dev.txt -c constraints.txt
+	$(BIN)/pip install -q --no-compile -r requirements.txt -r requirements-dev.txt -c constraints.txt
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true # pip would on one core; some files are templates
 else
 	$(BIN)/pip install -q uv
 	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python --torch-backend $(TORCH) -r requirements.txt -r requirements-dev.txt -c constraints.txt

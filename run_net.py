@@ -14,6 +14,7 @@ if __name__ == "__main__":
 from pycls_std import __version__, config  # noqa: E402
 from pycls_std.core.text import printable, shortened  # noqa: E402
 from pycls_std.process import console, limits, signals, streams  # noqa: E402
+from pycls_std.process.ending import leave  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 from pycls_std.process.launch import launch  # noqa: E402
 from pycls_std.run.lock import locked  # noqa: E402
@@ -130,5 +131,10 @@ def complain(error: BaseException, code: int) -> int:
     return code
 
 
+def program() -> None:
+    """Run the command line, and end with its exit code."""
+    leave(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

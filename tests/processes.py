@@ -4,6 +4,7 @@ What need not be stopped is called in this process.
 """
 
 import contextlib
+import gc
 import importlib.util
 import io
 import logging
@@ -78,6 +79,7 @@ def two_ranks(folder: Path, words, *, second=(), **options) -> list[Running]:
 
 def _main(words, files, hook, arguments, env):
     os.setsid()  # so that a test can signal it with its children, as a terminal does
+    gc.freeze()  # what the server has loaded stays shared with it
     os.environ |= env
     for target, file in zip((1, 2), files, strict=True):
         os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY), target)

@@ -21,6 +21,7 @@ OPTION = re.search(r"```python\n(    # .*?)```", DOCS, re.S)[1]
 DRIVER = """
 import importlib, json, sys
 import torch
+from pycls_std.process.ending import leave
 torch.set_num_threads(1)
 sys.path.append("tools")
 from pycls_std.engine.runtime import Runtime
@@ -29,6 +30,7 @@ for words, expected in json.loads(sys.argv[1]):
     tool, words = (words[0][:-3], words[1:]) if words[0].endswith(".py") else ("run_net", words)
     code = importlib.import_module(tool).main(words)
     assert code == expected, (words, code)
+leave(0)
 """
 
 

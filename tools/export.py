@@ -17,6 +17,7 @@ if not __package__:  # run as a script, from anywhere
 from pycls_std import config  # noqa: E402
 from pycls_std.core.text import printable  # noqa: E402
 from pycls_std.process import streams  # noqa: E402
+from pycls_std.process.ending import leave  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 
 KINDS = ("pt2", "onnx", "safetensors")
@@ -200,4 +201,4 @@ def metrics(lines: list[dict], saved: dict, viewer, *, ema: bool) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -31,6 +31,7 @@ from pycls_std.engine.checkpoint import read_whole, unreadable  # noqa: E402
 from pycls_std.models import published_names  # noqa: E402
 from pycls_std.models.contract import adopted  # noqa: E402
 from pycls_std.process import streams  # noqa: E402
+from pycls_std.process.ending import leave  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 
 
@@ -186,4 +187,4 @@ def save(weights: dict[str, torch.Tensor], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

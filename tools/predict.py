@@ -15,6 +15,7 @@ if not __package__:  # run as a script, from anywhere
 from pycls_std import config  # noqa: E402
 from pycls_std.core.text import printable  # noqa: E402
 from pycls_std.process import streams  # noqa: E402
+from pycls_std.process.ending import leave  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 
 RESULTS = "predictions.json"
@@ -163,4 +164,4 @@ def write(path: Path, content: bytes) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
