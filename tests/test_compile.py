@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from methods import CAPTURES
 from processes import two_ranks
 from records import SMALL as SHORT
 from records import assert_same_run, load_state
@@ -84,7 +85,7 @@ def options(method, std, load, teacher, tmp_path):
         if kind != "std":
             return method(kind, **overrides)
         two = {"DISTILLATION__TEACHERS": "[resnet8, resnet8]"}
-        return std(**two, **({"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}, {teacher}]"} | overrides))
+        return std(**(two | {"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}, {teacher}]"} | overrides))
 
     return build
 
@@ -105,9 +106,11 @@ def test_compiled_steps_are_those_of_eager_ones(options, kind, precision):
 
 
 @pytest.mark.slow
-def test_steps_of_inductor_are_those_of_eager_ones(options):
+def test_steps_of_inductor_are_those_of_eager_ones(options, teacher):
     """Weights after a step differ by rounding, and AdamW makes much of gradients near 0; so SGD."""
     words = {
+        "DISTILLATION__TEACHERS": "[resnet8]",
+        "DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}]",
         "OPTIM__NAME": "momentum",
         "DISTILLATION__TYPE": "hard",
         "MODEL__ARGS__num_blocks": 1,
@@ -268,7 +271,7 @@ class Interrupted(Exception):
 @pytest.mark.parametrize("kind", ["baseline", "std"])
 def test_a_compiled_run_is_saved_and_continued_as_any_other(options, tmp_path, monkeypatch, kind):
     """Interrupted in epoch 2; its checkpoints have the names of an eager run's."""
-    compiled = lambda cfg: Runtime(device="cpu", seed=cfg.SEED, compiler=TRACED)  # noqa: E731
+    compiled = lambda cfg: Runtime(device="cpu", seed=cfg.SEED, compiler=CAPTURES)  # noqa: E731
     monkeypatch.setattr(runner, "build_runtime", compiled)
     words = {"TRAIN__COMPILE": "on", "TRAIN__EMA_DECAY": 0.9, "MODEL__DROP_PATH": 0.1, "OPTIM__MAX_EPOCH": 2}
     runner.train(options(kind, **words, OUT_DIR=tmp_path / "whole"))

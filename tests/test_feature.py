@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from methods import START, batch, make
+from methods import CAPTURES, START, batch, make
 from processes import two_ranks
 from records import SMALL, assert_same_run, load_state, words
 from test_check import check  # noqa: F401  (a fixture)
@@ -210,7 +210,7 @@ def test_it_trains_student_and_adapters_and_nothing_else(load, form, name, way):
     optimizer = create_optimizer(trainer.objective, name="momentum", lr=1e-4)
     before = {key: value.clone() for key, value in trainer.objective.named_parameters()}
     teacher = {key: value.clone() for key, value in method.teachers.state_dict().items()}
-    losses = torch.compile(trainer.losses, backend="aot_eager") if way == "compiled" else trainer.losses
+    losses = torch.compile(trainer.losses, backend=CAPTURES) if way == "compiled" else trainer.losses
     trainer.student.train()
     data = batch()
     if way == "compiled":  # as eager, of a method of the same weights; both draw alike

@@ -112,7 +112,7 @@ def test_a_mistake_that_nobody_hears(words, errors):
 def test_files_are_whole_where_descriptors_are_closed(whole, tmp_path, closed):
     """The next file that is opened would be standard error, and what C libraries say would stand in it."""
     hook = "import os, sys; sys.path.insert(0, '.'); import run_net; sync = os.fsync; "
-    hook += "os.fsync = lambda file: (os.write(2, b'a word of C'), sync(file)); sys.exit(run_net.main(sys.argv[1:]))"
+    hook += "os.fsync = lambda file: (os.write(2, b'a word of C'), sync(file)); run_net.program()"
     line = f'exec {PYTHON} -c "$0" $@ {closed}'.replace("$0", hook)
     code, output, errors = shell(line, *TRAIN, f"OUT_DIR={tmp_path}/run")
     assert (code, errors.replace("a word of C", "")) == (0, "")
@@ -259,7 +259,7 @@ def ignore_the_signal():
 @pytest.mark.fault(3)
 def test_a_signal_at_the_very_end_tells_nothing():
     code = "import atexit, os, sys, time; sys.path.insert(0, '.'); import run_net; "
-    code += "atexit.register(lambda: (os.kill(os.getpid(), 15), time.sleep(5))); sys.exit(run_net.main(sys.argv[1:]))"
+    code += "atexit.register(lambda: (os.kill(os.getpid(), 15), time.sleep(5))); run_net.program()"
     command = [PYTHON, "-c", code, *TRAIN, "OPTIM.BASE_LRR=1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE, env=ENVIRONMENT)
     told = "run_net.py: command line: no option OPTIM.BASE_LRR, did you mean OPTIM.BASE_LR?\n"

@@ -8,7 +8,7 @@ import copy
 
 import pytest
 import torch
-from methods import START, batch, make
+from methods import CAPTURES, START, batch, make
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
@@ -101,7 +101,7 @@ def test_it_trains_student_and_adapters_and_no_teacher(load, kinds, way):
     if way == "bf16":
         low = runtime.convert(copy.deepcopy(teacher.backbone), "bf16")
         teacher.use(low, dtype=torch.bfloat16, precision=runtime.full_precision)
-    losses = torch.compile(trainer.losses, backend="aot_eager") if way == "compiled" else trainer.losses
+    losses = torch.compile(trainer.losses, backend=CAPTURES) if way == "compiled" else trainer.losses
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     data = batch()
     with runtime.autocast():
