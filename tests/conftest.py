@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,11 @@ def pytest_collection_modifyitems(items):
     """Begin with the files of most slow tests, one of which would otherwise be under way when all others are done."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores, for many tests wait for processes that they have started."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_unconfigure():
