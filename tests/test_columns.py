@@ -77,9 +77,9 @@ def test_what_a_run_cost_and_how_it_stands_to_its_teachers(logs):
         "images/s": "900 ± 0",
         "peak memory (GiB)": "1.25 ± 0.00",
         "teachers on test": "70.16 + 72.63",
-        "agreement with teachers (%)": "50.50 ± 0.71",
-        "NLL (nats)": "2.000 ± 0.707",
-        "ECE (%)": "4.00 ± 0.00",
+        "agreement with teachers (%, tested weights)": "50.50 ± 0.71",
+        "NLL (nats, tested weights)": "2.000 ± 0.707",
+        "ECE (%, tested weights)": "4.00 ± 0.00",
         "commit": "cccccccccc, dddddddddd",
         "status": "finished",
     }

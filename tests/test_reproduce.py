@@ -1,5 +1,6 @@
 """A table's file: what it says, the order of its runs, and that they are made, skipped, continued and told of."""
 
+import json
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ from pycls_std.config import ConfigError
 from pycls_std.reproduce import estimate, running, showing
 from pycls_std.reproduce.jobs import Changes, plan
 from pycls_std.reproduce.running import Runner, Slot
-from pycls_std.reproduce.state import State, restore, state_of
+from pycls_std.reproduce.state import State, counts_as_kept, restore, state_of
 from pycls_std.reproduce.table_file import read_table
 from pycls_std.results.read import find_runs, read_run
 
@@ -291,6 +292,7 @@ def test_there_is_room_for_so_many_runs_on_each_gpu():
 def test_a_job_array_calls_this_command_for_each_part(tmp_path):
     script = tool().job_array(["configs/tables/a b.yaml", "--slurm", "4", "--scale", "4", "DATA.ROOT=/x"], 4)
     assert "#SBATCH --array=1-4\n" in script
+    assert "#SBATCH --signal=B:TERM@120\n" in script  # to the script itself, which has no steps
     (tmp_path / "python").write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
     (tmp_path / "python").chmod(0o755)
     env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": "3"}
@@ -318,6 +320,21 @@ def test_a_record_of_other_options_is_no_result_of_its_row_and_does_not_cost_the
     assert "seed0: runs/small/base/seed0 is a run of other options: OPTIM.BASE_LR is 7.0" in rows.loc["base", "status"]
     assert rows.loc["KD", "gain"].endswith(", one seed")
     assert rows.loc["t", "gain"] != rows.loc["t", "gain"]  # a teacher is not compared
+
+
+def test_what_is_not_there_of_a_row_is_told(table, tmp_path):
+    """Seeds that were not run yet, and a record whose options are lost."""
+    found = table()
+    jobs = planned(found)
+    records = [made(job.options, job.folder, top1=10.0, seed=job.seed) for job in jobs if job.row.name != "t"]
+    gone, lost = (read_run(tmp_path / name) for name in ("gone", "lost"))
+    (tmp_path / "lost").mkdir()
+    (tmp_path / "lost" / "metrics.jsonl").touch()
+    for second, status in ((gone, "seed1 not yet run"), (lost, "seed1: no readable config.yaml")):
+        rows = showing.gathered(found, jobs, [records[0], gone, records[1], records[2], second], {}).set_index("run")
+        run = rows.loc["KD", "status"].partition("; seed1")
+        assert "".join(run[1:]) == f"; {status}" and rows.loc["KD", "n"] == 1
+        assert "not yet" not in rows.loc["base", "status"] and rows.loc["t", "status"] == "not yet run"
 
 
 def test_what_a_page_cannot_show_does_not_cost_the_table(table, monkeypatch, capsys):
@@ -352,8 +369,10 @@ if "fail" in todo:
     sys.exit(1)
 if "nothing" in todo:
     sys.exit(0)
+if todo == "crash":
+    raise KeyError("x")
 if "busy" in todo:
-    told.unlink()
+    told.write_text(todo.removeprefix("busy").strip())
     print(f"run_net.py: OUT_DIR {folder} is in use by process 1 on elsewhere")
     sys.exit(1)
 time.sleep(60 if "long" in todo else 0.3)
@@ -426,6 +445,13 @@ def test_a_run_that_another_process_makes_is_waited_for(pretence):
     assert runner.done == set(runner.jobs) and not runner.failed
     story = Path("story").read_text().split()
     assert story.count("+t") == 2 and story.index("-t") < story.index("+KD")
+
+
+def test_why_a_run_failed_is_what_it_said_this_time(pretence):
+    """And not an earlier start, after which a run is waited for: without end, if that line counted."""
+    runner = pretence(told={"t": "busy crash"})
+    runner.run()
+    assert {str(job): why for job, why in runner.failed.items()}["t seed0"] == "KeyError: 'x'"
 
 
 def test_in_time_the_runs_are_told_to_stop(pretence):
@@ -534,6 +560,13 @@ def test_another_run_in_the_place_of_one_is_told(table, tmp_path, load):
     runner.train(load("debug/base_debug", OUT_DIR=tmp_path / "logs/small/base/seed0", NAME="base", OPTIM__MAX_EPOCH=2))
     kept = planned(table())[0]
     assert read_run(kept.kept).status == "finished"
+    record = kept.kept / "run.json"
+    facts = json.loads(record.read_text())
+    assert state_of(SimpleNamespace(**kept.__dict__ | {"folder": kept.kept, "weights": kept.kept}), kept=False).finished
+    record.write_text(json.dumps(facts | {"status": "running"}))  # as before its last checkpoint is written
+    state = state_of(SimpleNamespace(**kept.__dict__ | {"folder": kept.kept, "weights": kept.kept}), kept=False)
+    assert state.begun and not state.finished
+    record.write_text(json.dumps(facts))
     (job.folder / "config.yaml").unlink()
     assert not state_of(kept, kept=False).finished and state_of(kept, kept=True).finished
 
@@ -585,14 +618,25 @@ def test_the_plan_says_what_each_run_would_take_and_makes_nothing(table, tmp_pat
     assert not list((ROOT / "runs").glob("plan-*"))
 
 
-def test_a_teacher_that_was_kept_with_its_weights_teaches_again(table, load):
+def test_a_teacher_that_was_kept_with_its_weights_teaches_again(table, tmp_path, load):
     from pycls_std import runner
 
     found = table(TABLE.replace("title:", "options: {DATA.VAL_FRACTION: 0.2}\ntitle:"))
-    (job,) = (job for job in planned(found) if job.row.name == "t")
+    jobs = planned(found)
+    (job,) = (job for job in jobs if job.row.name == "t")
     runner.train(load("debug/teacher_debug", OUT_DIR=job.kept, NAME="t", DATA__VAL_FRACTION=0.2))
     assert job.weights == Path("runs/small/t/seed0/checkpoints/best.pt")
     assert state_of(job, kept=True).finished and not job.folder.exists()  # to ask changes nothing
+    weights = (job.kept / "checkpoints" / "best.pt").rename(tmp_path / "best.pt")
+    assert not counts_as_kept(job, jobs) and counts_as_kept(job, [job])  # for there are students to teach
+    weights.rename(job.kept / "checkpoints" / "best.pt")
+    assert counts_as_kept(job, jobs)
+    job.folder.mkdir(parents=True)
+    (job.folder / "other").touch()
+    restore(job)  # which leaves alone what is there
+    assert [path.name for path in job.folder.parent.rglob("*")] == ["seed0", "other"]
+    (job.folder / "other").unlink()
     restore(job)
+    assert [path.name for path in job.folder.parent.glob("*")] == ["seed0"]
     assert job.weights.read_bytes() == (job.kept / "checkpoints" / "best.pt").read_bytes()
     assert state_of(job, kept=False).finished

@@ -622,6 +622,18 @@ def test_a_gain_is_paired_over_seeds_and_over_images_where_there_is_one(tmp_path
     assert "baseline" not in rows and "baseline" not in aggregate(runs, baseline={"good": "base"})
     with pytest.raises(ValueError, match="the baseline bass is no row, there are base"):
         aggregate(runs, baseline={"good": "base", "same": "bass"})
+    # the seeds of a baseline by two teachers: two rows, and nobody knows which is meant
+    again = [run(name, seed, (10.0, 50)) for name in ("base", "good") for seed in (0, 1)]
+    for each, digest in zip(again, "abcc", strict=True):
+        each.options |= {"DISTILLATION.TEACHERS": ["resnet8"], "DISTILLATION.TEACHER_WEIGHTS": ["x"]}
+        each.teachers = (digest,)
+    expected = [again[2].options, again[0].options]
+    split = aggregate(again, expected, baseline="base", failed={"base": "seed2 failed: why"}).set_index("run")
+    assert [name.partition(" ")[0] for name in split.index] == ["good", "base", "base"]
+    assert split["gain"].tolist() == ["not compared, base is 2 rows"] * 3
+    assert split["status"].str.endswith("seed2 failed: why").tolist() == [False, True, True]
+    with_one = aggregate(again, baseline=split.index[1]).set_index("run")
+    assert with_one.loc["good", "gain"] == "+0.00, one seed"
     # one seed, selected on the held-out images: epoch 1 of base, epoch 2 of the other
     hits = {"base": np.arange(100) < 40, "other": np.arange(100) < 60}
     monkeypatch.setattr(module, "hits_of", lambda folder, name, seed: ("split", hits[folder.parent.name]))

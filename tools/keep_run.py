@@ -1,4 +1,4 @@
-"""Copy the small part of finished run records into logs/: all but checkpoints and predictions."""
+"""Copy of finished run records into logs/ what tables read: options, cost, values, events, and the analysis."""
 
 import argparse
 import re

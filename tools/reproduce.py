@@ -99,6 +99,8 @@ def main(argv: list[str] | None = None) -> int:
                 runner.run()
             except signals.Stopped as stopped:
                 code = stopped.code
+            finally:
+                signals.uninstall()
         records = [record_of(job, kept=args.kept or args.logs, made=not args.logs) for job in jobs]
         frame = gathered(table, jobs, records, runner.failed)
         columns = args.columns or list(table.columns)
@@ -161,7 +163,7 @@ def job_array(words: list[str], parts: int) -> str:
     return (
         "#!/bin/bash\n"
         f"#SBATCH --job-name=reproduce\n#SBATCH --array=1-{parts}\n#SBATCH --gres=gpu:1\n#SBATCH --cpus-per-task=8\n"
-        "#SBATCH --requeue\n#SBATCH --signal=TERM@120\n#SBATCH --output=slurm-%A_%a.out\n"
+        "#SBATCH --requeue\n#SBATCH --signal=B:TERM@120\n#SBATCH --output=slurm-%A_%a.out\n"
         "# Submit it from the repository's root. A part that is cut goes on when it is submitted again.\n"
         f"exec python {tool} {shlex.join(words)} --shard $SLURM_ARRAY_TASK_ID/{parts}\n"
     )

@@ -2,12 +2,13 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 
 from pycls_std.reproduce.jobs import Job
 from pycls_std.reproduce.running import SCRIPT, last_line_of
-from pycls_std.reproduce.state import state_of
+from pycls_std.reproduce.state import counts_as_kept, state_of
 
 HOURS = re.compile(r"about (\S+) hours of training steps")
 QUICK = ["TIME.STEPS=2", "TIME.WARMUP=1"]
@@ -21,7 +22,7 @@ def plan_lines(jobs: list[Job], environment: dict[str, str], *, kept: bool, side
     hours: dict[str, str | float] = {}
     lines, left, unknown = [], 0.0, 0
     for job in jobs:
-        state = state_of(job, kept=kept)
+        state = state_of(job, kept=kept and counts_as_kept(job, jobs))
         if state.wrong or state.finished:
             lines.append(f"{job}: {state.wrong or 'done'}")
             continue
@@ -34,7 +35,7 @@ def plan_lines(jobs: list[Job], environment: dict[str, str], *, kept: bool, side
             unknown, told = unknown + 1, f"no estimate, {estimate}"
         begun = "; begun" if state.begun else ""
         needs = f"; after {', '.join(map(str, job.needs))}" if job.needs else ""
-        lines.append(f"{job}: {told}{begun}{needs}: python run_net.py {' '.join(job.command)}")
+        lines.append(f"{job}: {told}{begun}{needs}: python run_net.py {shlex.join(job.command)}")
     more = f", and {unknown} runs without an estimate" if unknown else ""
     return [*lines, f"{len(jobs)} runs, about {left / side_by_side:.2f} hours with {side_by_side} side by side{more}"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from pycls_std.core.text import first_of, printable, shortened
 from pycls_std.process import signals
 from pycls_std.reproduce.jobs import Job
-from pycls_std.reproduce.state import restore, state_of
+from pycls_std.reproduce.state import counts_as_kept, restore, state_of
 from pycls_std.results.predictions import PREDICTIONS
 
 LOG = logging.getLogger("pycls_std")
@@ -30,6 +30,7 @@ class Slot:
     environment: dict[str, str] = field(default_factory=dict)
     job: Job | None = None
     step: str = ""  # train, or predict
+    read: int = 0  # bytes of its log that are of earlier starts
     process: subprocess.Popen | None = None
 
 
@@ -116,7 +117,7 @@ class Runner:
         self.later.pop(job, None)
         if self.kept:
             restore(job)
-        state = state_of(job, kept=self.kept)
+        state = state_of(job, kept=self.kept and counts_as_kept(job, self.jobs))
         if state.wrong:
             self._fail(job, state.wrong)
         elif not state.finished:
@@ -137,6 +138,7 @@ class Runner:
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:  # not in the run's folder, which is its own
+                slot.read = output.tell()
                 slot.process = subprocess.Popen(
                     [sys.executable, str(SCRIPT), *words],
                     stdout=output,
@@ -161,7 +163,7 @@ class Runner:
         if self.stopping and code:
             return
         if code:
-            why = last_line(job.folder.with_name(f"{job.folder.name}.{step}.log"), code)
+            why = last_line(job.folder.with_name(f"{job.folder.name}.{step}.log"), code, slot.read)
             if "is in use by" in why:
                 self.later[job] = time.monotonic() + RETRY
                 if job not in self.told:
@@ -194,10 +196,10 @@ class Runner:
         LOG.info("%s: failed: %s", job, self.failed[job])
 
 
-def last_line(log: Path, code: int) -> str:
-    """Return the line in which a run says why it ended, without the name of the program."""
+def last_line(log: Path, code: int, start: int = 0) -> str:
+    """Return the line in which a run says why it ended, without the name of the program. start: of what it printed."""
     try:
-        text = log.read_bytes()[-4000:].decode(errors="replace")
+        text = log.read_bytes()[start:][-4000:].decode(errors="replace")
     except OSError:
         text = ""
     return last_line_of(text, code)

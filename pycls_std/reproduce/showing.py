@@ -27,6 +27,12 @@ def gathered(table: Table, jobs: list[Job], records: list[Run], failed: dict[Job
             said.setdefault(job, f"seed{job.seed}: {run.folder} is a run of other options: {', '.join(other[:3])}")
         elif run.options:
             runs.append(run)
+        elif (run.folder / "metrics.jsonl").exists():
+            said.setdefault(job, f"seed{job.seed}: {run.status}")
+    begun = {run.name for run in runs}
+    for job, run in zip(jobs, records, strict=True):
+        if not run.options and job.row.name in begun:
+            said.setdefault(job, f"seed{job.seed} not yet run")
     told: dict[str, str] = {}
     for job, why in said.items():
         told[job.row.name] = "; ".join(filter(None, (told.get(job.row.name), why)))

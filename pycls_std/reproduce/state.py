@@ -1,12 +1,13 @@
 """How far a run of a table is: nothing, begun, finished, or something else in its place."""
 
+import os
 import shutil
 from typing import NamedTuple
 
 from pycls_std import config
 from pycls_std.reproduce.jobs import Job
 from pycls_std.results.analysis import of_folder
-from pycls_std.results.read import Run, read_run
+from pycls_std.results.read import Run, document, read_run
 from pycls_std.results.rows import differing
 
 
@@ -32,14 +33,28 @@ def state_of(job: Job, *, kept: bool) -> State:
         return State(wrong=f"{job.folder} is a run of other options: {', '.join(other[:3])}")
     analysed = bool(of_folder(job.folder, run.name, job.seed))
     predicted = analysed or not job.weights.exists() or not is_classified(job)
-    return State(begun=True, finished=run.status == "finished", predicted=predicted, status=run.status)
+    # Values are written before the last checkpoint, which others are taught by, and run.json comes last.
+    finished = run.status == "finished" and document(job.folder, "run.json").get("status") == "finished"
+    return State(begun=True, finished=finished, predicted=predicted, status=run.status)
 
 
 def restore(job: Job) -> None:
     """Bring a record that was kept in logs/ with its weights back to where it was made, for others to be taught by."""
     weights = job.kept / "checkpoints" / job.weights.name
     if not (job.folder / "config.yaml").exists() and weights.exists() and _is_kept(job):
-        shutil.copytree(job.kept, job.folder, dirs_exist_ok=True)
+        copy = job.folder.with_name(f".{job.folder.name}.{os.getpid()}")
+        shutil.copytree(job.kept, copy)
+        try:
+            copy.rename(job.folder)  # whole, or not at all
+        except OSError:  # something is there: a run that was cut in its first epoch, or another process was first
+            shutil.rmtree(copy)
+
+
+def counts_as_kept(job: Job, jobs: list[Job]) -> bool:
+    """Return whether a record in logs/ is enough of a run: others of `jobs` may be still to make that it teaches."""
+    if any((folder / "checkpoints" / job.weights.name).exists() for folder in (job.folder, job.kept)):
+        return True
+    return all(state_of(each, kept=True).finished for each in jobs if job in each.needs)
 
 
 def _is_kept(job: Job) -> bool:

@@ -30,9 +30,9 @@ FIXED = {
     "speed": ("images/s", 0),
     "memory": ("peak memory (GiB)", 2),
     "teacher_score": ("teachers on test", 2),
-    "agreement": ("agreement with teachers (%)", 2),
-    "student_nll": ("NLL (nats)", 3),
-    "student_ece": ("ECE (%)", 2),
+    "agreement": ("agreement with teachers (%, tested weights)", 2),
+    "student_nll": ("NLL (nats, tested weights)", 3),
+    "student_ece": ("ECE (%, tested weights)", 2),
 }
 WHOLE = ("epochs", "n")
 

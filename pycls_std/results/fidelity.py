@@ -29,8 +29,8 @@ def fidelity(catalogue, runs: list[Run]) -> str:
     if not scores:
         return ""
     said = f", {len(analyses)} of {len(runs)} runs analysed"
-    origins = {f"{found.get('checkpoint')}, epoch {found.get('epoch')}" for found in analyses}
-    said += f" ({origins.pop()})" if len(origins) == 1 else ""
+    origins = sorted({f"{found.get('checkpoint')}, epoch {found.get('epoch')}" for found in analyses})
+    said += f" ({'; '.join(origins)})"
     names = {key: NAMES.get(key) or heading(catalogue, key) for line in scores.values() for key in line}
     parts = [_table(f"Scores and calibration on the test split{said}", ["prediction"], names, scores)]
     names = {key: f"{key.replace('_', ' ')} (%)" for line in shares.values() for key in line}

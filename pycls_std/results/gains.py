@@ -14,16 +14,23 @@ def compare(rows: list[dict], baselines: Mapping[str, str], selection: str) -> N
     """Add to each row its gain over its baseline, from the seeds that both have.
 
     baselines: {row: the row that it is compared with}, by their names; one that is not there is not compared.
-    rows: each with `run`, its name, `data` and `epochs`, and where it has results `seeds`, {selection: {seed: score}},
-    and `hits`, {seed: (digest of the labels, (N,) which test images are right)}. It gets `gain`, in words, and
-    `gain_mean`, `gain_low` and `gain_high` where it is of several seeds. Raises ValueError if a baseline is no row.
+    rows: each with `run`, its name, `planned`, its name before it was told apart from another one's, `data` and
+    `epochs`, and where it has results `seeds`, {selection: {seed: score}}, and `hits`, {seed: (digest of the labels,
+    (N,) which test images are right)}. It gets `gain`, in words, and `gain_mean`, `gain_low` and `gain_high` where it
+    is of several seeds. Raises ValueError if a baseline is no row.
     """
-    known = {row["run"]: row for row in rows}
+    known: dict[str, list[dict]] = {}
+    for row in rows:
+        for name in dict.fromkeys((row["planned"], row["run"])):
+            known.setdefault(name, []).append(row)
     for name in baselines.values():
         if name not in known:
             raise ValueError(f"the baseline {name} is no row, there are {', '.join(known)}")
-    for row in [row for row in rows if row["run"] in baselines]:
-        own = known[baselines[row["run"]]]
+    for row in [row for row in rows if row["planned"] in baselines]:
+        own, *others = known[baselines[row["planned"]]]
+        if others:
+            row["gain"] = f"not compared, {own['planned']} is {1 + len(others)} rows"
+            continue
         scores, ground = (each.get("seeds", {}).get(selection, {}) for each in (row, own))
         scores, ground = ({seed: value for seed, value in each.items() if isfinite(value)} for each in (scores, ground))
         common = scores.keys() & ground.keys() if row is not own else set()

@@ -44,23 +44,29 @@ def aggregate(
     catalogue = config.Catalogue()
     groups = grouped(catalogue, runs)
     rows = [_row(catalogue, members, selection, varied) for members in groups.values()]
+    for row in rows:
+        row["planned"] = row["run"]  # what all else calls it, where two of a name have to be told apart
     tell_apart(rows, [identity(catalogue, group[0]) for group in groups.values()])
     there = [recipe(catalogue, run.options) for run in runs]
     missing = [options for options in expected if recipe(catalogue, options) not in there]
-    rows += [_facts(catalogue, options, varied) | {"n": 0, "status": "not yet run"} for options in missing]
-    baselines = dict.fromkeys((row["run"] for row in rows), baseline) if isinstance(baseline, str) else baseline
+    rows += [
+        _facts(catalogue, options, varied) | {"planned": options["NAME"], "n": 0, "status": "not yet run"}
+        for options in missing
+    ]
+    baselines = dict.fromkeys((row["planned"] for row in rows), baseline) if isinstance(baseline, str) else baseline
     baselines = {row: name for row, name in baselines.items() if name and row not in apart}
     compare(rows, baselines, selection)
     several = len(set(baselines.values())) > 1
     for row in rows:
-        why = (failed or {}).get(row["run"])
+        why = (failed or {}).get(row["planned"])
         row["status"] = "; ".join(filter(None, (row["status"] if row["n"] else "", why))) if why else row["status"]
-        own = baselines.get(row["run"], "")
-        row |= {"baseline": own if own != row["run"] else ""} if several else {}
-        row.pop("seeds", None)
-        row.pop("hits", None)
+        own = baselines.get(row["planned"], "")
+        row |= {"baseline": own if own != row["planned"] else ""} if several else {}
     order = {options["NAME"]: position for position, options in enumerate(expected)}
-    rows.sort(key=lambda row: (order.get(row["run"], len(order)), row["run"]))
+    rows.sort(key=lambda row: (order.get(row["planned"], len(order)), row["run"]))
+    for row in rows:
+        for key in ("seeds", "hits", "planned"):
+            row.pop(key, None)
     plain = {key: _text(option.value) for key, option in catalogue.options.items() if option.column}
     same = [key for key, text in plain.items() if all(row.get(key, text) == text for row in rows) and key not in varied]
     table = pd.DataFrame(rows).drop(columns=same, errors="ignore")
