@@ -16,7 +16,7 @@ def leave(code: int) -> None:
     """
     if sys.getprofile() or sys.gettrace() or sys.flags.interactive:
         sys.exit(code)
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]  # of which only multiprocessing is meant to know
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

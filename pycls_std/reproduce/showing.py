@@ -29,13 +29,12 @@ def gathered(table: Table, jobs: list[Job], records: list[Run], failed: dict[Job
             runs.append(run)
         elif (run.folder / "metrics.jsonl").exists():
             said.setdefault(job, f"seed{job.seed}: {run.status}")
-    begun = {run.name for run in runs}
-    for job, run in zip(jobs, records, strict=True):
-        if not run.options and job.row.name in begun:
-            said.setdefault(job, f"seed{job.seed} not yet run")
-    told: dict[str, str] = {}
-    for job, why in said.items():
-        told[job.row.name] = "; ".join(filter(None, (told.get(job.row.name), why)))
+    begun, told = {run.name for run in runs}, {}
+    for row in table.rows:
+        own = [(job, run) for job, run in zip(jobs, records, strict=True) if job.row.name == row.name]
+        whys = [said[job] for job, _ in own if job in said]
+        missing = [f"seed{job.seed}" for job, run in own if not run.options and job not in said and row.name in begun]
+        told[row.name] = "; ".join([*whys, *([f"{', '.join(missing)} not yet run"] if missing else [])])
     return aggregate(
         runs,
         [expected[row.name] for row in table.rows],
