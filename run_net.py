@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import NoReturn
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends what has not begun without a traceback
@@ -131,7 +132,7 @@ def complain(error: BaseException, code: int) -> int:
     return code
 
 
-def program() -> None:
+def program() -> NoReturn:
     """Run the command line, and end with its exit code."""
     leave(main())
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -454,6 +455,19 @@ def test_why_a_run_failed_is_what_it_said_this_time(pretence):
     assert {str(job): why for job, why in runner.failed.items()}["t seed0"] == "KeyError: 'x'"
 
 
+@pytest.mark.parametrize(("kept", "place"), [(False, "runs"), (True, "logs"), (False, "logs")])
+def test_a_teacher_that_is_made_anew_is_told_of(pretence, caplog, kept, place):
+    """Others were taught by another one, whose weights are gone; records in logs/ matter where they count."""
+    caplog.set_level(logging.WARNING, "pycls_std")
+    runner = pretence()
+    runner.kept = kept
+    (Path(place) / "small/KD/seed1").mkdir(parents=True)
+    (Path(place) / "small/KD/seed1/config.yaml").touch()
+    runner.run()
+    told = "t seed0 is made anew, and others were taught by an earlier one: KD seed1" in caplog.text
+    assert told == (kept or place == "runs")
+
+
 def test_in_time_the_runs_are_told_to_stop(pretence):
     runner = pretence(told={"base": "long"}, deadline=1.5)
     start = time.monotonic()
@@ -562,9 +576,9 @@ def test_another_run_in_the_place_of_one_is_told(table, tmp_path, load):
     assert read_run(kept.kept).status == "finished"
     record = kept.kept / "run.json"
     facts = json.loads(record.read_text())
-    assert state_of(SimpleNamespace(**kept.__dict__ | {"folder": kept.kept, "weights": kept.kept}), kept=False).finished
+    assert state_of(replace(kept, folder=kept.kept), kept=False).finished
     record.write_text(json.dumps(facts | {"status": "running"}))  # as before its last checkpoint is written
-    state = state_of(SimpleNamespace(**kept.__dict__ | {"folder": kept.kept, "weights": kept.kept}), kept=False)
+    state = state_of(replace(kept, folder=kept.kept), kept=False)
     assert state.begun and not state.finished
     record.write_text(json.dumps(facts))
     (job.folder / "config.yaml").unlink()

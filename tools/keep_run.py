@@ -1,4 +1,4 @@
-"""Copy of finished run records into logs/ what tables read: options, cost, values, events, and the analysis."""
+"""Copy what tables read of finished run records into logs/: options, cost, values, events, and the analysis."""
 
 import argparse
 import re

@@ -93,6 +93,7 @@ def _offline(cfg, session, data, weights) -> OfflineTeachers:
     specs = _specs(cfg, seen, session, data, weights)
 
     def keep():
+        """Write the files that are missing, if there is room for them."""
         missing = [spec for spec in specs if not precomputed_file(spec.folder).exists()]
         needed = sum(data.images * spec.kind.itemsize for spec in missing) / 2**20
         free = free_space(specs[0].folder) / 2**20

@@ -6,9 +6,10 @@ import ctypes
 import os
 import sys
 import threading
+from typing import NoReturn
 
 
-def leave(code: int) -> None:
+def leave(code: int) -> NoReturn:
     """End this process with an exit code, once its threads and all that `atexit` keeps for its end are done.
 
     So do the processes of `multiprocessing` end; the system frees the memory. A profiler, a debugger or `python -i`,

@@ -121,7 +121,7 @@ class Runner:
         if state.wrong:
             self._fail(job, state.wrong)
         elif not state.finished:
-            taught = [str(each) for each in self.jobs if job in each.needs and (each.folder / "config.yaml").exists()]
+            taught = [str(each) for each in self.jobs if job in each.needs and self._is_begun(each)]
             if taught and not state.begun:
                 LOG.warning("%s is made anew, and others were taught by an earlier one: %s", job, first_of(taught))
             self._spawn(slot, job, "train", job.command, f"{job}: {'goes on' if state.begun else 'starts'}")
@@ -132,6 +132,10 @@ class Runner:
         else:
             self._finish(job, "done")
         return slot.process is not None
+
+    def _is_begun(self, job: Job) -> bool:
+        places = (job.folder, job.kept) if self.kept else (job.folder,)
+        return any((place / "config.yaml").exists() for place in places)
 
     def _spawn(self, slot: Slot, job: Job, step: str, words: list[str], message: str) -> None:
         log = job.folder.with_name(f"{job.folder.name}.{step}.log")
