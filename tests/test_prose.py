@@ -110,17 +110,6 @@ def test_what_is_said_of_a_detector_that_learns_eight_images_by_heart():
     assert scores["ap50"] > 95
 
 
-def test_what_is_said_of_the_tokens_of_the_mixer():
-    folder = ROOT / "logs" / "tinyimagenet100-32px_families_cpu"
-    found = {path.name: scores(path) for path in folder.iterdir() if path.name != "r-20"}
-    rows = ("Mixer", *(f"Mixer_{name}" for name in ("STD", "spatial", "channel", "no-tokens")))
-    assert {row: list(own) for row, own in found.items()} == {row: [0] for row in rows}
-    both, spatial, channel, none = (found[row][0] - found["Mixer"][0] for row in rows[1:])
-    page = " ".join((ROOT / "docs" / "results.md").read_text().split())
-    said = f"gains {both:.1f} points with both tokens and MINE, {spatial:.1f} with spatial tokens alone"
-    assert f"{said}, {channel:.1f} with channel tokens alone, and {none:.1f} with a plain head" in page
-
-
 def test_what_is_said_of_logits_and_features():
     folder = ROOT / "logs" / "tinyimagenet100-32px_methods-deit_cpu"
     found = {path.name: scores(path) for path in folder.iterdir() if path.name != "r-20"}
