@@ -1,15 +1,21 @@
-"""How CUDA computes: the switches that the options set, on a CPU, where they can be read and change nothing."""
+"""How products are computed: what CUDA has switches for, and bf16 on a CPU without instructions for it."""
 
+import logging
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pycls_std import config
 from pycls_std.builders import training
 from pycls_std.core.precision import without_tf32
 from pycls_std.datasets.memory import geometry
+from pycls_std.engine import runtime as engine_runtime
+from pycls_std.engine.arithmetic import PRODUCTS, WideProducts
 from pycls_std.engine.runtime import Runtime
 from pycls_std.run.identity import refuse_other_options
 
@@ -99,3 +105,84 @@ def test_a_run_is_continued_with_the_kernels_it_was_begun_with(load):
     before, now = (config.dump(load("debug/base_debug", CUDA__DETERMINISTIC=value)) for value in (True, False))
     with pytest.raises(ValueError, match="CUDA.DETERMINISTIC was True, is False"):
         refuse_other_options({"config": before, "processes": 1}, now, 1, Path("last.pt"))
+
+
+# -------------------------------------------------------------------------------------------- bf16 without instructions
+BF16_ULP = 2**-7  # the largest relative distance of two neighbours
+FORMS = {
+    "linear": (functional.linear, (2, 5, 64), (32, 64), (32,)),
+    "linear without bias": (functional.linear, (2, 5, 64), (32, 64)),
+    "matmul": (torch.matmul, (2, 3, 7, 16), (2, 3, 16, 9)),
+    "baddbmm": (lambda a, b, c: torch.baddbmm(c, a, b), (3, 7, 16), (3, 16, 9), (3, 7, 9)),
+    "convolution": (lambda x, w, b: functional.conv2d(x, w, b, padding=1), (2, 8, 6, 6), (4, 8, 3, 3), (4,)),
+    "depthwise": (lambda x, w: functional.conv2d(x, w, groups=8), (2, 8, 6, 6), (8, 1, 3, 3)),
+    "attention": (functional.scaled_dot_product_attention, *3 * ((2, 3, 16, 32),)),
+}
+
+
+class Seen(TorchDispatchMode):
+    """Takes down the products that are computed within it, each with the type of what it multiplies."""
+
+    def __init__(self):
+        super().__init__()
+        self.products = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in PRODUCTS:
+            self.products.append((str(function), args[0].dtype))
+        return function(*args, **kwargs or {})
+
+
+def forward_and_backward(function, inputs, dtype):
+    inputs = [value.to(dtype).requires_grad_() for value in inputs]
+    output = function(*inputs)
+    weight = torch.linspace(-1, 1, output.numel()).view(output.shape).bfloat16().to(dtype)
+    return [output.detach(), *torch.autograd.grad(output, inputs, weight)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_products_of_bf16_are_those_of_fp32_rounded_once(form):
+    function, *shapes = FORMS[form]
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(shape, generator=generator).bfloat16() for shape in shapes]
+    with Seen() as seen, WideProducts():
+        found = forward_and_backward(function, inputs, torch.bfloat16)
+        with torch.no_grad():
+            assert torch.equal(function(*inputs), found[0])
+    assert len(seen.products) >= 3 and {dtype for _, dtype in seen.products} == {torch.float32}
+    exact = forward_and_backward(function, inputs, torch.float32)
+    own = forward_and_backward(function, inputs, torch.bfloat16)
+    for value, wide, torch_own in zip(found, exact, own, strict=True):
+        assert value.dtype is torch.bfloat16
+        # attention's gradient is of its own output, which is rounded before
+        near = {"rtol": 2 * BF16_ULP, "atol": 0.02} if form == "attention" else {"rtol": BF16_ULP / 2, "atol": 1e-6}
+        torch.testing.assert_close(value.float(), wide, **near)
+        torch.testing.assert_close(value, torch_own, rtol=2 * BF16_ULP, atol=0.05)  # some of torch's sums are in bf16
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_cpu_without_bf16_computes_its_products_in_fp32(there, monkeypatch, caplog):
+    monkeypatch.setattr(engine_runtime, "cpu_has_bf16", lambda: there)
+    caplog.set_level(logging.INFO, "pycls_std")
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 4))
+    runtime = Runtime(device="cpu", precision="bf16")
+    teacher = runtime.convert(nn.Linear(4, 4), "bf16")
+    with Seen() as seen:
+        with runtime.autocast():
+            output = net(torch.randn(2, 3, 8, 8))
+            loss = (output + teacher(output)).float().square().mean()
+        runtime.step({"loss": loss}, [torch.optim.SGD(net.parameters(), lr=0.1)])
+    assert len(seen.products) == 8
+    assert {dtype for _, dtype in seen.products} == {torch.bfloat16 if there else torch.float32}
+    assert caplog.messages == [] if there else [m for m in caplog.messages if "no instructions for it" in m]
+    assert len(caplog.messages) == (not there)
+
+
+def test_other_precisions_and_compiled_steps_are_left_alone(monkeypatch):
+    """What is compiled is not seen product by product."""
+    monkeypatch.setattr(engine_runtime, "cpu_has_bf16", lambda: False)
+    assert not isinstance(Runtime(device="cpu", precision="fp32").products(), WideProducts)
+    runtime = Runtime(device="cpu", precision="bf16")
+    assert isinstance(runtime.products(), WideProducts)
+    runtime.compiled = "on"
+    assert not isinstance(runtime.products(), WideProducts)

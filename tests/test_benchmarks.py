@@ -65,6 +65,11 @@ def test_cost():
     assert kept[2] / kept[0] == pytest.approx(2, rel=0.1)
 
 
+def test_bf16():
+    text = benchmark("bf16", "--students", "resnet20", "--rounds", "1", "--batch", "2")
+    assert re.findall(r"^(.+?)  +[\d.]+ ms", text, re.M) == ["fp32", "bf16, products in fp32", "bf16, torch's own"]
+
+
 def test_orthogonal():
     """Every map has a row of each size, with an error of rounding; one without time left takes one step."""
     text = benchmark("orthogonal", "--sizes", "12x40", "12x12", "--steps", "3", "--seconds", "60")

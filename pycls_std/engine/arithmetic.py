@@ -1,8 +1,48 @@
-"""How CUDA computes in this process: what torch leaves to switches that hold for all of it."""
+"""How products are computed: on CUDA by what torch leaves to switches, in bf16 on a CPU without instructions for it."""
 
 import os
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+PRODUCTS = {
+    *(getattr(torch.ops.aten, name).default for name in ("mm", "addmm", "bmm", "baddbmm")),
+    *(getattr(torch.ops.aten, name).default for name in ("convolution", "convolution_backward")),
+    *(ATTENTION, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default),
+}
+
+
+def cpu_has_bf16() -> bool:
+    """Return whether this CPU multiplies in bf16 itself: AVX-512, AMX or Arm's BF16, with oneDNN in torch."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+class WideProducts(TorchDispatchMode):
+    """The context in which products of bf16 are computed in fp32 and rounded once, as instructions for bf16 do.
+
+    For a CPU that has none: torch's own kernels, then, take 10 to 60 times as long. Their sums differ in the order of
+    their terms alone, as from one CPU to the next. What needs no product stays in bf16, as torch computes it.
+    """
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function not in PRODUCTS or args[0].dtype is not torch.bfloat16:
+            return function(*args, **kwargs)
+        found = function(*tree_map(_widened, args), **tree_map(_widened, kwargs))
+        if function is ATTENTION:  # the logarithm beside its output is in fp32 always
+            return found[0].bfloat16(), *found[1:]
+        return tree_map(_rounded, found)
+
+
+def _widened(value):
+    return value.float() if isinstance(value, Tensor) and value.dtype is torch.bfloat16 else value
+
+
+def _rounded(value):
+    return value.bfloat16() if isinstance(value, Tensor) else value
 
 
 def set_tf32(allowed: bool) -> None:

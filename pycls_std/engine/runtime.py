@@ -4,7 +4,7 @@ import logging
 import platform
 import resource
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from pycls_std.core.precision import full_precision
 from pycls_std.core.seeding import seed_all, seed_torch
 from pycls_std.core.structures import added, mapped
 from pycls_std.engine.allocator import keep_freed_memory
-from pycls_std.engine.arithmetic import set_deterministic, set_tf32
+from pycls_std.engine.arithmetic import WideProducts, cpu_has_bf16, set_deterministic, set_tf32
 from pycls_std.engine.distributed import Processes
 from pycls_std.engine.monitor import StepMonitor
 from pycls_std.engine.optim import fused
@@ -76,6 +76,8 @@ class Runtime:
         self.step_monitor = StepMonitor(self.world, lag=lag if lag is not None else LAG if kind == "cuda" else 0)
         self.compiler = compiler
         self.compiled = "off"  # how the losses are: off, on, autotune or graphs
+        self.widens = False  # products of bf16, see `arithmetic.WideProducts`
+        self._use(precision)
         self.exact = kind == "cpu"  # the same steps give the same bits each time
 
     def set_arithmetic(self, *, tf32: bool, deterministic: bool) -> None:
@@ -176,9 +178,21 @@ class Runtime:
 
         return mapped(value, move)
 
+    def _use(self, precision: str) -> None:
+        """See to it that a precision is not slow here."""
+        if precision == "bf16" and self.device.type == "cpu" and not self.widens and not cpu_has_bf16():
+            LOG.info("bf16: this CPU has no instructions for it, its products are computed in fp32 and rounded")
+            self.widens = True
+
+    def products(self):
+        """Return the context in which products are computed, forward and backward; `autocast` and `step` are in it."""
+        return WideProducts() if self.widens and self.compiled == "off" else nullcontext()
+
+    @contextmanager
     def autocast(self):
         """Return the context in which the forward pass runs."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.precision != "fp32")
+        with self.products(), torch.autocast(self.device.type, self.dtype, enabled=self.precision != "fp32"):
+            yield
 
     def full_precision(self):
         """Return the context in which a forward pass runs in the precision of its weights, within `autocast` too."""
@@ -189,6 +203,7 @@ class Runtime:
 
         Batch norms stay as they are, in fp32; they take an input of any precision.
         """
+        self._use(precision)
         norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
         kept = [norm.state_dict() for norm in norms]
         module.to(DTYPES[precision])
@@ -217,7 +232,7 @@ class Runtime:
         self.step_monitor.ask(total, losses, where)
         for optimizer in optimizers:
             optimizer.zero_grad()
-        with _compiler_errors():
+        with _compiler_errors(), self.products():
             self.scaler.scale(total).backward()
         self._update(optimizers, clip_norm=clip_norm, average=average)
 
@@ -232,7 +247,7 @@ class Runtime:
         optimizer.zero_grad()
         found = []
         for losses in (part() for part in parts):
-            with _compiler_errors():
+            with _compiler_errors(), self.products():
                 self.scaler.scale(added(losses.values()) / len(parts)).backward()
             found.append({name: value.detach() for name, value in losses.items()})
         mean = {name: torch.stack([losses[name] for losses in found]).mean(dim=0) for name in found[0]}
