@@ -83,6 +83,10 @@ def test_weight_decay_spares_vectors_and_what_asks_for_it(name):
     optimizer = create_optimizer(module, name=name, lr=0.1, weight_decay=0.05)
     decayed = [p for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]]
     assert [p is module.linear.weight for p in decayed] == [True]
+    module.linear.bias.requires_grad_(False)
+    optimizer = create_optimizer(module, name=name, lr=0.1, weight_decay=0.05, decay_all=True)
+    decayed = {p for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == {p for p in module.parameters() if p.requires_grad} and len(decayed) == 4
 
 
 def test_sgd_is_nesterov_and_momentum_is_not():

@@ -80,8 +80,10 @@ VKD = {
 }
 MDISTILLER = {
     "TRAINER": "kd",
+    "PRECISION": "fp32",
     "OPTIM": {
-        **{"NAME": "momentum", "BASE_LR": 0.05, "MOMENTUM": 0.9, "WEIGHT_DECAY": 5e-4, "MAX_EPOCH": 240},
+        **{"NAME": "momentum", "BASE_LR": 0.05, "MOMENTUM": 0.9, "WEIGHT_DECAY": 5e-4, "DECAY_ALL": True},
+        **{"MAX_EPOCH": 240},
         **{"SCHEDULE": "step", "STEPS": [150, 180, 210], "GAMMA": 0.1, "WARMUP_EPOCHS": 0},
     },
     "TRAIN": {"BATCH_SIZE": 64},
@@ -89,7 +91,10 @@ MDISTILLER = {
 }
 KIM = {
     "TRAINER": "deit",
-    "OPTIM": {"NAME": "adamw", "BASE_LR": 6.25e-5, "WEIGHT_DECAY": 0.05, "MAX_EPOCH": 20, "WARMUP_EPOCHS": 5},
+    "OPTIM": {
+        **{"NAME": "adamw", "BASE_LR": 6.25e-5, "WEIGHT_DECAY": 0.05, "DECAY_ALL": True, "MAX_EPOCH": 20},
+        **{"WARMUP_EPOCHS": 5},
+    },
     "TRAIN": {"BATCH_SIZE": 64},
     "AUG": {"CROP": "none", "FLIP": 0.5, "RAND_AUGMENT": "rand-m9-n2", "ERASING": 0.25, "LABEL_SMOOTHING": 0.1},
     "DATA": {"IMAGE_SIZE": 224, "NORMALIZATION": "imagenet"},
@@ -147,7 +152,8 @@ DEIT |= {"AUG": IMAGENET["AUG"] | {"REPEATS": 3}}
 HUB = {
     "TRAINER": "baseline",
     "OPTIM": {
-        **{"NAME": "sgd", "BASE_LR": 0.1, "MOMENTUM": 0.9, "WEIGHT_DECAY": 5e-4, "MAX_EPOCH": 200},
+        **{"NAME": "sgd", "BASE_LR": 0.1, "MOMENTUM": 0.9, "WEIGHT_DECAY": 5e-4, "DECAY_ALL": True},
+        **{"MAX_EPOCH": 200},
         **{"SCHEDULE": "cosine", "WARMUP_EPOCHS": 0, "MIN_LR": 0},
     },
     "TRAIN": {"BATCH_SIZE": 256},
@@ -275,8 +281,8 @@ FORM = {
         {"DISTILLATION": {"TYPE": "dist", "TEMPERATURE": 4, "DIST_BETA": 1, "DIST_GAMMA": 1}},
         {"TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 2, "WARMUP_EPOCHS": 0}},
     ],
-    "TTM": [{"DISTILLATION": {"TYPE": "ttm", "TTM_GAMMA": 0.1}, "TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 45}}],
-    "WTTM": [{"DISTILLATION": {"TYPE": "wttm", "TTM_GAMMA": 0.2}, "TASK": {"WEIGHT": 1}, "KD": {"WEIGHT": 4}}],
+    "TTM": [{"DISTILLATION": {"TYPE": "ttm"}, "TASK": {"WEIGHT": 1}}],
+    "WTTM": [{"DISTILLATION": {"TYPE": "wttm"}, "TASK": {"WEIGHT": 1}}],
     "CTKD": [
         {"DISTILLATION": {"TYPE": "ctkd", "CTKD_EPOCHS": 10, "CTKD_LEAST": 1, "CTKD_RANGE": 20}},
         {"TASK": {"WEIGHT": 0.1}, "KD": {"WEIGHT": 0.9, "WARMUP_EPOCHS": 0}},
@@ -293,6 +299,20 @@ def featured(pair, form, weight, **more):
 
 
 REVIEWED = {"OPTIM": MDISTILLER["OPTIM"] | {"NAME": "sgd", "BASE_LR": 0.1}, "TRAIN": {"BATCH_SIZE": 128}}
+REVIEWED |= {"DISTILLATION": {"TEACHER_BN": "batch"}}
+# Exponent and weight of a pair. Source: Zheng and Yang, ICLR 2024, table 8.
+MATCHED = {
+    "r-20": {"TTM": (0.3, 7), "WTTM": (0.3, 1.5)},
+    "r-8x4": {"TTM": (0.1, 100), "WTTM": (0.1, 3)},
+}
+
+
+def matched(pair, form):
+    """Exponent and weight of a row, of a form that has them for each pair."""
+    gamma, weight = MATCHED.get(pair, {}).get(form, (None, None))
+    return {"DISTILLATION": {"TTM_GAMMA": gamma}, "KD": {"WEIGHT": weight}} if gamma else {}
+
+
 RECIPES |= {
     **{f"{name}_c100_base": [MDISTILLER, BASELINE, {"MODEL": {"NAME": PAIRS[name][0]}}] for name in PAIRS},
     **{f"r-{d}_c100": [MDISTILLER, BASELINE, {"MODEL": {"NAME": f"resnet{d}"}}] for d in ("110", "32x4")},
@@ -311,6 +331,7 @@ RECIPES |= {
                 MDISTILLER,
                 *FORM[form],
                 {"MODEL": {"NAME": PAIRS[pair][0]}, "DISTILLATION": {"TEACHERS": [PAIRS[pair][1]]}},
+                matched(pair, form),
             )
         ]
         for pair, forms in {

@@ -58,6 +58,7 @@ def build_optimizer(cfg, trainer: Trainer) -> Optimizer:
         name=cfg.OPTIM.NAME,
         lr=peak_learning_rate(cfg),
         weight_decay=cfg.OPTIM.WEIGHT_DECAY,
+        decay_all=cfg.OPTIM.DECAY_ALL,
         momentum=cfg.OPTIM.MOMENTUM,
     )
 

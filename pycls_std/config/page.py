@@ -199,6 +199,8 @@ PAGE = {
     # Decoupled weight decay of adamw, L2 of sgd; 0 = off. It spares parameters of one dimension (biases, norms) and
     # tokens.
     "OPTIM.WEIGHT_DECAY": Option(0.05, least=0),
+    # It spares nothing, as torch.optim by itself.
+    "OPTIM.DECAY_ALL": Option(False, when="OPTIM.WEIGHT_DECAY"),
     # Momentum, above 0 for `sgd`, whose Nesterov form needs it; 0 = off for `momentum`.
     "OPTIM.MOMENTUM": Option(0.9, least=0, greatest=1),
     # Largest gradient norm of the main objective; 0 = no clipping. MINE's steps are not clipped.

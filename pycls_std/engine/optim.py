@@ -10,13 +10,19 @@ from torch import nn
 
 
 def create_optimizer(
-    module: nn.Module, *, name: str, lr: float, weight_decay: float = 0.0, momentum: float = 0.9
+    module: nn.Module,
+    *,
+    name: str,
+    lr: float,
+    weight_decay: float = 0.0,
+    decay_all: bool = False,
+    momentum: float = 0.9,
 ) -> torch.optim.Optimizer:
     """Return an optimizer over the parameters of a module, such as a student and its terms.
 
     name: any of timm.optim; `sgd` has Nesterov momentum, `momentum` has not. Weight decay spares parameters of one
-    dimension, biases, and what the module's `no_weight_decay()` names. Parameters that need no gradient are in no
-    group. torch's own Adam and SGD run fused.
+    dimension, biases, and what the module's `no_weight_decay()` names, or with decay_all nothing. Parameters that need
+    no gradient are in no group. torch's own Adam and SGD run fused.
     Raises ValueError for an unknown name, and for an optimizer that cannot be had here.
     """
     known = [str(each) for each in list_optimizers()]
@@ -28,7 +34,8 @@ def create_optimizer(
         fused = {"fused": True} if "fused" in inspect.signature(kind).parameters else {}
         options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, **fused}
         frozen = not all(p.requires_grad for p in module.parameters())
-        plain = frozen and not weight_decay  # timm may take all of a module then; else it leaves out what is frozen
+        # Of a module timm spares some from decay, and leaves out what is frozen, but only where there is any decay.
+        plain = decay_all or frozen and not weight_decay
         trained = [p for p in module.parameters() if p.requires_grad] if plain else module
         optimizer = create_optimizer_v2(trained, opt=name, **options)
     except Exception as error:  # optimizers of other packages raise what they like if their package is not there

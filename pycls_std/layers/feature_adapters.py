@@ -46,4 +46,6 @@ def projection_head(channels: int, target: int, *, expansion: int = 2) -> nn.Seq
     """
     hidden = expansion * channels
     first, last = nn.Linear(channels, hidden, bias=False), nn.Linear(hidden, target, bias=False)
+    for layer in (first, last):
+        nn.init.trunc_normal_(layer.weight, std=0.02)
     return nn.Sequential(first, nn.BatchNorm1d(hidden), nn.GELU(), last)
