@@ -60,6 +60,7 @@ def test_every_mode_works_for_it(run, tmp_path):
         ([*TRAIN, "DATA.PER_CLASS=5"], 2),
         ([*TRAIN, *logits], 2),
         (["--mode", "train", *featured, "FEATURE.LOSS=crd"], 2),
+        (["--mode", "train", *featured, "FEATURE.LOSS=at", "DISTILLATION.TEACHER_SIZES=[64]", "OUT_DIR=sizes"], 2),
     )
     assert text.count("ok    ") == 8 and "two agree after 3 steps" in text
     assert "ok    terms       class, l1, locality" in text
@@ -84,6 +85,7 @@ def test_every_mode_works_for_it(run, tmp_path):
             "DATA.PER_CLASS is 5, which TRAINER baseline does not read",
             "KD.WEIGHT needs class logits, the task has the heads classes, boxes (TASK.NAME)",
             "FEATURE.LOSS crd needs one class an image, which TASK.NAME has not",
+            "DISTILLATION.TEACHER_SIZES is [64], expected []: TASK.NAME boxes shows teachers the student's images",
         ),
         strict=True,
     ):

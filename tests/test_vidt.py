@@ -40,12 +40,12 @@ def small(**args):
     return model.eval()
 
 
-def batch(sizes=SIZES, height=101, width=77, filling=0.0):
+def batch(sizes=SIZES, height=101, width=77, filling=0.0, images=None):
     """Return images of several sizes, alone, and as a batch that is padded with a number."""
     torch.manual_seed(1)
-    images = [torch.randn(3, *size) for size in sizes]
-    pixels = torch.full((len(sizes), 3, height, width), filling)
-    mask = torch.zeros(len(sizes), height, width, dtype=torch.bool)
+    images = images or [torch.randn(3, *size) for size in sizes]
+    pixels = torch.full((len(images), 3, height, width), filling)
+    mask = torch.zeros(len(images), height, width, dtype=torch.bool)
     for place, image in enumerate(images):
         pixels[place, :, : image.shape[1], : image.shape[2]] = image
         mask[place, : image.shape[1], : image.shape[2]] = True
@@ -250,6 +250,38 @@ def test_numbers_of_the_public_code(refine):
         torch.testing.assert_close(found[name][0, :, 3], torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
 
+# The same of two images of SIZES in a batch, padded to 93 x 71: of each, the three levels.
+PUBLIC_PADDED = (
+    [
+        [[0.517719, 2.478589, -1.099151], [2.937882, -1.794298, 1.014722], [-0.012135, -0.264776, -0.776002]],
+        [[0.517713, 2.478588, -1.099146], [3.347307, -1.941385, 0.908484], [0.124568, -0.036850, -1.257794]],
+    ],
+    [
+        [
+            [0.081990, 0.376638, 0.719264, 0.823425],
+            [0.031550, 0.141160, 0.808906, 0.865972],
+            [0.030138, 0.174426, 0.797985, 0.744854],
+        ],
+        [
+            [0.081990, 0.376639, 0.719263, 0.823422],
+            [0.031454, 0.157240, 0.827407, 0.860878],
+            [0.035793, 0.125907, 0.857021, 0.807438],
+        ],
+    ],
+)
+
+
+def test_numbers_of_the_public_code_where_images_are_padded():
+    """Its windows see the padding, and so do its detection tokens where a side is no multiple of 32 pixels."""
+    model = small(mask_padding=False)
+    model.load_state_dict(by_formula(model.state_dict()))
+    images = [noise(3 * height * width, seed).view(3, height, width) for seed, (height, width) in enumerate(SIZES, 1)]
+    with torch.no_grad():
+        found = model(batch(images=images, height=93, width=71)[1])
+    for name, expected in zip(("classes", "boxes"), PUBLIC_PADDED, strict=True):
+        torch.testing.assert_close(found[name][:, :, 3], torch.tensor(expected), atol=1e-4, rtol=1e-4)
+
+
 # --------------------------------------------------------------------------------------------------------------- model
 def test_heads_taps_and_sizes():
     """Maps of the stages, of the neck, the queries as they come and at all levels; no numbers are needed for sizes."""
@@ -391,6 +423,11 @@ def published(model):
         state |= {name.replace(".0.", f".{level}.", 1): state[name] for name in heads for level in (1, 2)}
     state["backbone.layers.0.downsample.expansion.weight"] = torch.zeros(32, 16)
     state["backbone.layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(16, 16).long()
+    # of VkD's release, whose projections are the model's own
+    state |= {
+        "patch_projector_1.parametrizations.weight.original": torch.zeros(4),
+        "neck_det_projector.bias": torch.ones(4),
+    }
     return state | {"backbone.norm1.bias": torch.zeros(32), "transformer.level_embed": torch.zeros(4, 64)}
 
 
@@ -401,7 +438,7 @@ def test_published_weights_load(refine, aware, caplog):
     with caplog.at_level(logging.INFO):
         start_from(model, Weights(published(other), "vidt.pth"))
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
-    assert f"it is another model's; {22 if refine else 32 if aware else 20} tensors unused: " in caplog.messages[0]
+    assert f"it is another model's; {24 if refine else 34 if aware else 22} tensors unused: " in caplog.messages[0]
     start_from(model, Weights(model.state_dict(), "own"))
     with pytest.raises(ValueError, match="missing neck.decoder.boxes|unexpected neck.decoder.boxes"):
         start_from(model, Weights(published(small(refine=not refine)), "vidt.pth"))
@@ -416,7 +453,7 @@ def test_published_files_are_imported(tmp_path):
     torch.save(content, source)
     code, output, errors = called("tools/import_weights.py", source, target, "--key=model", "--model=vidt_swin_nano")
     assert (code, errors) == (0, "")
-    assert "\nunused: 46 tensors: transformer.decoder.bbox_embed.0.layers.0.weight, " in output
+    assert "\nunused: 48 tensors: transformer.decoder.bbox_embed.0.layers.0.weight, " in output
     load_weights(model, find_weights("vidt_swin_nano", str(target)).state, "plain.pt")
     for name, text in (("vidt", "no model of this project"), ("resnet8", "no published names of resnet8")):
         code, _, errors = called("tools/import_weights.py", source, tmp_path / "x", "--key=model", f"--model={name}")

@@ -16,6 +16,7 @@ from pycls_std.builders.weights import (
     refuse_unknown_form,
 )
 from pycls_std.config import ConfigError
+from pycls_std.core.registry import TASKS
 from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint
 from pycls_std.models.contract import Backbone, adopted, classifier_names
@@ -164,10 +165,16 @@ class DescribedTeacher(Description):
 def describe_teachers(cfg, num_classes: int, weights: list[Weights] | None = None) -> list[DescribedTeacher]:
     """Return what can be said of the teachers without their weights.
 
-    weights: what is known of each; by default what is at hand, looked up when it is asked for.
+    weights: what is known of each; by default what is at hand, looked up when it is asked for. Raises ConfigError for
+    sizes where the task resizes nothing.
     """
     options, student = cfg.DISTILLATION, cfg.DATA.IMAGE_SIZE
     sizes = options.TEACHER_SIZES or [0] * len(options.TEACHERS)
+    if not TASKS.get(cfg.TASK.NAME).RESIZES:
+        if any(sizes):
+            told = f"TASK.NAME {cfg.TASK.NAME} shows teachers the student's images as they are"
+            raise ConfigError(f"DISTILLATION.TEACHER_SIZES is {list(sizes)}, expected []: {told}")
+        sizes = [student] * len(sizes)
     described = []
     for index, (name, size) in enumerate(zip(options.TEACHERS, sizes, strict=True)):
         find = partial(_known_weights, cfg, index) if weights is None else partial(weights.__getitem__, index)

@@ -7,16 +7,21 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 
+def nearest_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the mask (B, H, W), true where there is image, at a size (height, width), by nearest neighbours."""
+    return interpolate(mask[:, None].float(), size, mode="nearest")[:, 0].bool()
+
+
 def mask_at(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the mask (B, H, W), true where there is image, at the size (height, width) of a feature map.
 
     A place of the map is image if the pixel at its corner is. Places are squares of a power of two where the map has as
     many of them as the padded images need, so that an image has as many as it has alone, whatever it is padded to. For
-    other maps the corner is that of nearest neighbours, as in DETR.
+    other maps it is the `nearest_mask`.
     """
     strides = [1 << (-(-length // own) - 1).bit_length() for length, own in zip(mask.shape[1:], size, strict=True)]
     places = mask[:, :: strides[0], :: strides[1]]
-    return places if places.shape[1:] == size else interpolate(mask[:, None].float(), size, mode="nearest")[:, 0].bool()
+    return places if places.shape[1:] == size else nearest_mask(mask, size)
 
 
 def zeroed(features: Tensor, mask: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 
 from pycls_std.core.structures import Padded
-from pycls_std.layers.padding import mask_at, zeroed
+from pycls_std.layers.padding import mask_at, nearest_mask, zeroed
 from pycls_std.layers.positions import sine_positions
 from pycls_std.layers.reconfigured_attention import ReconfiguredBlock, View
 from pycls_std.layers.shifted_windows import shifted_mask
@@ -29,7 +29,8 @@ class BodySizes(NamedTuple):
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     window_size: int = 7
     queries: int = 100  # detection tokens
-    mask_padding: bool = True  # False = windows see what pads images of other sizes, as in the published code
+    mask_padding: bool = True  # False = windows see what pads images of other sizes, as in the published code, and its
+    # masks by nearest neighbours may have a row or column of it, too, where a side is no multiple of 32 pixels
 
 
 class Maps(NamedTuple):
@@ -119,6 +120,7 @@ class SwinRam(nn.Module):
         self.stages = nn.ModuleList(
             RamStage(sizes, index, positions=positions, drop_path=rate.tolist()) for index, rate in enumerate(rates)
         )
+        self.mask_padding = sizes.mask_padding
         self.channels = [sizes.embed_dim * 2**index for index in range(len(depths))]
         self._initialize()
 
@@ -130,6 +132,20 @@ class SwinRam(nn.Module):
                 trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def _mask(self, mask: Tensor | None, size: tuple[int, int]) -> Tensor | None:
+        """Return where a map of a size is image; mask: (B, H, W) of the images."""
+        return None if mask is None else mask_at(mask, size) if self.mask_padding else nearest_mask(mask, size)
+
+    def _attended(self, mask: Tensor | None, size: tuple[int, int]) -> Tensor | None:
+        """Return where the last stage is image to the detection tokens.
+
+        The published code stretches a mask of whole patches of that stage, so many as fit into the images.
+        """
+        if mask is None or self.mask_padding:
+            return self._mask(mask, size)
+        whole = [max(-(-side // PATCH) >> len(self.stages) - 1, 1) for side in mask.shape[1:]]
+        return nearest_mask(nearest_mask(mask, (whole[0], whole[1])), size)
 
     def forward(self, images: Tensor | Padded, *, stages: int | None = None) -> Maps:
         """images: (B, 3, H, W), or padded ones. stages: how many are computed, all if None; the merged map is last."""
@@ -143,12 +159,13 @@ class SwinRam(nn.Module):
             assert isinstance(stage, RamStage), "made so above"
             if before is not None:
                 x, det = before.merge(x, masks[-1]), before.widen(det)
-            masks.append(None if mask is None else mask_at(mask, (x.shape[1], x.shape[2])))
-            x, det = stage(x, det, self.det_pos_embed, masks[-1])
+            size = x.shape[1], x.shape[2]
+            masks.append(self._mask(mask, size))
+            x, det = stage(x, det, self.det_pos_embed, self._attended(mask, size) if stage.cross else masks[-1])
             maps.append(x.permute(0, 3, 1, 2))
             before = stage
         if before is not None and len(maps) == len(self.stages):
             x = before.merge(x, masks[-1])
             maps.append(x.permute(0, 3, 1, 2))
-            masks.append(None if mask is None else mask_at(mask, (x.shape[1], x.shape[2])))
+            masks.append(self._mask(mask, (x.shape[1], x.shape[2])))
         return Maps(maps, masks, det)

@@ -57,7 +57,7 @@ class ViDT(nn.Module):
 
     With `iou_aware` also `ious` (B, L, Q), logits of the overlap of a query's box with the box that it answers for;
     with `token_label`, in training alone, `tokens`, (B, H, W, K + 1) logits of each map of the neck: that something
-    stands there, and that it is of each class. The public code has logits of 0 instead of the features at the border.
+    stands there, and that it is of each class. The public code has features of 0 at the border.
     Boxes are shares of the image without its padding. Level 0 is what the backbone says, then come the decoder's
     layers; the last one predicts. It takes padded images of any size, or a plain batch.
     Taps: the maps of the stages; in the neck the maps of stages 1 to 3 and of one merged from the last, the queries

@@ -24,6 +24,7 @@ VIDT = {
 # What its code has in a file and uses nowhere, or has twice; or what teaches alone, with other outputs than ours.
 LEFT_OVER = re.compile(
     r"backbone\.norm[0-9]+\..*|backbone\.layers\.[0-9]+\.downsample\.(expansion|norm2)\..*|.*\.relative_position_index"
+    r"|(patch_projector_[0-9]+|(neck|body)_det_projector)\..*"
     r"|transformer\.(enc_output\..*|enc_output_norm\..*|token_embed\..*|level_embed|decoder\.bbox_embed\..*)"
 )
 # What a Swin classifier has beside its blocks, and its buffers.

@@ -45,6 +45,7 @@ class Classification:
         "DATA.INTERPOLATION",
         "DATA.PER_CLASS",
     )
+    RESIZES = True
     KEEPS = ".npz"
 
     def __init__(self, classes: int, *, pipeline: Callable[..., ImagePipeline], mixing: Mixing | None = None):

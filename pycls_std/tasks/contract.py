@@ -77,6 +77,7 @@ class Task(Protocol):
     RESULT: str  # the score that says which epoch is the best, and what a teacher is worth
     HEADS: tuple[str, ...]  # of the student, that its losses train
     READS: tuple[str, ...]
+    RESIZES: bool  # whether a teacher is shown images at a size of its own, DISTILLATION.TEACHER_SIZES
     KEEPS: str  # how the name of the file ends that TEST.PREDICTIONS is; "" = there is none
     classes: int
     scores: dict[str, dict]  # see `evaluator.scores_of`

@@ -54,6 +54,7 @@ class Boxes:
     RESULT = "recall"
     HEADS = ("classes", "boxes")
     READS = ("AUG.FLIP",)
+    RESIZES = False
     KEEPS = ""
     OPTIONS = {
         # Weight of the distance of the boxes.
