@@ -89,7 +89,7 @@ def deterministic(monkeypatch):
 
 def test_kernels_are_deterministic_where_it_is_asked_for(deterministic, on_cuda):
     assert not on_cuda().exact
-    assert deterministic() == (False, False, None)
+    assert deterministic() == (False, False, ":4096:8")  # torch looks at it once, and a later run may want it
     assert on_cuda(CUDA__DETERMINISTIC=True).exact
     assert deterministic() == (True, True, ":4096:8")
     assert not on_cuda().exact

@@ -58,6 +58,11 @@ def test_a_run(tmp_path):
     assert (found["run"]["status"], found["run"]["epochs_done"]) == ("finished", 3)
 
 
+def test_a_run_is_continued_and_checked(tmp_path):
+    found, _ = look(tmp_path, "resume")
+    assert found["resume"]["epochs_done"] == [1, 2, 2]
+
+
 def test_a_part_that_fails_is_told_and_the_next_one_goes_on(tmp_path):
     words = ["sync", "env", *SMALL, "--out", tmp_path, "--", *WORDS, "MODEL.NAME=nothing"]
     code, _, _ = called("tools/gpu/first.py", *words)
@@ -70,6 +75,8 @@ def test_the_script_is_one_and_calls_every_part():
     subprocess.run(["bash", "-n", SCRIPT], check=True)
     assert SCRIPT.stat().st_mode & 0o111
     called_parts = re.findall(r"^  first \d+ ((?:[a-z]+ )+)", SCRIPT.read_text(), re.M)
-    assert " ".join(part.strip() for part in called_parts) == ("env sync views determinism determinism speed steps run")
+    assert " ".join(part.strip() for part in called_parts) == (
+        "env sync views determinism determinism speed steps run resume"
+    )
     limits = [int(seconds) for seconds in re.findall(r"(?:first|timeout) (\d+) ", SCRIPT.read_text())]
     assert sum(limits) <= 600

@@ -327,3 +327,13 @@ def test_a_teacher_computes_no_more_than_it_is_asked_for():
     assert seen == ["layer1"]
     teacher(torch.randn(2, 3, 32, 32), Request(True, ("layer1",)))
     assert seen == ["layer1", "layer1", "layer2", "layer3", "fc"]
+
+
+def test_timm_finds_every_classifier_of_ours():
+    """After `import pycls_std.models`; a detector is none."""
+    ours = [name for name in BACKBONES.entries if not name.startswith("vidt_")]
+    assert len(ours) > 30 and [name for name in ours if not timm.is_model(name)] == []
+    model = timm.create_model("mixer_nano4", num_classes=7, img_size=16)
+    assert model(torch.zeros(1, 3, 16, 16)).shape == (1, 7)
+    with pytest.raises(ValueError, match="no published weights of resnet20"):
+        timm.create_model("resnet20", pretrained=True)

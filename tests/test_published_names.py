@@ -292,10 +292,11 @@ def published_student(state):
 
 
 def test_a_student_of_std_is_imported_whole(tmp_path):
-    """One token set that is carried, one shared update: head by head as its own code says."""
+    """One token set that is carried, one shared update: head by head as its own code says; saved by several devices."""
     student, cfg = small_student(tmp_path)
     student.load_state_dict(by_formula(student.state_dict()))
-    torch.save({"model": published_student(student.state_dict()), "epoch": 299}, tmp_path / "std.pth")
+    file = {f"module.{name}": value for name, value in published_student(student.state_dict()).items()}
+    torch.save({"model": file, "epoch": 299}, tmp_path / "std.pth")
     words = (tmp_path / "std.pth", tmp_path / "plain.pt", "--key=model", "--source=std", f"--cfg={cfg}")
     code, output, errors = called("tools/import_weights.py", *words)
     assert (code, errors) == (0, "")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models import clean_state_dict
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 if not __package__:  # run as a script, from anywhere
@@ -166,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
         weights, dropped = weights_in(args.file, args.key)
         weights, unused = renamed(weights, args.model) if args.model else (weights, [])
         if args.source or args.cfg:
-            weights, unused = of_source(weights, args.source, args.cfg)
+            weights, unused = of_source(clean_state_dict(weights), args.source, args.cfg)
         save(weights, args.target)
     except (ValueError, OSError, MemoryError) as error:
         streams.complain(f"import_weights.py: {one_line(error)}")

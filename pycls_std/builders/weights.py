@@ -16,6 +16,7 @@ from pycls_std.builders.checkpoints import of_today, options_of, trained_on
 from pycls_std.builders.downloads import download, expected
 from pycls_std.builders.plain_weights import of_backbone, plain
 from pycls_std.core.network import patience
+from pycls_std.core.registry import BACKBONES
 from pycls_std.core.structures import Normalization
 from pycls_std.core.text import printable
 from pycls_std.datasets.normalizations import NORMALIZATIONS
@@ -180,10 +181,15 @@ def _from_timm(name: str, origin: str) -> Weights:
     return described._replace(state=model.state_dict())
 
 
+def _is_timms(name: str) -> bool:
+    """Return whether a model is timm's own: its registry has ours, too."""
+    return is_model(name) and get_arch_name(name) not in BACKBONES
+
+
 def _described_by_timm(name: str, origin: str) -> Weights:
     name = origin.partition(":")[2] or name
     try:
-        given = get_pretrained_cfg(name, allow_unregistered=True) if is_model(name) else None
+        given = get_pretrained_cfg(name, allow_unregistered=True) if _is_timms(name) else None
     except RuntimeError as error:  # the model is known, and what stands after the dot is not
         raise ValueError(f"timm has no weights {name}: {error}") from error
     if given is None:
@@ -200,7 +206,7 @@ def _from_hub(name: str, origin: str) -> Weights:
 
 def _described_by_hub(name: str, origin: str) -> Weights:
     hub.repository(origin)
-    if not is_model(name):
+    if not _is_timms(name):
         raise ValueError(f"{origin} is loaded by timm, which has no model {name}")
     return Weights(None, f"{origin}, not fetched, so random weights")
 
@@ -214,6 +220,6 @@ KNOWN = "a path, https://...#sha256=<hex>, timm, timm:<name>, hf-hub:<owner>/<na
 # What was meant by a name that is no file's, by the form that is missing.
 MEANT = {
     "published": PUBLISHED.__contains__,
-    "timm": is_model,
-    "hf-hub": lambda origin: origin.count("/") == 1 and is_model(origin.partition("/")[2]),
+    "timm": _is_timms,
+    "hf-hub": lambda origin: origin.count("/") == 1 and _is_timms(origin.partition("/")[2]),
 }

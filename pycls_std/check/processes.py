@@ -51,7 +51,7 @@ def spread_over_two(cfg, data: Data, trial_images: int) -> None:
     threads = max(1, torch.get_num_threads() // 2)
     try:
         nothing: Any = None  # in place of a loader, which would have to be sent to both: they do not test
-        arguments = (port, threads, cfg, data._replace(test=nothing), trial_images)
+        arguments = (port, threads, cfg, data._replace(test=nothing, val=None), trial_images)
         both = multiprocessing.start_processes(_train_share, arguments, 2, join=False, start_method=_start_method())
         end = time.monotonic() + PATIENCE
         while not both.join(timeout=1):

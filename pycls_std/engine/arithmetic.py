@@ -58,10 +58,9 @@ def set_tf32(allowed: bool) -> None:
 def set_deterministic(wanted: bool) -> None:
     """Let CUDA take kernels that give the same bits each time, or those that are fastest.
 
-    With it, an operation that has no such kernel raises RuntimeError. cuBLAS looks at the environment when it is first
-    used, so this comes before.
+    With it, an operation that has no such kernel raises RuntimeError. torch looks at the environment once, at the first
+    product on CUDA, and refuses products without this; so it is there whatever is wanted, for a later run may want it.
     """
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch refuses its products without
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the size that torch takes on an H200 by itself
     torch.backends.cudnn.deterministic = wanted
     torch.use_deterministic_algorithms(wanted)

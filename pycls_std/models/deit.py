@@ -10,7 +10,7 @@ from timm.layers import PatchEmbed
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
-from pycls_std.core.registry import BACKBONES
+from pycls_std.models.entry_points import register
 
 # name: embed_dim, num_heads; 12 blocks, patches of 16. Sources: Ren et al., CVPR 2022 (the stem); Miles et al., CVPR
 # 2024 (VkD's students are the first two).
@@ -92,4 +92,4 @@ def deit(size, /, *, num_classes, image_size, drop_path=0.0, image_token=True, *
 
 
 for _name, _size in DEITS.items():
-    BACKBONES.register(_name)(partial(deit, _size))
+    register(_name, partial(deit, _size))

@@ -1,4 +1,4 @@
-"""Names of the project's own backbones in timm's registry, too, so that `timm.create_model` finds them."""
+"""Names of the project's own classifiers in timm's registry, too: after `import pycls_std.models` timm finds them."""
 
 from collections.abc import Callable
 from typing import Any

@@ -9,7 +9,7 @@ from timm.layers import GatedMlp, GluMlp, Mlp
 from timm.models.mlp_mixer import Affine, MlpMixer, ResBlock, SpatialGatingBlock
 from torch import nn
 
-from pycls_std.core.registry import BACKBONES
+from pycls_std.models.entry_points import register
 
 # name: patch_size, num_blocks, embed_dim, mlp_ratio (hidden units over patches and over channels, both times embed_dim)
 # Sources: Tolstikhin et al., NeurIPS 2021, table 1; S/4 is S/16 on 32 px; nano/4 is the CIFAR mixer of omihub777.
@@ -69,4 +69,4 @@ def _build(options, num_classes, image_size, drop_path):
 
 for _build_one, _sizes in ((mixer, MIXERS), (resmlp, RESMLPS), (gmlp, GMLPS), (gmixer, GMIXERS)):
     for _name, _size in _sizes.items():
-        BACKBONES.register(_name)(partial(_build_one, _size))
+        register(_name, partial(_build_one, _size))

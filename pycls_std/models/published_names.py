@@ -75,7 +75,7 @@ STD = (
 # name of a source: what its files are of, and its rules.
 SOURCES: dict[str, tuple[str, Rules]] = {
     "std": ("devrimcavusoglu/std: the mixer, with or without tokens", STD),
-    "tiny-transformers": ("lkhl/tiny-transformers, but for its PVTv2", (*LAYERS, *CVT, *PIT)),
+    "tiny-transformers": ("the DeiT, ConViT, PiT and CvT of lkhl/tiny-transformers", (*LAYERS, *CVT, *PIT)),
     "tiny-transformers-t2t": ("the T2T-ViT of lkhl/tiny-transformers", (*LAYERS, *T2T)),
     "t2t": ("yitu-opensource/T2T-ViT, with performers", T2T),
     "pvt": ("whai362/PVT, and the PVT of lkhl/tiny-transformers", PVT),

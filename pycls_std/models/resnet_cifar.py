@@ -10,7 +10,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from pycls_std.core.registry import BACKBONES
+from pycls_std.models.entry_points import register
 from pycls_std.models.staged import Staged, initialize_convolutions, refuse_drop_path
 
 
@@ -80,9 +80,9 @@ def resnet(depth, /, *, num_classes, image_size, drop_path=0.0, **widths) -> Cif
 
 
 for _depth in (8, 14, 20, 32, 44, 56, 110):
-    BACKBONES.register(f"resnet{_depth}")(partial(resnet, _depth))
+    register(f"resnet{_depth}", partial(resnet, _depth))
 for _depth in (8, 32):  # four times as wide, the stem twice; names as in megvii-research/mdistiller
-    BACKBONES.register(f"resnet{_depth}x4")(partial(resnet, _depth, widths=(32, 64, 128, 256)))
+    register(f"resnet{_depth}x4", partial(resnet, _depth, widths=(32, 64, 128, 256)))
 
 # Published weights: name -> (file, published top-1 in percent). The file's name ends with the start of its SHA-256.
 PUBLISHED_URL = "https://github.com/chenyaofo/pytorch-cifar-models/releases/download/resnet/"

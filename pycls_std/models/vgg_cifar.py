@@ -10,7 +10,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
-from pycls_std.core.registry import BACKBONES
+from pycls_std.models.entry_points import register
 from pycls_std.models.staged import Staged, initialize_convolutions, refuse_drop_path
 
 WIDTHS = (64, 128, 256, 512, 512)  # channels of the five stages
@@ -72,4 +72,4 @@ def vgg(depth, /, *, num_classes, image_size, drop_path=0.0) -> CifarVgg:
 
 
 for _depth in LAYERS:
-    BACKBONES.register(f"vgg{_depth}_cifar")(partial(vgg, _depth))
+    register(f"vgg{_depth}_cifar", partial(vgg, _depth))

@@ -10,7 +10,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from pycls_std.core.registry import BACKBONES
+from pycls_std.models.entry_points import register
 from pycls_std.models.staged import Staged, initialize_convolutions, refuse_drop_path
 
 
@@ -96,4 +96,4 @@ def wide_resnet(depth, width, /, *, num_classes, image_size, drop_path=0.0) -> C
 
 
 for _depth, _width in ((16, 2), (40, 1), (40, 2)):
-    BACKBONES.register(f"wrn_{_depth}_{_width}")(partial(wide_resnet, _depth, _width))
+    register(f"wrn_{_depth}_{_width}", partial(wide_resnet, _depth, _width))

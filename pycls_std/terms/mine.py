@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pycls_std.core.option import Option
 from pycls_std.core.registry import TERMS
+from pycls_std.core.sending import send
 from pycls_std.core.structures import Batch, Loaded, Progress, World
 from pycls_std.layers.statistics_net import StatisticsNet
 from pycls_std.losses.mine import mutual_information, shifted
@@ -124,7 +125,7 @@ class Mine(AuxiliaryTerm):
         own = first + torch.tensor(world.positions(size))  # place of each image of this process
         # Places are found on the CPU, where they are made, so nothing waits for the device; nor does it wait for them.
         found = torch.nonzero(self.chosen.unsqueeze(1) == own, as_tuple=True)
-        sample, image = (places.to(self.kept.device, non_blocking=True) for places in found)
+        sample, image = (send(places.numpy(), self.kept.device) for places in found)
         self.kept[sample] = loaded.images[image]
         # what another process keeps is 0 here
         return world.sum(self.kept) if every or progress.iteration == progress.iterations - 1 else None

@@ -263,27 +263,45 @@ def steps(look: Look) -> None:
         look.say("steps", mode=mode, seconds=round(time.perf_counter() - start, 1), apart=apart, last=own[-1])
 
 
-def run(look: Look) -> None:
-    """Train as the command line does."""
+def called(look: Look, folder: str, *words: str, mode: str = "train") -> dict:
+    """Do as the command line does, in a folder of this name; return the record. Raises RuntimeError if it fails."""
     cfg, weights = look.options(), []
     classes = len(build_info(cfg).classes)
     for index, name in enumerate(cfg.DISTILLATION.TEACHERS):
         weights.append(str(look.out / f"teacher{index}.pt"))
-        model = create_backbone(name, num_classes=classes, image_size=cfg.DATA.IMAGE_SIZE)
-        torch.save(model.state_dict(), weights[-1])
-    words = [f"DEVICE={look.device}", f"TRAIN.BATCH_SIZE={look.batch}", "MODEL.NUM_CLASSES=0", *look.words]
-    words += [f"OUT_DIR={look.out / 'run'}", "OPTIM.MAX_EPOCH=3", "OPTIM.WARMUP_EPOCHS=1"]
-    words += [f"DISTILLATION.TEACHER_WEIGHTS={weights}", "DISTILLATION.TEACHER_MIN_ACC=0"] if weights else []
-    mode = f"TRAIN.COMPILE={look.modes[-1]}"
-    code = run_net.main(["--traceback", "--mode", "train", "--cfg", look.cfg, *words, mode])
+        if not Path(weights[-1]).exists():
+            model = create_backbone(name, num_classes=classes, image_size=cfg.DATA.IMAGE_SIZE)
+            torch.save(model.state_dict(), weights[-1])
+    own = [f"DEVICE={look.device}", f"TRAIN.BATCH_SIZE={look.batch}", "MODEL.NUM_CLASSES=0", *look.words]
+    own += [f"OUT_DIR={look.out / folder}", "OPTIM.WARMUP_EPOCHS=1"]
+    own += [f"DISTILLATION.TEACHER_WEIGHTS={weights}", "DISTILLATION.TEACHER_MIN_ACC=0"] if weights else []
+    code = run_net.main(["--traceback", "--mode", mode, "--cfg", look.cfg, *own, *words])
     if code:
-        raise RuntimeError(f"run_net.py ended with {code}")
-    record = json.loads((look.out / "run" / "run.json").read_text())
+        raise RuntimeError(f"run_net.py --mode {mode} ended with {code}")
+    record = look.out / folder / "run.json"
+    return json.loads(record.read_text()) if mode == "train" else {}
+
+
+def run(look: Look) -> None:
+    """Train as the command line does."""
+    record = called(look, "run", "OPTIM.MAX_EPOCH=3", f"TRAIN.COMPILE={look.modes[-1]}")
     known = ("status", "epochs_done", "best", "images_per_second", "peak_memory_gib", "hours")
     look.say("run", **{name: record[name] for name in known})
 
 
-PARTS = {part.__name__: part for part in (env, sync, views, determinism, speed, steps, run)}
+def resume(look: Look) -> None:
+    """Train for an epoch with images held out while the cache of the teachers is written, continue, and check."""
+    own = ["DATA.VAL_FRACTION=0.2", "OPTIM.SCHEDULE=constant", "TRAIN.COMPILE=off"]
+    teachers = look.options().DISTILLATION.TEACHERS
+    own += [f"DISTILLATION.CACHE={look.out / 'cache'}"] if teachers else []
+    done = [called(look, "resumed", *own, f"OPTIM.MAX_EPOCH={epochs}")["epochs_done"] for epochs in (1, 2)]
+    if teachers:  # all is read from the cache
+        done.append(called(look, "again", *own, "OPTIM.MAX_EPOCH=2")["epochs_done"])
+    called(look, "checked", *own, "OPTIM.MAX_EPOCH=2", mode="check")
+    look.say("resume", epochs_done=done)
+
+
+PARTS = {part.__name__: part for part in (env, sync, views, determinism, speed, steps, run, resume)}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 #!/bin/bash
 # The first ten minutes on a GPU, in the order that finds the most: what is there, the tests that need a device, waits,
-# views and repeated bits, speed, compiled steps, a run. Each step has its limit in seconds. From the project's folder:
+# views and repeated bits, speed, compiled steps, a run, one that is continued. Each step has its limit in seconds. From the project's folder:
 #   tools/gpu/first.sh [DATA [OUT]]
 # DATA: a folder of images, train/<class>/ and val/<class>/; none = the digits of scikit-learn. OUT: a new folder for
 # the results.
@@ -35,10 +35,12 @@ first() { # first SECONDS WORDS: parts of first.py, for so long at most
   first 90 sync views determinism $digits
   first 30 determinism --cfg configs/resnet/r-20_c100.yaml $digits
   say speed
-  first 180 speed --modes off ${compiled%% *} -- $images
+  first 150 speed --modes off ${compiled%% *} -- $images
   say compiled steps
-  first 110 steps --modes off $compiled -- MINE.PERIOD=step OPTIM.NAME=momentum $digits
+  first 90 steps --modes off $compiled -- MINE.PERIOD=step OPTIM.NAME=momentum $digits
   say a run
-  first 90 run --modes ${compiled%% *} -- $images
+  first 80 run --modes ${compiled%% *} -- $images
+  say resume, cache, check
+  first 60 resume $digits
   say end
 } 2>&1 | tee -a "$out/log.txt"

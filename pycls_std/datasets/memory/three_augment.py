@@ -24,7 +24,9 @@ def three_augment(images: Tensor, draws: CounterRNG) -> Tensor:
 
     grey, solarized, blurred = (np.flatnonzero(choice == which) for which in range(len(CHANGES)))
     change(images, device(grey), color.greyscale)
-    change(images, device(solarized), lambda some: color.solarize(some, torch.full((1,), THRESHOLD).to(some.device)))
+    change(
+        images, device(solarized), lambda some: color.solarize(some, torch.full((1,), THRESHOLD, device=some.device))
+    )
     weights = device(box_weights(sigma[blurred]))
     change(images, device(blurred), lambda some: blur(some, weights))
     return images
