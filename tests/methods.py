@@ -17,7 +17,6 @@ HALF = Normalization((0.5,) * 3, (0.5,) * 3)
 START = Progress(0, 0, 1, 1)
 # The compiler that captures a step as all do, and leaves it at that; tests/test_compile.py goes on from there.
 CAPTURES = "eager"
-BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # this CPU has instructions for it: emulated, it takes minutes
 DEIT = "deit_tiny_distilled_patch16_224"
 FAMILIES = {
     "mixer_nano4": {"num_blocks": 4, "embed_dim": 16, "patch_size": 8},

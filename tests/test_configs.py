@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from methods import BF16
 from shipped import shipped_configs
 
 from pycls_std import config
@@ -175,10 +174,7 @@ def test_an_ablation_is_built_at_its_own_size(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_takes_a_step(path):
-    """At its own precision, with two images a batch; at its own size, but for a detector's images and ablations.
-
-    In fp32 where the CPU has no instructions for bf16: emulated, a step takes minutes.
-    """
+    """At its own precision, with two images a batch; at its own size, but for a detector's images and ablations."""
     cfg = config.load(str(path))
     assert cfg.MODEL.NUM_CLASSES > 0, "MODEL.NUM_CLASSES lets --mode info work without the data"
     assert build_schedule(cfg)(0.5) > 0
@@ -186,8 +182,6 @@ def test_config_takes_a_step(path):
     cfg.TRAIN.BATCH_SIZE = 2
     cfg.MINE.SAMPLES = min(cfg.MINE.SAMPLES, 2)
     cfg.AUG.REPEATS = 1
-    if cfg.PRECISION == "bf16" and not BF16:
-        cfg.PRECISION = "fp32"
     if cfg.TASK.NAME == "detection":
         cfg.DATA.IMAGE_SIZE = 64  # at 800 px a step takes minutes
     if path in ABLATIONS:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coco_files import write_coco
-from methods import BF16, START, Method, batch
+from methods import START, Method, batch
 from PIL import Image
 from processes import ROOT
 from shipped import shipped_configs
@@ -292,11 +292,11 @@ FOLDERS = {"image_folder": class_folder, "coco": shapes_folder}
 
 
 def few_images(options):
-    """Words by which a run takes a step or two; in fp32 where the CPU has no instructions for bf16."""
+    """Words by which a run takes a step or two."""
     words = ["TRAIN.BATCH_SIZE=8", f"DATA.PER_CLASS={8 * bool(options['DATA.PER_CLASS'])}"]
     words += ["DATA.IMAGES=8"] * bool(options["DATA.IMAGES"])
     words += ["MINE.SAMPLES=8"] * bool(options["MINE.SAMPLES"])
-    return words + ["PRECISION=fp32"] * (not BF16)
+    return words
 
 
 @pytest.mark.slow
