@@ -48,7 +48,7 @@ PAGE = {
     # Epsilon of every LayerNorm of the backbone; 0 = the model's own (timm's mixers 1e-6, the STD reference 1e-5).
     "MODEL.NORM_EPS": Option(0.0, least=0, greatest=1, student=True),
     # What linear layers and convolutions of the backbone start from: "" = what the model gives them (timm's mixers a
-    # classifier of zeros); torch = PyTorch's own, even within 1 / sqrt(inputs of a unit).
+    # classifier of zeros); torch = PyTorch's own, uniform within 1 / sqrt(inputs of a unit).
     "MODEL.INIT": Option(("", "torch"), student=True),
     # Weights that training starts from, in the forms of DISTILLATION.TEACHER_WEIGHTS; "" = random. A classifier of
     # another number of classes stays random, all else must fit. A vidt_swin_* also starts from a Swin classifier:
@@ -64,7 +64,8 @@ PAGE = {
     # Share of the training images of each class that is held out, the same ones for every seed: the best epoch is the
     # best on them, and teachers are judged there; 0 = off, and both are on the test split.
     "DATA.VAL_FRACTION": Option(0.0, least=0, greatest=0.9, column="held out"),
-    # Training images of each class, the first in the dataset's order; 0 = all. The test split stays whole.
+    # Training images of each class, the first in the dataset's order that are not held out; 0 = all. The test split
+    # stays whole.
     "DATA.PER_CLASS": Option(0, least=0, column="images a class"),
     # Training images, the first in the dataset's order that are not held out; 0 = all. The test split stays whole.
     "DATA.IMAGES": Option(0, least=0, column="images"),
@@ -86,7 +87,8 @@ PAGE = {
     # Filter that test images are resized with; like Pillow's, both are antialiased.
     "DATA.INTERPOLATION": Option(("bicubic", "bilinear"), student=True),
     # Where views are made: in batches on the device, from images held in memory; or one by one by worker processes.
-    # auto = memory for images that take at most 2 GiB at 4 bytes a pixel.
+    # auto = memory for a classifier's images that take at most 2 GiB at 4 bytes a pixel; with AUG.CROP resized, of one
+    # size.
     "DATA.LOADER": Option(("auto", "memory", "workers"), recipe=False),
     # Processes that read images for each training process; 0 = that one reads.
     "DATA.NUM_WORKERS": neutral(2, least=0, greatest=1024),
@@ -123,18 +125,20 @@ PAGE = {
     # Teachers, by model name; [] = none. The TEACHER_* lists run parallel to it; [] there = each entry's default.
     "DISTILLATION.TEACHERS": Option([], of=str),
     # One each: a checkpoint or a file of weights, safetensors too | https://...#sha256=<hex> | timm (the name holds the
-    # tag) | hf-hub:<owner>/<name> of timm's models | published:cifar100_resnet56.
+    # tag) | timm:<name> of another model | hf-hub:<owner>/<name> of timm's models | published:cifar100_resnet56.
     "DISTILLATION.TEACHER_WEIGHTS": Option([], of=str, path=True),
     # Input normalisation by name; "" = what the weights were trained with, or the dataset's own where that is not
     # known.
     "DISTILLATION.TEACHER_NORMS": Option([], of=str),
-    # Input side, pixels; 0 = what the weights were trained at, or the student's where that is not known.
+    # Input side, pixels; 0 = what the weights were trained at, or the student's where that is not known. [] in
+    # detection, where all see the same images.
     "DISTILLATION.TEACHER_SIZES": Option([], of=int, least=0, greatest=4096),
     # Prediction that each teaches by, of a student trained here with several heads: avg, cls, dist; "" = the one that
     # its run counted (TEST.PREDICTION).
     "DISTILLATION.TEACHER_PREDICTIONS": Option([], of=str),
-    # Least result of every teacher on the test split (top-1 accuracy or AP, %); below it the run refuses. 0 = off, -1 =
-    # the task's own (classification: a quarter of the way from chance to 100; detection: 5).
+    # Least result of every teacher (top-1 accuracy or AP, %) on the held-out images, without DATA.VAL_FRACTION on the
+    # test split; below it the run refuses. 0 = off, -1 = the task's own (classification: a quarter of the way from
+    # chance to 100; detection: 5).
     "DISTILLATION.TEACHER_MIN_ACC": neutral(-1.0, least=-1, greatest=100),
     # Arithmetic of the teachers, whose weights are converted to it; auto = PRECISION's, and fp32 for a teacher that
     # then names more than 1 % of 1000 test images otherwise, or whose features are off by more than 5 % of their size.
@@ -187,8 +191,8 @@ PAGE = {
     "DISTILLATION.CTKD_RANGE": Option(20.0, least=0, when="DISTILLATION.TYPE=ctkd"),
     # ofa: exponent of the teacher's probabilities, of which the label's is 1 larger; 1 = they stay as they are.
     "DISTILLATION.OFA_EPS": Option(1.0, least=0, when="DISTILLATION.TYPE=ofa"),
-    # Weight of each teacher for each image: softmax over the teachers of minus its entropy (confidence), of its entropy
-    # (as the reproduction of STD prints it), or all alike.
+    # Weight of each teacher for each image: confidence = softmax over the teachers of minus its entropy; entropy = of
+    # its entropy, as the reproduction of STD prints it; uniform = all alike.
     "DISTILLATION.WEIGHTING": Option("confidence", registry="WEIGHTINGS"),
     # sgd (with Nesterov momentum), momentum (without), adamw, or another first-order optimizer of timm.optim.
     "OPTIM.NAME": Option("adamw"),

@@ -34,8 +34,8 @@ class Locality(Term):
         "STUDENT_TAPS": Option(["0", "1/2", "last"], column="guided taps"),
         # Taps of the teacher that guide them, one each, in the same form.
         "TEACHER_TAPS": Option(["0", "1/2", "last"]),
-        # What is compared of the maps: themselves (after a projection), where they are large, how alike the images of a
-        # batch are (of each process's own share of it).
+        # What is compared: linear = the maps, after a 1x1 projection; attention = their spatial attention maps;
+        # similarity = pairwise similarities of the images of a batch (of each process's own share of it).
         "TRANSFORM": Option("linear", registry="FEATURE_TRANSFORMS", column="transform"),
     }
 
