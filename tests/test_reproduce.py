@@ -90,6 +90,8 @@ def test_a_sweep_is_the_product_of_its_axes_or_a_list(table):
     assert list(rates.values()) == [(5e-4, 0.5), (5e-4, 1.0), (1e-3, 0.5), (1e-3, 1.0)]
     listed = table(TABLE + "    list: [{OPTIM.BASE_LR: 1e-3, AUG.FLIP: 0}, {STD.TAPS: [1, last]}]\n")
     assert [row.name for row in listed.rows[2:]] == ["KD_BASE_LR-1e-3_FLIP-0", "KD_TAPS-1-last"]
+    signed = table(TABLE + "    list: [{STD.WEIGHT: 1, KD.WEIGHT: -1}, {STD.WEIGHT: 1, KD.WEIGHT: 1}]\n")
+    assert [row.name for row in signed.rows[2:]] == [f"KD_STD.WEIGHT-1_KD.WEIGHT-{own}" for own in ("-1", "1")]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,18 @@ def test_a_shorter_table_scales_everything_that_is_counted_in_epochs(table):
     assert changed == {f"OPTIM.{name}" for name in names} | {"TEST.PERIOD", "KD.WARMUP_EPOCHS"}
     assert short["OUT_DIR"] == "runs/small_x0.1/KD/seed0"
     assert short["DISTILLATION.TEACHER_WEIGHTS"] == ["runs/small_x0.1/t/seed0/checkpoints/last.pt"]
-    assert Changes(0.1).notes() == ["Every number of epochs is 0.1 times that of the table (--scale)."]
+    assert Changes(0.1).notes() == ["Every number of epochs is 0.1 times that of the table, in whole epochs (--scale)."]
+    tempered = table(TABLE.replace("{MAX_EPOCH: 2}", "{MAX_EPOCH: 40}, DISTILLATION.TYPE: ctkd"))
+    assert [planned(tempered, scale=scale)[2].options["DISTILLATION.CTKD_EPOCHS"] for scale in (1, 0.1)] == [10, 1]
+
+
+def test_a_protocols_folder_may_lie_elsewhere(table):
+    """What a folder of images is, is its name."""
+    text = TABLE.replace("title:", "options: {DATA.NAME: image_folder, DATA.ROOT: data/pictures}\ntitle:")
+    found = table(text.replace("runs:", "protocol: {DATA: {NAME: image_folder, ROOT: data/pictures}}\nruns:"))
+    assert {job.options["DATA.ROOT"] for job in planned(found, "DATA.ROOT=/x/pictures")} == {"/x/pictures"}
+    with pytest.raises(ConfigError, match="DATA.ROOT is /x/others, the table's protocol is data/pictures"):
+        planned(found, "DATA.ROOT=/x/others")
 
 
 def test_a_stand_in_takes_the_place_of_a_dataset_and_of_no_other(table):
@@ -182,7 +195,7 @@ def test_what_is_changed_is_said_in_every_output(table, capsys, form):
     table()
     assert tool().main(["small.yaml", "--show", "--scale", "0.5", "--data", "digits=cifar10", "--format", form]) == 0
     said = capsys.readouterr().out
-    assert "Every number of epochs is 0.5 times that of the table (--scale)." in said
+    assert "Every number of epochs is 0.5 times that of the table, in whole epochs (--scale)." in said
     assert "cifar10 stands in for digits (--data)." in said
 
 
@@ -220,7 +233,7 @@ def test_published_numbers_of_a_row_are_not_those_of_a_changed_table(table):
 def test_options_of_the_machine_can_be_given_and_none_of_the_table(table):
     found = table()
     assert {job.options["DATA.NUM_WORKERS"] for job in planned(found, "DATA.NUM_WORKERS=3")} == {3}
-    for word in ("OPTIM.BASE_LR=1", "SEED=3", "NAME=x", "OUT_DIR=y", "DATA.VAL_FRACTION=0.1"):
+    for word in ("OPTIM.BASE_LR=1", "PUBLISHED.TOP1=99", "SEED=3", "NAME=x", "OUT_DIR=y", "DATA.VAL_FRACTION=0.1"):
         with pytest.raises(
             ConfigError, match=f"{word.partition('=')[0]} belongs to the table: write it into small.yaml"
         ):
@@ -283,11 +296,16 @@ def test_the_rows_that_are_named_are_made_with_their_teachers_only(table):
         tool().of_rows(runs, ["base", "kd"], Path("t.yaml"))
 
 
-def test_there_is_room_for_so_many_runs_on_each_gpu():
+def test_there_is_room_for_so_many_runs_on_each_gpu(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     made = [slot.environment for slot in tool().slots(["0", "3"], 2)]
     assert [own["CUDA_VISIBLE_DEVICES"] for own in made] == ["0", "3", "0", "3"]
     assert all(own["OMP_NUM_THREADS"] for own in made)
     assert "CUDA_VISIBLE_DEVICES" not in tool().slots([], 1)[0].environment
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")  # what this process may use
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in tool().slots(["1", "0"], 1)] == ["5", "2"]
+    with pytest.raises(ValueError, match="--gpus 0,3: CUDA_VISIBLE_DEVICES names 2"):
+        tool().slots(["0", "3"], 1)
 
 
 def test_a_job_array_calls_this_command_for_each_part(tmp_path):
@@ -632,7 +650,11 @@ def test_the_plan_says_what_each_run_would_take_and_makes_nothing(table, tmp_pat
     assert not list((ROOT / "runs").glob("plan-*"))
 
 
-def test_a_teacher_that_was_kept_with_its_weights_teaches_again(table, tmp_path, load):
+def full(*_, **__):
+    raise OSError(28, "no space left")
+
+
+def test_a_teacher_that_was_kept_with_its_weights_teaches_again(table, tmp_path, load, monkeypatch):
     from pycls_std import runner
 
     found = table(TABLE.replace("title:", "options: {DATA.VAL_FRACTION: 0.2}\ntitle:"))
@@ -650,6 +672,12 @@ def test_a_teacher_that_was_kept_with_its_weights_teaches_again(table, tmp_path,
     restore(job)  # which leaves alone what is there
     assert [path.name for path in job.folder.parent.rglob("*")] == ["seed0", "other"]
     (job.folder / "other").unlink()
+    with monkeypatch.context() as broken:  # a record that cannot be copied is that run's failure, and leaves nothing
+        broken.setattr("shutil.copytree", full)
+        runner_of = Runner([job], [Slot()], kept=True, analyze=lambda folder: None)
+        runner_of.run()
+        assert "cannot be brought back: [Errno 28] no space left" in runner_of.failed[job]
+        assert [path.name for path in job.folder.parent.glob("*")] == ["seed0"]
     restore(job)
     assert [path.name for path in job.folder.parent.glob("*")] == ["seed0"]
     assert job.weights.read_bytes() == (job.kept / "checkpoints" / "best.pt").read_bytes()

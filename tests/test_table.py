@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -636,13 +637,49 @@ def test_a_gain_is_paired_over_seeds_and_over_images_where_there_is_one(tmp_path
     assert with_one.loc["good", "gain"] == "+0.00, one seed"
     # one seed, selected on the held-out images: epoch 1 of base, epoch 2 of the other
     hits = {"base": np.arange(100) < 40, "other": np.arange(100) < 60}
-    monkeypatch.setattr(module, "hits_of", lambda folder, name, seed: ("split", hits[folder.parent.name]))
+    said = {"base": 1, "other": 2}  # epochs
+    monkeypatch.setattr(module, "hits_of", lambda folder, name, seed: ("split", said[name], hits[name]))
     two = [run("base", 0, (40.0, 45), (9, 3)), run("other", 0, (70.0, 60), (3, 9))]
     held_out = aggregate(two, baseline="base", selection="held-out").set_index("run")
     assert held_out["selected_top1"].tolist() == [40, 60] and held_out["best_top1"].tolist() == [45, 70]
     assert held_out["top1"].tolist() == [45, 60]
     assert held_out.loc["other", "gain"].startswith("+20.00 [") and "p 1.9e-06" in held_out.loc["other", "gain"]
     assert aggregate(two, baseline="base").set_index("run").loc["other", "gain"] == "+15.00, one seed"
+    said["other"] = 1  # another epoch's, as often right
+    held_out = aggregate(two, baseline="base", selection="held-out").set_index("run")
+    assert held_out.loc["other", "gain"] == "+20.00, one seed"
+
+
+def test_what_cannot_be_compared_says_why(record, tmp_path):
+    for seed, name in ((0, "base"), (1, "late"), (0, "fewer")):
+        record(name, seed, [10.0, 20.0, 30.0], DATA__PER_CLASS=100 if name == "fewer" else 0)
+    runs = find_runs([str(tmp_path / "logs")])
+    gains = aggregate(runs, baseline="base").set_index("run")["gain"]
+    assert gains["late"] == "not compared, no seed in common"
+    assert gains["fewer"] == "+0.00, one seed, 100 images a class beside all"
+    gains = aggregate(runs, baseline="base", selection="held-out").set_index("run")["gain"]
+    assert gains["late"] == "not compared, no held-out scores of late and base"
+
+
+def test_what_is_wrong_with_a_seed_stays_beside_those_that_are_missing(record, tmp_path):
+    """A row of whose seeds none is finished said of two that they were not yet run, and of the third one nothing."""
+    record("base", 0, [10.0, 20.0], finished=False)
+    runs = find_runs([str(tmp_path / "logs")])
+    for failed in ({}, {"base": "seed1, seed2 not yet run"}):
+        row = aggregate(runs, failed=failed).iloc[0]
+        assert row["n"] == 0 and row["status"].startswith("seed0: ")
+        assert row["status"].endswith("not yet run") == bool(failed)
+
+
+def test_a_device_makes_no_row_and_processes_do(record, tmp_path):
+    """CUDA.TF32 has no effect on a CPU, where it is not asked for; each process has its own batch norm."""
+    for seed, (device, processes) in enumerate((("cpu", 1), ("auto", 1), ("auto", 2))):
+        run = record("base", seed, [10.0, 20.0, 30.0], DEVICE=device)
+        (run / "run.json").write_text(json.dumps({"status": "finished", "processes": processes, "hours": 2.0}))
+    shutil.copytree(run, tmp_path / "logs" / "base" / ".restored-1")  # which is being written
+    rows = aggregate(find_runs([str(tmp_path / "logs")])).set_index("run")
+    assert rows["n"].to_dict() == {"base": 2, "base (processes 2)": 1}
+    assert rows["hours"].to_dict() == {"base": 2.0, "base (processes 2)": 4.0}  # of all devices
 
 
 def test_scores_that_are_not_finite_are_no_mean_and_are_told(record, tmp_path):

@@ -4,6 +4,7 @@ import argparse
 import re
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 if not __package__:  # run as a script, from anywhere
@@ -70,12 +71,20 @@ def _analysis(run: Run) -> tuple[str, ...]:
 
 
 def _copy(folder: Path, place: Path, names: tuple[str, ...]) -> None:
-    place.mkdir(parents=True)
-    for name in names:
-        (place / name).parent.mkdir(exist_ok=True)
-        shutil.copy(folder / name, place / name)
-    for number, path in enumerate(sorted(folder.glob("*tfevents*"))):
-        shutil.copy(path, place / f"events.out.tfevents.{number:04d}")  # without the host and the process in its name
+    """Copy a record to its place, whole or not at all."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=".kept-", dir=place.parent))
+    try:
+        for name in names:
+            (beside / name).parent.mkdir(exist_ok=True)
+            shutil.copy(folder / name, beside / name)
+        for number, path in enumerate(sorted(folder.glob("*tfevents*"))):
+            # without the host and the process in its name
+            shutil.copy(path, beside / f"events.out.tfevents.{number:04d}")
+        beside.chmod(0o755)
+        beside.rename(place)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 if __name__ == "__main__":

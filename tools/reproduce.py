@@ -176,7 +176,10 @@ def slots(gpus: list[str], jobs: int) -> list[Slot]:
     """
     threads = max(1, len(os.sched_getaffinity(0)) // (jobs * max(1, len(gpus))))
     own = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
-    places = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}]
+    given = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each]
+    if given and len(given) <= max(map(int, gpus), default=0):
+        raise ValueError(f"--gpus {','.join(gpus)}: CUDA_VISIBLE_DEVICES names {len(given)}, counted from 0")
+    places = [{"CUDA_VISIBLE_DEVICES": given[int(gpu)] if given else gpu} for gpu in gpus] or [{}]
     return [Slot(own | place) for _ in range(jobs) for place in places]
 
 

@@ -14,6 +14,7 @@ from pycls_std.reproduce.entries import written
 from pycls_std.reproduce.table_file import Row, Table
 
 RUNS, LOGS = Path("runs"), Path("logs")
+EPOCHS = ("DISTILLATION.CTKD_EPOCHS",)  # numbers of epochs that may be more than the run has
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Changes:
 
     def notes(self) -> list[str]:
         """Return what is told of it, a sentence each."""
-        scaled = f"Every number of epochs is {self.scale:g} times that of the table (--scale)."
+        scaled = f"Every number of epochs is {self.scale:g} times that of the table, in whole epochs (--scale)."
         swapped = [f"{Path(place).name} stands in for {name} (--data)." for name, place in self.data.items()]
         return ([scaled] if self.scale != 1 else []) + swapped
 
@@ -86,7 +87,7 @@ def plan(table: Table, changes: Changes, overrides: Sequence[str] = ()) -> list[
     catalogue = config.Catalogue()
     for key in parse_overrides(overrides):
         option = catalogue.of(key)
-        if option and (option.on_resume != "free" or key in ("NAME", "OUT_DIR")):
+        if option and (option.on_resume != "free" or key in ("NAME", "OUT_DIR") or key.startswith("PUBLISHED.")):
             raise ConfigError(f"command line: {key} belongs to the table: write it into {table.path}, or into a copy")
     _refuse_stand_ins(table, changes)
     order = {row.name: row for row in table.rows}
@@ -142,7 +143,7 @@ def _job(table: Table, row: Row, seed: int, needs: list[Job], changes: Changes, 
     words = [f"{key}={written(value)}" for key, value in options.items()]
     if needs:
         words.append(f"DISTILLATION.TEACHERS=[{','.join(job.options['MODEL.NAME'] for job in needs)}]")
-        words.append(f"DISTILLATION.TEACHER_WEIGHTS=[{','.join(str(job.weights) for job in needs)}]")
+        words.append(f"DISTILLATION.TEACHER_WEIGHTS={written([str(job.weights) for job in needs])}")
     words += [*overrides, f"NAME={row.name}", f"SEED={seed}", f"OUT_DIR={RUNS / name / place}"]
     try:
         options = config.flatten(config.load(config_path, words))
@@ -163,6 +164,8 @@ def _refuse_other_protocol(table, row, config_path, words, options) -> None:
         return
     common = config.flatten(config.load(config_path, [*words, *(f"{key}={text}" for key, text in wanted.items())]))
     for key in wanted:
+        if key == "DATA.ROOT" and config.dataset_name(options) == config.dataset_name(common):
+            continue  # the same folder elsewhere
         if options.get(key) != common[key]:
             raise ConfigError(f"{key} is {options.get(key)}, the table's protocol is {common[key]}")
 
@@ -172,13 +175,16 @@ def _changed(options: dict[str, Any], changes: Changes) -> list[str]:
     words = []
     if changes.scale != 1:
         catalogue = config.Catalogue()
+        idle = catalogue.idle(options) | catalogue.unread(options).keys()
         epochs = max(1, round(options["OPTIM.MAX_EPOCH"] * changes.scale))
         share = epochs / options["OPTIM.MAX_EPOCH"]
         words.append(f"OPTIM.MAX_EPOCH={epochs}")
         for key, value in options.items():
             option = catalogue.of(key)
-            if option and option.within == "OPTIM.MAX_EPOCH" and value:
-                words.append(f"{key}={round(value * share, 6) if isinstance(value, float) else round(value * share)}")
+            if option and value and (option.within == "OPTIM.MAX_EPOCH" or key in EPOCHS and key not in idle):
+                least = 1 if key in EPOCHS else 0
+                scaled = round(value * share, 6) if isinstance(value, float) else max(least, round(value * share))
+                words.append(f"{key}={scaled}")
         if options["OPTIM.STEPS"]:
             words.append(f"OPTIM.STEPS=[{','.join(f'{step * share:.6g}' for step in options['OPTIM.STEPS'])}]")
         words.append(f"TEST.PERIOD={max(1, round(options['TEST.PERIOD'] * share))}")

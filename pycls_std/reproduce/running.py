@@ -116,7 +116,11 @@ class Runner:
         """Start what is to be done of a run in a slot; return whether there was anything."""
         self.later.pop(job, None)
         if self.kept:
-            restore(job)
+            try:
+                restore(job)
+            except OSError as error:
+                self._fail(job, f"its record in {job.kept} cannot be brought back: {error}")
+                return False
         state = state_of(job, kept=self.kept and counts_as_kept(job, self.jobs))
         if state.wrong:
             self._fail(job, state.wrong)

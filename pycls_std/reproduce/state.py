@@ -1,7 +1,9 @@
 """How far a run of a table is: nothing, begun, finished, or something else in its place."""
 
-import os
 import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from pycls_std import config
@@ -39,15 +41,21 @@ def state_of(job: Job, *, kept: bool) -> State:
 
 
 def restore(job: Job) -> None:
-    """Bring a record that was kept in logs/ with its weights back to where it was made, for others to be taught by."""
+    """Bring a record that was kept in logs/ with its weights back to where it was made, for others to be taught by.
+
+    Raises OSError if it cannot be copied, as on a full disk.
+    """
     weights = job.kept / "checkpoints" / job.weights.name
     if not (job.folder / "config.yaml").exists() and weights.exists() and _is_kept(job):
-        copy = job.folder.with_name(f".{job.folder.name}.{os.getpid()}")
-        shutil.copytree(job.kept, copy)
+        job.folder.parent.mkdir(parents=True, exist_ok=True)
+        copy = Path(tempfile.mkdtemp(prefix=".restored-", dir=job.folder.parent))
         try:
-            copy.rename(job.folder)  # whole, or not at all
-        except OSError:  # something is there: a run that was cut in its first epoch, or another process was first
-            shutil.rmtree(copy)
+            shutil.copytree(job.kept, copy, dirs_exist_ok=True)
+            copy.chmod(0o755)
+            with suppress(OSError):  # something is there: a run that was cut in its first epoch, or another was first
+                copy.rename(job.folder)  # whole, or not at all
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
 
 
 def counts_as_kept(job: Job, jobs: list[Job]) -> bool:

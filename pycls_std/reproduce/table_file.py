@@ -166,6 +166,8 @@ def _rows(name, own, where, folder, common, seeds, *, teaches_only) -> list[Row]
     rows, points = [], _points(own, where)
     if published and any(points):
         raise ConfigError(f"{where} has published numbers and several points, expected a row of its own for them")
+    keys = {key for point in points for key in point}
+    alike = {key for key in keys if [_leaf(other) for other in keys].count(_leaf(key)) > 1}
     for point in points:
         options = common | as_options(own.get("options", {}), f"{where}: options") | point
         for key, entry in (OWN | (TAUGHT if own.get("teachers") else {})).items():
@@ -173,7 +175,7 @@ def _rows(name, own, where, folder, common, seeds, *, teaches_only) -> list[Row]
                 raise ConfigError(f"{where}: {key} is an option, expected the row's entry {entry}")
         rows.append(
             Row(
-                name=name + "".join(f"_{_leaf(key)}-{_plain(value)}" for key, value in point.items()),
+                name=name + "".join(f"_{key if key in alike else _leaf(key)}-{_plain(v)}" for key, v in point.items()),
                 config=place,
                 options=options,
                 seeds=as_seeds(own["seeds"], f"{where}: seeds") if "seeds" in own else seeds,
@@ -208,4 +210,5 @@ def _leaf(key: str) -> str:
 
 
 def _plain(value) -> str:
-    return re.sub(r"[^\w.+-]+", "-", written(value)).strip("-")
+    text = re.sub(r"[^\w.+-]+", "-", written(value)).strip("-")
+    return "-" + text if re.match(r"-[\d.]", written(value)) else text  # a number keeps its sign

@@ -6,6 +6,7 @@ All shares are in percent of the test images. Shapes: N images, K classes.
 import hashlib
 import json
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 
@@ -116,7 +117,7 @@ def _percent(holds: np.ndarray) -> float:
 # --------------------------------------------------------------------------------------------------------------- files
 def write(analysis: dict, path: Path) -> None:
     """Write an analysis to a file, in one line, replacing it in one step. Raises OSError if it cannot be written."""
-    temporary = Path(path).with_name(f".{Path(path).name}.tmp")
+    temporary = Path(path).with_name(f".{Path(path).name}.{uuid4().hex}.tmp")  # two may write the same
     try:
         temporary.write_text(json.dumps(analysis, allow_nan=False) + "\n")
         temporary.replace(path)
@@ -194,8 +195,8 @@ def _of_run(path: Path, name: str, seed: int | None) -> dict:
     return analysis
 
 
-def hits_of(folder: Path, name: str, seed: int) -> tuple[str, np.ndarray] | None:
-    """Return a digest of the labels, and for which test images the prediction that counts is right, (N,).
+def hits_of(folder: Path, name: str, seed: int) -> tuple[str, int | None, np.ndarray] | None:
+    """Return a digest of the labels, the epoch, and for which test images the prediction that counts is right, (N,).
 
     None where no analysis is kept. Raises what `read` does, and ValueError for that of another run.
     """
@@ -203,4 +204,4 @@ def hits_of(folder: Path, name: str, seed: int) -> tuple[str, np.ndarray] | None
     if not path.exists():
         return None
     analysis = _of_run(path, name, seed)
-    return analysis["split"], correct(analysis)
+    return analysis["split"], analysis.get("epoch"), correct(analysis)

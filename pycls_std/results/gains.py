@@ -15,9 +15,10 @@ def compare(rows: list[dict], baselines: Mapping[str, str], selection: str) -> N
 
     baselines: {row: the row that it is compared with}, by their names; one that is not there is not compared.
     rows: each with `run`, its name, `planned`, its name before it was told apart from another one's, `data` and
-    `epochs`, and where it has results `seeds`, {selection: {seed: score}}, and `hits`, {seed: (digest of the labels,
-    (N,) which test images are right)}. It gets `gain`, in words, and `gain_mean`, `gain_low` and `gain_high` where it
-    is of several seeds. Raises ValueError if a baseline is no row.
+    `conditions`, {what is said of it: value}, and where it has results `seeds`, {selection: {seed: score}}, `chosen`,
+    {selection: {seed: epoch}}, and `hits`, {seed: (digest of the labels, epoch, (N,) which test images are right)}. It
+    gets `gain`, in words, and `gain_mean`, `gain_low` and `gain_high` where it is of several seeds. Raises ValueError
+    if a baseline is no row.
     """
     known: dict[str, list[dict]] = {}
     for row in rows:
@@ -31,28 +32,47 @@ def compare(rows: list[dict], baselines: Mapping[str, str], selection: str) -> N
         if others:
             row["gain"] = f"not compared, {own['planned']} is {1 + len(others)} rows"
             continue
+        if row is own or not (row["n"] and own["n"]):
+            continue
         scores, ground = (each.get("seeds", {}).get(selection, {}) for each in (row, own))
         scores, ground = ({seed: value for seed, value in each.items() if isfinite(value)} for each in (scores, ground))
-        common = scores.keys() & ground.keys() if row is not own else set()
-        if common and row.get("data") != own.get("data"):
+        common = scores.keys() & ground.keys()
+        lacking = [each["run"] for each, known_scores in ((row, scores), (own, ground)) if not known_scores]
+        if not common:
+            why = f"no {selection} scores of {' and '.join(lacking)}" if lacking else "no seed in common"
+            row["gain"] = f"not compared, {why}"
+        elif row.get("data") != own.get("data"):
             row["gain"] = "not compared, other data"
-            continue
-        if len(common) > 1:
-            found = paired(scores, ground)
-            fewer = f", {len(common)} seeds in common" if len(common) < max(len(scores), len(ground)) else ""
-            row["gain"] = f"{found.mean:+.2f} [{found.low:.2f}, {found.high:.2f}]{fewer}{_noise(found)}"
-            row |= {"gain_mean": found.mean, "gain_low": found.low, "gain_high": found.high}
-        elif common:
-            (seed,) = common
-            row["gain"] = _on_one_seed(_hits(row, seed, scores), _hits(own, seed, ground), scores[seed] - ground[seed])
-        if common and row.get("epochs") != own.get("epochs"):
-            row["gain"] += f", {row.get('epochs')} epochs beside {own.get('epochs')}"
+        else:
+            row |= _gain(row, own, scores, ground, selection)
+            row["gain"] += "".join(f", {value} {what} beside {other}" for what, value, other in _apart(row, own))
 
 
-def _hits(row: dict, seed: str, scores: dict[str, float]) -> tuple[str, np.ndarray] | None:
+def _apart(row: dict, own: dict) -> list[tuple]:
+    """Return the conditions that are not the same for a row and its baseline: what, the row's, the baseline's."""
+    mine, theirs = row.get("conditions", {}), own.get("conditions", {})
+    return [(what, value, theirs.get(what)) for what, value in mine.items() if value != theirs.get(what)]
+
+
+def _gain(row: dict, own: dict, scores: dict, ground: dict, selection: str) -> dict:
+    common = sorted(scores.keys() & ground.keys())
+    if len(common) > 1:
+        found = paired(scores, ground)
+        fewer = f", {len(common)} seeds in common" if len(common) < max(len(scores), len(ground)) else ""
+        gain = f"{found.mean:+.2f} [{found.low:.2f}, {found.high:.2f}]{fewer}{_noise(found)}"
+        return {"gain": gain, "gain_mean": found.mean, "gain_low": found.low, "gain_high": found.high}
+    (seed,) = common
+    hits, others = (_hits(each, seed, known, selection) for each, known in ((row, scores), (own, ground)))
+    return {"gain": _on_one_seed(hits, others, scores[seed] - ground[seed])}
+
+
+def _hits(row: dict, seed: str, scores: dict[str, float], selection: str) -> tuple[str, np.ndarray] | None:
     """Return for which test images a run is right, None unless they are of the epoch whose score is compared."""
-    hits = row["hits"].get(seed)
-    return hits if hits is not None and abs(100 * hits[1].mean() - scores[seed]) < CLOSE else None
+    split, epoch, hits = row["hits"].get(seed) or ("", None, None)
+    compared = row.get("chosen", {}).get(selection, {}).get(seed)
+    if hits is None or None not in (epoch, compared) and epoch != compared:
+        return None
+    return (split, hits) if abs(100 * hits.mean() - scores[seed]) < CLOSE else None
 
 
 def _on_one_seed(hits, ground, gain: float) -> str:

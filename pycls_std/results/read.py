@@ -22,13 +22,14 @@ class Run:
     """One run record. options: {"SECTION.KEY": value}, all of them. curves: tag -> {epochs done: value}.
 
     teachers: digests of the weights that taught it, () where they are not known, as in a record of before November
-    2026. status: `finished`, or what is wrong in a few words.
+    2026. processes: that shared its batches. status: `finished`, or what is wrong in a few words.
     """
 
     folder: Path
     options: dict = field(default_factory=dict)
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
     teachers: tuple[str, ...] = ()
+    processes: int = 1
     status: str = "finished"
 
     @property
@@ -49,12 +50,18 @@ def find_runs(folders: list[str]) -> list[Run]:
     """
     found: dict[Path, Path] = {}
     for top in map(Path, folders):
-        candidates = sorted({top, *(path for path in top.rglob("*") if path.is_dir())})
+        below = (path for path in top.rglob("*") if path.is_dir() and not _hidden(path.relative_to(top)))
+        candidates = sorted({top, *below})
         here = [f for f in candidates if (f / "config.yaml").is_file() or re.fullmatch(r"seed\d+", f.name)]
         if not here:
             raise ValueError(f"{top}: {'no run record in it' if top.is_dir() else 'there is no such folder'}")
         found |= {folder.resolve(): folder for folder in here if folder.resolve() not in found}
     return [read_run(folder) for folder in found.values()]
+
+
+def _hidden(path: Path) -> bool:
+    """Return whether a folder is one that is being written, or lies in one."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def read_run(folder: Path) -> Run:
@@ -78,6 +85,7 @@ def read_run(folder: Path) -> Run:
     digests = facts.get("teacher_fingerprints")
     if isinstance(digests, list) and len(digests) == len(run.options.get("DISTILLATION.TEACHERS", [])):
         run.teachers = tuple(map(str, digests))
+    run.processes = facts["processes"] if isinstance(facts.get("processes"), int) else 1
     other, foreign = _edited(run.options, shown), _foreign(folder, run.options)
     if foreign:
         run.status = f"event files that are not this run's: {first_of(foreign)}"

@@ -38,21 +38,23 @@ def grouped(catalogue, runs: list[Run]) -> dict[str, list[Run]]:
 def identity(catalogue, run: Run) -> dict:
     """Return what runs of one row share, {} of a run whose options are lost.
 
-    A teacher is its weights, wherever they lay; a record that does not know them has their paths.
+    A teacher is its weights, wherever they lay; a record that does not know them has their paths. Several processes
+    have batch norms and dropout of their own.
     """
     shared = recipe(catalogue, run.options)
     if run.teachers and WEIGHTS in shared:
         shared[WEIGHTS] = [digest[:10] for digest in run.teachers]
-    return shared
+    return shared | ({"processes": run.processes} if run.processes > 1 else {})
 
 
 def recipe(catalogue, options: dict[str, Any]) -> dict:
     """Return the options that runs of one row share, and their dataset."""
     if not options:
         return {}
-    idle = catalogue.idle(options)
-    keys = [key for key in sorted(options) if (option := catalogue.of(key)) is None or option.rows and key not in idle]
-    own = {key: options[key] for key in keys if options[key] != {}}  # which is an open section without keys
+    idle = catalogue.idle(options)  # such keys may differ; and what makes one idle may be no part of the recipe
+    keys = [key for key in sorted(options) if (option := catalogue.of(key)) is None or option.rows]
+    own = {key: catalogue.of(key).value if key in idle else options[key] for key in keys}
+    own = {key: value for key, value in own.items() if value != {}}  # which is an open section without keys
     own |= {WEIGHTS: of_the_run(own[WEIGHTS])} if WEIGHTS in own else {}
     return own | {"dataset": config.dataset_name(options)}
 

@@ -15,6 +15,12 @@ from pycls_std.results.rows import grouped, identity, recipe, tell_apart
 from pycls_std.results.seeds import best_epoch
 
 SELECTIONS = ("last", "held-out")  # of the epoch whose scores rows are compared by
+MISSING = "not yet run"
+# What a gain is told of where it is not the same for both rows.
+CONDITIONS = {
+    **{"OPTIM.MAX_EPOCH": "epochs", "DATA.PER_CLASS": "images a class", "DATA.IMAGES": "images"},
+    "DATA.IMAGE_SIZE": "px",
+}
 
 
 def aggregate(
@@ -50,7 +56,7 @@ def aggregate(
     there = [recipe(catalogue, run.options) for run in runs]
     missing = [options for options in expected if recipe(catalogue, options) not in there]
     rows += [
-        _facts(catalogue, options, varied) | {"planned": options["NAME"], "n": 0, "status": "not yet run"}
+        _facts(catalogue, options, varied) | {"planned": options["NAME"], "n": 0, "status": MISSING}
         for options in missing
     ]
     baselines = dict.fromkeys((row["planned"] for row in rows), baseline) if isinstance(baseline, str) else baseline
@@ -59,13 +65,14 @@ def aggregate(
     several = len(set(baselines.values())) > 1
     for row in rows:
         why = (failed or {}).get(row["planned"])
-        row["status"] = "; ".join(filter(None, (row["status"] if row["n"] else "", why))) if why else row["status"]
+        said = "" if row["status"] == MISSING else row["status"]  # what is missing is told of each seed
+        row["status"] = "; ".join(filter(None, (said, why))) if why else row["status"]
         own = baselines.get(row["planned"], "")
         row |= {"baseline": own if own != row["planned"] else ""} if several else {}
     order = {options["NAME"]: position for position, options in enumerate(expected)}
     rows.sort(key=lambda row: (order.get(row["planned"], len(order)), row["run"]))
     for row in rows:
-        for key in ("seeds", "hits", "planned"):
+        for key in ("seeds", "chosen", "hits", "conditions", "planned"):
             row.pop(key, None)
     plain = {key: _text(option.value) for key, option in catalogue.options.items() if option.column}
     same = [key for key, text in plain.items() if all(row.get(key, text) == text for row in rows) and key not in varied]
@@ -97,7 +104,7 @@ def _row(catalogue, runs: list[Run], selection: str, varied) -> dict:
         row |= _deltas(catalogue, row, result, selection)
     for column, values in costs(finished).items():
         row |= _mean(column, values)
-    row |= origins(runs) | {"folders": {run.seed: run.folder for run in runs}}
+    row |= origins(finished) | {"folders": {run.seed: run.folder for run in runs}}
     row["status"] = "; ".join(dict.fromkeys(trouble)) or "finished"
     return row
 
@@ -120,10 +127,12 @@ def _last_scores(scores, finished: list[Run], trouble: list[str]) -> dict:
 def _results(result: str, better: str, finished: list[Run]) -> dict:
     """Return the result at the best epoch on the test split and on the held-out images, and that of each seed."""
     curves = {run.seed: run.curves[f"test/{result}"] for run in finished if f"test/{result}" in run.curves}
-    chosen = {run.seed: score for run in finished if (score := _selected(run, result, better)) is not None}
+    selected = {run.seed: _selected(run, result, better) for run in finished}
+    chosen = {seed: curves[seed][epoch] for seed, epoch in selected.items() if epoch is not None}
     row = _mean(f"best_{result}", [curve.get(best_epoch(curve, better), math.nan) for curve in curves.values()])
     row |= _mean(f"selected_{result}", list(chosen.values()) if len(chosen) == len(finished) else [])
-    return row | {"seeds": {"last": {seed: _last(curve) for seed, curve in curves.items()}, "held-out": chosen}}
+    row["seeds"] = {"last": {seed: _last(curve) for seed, curve in curves.items()}, "held-out": chosen}
+    return row | {"chosen": {"last": {seed: max(curve) for seed, curve in curves.items()}, "held-out": selected}}
 
 
 def _hits(finished: list[Run], trouble: list[str]) -> dict:
@@ -144,11 +153,10 @@ def _deltas(catalogue, row: dict, result: str, selection: str) -> dict[str, floa
     return {f"delta_{score}": value - row.get(f"published_{score}", math.nan) for score, value in shown.items()}
 
 
-def _selected(run: Run, result: str, better: str) -> float | None:
-    """Return the result on the test split at the first epoch that is the best on the held-out images."""
+def _selected(run: Run, result: str, better: str) -> int | None:
+    """Return the first epoch that is the best on the held-out images, of those with a result on the test split."""
     held_out, test = (run.curves.get(f"{split}/{result}", {}) for split in ("val", "test"))
-    chosen = best_epoch({epoch: value for epoch, value in held_out.items() if epoch in test}, better)
-    return test.get(chosen)
+    return best_epoch({epoch: value for epoch, value in held_out.items() if epoch in test}, better) or None
 
 
 def _facts(catalogue, options: dict[str, Any], varied=()) -> dict:
@@ -172,6 +180,7 @@ def _facts(catalogue, options: dict[str, Any], varied=()) -> dict:
         "teachers": " + ".join(options["DISTILLATION.TEACHERS"]) or "-",
         "data": config.dataset_name(options),
         "epochs": options["OPTIM.MAX_EPOCH"],
+        "conditions": {what: options[key] or "all" for key, what in CONDITIONS.items()},
         **shown,
         **published,
     }
