@@ -172,7 +172,7 @@ PAPER = {
 RECIPES = {
     **{f"{name}_c100_base": [TINY] for name in ("deit-ti", "pvtv2-b0", "convit-ti")},
     "pit-ti_c100_base": [TINY, PIT],
-    **{f"{name}_c100_KD_ours": [TINY, ours(9)] for name in ("pvtv2-b0", "convit-ti")},
+    **{f"{name}_c100_KD_ours": [TINY, ours(9), THEIRS] for name in ("pvtv2-b0", "convit-ti")},
     "pit-ti_c100_KD_ours": [TINY, PIT, ours(9), THEIRS],
     "deit-ti_c100_KD_ours": [TINY, ours(10), THEIRS],
     **{f"{name}_c100_ours": [TINY, guided(*BLOCKS), THEIRS] for name in ("deit-ti", "convit-ti")},
@@ -193,7 +193,8 @@ RECIPES = {
     "mixer-s16_in1k_base": [DEIT, {"TRAINER": "baseline"}],
     "mixer-s16_in1k_paper": [DEIT, TOKENS, PAPER],
     **{f"{name}_c100_base": [TINY, {"MODEL": {"NAME": model}}] for name, model in NEWER.items()},
-    **{f"{name}_c100_KD_ours": [TINY, ours(9), THEIRS] for name in NEWER},
+    "t2t-7_c100_KD_ours": [TINY, ours(6), {"DISTILLATION": {"TEMPERATURE": 3}}, THEIRS],
+    "pvt-ti_c100_KD_ours": [TINY, ours(9), THEIRS],
     "t2t-7_c100_ours": [TINY, guided("blocks.0", "blocks.3", "blocks.6"), THEIRS],
     "pvt-ti_c100_ours": [TINY, guided("blocks.0", "blocks.3", "blocks.7"), THEIRS],
     **{f"cyclemlp-{size}_in1k_base": [DEIT, {"TRAINER": "baseline"}, own] for size, own in CYCLE.items()},

@@ -21,8 +21,7 @@ def standardized(logits: Tensor) -> Tensor:
     A student is then asked for the teacher's ranking and relations, not for its range; neither a shift nor a positive
     scale of the logits changes them. Logits that are all alike become 0, with a gradient that is of no use: a student's
     head must not start at zero (`models.create.randomize_zero_heads`).
-    Source: Sun et al., CVPR 2024 (logit standardization), the z-score of its code: K - 1 in the deviation, 1e-7 beside;
-    1e-6 in its code for transformers.
+    Source: Sun et al., CVPR 2024 (logit standardization), the z-score of its code: K - 1 in the deviation, 1e-7 beside.
     """
     logits = logits.float()
     return (logits - logits.mean(dim=-1, keepdim=True)) / (logits.std(dim=-1, keepdim=True) + 1e-7)
