@@ -692,6 +692,11 @@ def test_test_transform_of_imagenet_resizes_the_short_side_and_crops_the_centre(
     left, top = round((341 - 224) / 2), 16
     expected = np.asarray(resized.crop((left, top, left + 224, top + 224))) / 127.5 - 1
     torch.testing.assert_close(tensor.double(), torch.from_numpy(expected).permute(2, 0, 1), rtol=0, atol=1e-5)
+    squashed = view_of(transforms.test_transform(224, norm, 0.875, fit="squash"), wide)
+    expected = np.asarray(wide.resize((256, 256), Image.BICUBIC).crop((16, 16, 240, 240))) / 127.5 - 1
+    torch.testing.assert_close(squashed.double(), torch.from_numpy(expected).permute(2, 0, 1), rtol=0, atol=1e-5)
+    steps = transforms.test_pixels(224, 0.9).transforms
+    assert steps[1].size == 248  # timm's, which rounds down
 
 
 @pytest.mark.parametrize("size", [24, 224])
@@ -1066,6 +1071,21 @@ def test_some_images_of_each_class(load):
     assert few.train.dataset.targets.tolist() == [labels[index] for index in first]
     with pytest.raises(ValueError, match="DATA.PER_CLASS is 500, class . has 1.. training images"):
         build_data(load("debug/base_debug", DATA__PER_CLASS=500))
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+@pytest.mark.parametrize("name", ["targets", "labels"])
+def test_classes_are_known_in_every_form_that_datasets_have_them(kind, name):
+    """torchvision's MNIST has a tensor, its SVHN an array; no image is read for them."""
+
+    class Labelled(list):
+        def __getitem__(self, index):
+            raise AssertionError("an image is read")
+
+    dataset = Labelled(range(20))
+    setattr(dataset, name, kind([0] * 12 + [1] * 8))
+    _, held = training_parts(dataset, val_fraction=0.25)
+    assert [sum(index < 12 for index in held.indices), len(held.indices)] == [3, 5]
 
 
 def test_a_share_of_each_class_is_held_out_the_same_for_every_run(load):

@@ -80,9 +80,8 @@ PAGE = {
     # At test, the shorter side is resized to IMAGE_SIZE / CROP_RATIO and the centre cut out; 1 = a square image is
     # resized to IMAGE_SIZE and not cropped.
     "DATA.CROP_RATIO": Option(1.0, least=0.01, greatest=1, student=True),
-    # Where all of an image would be seen, at test with CROP_RATIO 1 and in training but for AUG.CROP `resized`, an
-    # image that is not square has its shorter side resized and its centre cut out (crop), or both sides resized,
-    # which distorts it (squash).
+    # At test, and in training but for AUG.CROP `resized`, an image that is not square has its shorter side resized and
+    # its centre cut out (crop), or both sides resized, which distorts it (squash).
     "DATA.FIT": Option(("crop", "squash"), student=True),
     # Filter that test images are resized with; like Pillow's, both are antialiased.
     "DATA.INTERPOLATION": Option(("bicubic", "bilinear"), student=True),

@@ -108,6 +108,7 @@ class EpochSampler(Sampler):
         order = draws.permutation(self.size)
         if self.groups is None:
             return self._batches(self._views(order))
+        order = order[: self.batches * self.batch_size]  # what is left out is of any group
         own = self.groups[order]
         parts = [self._views(order[own == group]) for group in np.unique(own)]
         whole = [len(part) // self.batch_size * self.batch_size for part in parts]

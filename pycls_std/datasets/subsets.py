@@ -72,5 +72,6 @@ def _known_labels(dataset: ImageSet) -> list:
     if hasattr(dataset, "samples"):
         known = [label for _, label in dataset.samples]
     else:
-        known = list(getattr(dataset, "targets", None) or getattr(dataset, "labels", None) or ())
+        given = next((own for name in ("targets", "labels") if (own := getattr(dataset, name, None)) is not None), ())
+        known = np.asarray(given).tolist() if hasattr(given, "dtype") else list(given)  # torchvision has tensors, too
     return known if all(isinstance(label, (int, np.integer)) for label in known) else []

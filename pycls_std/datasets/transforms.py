@@ -1,5 +1,6 @@
 """What is done to one image: crop, flip, changes of colour, erasing for training; resize and crop for testing."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -91,11 +92,12 @@ def test_transform(
 def test_pixels(image_size: int, crop_ratio: float = 1.0, interpolation: str = "bicubic", fit: str = "crop") -> Compose:
     """Return the test transform of pixels: resize the shorter side to image_size / crop_ratio, centre crop.
 
-    0.875 at 224 px resizes it to 256. With crop_ratio 1 a square image is resized and not cropped, for any other see
-    `square`.
+    0.875 at 224 px resizes it to 256; what is no whole number is rounded down, as in timm. fit: `squash` resizes both
+    sides to that. With crop_ratio 1 a square image is resized and not cropped, for any other see `square`.
     """
     if crop_ratio < 1:
-        resize = Resize(round(image_size / crop_ratio), INTERPOLATIONS[interpolation])
+        side = math.floor(image_size / crop_ratio)
+        resize = Resize((side, side) if fit == "squash" else side, INTERPOLATIONS[interpolation])
         return Compose([to_rgb, resize, CenterCrop(image_size)])
     return Compose([to_rgb, *square(image_size, interpolation, fit)])
 
