@@ -78,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
 
             runner.run(args.mode, cfg)
     except config.ConfigError as error:
+        if args.traceback:
+            raise
         return complain(error, 2)
     except SyntaxError as error:  # of a file that somebody is writing
         if args.traceback or not error.filename:

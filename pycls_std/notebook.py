@@ -27,10 +27,15 @@ def train(path: str, *words: str, **options) -> Run:
     """Train a student as `--mode train` does: what was interrupted goes on, what is finished is only told.
 
     path: of the config. words: options as on the command line, "OPTIM.MAX_EPOCH=3". options: the same by their names,
-    with __ for the dot, OPTIM__MAX_EPOCH=3; None for null. Messages go to standard output, unless the caller has
-    handlers of its own. Raises ConfigError for a mistake in the options, ValueError and OSError as the command line
-    tells them.
+    with __ for the dot, OPTIM__MAX_EPOCH=3; None for null, which an option that is text is not. Messages go to standard
+    output, unless the caller has handlers of its own. Raises ConfigError for a mistake in the options, ValueError and
+    OSError as the command line tells them.
     """
+    path = str(path)
+    for key in [key.replace("__", ".") for key, value in options.items() if value is None]:
+        option = config.Catalogue().of(key)
+        if option and isinstance(option.value, str):
+            raise config.ConfigError(f"{key} is None, expected text; '' is what an option that is not set has")
     overrides = [*words, *(f"{key.replace('__', '.')}={_text(value)}" for key, value in options.items())]
     with _told(), _called_by(path, overrides):
         cfg = config.load(path, overrides)
@@ -46,7 +51,7 @@ def train(path: str, *words: str, **options) -> Run:
 
 def _text(value) -> str:
     """Return a value as it stands on the command line, where YAML reads what JSON writes."""
-    return str(value) if isinstance(value, (str, Path)) else json.dumps(value)
+    return str(value) if isinstance(value, (str, Path)) else json.dumps(value, default=str)
 
 
 @contextmanager

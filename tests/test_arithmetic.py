@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
+from waits import Products
 
 from pycls_std import config
 from pycls_std.builders import training
 from pycls_std.core.precision import without_tf32
 from pycls_std.datasets.memory import geometry
 from pycls_std.engine import runtime as engine_runtime
-from pycls_std.engine.arithmetic import PRODUCTS, WideProducts
+from pycls_std.engine.arithmetic import WideProducts
 from pycls_std.engine.runtime import Runtime
 from pycls_std.run.identity import refuse_other_options
 
@@ -120,19 +120,6 @@ FORMS = {
 }
 
 
-class Seen(TorchDispatchMode):
-    """Takes down the products that are computed within it, each with the type of what it multiplies."""
-
-    def __init__(self):
-        super().__init__()
-        self.products = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function in PRODUCTS:
-            self.products.append((str(function), args[0].dtype))
-        return function(*args, **kwargs or {})
-
-
 def forward_and_backward(function, inputs, dtype):
     inputs = [value.to(dtype).requires_grad_() for value in inputs]
     output = function(*inputs)
@@ -145,7 +132,7 @@ def test_products_of_bf16_are_those_of_fp32_rounded_once(form):
     function, *shapes = FORMS[form]
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(shape, generator=generator).bfloat16() for shape in shapes]
-    with Seen() as seen, WideProducts():
+    with Products() as seen, WideProducts():
         found = forward_and_backward(function, inputs, torch.bfloat16)
         with torch.no_grad():
             assert torch.equal(function(*inputs), found[0])
@@ -167,7 +154,7 @@ def test_a_cpu_without_bf16_computes_its_products_in_fp32(there, monkeypatch, ca
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 4))
     runtime = Runtime(device="cpu", precision="bf16")
     teacher = runtime.convert(nn.Linear(4, 4), "bf16")
-    with Seen() as seen:
+    with Products() as seen:
         with runtime.autocast():
             output = net(torch.randn(2, 3, 8, 8))
             loss = (output + teacher(output)).float().square().mean()

@@ -3,12 +3,13 @@
 import errno
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from processes import Running, called, wait_for
 from records import SMALL, words
 
-from pycls_std import notebook
+from pycls_std import config, notebook
 from pycls_std.process import console
 
 CONFIG = "configs/debug/base_debug.yaml"
@@ -112,7 +113,9 @@ def test_control_characters_and_several_lines(tmp_path, caplog):
 
 def test_from_python_and_not_in_a_kept_record(tmp_path, capsys):
     own = words(OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=1, OPTIM__WARMUP_EPOCHS=0, **SMALL)
-    notebook.train(CONFIG, *own)
+    with pytest.raises(config.ConfigError, match="OUT_DIR is None, expected text"):
+        notebook.train(CONFIG, OUT_DIR=None)
+    notebook.train(Path(CONFIG), *own)
     assert "epoch 1/1  loss " in kept(tmp_path)
     assert called("tools/keep_run.py", tmp_path / "logs", tmp_path / "run") == (0, "", "")
     names = {path.name for path in (tmp_path / "logs" / "base_debug" / "seed0").iterdir()}

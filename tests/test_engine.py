@@ -16,10 +16,11 @@ from pycls_std.core.meters import Meters
 from pycls_std.core.structures import World
 from pycls_std.engine import checkpoint
 from pycls_std.engine.ema import create_ema
-from pycls_std.engine.optim import create_optimizer, set_learning_rate
+from pycls_std.engine.optim import create_optimizer, kernels_kept, set_learning_rate
 from pycls_std.engine.progress import ProgressBar, duration
 from pycls_std.engine.runtime import Runtime
 from pycls_std.engine.schedule import cosine, learning_rate, step
+from pycls_std.engine.structure import optimizer_differences
 from pycls_std.metrics.accuracy import Accuracy
 
 
@@ -87,6 +88,18 @@ def test_weight_decay_spares_vectors_and_what_asks_for_it(name):
     optimizer = create_optimizer(module, name=name, lr=0.1, weight_decay=0.05, decay_all=True)
     decayed = {p for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
     assert decayed == {p for p in module.parameters() if p.requires_grad} and len(decayed) == 4
+
+
+def test_how_a_step_is_computed_is_not_of_the_state():
+    """A run that moves between a CPU and CUDA, where MINE's optimizers are fused."""
+    module = Spared()
+    own, other = (torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, fused=kind) for kind in (None, True))
+    assert optimizer_differences(other.state_dict(), own, "optimizer") == []
+    saved = other.state_dict()
+    saved["param_groups"][0]["lr"] = 0.3
+    with kernels_kept([own]):
+        own.load_state_dict(saved)
+    assert (own.param_groups[0]["fused"], own.param_groups[0]["lr"]) == (None, 0.3)
 
 
 def test_sgd_is_nesterov_and_momentum_is_not():

@@ -78,10 +78,10 @@ def test_a_branch_that_predicts_is_kept(run, tmp_path):
     assert found.keys() == state.keys() and all(torch.equal(found[key], state[key]) for key in state)
     line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     start = json.loads((run / "run.json").read_text())["starts"][0]
-    for text in ("`avg`", "digits", "resnet8, best.pt", f"top-1 {line['test/top1']:.2f}", start["commit"], "1 of 1"):
+    for text in ("`avg`", "digits", "resnet8, ", f"top-1 {line['test/top1']:.2f}", start["commit"], "1 of 1"):
         assert text in card
     assert "timm alone does not" in card and "`branches.`" in card
-    backbone = after_the_cards_code(card, tmp_path / "out")["model"].eval()
+    backbone = after_the_cards_code(card, tmp_path / "out")["model"]
     torch.testing.assert_close(backbone(images), heads["cls"], rtol=1e-5, atol=1e-5)
 
 
@@ -96,7 +96,7 @@ def test_a_branch_that_does_not_predict_is_dropped(run, tmp_path):
     line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert f"top-1 {line['test/cls_top1']:.2f}" in card and "branches" not in card
     names = after_the_cards_code(card, tmp_path / "out")
-    torch.testing.assert_close(names["model"].eval()(images), heads_of(run, images)["cls"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(names["model"](images), heads_of(run, images)["cls"], rtol=1e-5, atol=1e-5)
     assert names["logits"].shape == (2, 10)  # of the program
 
 
@@ -127,10 +127,27 @@ def test_timm_alone_loads_a_student_of_timm_by_the_code_of_its_card(tmp_path, pr
     with contextlib.chdir(tmp_path / "out"):
         exec(code, names)
     program = torch.export.load(tmp_path / "out" / "model.pt2").module()
-    apart = difference(program, names["model"].eval(), 16)
+    apart = difference(program, names["model"], 16)
     assert (apart <= CLOSE) == (prediction == "avg")  # what timm predicts
     assert ("it says what the student says" in card) == (prediction == "avg")
     assert ("timm averages both heads" in card) == (prediction == "cls")
+
+
+@pytest.mark.parametrize(("ratio", "fit"), [(0.9, "crop"), (0.9, "squash"), (1.0, "crop"), (1.0, "squash")])
+def test_the_card_says_what_the_test_transform_does(load, ratio, fit):
+    from torchvision.transforms import CenterCrop, Resize
+
+    from pycls_std.datasets.transforms import test_pixels
+    from tools.export import resized
+
+    cfg = load("debug/base_debug", DATA__CROP_RATIO=ratio, DATA__FIT=fit, DATA__IMAGE_SIZE=224)
+    steps = test_pixels(224, ratio, cfg.DATA.INTERPOLATION, fit).transforms
+    (size,) = (step.size for step in steps if isinstance(step, Resize))
+    both = isinstance(size, (tuple, list)) and len(size) == 2
+    said = resized(cfg.DATA)
+    assert said.startswith("both sides are" if both else "the shorter side is")
+    assert f" resized to {size[0] if both else size} (" in said
+    assert said.endswith("the centre cut out") == any(isinstance(step, CenterCrop) for step in steps)
 
 
 def test_what_only_this_project_makes():

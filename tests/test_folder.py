@@ -82,6 +82,22 @@ def test_a_begun_run_of_other_options_is_refused_with_a_name_for_this_one(finish
         runner.train(options(finished))
 
 
+@pytest.mark.parametrize("left", ["config.yaml", "checkpoints/best.pt", "metrics.jsonl"])
+def test_a_single_file_that_no_killed_run_leaves_alone_is_not_replaced(finished, left):
+    """Options that somebody wrote, a deployable file that somebody kept, a line of values without its options."""
+    for path in [path for path in finished.rglob("*") if path.is_file() and path != finished / left]:
+        path.unlink()
+    if left == "config.yaml":
+        (finished / left).write_text("_BASE_: configs/debug/base_debug.yaml\n")
+    elif left == "metrics.jsonl":
+        (finished / left).write_text((finished / left).read_text().splitlines()[0] + "\n")
+    before = content(finished)
+    foreign = f"holds what is not this run's: {left.split('/')[0]}"
+    with pytest.raises(ValueError, match="is not what a run writes" if left == "config.yaml" else foreign):
+        runner.train(options(finished))
+    assert content(finished) == before
+
+
 def test_a_kept_record_is_not_written_to(finished, tmp_path):
     assert called("tools/keep_run.py", tmp_path / "logs", finished)[0] == 0
     kept = tmp_path / "logs" / "base_debug" / "seed0"

@@ -187,6 +187,10 @@ def test_a_model_of_the_hub(tmp_path, monkeypatch, safe):
     assert found.state.keys() == own.keys() and all(torch.equal(found.state[key], own[key]) for key in own)
     with pytest.raises(ValueError, match="hf-hub:someone/model.x holds a resnet10t and no resnet18"):
         weights.find_weights("resnet18.a1_in1k", "hf-hub:someone/model.x")
+    said["model_args"] = {"pretrained_cfg_overlay": {"file": "elsewhere.pt", "source": ""}}
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match="its model_args name pretrained_cfg_overlay, by which timm would load"):
+        weights.find_weights("resnet10t", "hf-hub:someone/model.x")
 
 
 def test_a_hub_that_is_not_there(monkeypatch):

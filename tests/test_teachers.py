@@ -6,6 +6,7 @@ import pytest
 import torch
 from processes import ROOT
 from records import SMALL, load_state, same, words
+from waits import Products
 
 from pycls_std import config, runner
 from pycls_std.builders.teachers import optimize_teachers
@@ -84,6 +85,15 @@ def test_precision_and_folding_are_those_asked_for(optimized, precision, teacher
         with torch.autocast("cpu", BF16, enabled=enabled):
             assert same(teacher(images(), asked), output)
     assert same(teacher(images(), Request(False, TAPS[:1])).features, {TAPS[0]: output.features[TAPS[0]]})
+
+
+def test_a_teacher_in_bf16_is_tried_as_it_teaches(optimized, monkeypatch):
+    """On a CPU without instructions for bf16 its products are in fp32, in the trial too, which is before any step."""
+    monkeypatch.setattr("pycls_std.engine.runtime.cpu_has_bf16", lambda: False)
+    with Products() as seen:
+        teacher, *_ = optimized(PRECISION="bf16")
+        assert kinds(teacher) == {BF16} and logits(teacher).dtype == FP32
+    assert {FP32} <= {dtype for _, dtype in seen.products} <= {FP32, torch.float64}  # in which norms are folded
 
 
 def test_a_student_may_keep_what_a_teacher_says_for_its_gradient(optimized):

@@ -1,10 +1,12 @@
-"""What a step would wait for on a device, found on a CPU."""
+"""What a step does, operation by operation: what it would wait for on a device, and how it multiplies."""
 
 from collections import Counter
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from pycls_std.engine.arithmetic import PRODUCTS
 
 # What reads values from a device, or has an output whose size depends on them.
 READS = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal", "unique", "bincount")
@@ -25,3 +27,16 @@ class NoReads(TorchDispatchMode):
         if name in ("index", "index_put", "index_put_"):
             assert not any(getattr(leaf, "dtype", None) == torch.bool for leaf in tree_leaves(args)), "a mask is read"
         return function(*args, **(kwargs or {}))
+
+
+class Products(TorchDispatchMode):
+    """Takes down the products that are computed within it, each with the type of what it multiplies."""
+
+    def __init__(self):
+        super().__init__()
+        self.products = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in PRODUCTS:
+            self.products.append((str(function), args[0].dtype))
+        return function(*args, **kwargs or {})

@@ -145,16 +145,18 @@ def loaded(options):
 
 def resized(data) -> str:
     """Return in words what is done to an image before it is normalised."""
-    size = data.IMAGE_SIZE
-    shorter = round(size / data.CROP_RATIO)
-    if data.CROP_RATIO < 1 or data.FIT == "crop":
-        return f"the shorter side is resized to {shorter} ({data.INTERPOLATION}) and the centre cut out"
-    return f"both sides are resized to {size} ({data.INTERPOLATION})"
+    from pycls_std.datasets.transforms import resized_side
+
+    side = resized_side(data.IMAGE_SIZE, data.CROP_RATIO)
+    what = "both sides are" if data.FIT == "squash" else "the shorter side is"
+    cut = " and the centre cut out" if data.FIT == "crop" or data.CROP_RATIO < 1 else ""
+    return f"{what} resized to {side} ({data.INTERPOLATION}){cut}"
 
 
 # ------------------------------------------------------------------------------------------------------------- its run
 def training(options, saved: dict, viewer) -> dict[str, str]:
     """Return what the card says of the training: what the checkpoint and the record that it lies in know."""
+    from pycls_std.config.published import of_the_run
     from pycls_std.run.record import commit
 
     run = Path(options.TEST.WEIGHTS).absolute().parent.parent
@@ -166,7 +168,7 @@ def training(options, saved: dict, viewer) -> dict[str, str]:
         "data": f"{viewer.info.name or options.DATA.NAME} (DATA.NAME {options.DATA.NAME})"
         + "".join(f", {number} images {how}" for number, how in zip(images, SPLITS, strict=False)),
         "method": options.TRAINER,
-        "teachers": "; ".join(f"{name}, {Path(origin).name}" for name, origin in pairs) or "none",
+        "teachers": "; ".join(f"{name}, {of_the_run([origin])[0]}" for name, origin in pairs) or "none",
         "epochs": f"{saved['epoch']} of {options.OPTIM.MAX_EPOCH}" if "epoch" in saved else "not known",
         "metrics": metrics(lines, saved, viewer, ema=options.TEST.EMA),
         "precision": f"trained in {options.PRECISION}, exported in fp32",

@@ -128,6 +128,8 @@ def of_source(weights: dict[str, torch.Tensor], source: str, path: str) -> tuple
     if not path:
         raise ValueError(f"--source {source} needs --cfg, the config of the model that the weights are of")
     options = config.load(path)
+    if not options.MODEL.NUM_CLASSES:
+        raise ValueError(f"{path}: MODEL.NUM_CLASSES is 0, expected the number of classes that the weights are for")
     task = build_task(options, options.MODEL.NUM_CLASSES)
     run = describe_run(options, task, weights=find_pretrained(options, fetch=False, start=False).teachers)
     with torch.device("meta"):

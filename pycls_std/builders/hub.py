@@ -14,6 +14,9 @@ PREFIX = "hf-hub:"
 # What of a repository's config.json timm is told. It could also name other files and other places to load from.
 KEPT = ("num_classes", "input_size", "fixed_input_size", "mean", "std", "first_conv", "classifier", "pool_size")
 
+# Arguments by which it could do so as well.
+ELSEWHERE = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable"}
+
 
 class Found(NamedTuple):
     """Weights of a repository, and what it says of them."""
@@ -44,6 +47,9 @@ def load(architecture: str, name: str) -> Found:
     try:
         with patience():
             given, found, args = load_model_config_from_hf(name)
+            told = sorted((args or {}).keys() & ELSEWHERE)
+            if told:
+                raise ValueError(f"its model_args name {', '.join(told)}, by which timm would load something else")
             if found == architecture:
                 kept = {key: given[key] for key in KEPT if given.get(key) is not None}
                 kept |= {"hf_hub_id": name, "source": "hf-hub"}

@@ -111,7 +111,7 @@ def start_from(backbone: Backbone, weights: Weights) -> None:
     classes = [(old[0], new[0]) for old, new in pairs if len(old) == len(new) > 0 and old[0] != new[0]]
     if not classes:
         checkpoint.load_weights(backbone, state, label)
-        LOG.info("%s: all of the student starts from it", label)
+        LOG.info("%s: all of the student's backbone starts from it", label)
         return
     rest = {key: value for key, value in state.items() if not key.startswith(within)}
     checkpoint.load_weights(backbone, rest | head, label)

@@ -46,6 +46,8 @@ def of_backbone(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     prefix = next((each for each in PREFIXES if own and all(key.startswith(each) for key in own)), "")
     if not prefix:
         return weights
+    if len(own) < len(weights):
+        LOG.info("%d tensors of the branches of a student are left out", len(weights) - len(own))
     return of_backbone(clean_state_dict({key.removeprefix(prefix): value for key, value in own.items()}))
 
 

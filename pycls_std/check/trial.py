@@ -103,8 +103,9 @@ class Trial:
         trainer.objective.train()
         self.runtime.start_epoch(0)
         for batch, progress in steps(self.session, epoch=0):
-            losses = trainer.objective.by_term(batch, self.session.teacher_outputs(batch, progress), progress)
-            extra = trainer.auxiliary_by_term(batch, progress)
+            with self.runtime.products():
+                losses = trainer.objective.by_term(batch, self.session.teacher_outputs(batch, progress), progress)
+                extra = trainer.auxiliary_by_term(batch, progress)
             for found, parameters in ((losses, trained), (extra, stepped)):
                 for term, values in found.items():
                     of_term |= dict.fromkeys(values, term)

@@ -77,8 +77,8 @@ PAGE = {
     # Channel mean and deviation of the student's input; "" = the dataset's own, or imagenet, half, cifar10,
     # cifar100, tiny_imagenet, digits.
     "DATA.NORMALIZATION": Option("", student=True),
-    # At test, the shorter side is resized to IMAGE_SIZE / CROP_RATIO and the centre cut out; 1 = a square image is
-    # resized to IMAGE_SIZE and not cropped.
+    # At test, the shorter side (FIT squash: both) is resized to IMAGE_SIZE / CROP_RATIO and the centre cut out; 1 = a
+    # square image is resized to IMAGE_SIZE and not cropped.
     "DATA.CROP_RATIO": Option(1.0, least=0.01, greatest=1, student=True),
     # At test, and in training but for AUG.CROP `resized`, an image that is not square has its shorter side resized and
     # its centre cut out (crop), or both sides resized, which distorts it (squash).

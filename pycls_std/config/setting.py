@@ -1,6 +1,7 @@
 """Set options from settings: find the key, and make the value the type that the option has."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,10 @@ def _meant(key: str, known: list[str]) -> str:
 
 
 def _at_home(path: str) -> str:
-    return str(Path(path).expanduser()) if path.startswith("~") else path
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: there is no home folder of that user") from error
 
 
 def coerce(value, default, entry, where: str):
@@ -120,7 +124,8 @@ def coerce(value, default, entry, where: str):
         value = _words(value, where)
     if isinstance(default, list):
         if not isinstance(value, list):
-            raise ConfigError(f"{where} expects a list such as [a, b], got {short(given)}")
+            quote = ", quote what begins with *" if isinstance(given, str) and re.search(r"[\[,]\s*\*", given) else ""
+            raise ConfigError(f"{where} expects a list such as [a, b], got {short(given)}{quote}")
         example = entry() if entry else default[0] if default else None
         return [coerce(item, example, None, f"{where}[{index}]") for index, item in enumerate(value)]
     if default is None:

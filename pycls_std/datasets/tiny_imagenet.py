@@ -57,9 +57,9 @@ class TinyImageNet(LabelledFiles):
             unread.update(folders.ending(entry.name) for entry in found if not entry.name.endswith(".JPEG"))
             empty += [] if images else [wnid]
         if empty:
-            others = folders.unread(unread)
-            which = first_of(empty) + (f" ({others})" if others else "")
-            raise ValueError(f"tiny_imagenet: {folder}: no image of {which}")
+            told = folders.unread(unread)
+            missing = first_of(empty) + (f" ({told})" if told else "")
+            raise ValueError(f"tiny_imagenet: {folder}: no image of {missing}")
         folders.refuse_shared(places, linked)
         others = [e.name for e in folders.entries(str(folder)) if e.is_dir() and e.name not in places]
         parts = [f"folders that wnids.txt does not name: {first_of(others)}"] if others else []

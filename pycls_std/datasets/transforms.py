@@ -89,6 +89,11 @@ def test_transform(
     return ImageTransform([*pixels, ToTensor(), Normalize(*normalization)])
 
 
+def resized_side(image_size: int, crop_ratio: float) -> int:
+    """Return the pixels that a side of a test image is resized to before its centre is cut out."""
+    return math.floor(image_size / crop_ratio)
+
+
 def test_pixels(image_size: int, crop_ratio: float = 1.0, interpolation: str = "bicubic", fit: str = "crop") -> Compose:
     """Return the test transform of pixels: resize the shorter side to image_size / crop_ratio, centre crop.
 
@@ -96,7 +101,7 @@ def test_pixels(image_size: int, crop_ratio: float = 1.0, interpolation: str = "
     sides to that. With crop_ratio 1 a square image is resized and not cropped, for any other see `square`.
     """
     if crop_ratio < 1:
-        side = math.floor(image_size / crop_ratio)
+        side = resized_side(image_size, crop_ratio)
         resize = Resize((side, side) if fit == "squash" else side, INTERPOLATIONS[interpolation])
         return Compose([to_rgb, resize, CenterCrop(image_size)])
     return Compose([to_rgb, *square(image_size, interpolation, fit)])

@@ -5,13 +5,14 @@ import os
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default  # a logarithm is fp32
 PRODUCTS = {
     *(getattr(torch.ops.aten, name).default for name in ("mm", "addmm", "bmm", "baddbmm")),
     *(getattr(torch.ops.aten, name).default for name in ("convolution", "convolution_backward")),
-    *(ATTENTION, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default),
+    *(ATTENTION, ATTENTION_BACKWARD),
 }
 
 
@@ -24,17 +25,24 @@ class WideProducts(TorchDispatchMode):
     """The context in which products of bf16 are computed in fp32 and rounded once, as instructions for bf16 do.
 
     For a CPU that has none: torch's own kernels, then, take 10 to 60 times as long. Their sums differ in the order of
-    their terms alone, as from one CPU to the next. What needs no product stays in bf16, as torch computes it.
+    their terms alone, as from one CPU to the next. All else stays in bf16, as torch computes it: what needs no product,
+    and those that are not in PRODUCTS, such as of a matrix and a vector.
     """
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function not in PRODUCTS or args[0].dtype is not torch.bfloat16:
+        if function not in PRODUCTS or not _is_bf16(function, args):
             return function(*args, **kwargs)
         found = function(*tree_map(_widened, args), **tree_map(_widened, kwargs))
         if function is ATTENTION:  # the logarithm beside its output is in fp32 always
             return found[0].bfloat16(), *found[1:]
         return tree_map(_rounded, found)
+
+
+def _is_bf16(function, args) -> bool:
+    """Return whether factors are of bf16; of mixed ones torch refuses a product, and is left to."""
+    kinds = {each.dtype for each in tree_leaves(args) if isinstance(each, Tensor)}
+    return torch.bfloat16 in kinds and (len(kinds) == 1 or function is ATTENTION_BACKWARD)
 
 
 def _widened(value):

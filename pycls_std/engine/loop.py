@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from pycls_std.core.meters import Meters
 from pycls_std.core.structures import Batch, Loaded, Loader, Progress, take
 from pycls_std.engine.checkpoint import refuse_not_finite
-from pycls_std.engine.optim import set_learning_rate
+from pycls_std.engine.optim import kernels_kept, set_learning_rate
 from pycls_std.engine.progress import ProgressBar, duration
 from pycls_std.engine.runtime import Runtime
 from pycls_std.engine.structure import refuse, training_differences
@@ -81,9 +81,10 @@ class Session:
         self.trainer.student.load_state_dict(state["student"])
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        with kernels_kept([self.optimizer, *self.trainer.auxiliary_optimizers]):
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.trainer.load_state_dict(state["trainer"])
         self.runtime.scaler.load_state_dict(state["scaler"])
-        self.trainer.load_state_dict(state["trainer"])
         self.best = state["best"]
         self.train_seconds, self.test_seconds = state["seconds"]
 

@@ -2,11 +2,15 @@
 
 import difflib
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 from torch import nn
+
+KERNELS = ("fused", "foreach", "capturable")  # of a parameter group: how, and not what, a step computes
 
 
 def create_optimizer(
@@ -44,6 +48,16 @@ def create_optimizer(
     if getattr(optimizer, "is_second_order", False):
         raise ValueError(f"OPTIM.NAME {name} needs second derivatives, which no training step here takes")
     return optimizer
+
+
+@contextmanager
+def kernels_kept(optimizers: list[torch.optim.Optimizer]) -> Iterator[None]:
+    """Keep how optimizers compute a step while states are loaded into them, which may be of another device."""
+    before = [[{key: group[key] for key in KERNELS if key in group} for group in o.param_groups] for o in optimizers]
+    yield
+    for optimizer, groups in zip(optimizers, before, strict=True):
+        for group, own in zip(optimizer.param_groups, groups, strict=True):
+            group.update(own)
 
 
 def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -42,6 +42,12 @@ def _compiler_errors():
         raise RuntimeError(f"the compiler failed, TRAIN.COMPILE=off does without it: {reason}") from error
 
 
+@contextmanager
+def _both(first, second):
+    with first, second:
+        yield
+
+
 class Runtime:
     """Places modules and tensors on the device, and steps optimizers in the chosen precision.
 
@@ -136,6 +142,10 @@ class Runtime:
             LOG.info("TRAIN.COMPILE %s: %s%s", choice, self.compiled, reason)
         if self.compiled == "off":
             return
+        if self.widens:
+            LOG.warning(
+                "TRAIN.COMPILE: products of bf16 are torch's own then, which on this CPU take ten times as long"
+            )
         graphs, trainer = self.compiled == "graphs", session.trainer
         mode = INDUCTOR[self.compiled]
 
@@ -195,8 +205,12 @@ class Runtime:
             yield
 
     def full_precision(self):
-        """Return the context in which a forward pass runs in the precision of its weights, within `autocast` too."""
-        return full_precision(self.device)
+        """Return the context in which a forward pass runs in the precision of its weights, within `autocast` too.
+
+        It is that of teachers, so `products` belong to it. What is compiled goes through no generator here.
+        """
+        own = full_precision(self.device)
+        return _both(self.products(), own) if self.widens and self.compiled == "off" else own
 
     def convert(self, module: Module, precision: str) -> Module:
         """Convert a module that never trains to fp32, bf16 or fp16, once: autocast would do it anew at every call.

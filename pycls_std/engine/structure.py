@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pycls_std.engine.optim import KERNELS
+
 
 def refuse_other_kind(value, kind, name: str) -> None:
     """Raise ValueError that says where a value is not of its kind.
@@ -109,17 +111,26 @@ def optimizer_state(optimizer: Optimizer) -> dict:
     return twin.state_dict()
 
 
+def _without_kernels(groups):
+    """Return parameter groups without what says how a step is computed, which a device decides."""
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        return groups
+    return [{key: value for key, value in group.items() if key not in KERNELS} for group in groups]
+
+
 def optimizer_differences(found, optimizer: Optimizer, name: str, *, stepped: bool = False) -> list[str]:
     """Return in lines where a state is none of an optimizer: its kernels trust what they are given.
 
     stepped: whether it must have a state of some parameter; one that had no gradient has none. What a first step does
     not make yet is as large as its parameter.
     """
-    keys = {"state", "param_groups"}
-    if not isinstance(found, dict) or found.keys() != keys or not isinstance(found["state"], dict):
-        return [f"{name} is no state of an optimizer, which has {' and '.join(sorted(keys))}"]
     expected = optimizer_state(optimizer)
-    lines = differences(found["param_groups"], expected["param_groups"], f"{name}.param_groups")
+    if not isinstance(found, dict) or found.keys() != expected.keys() or not isinstance(found["state"], dict):
+        return [f"{name} is no state of an optimizer, which has {' and '.join(sorted(expected))}"]
+    groups, usual_groups = (_without_kernels(state["param_groups"]) for state in (found, expected))
+    lines = differences(groups, usual_groups, f"{name}.param_groups")
+    for key in expected.keys() - {"state", "param_groups"}:  # as the generator of timm's kron
+        lines += differences(found[key], expected[key], f"{name}.{key}")
     if stepped and expected["state"] and not found["state"]:
         lines.append(f"{name}.state is empty")
     parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))

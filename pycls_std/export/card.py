@@ -72,13 +72,18 @@ def _safetensors(facts: Facts) -> list[str]:
                 "weights = safetensors.torch.load_file('model.safetensors')",
                 *([OF_BACKBONE] if facts.parts else []),
                 "model.load_state_dict(weights)",
+                "model.eval()",
             ),
         ]
     words = ", ".join(f"{key}={value!r}" for key, value in facts.timm.items() if key != "model_name")
     note = "Tried: it says what the student says." if facts.same else OTHERWISE.format(facts.prediction)
     load = "timm.models.load_checkpoint(model, 'model.safetensors')"
     make = f"model = timm.create_model({facts.timm['model_name']!r}, {words})"
-    return ["The weights by timm's names, which timm alone loads:", *_code("import timm", make, load), note]
+    return [
+        "The weights by timm's names, which timm alone loads:",
+        *_code("import timm", make, load, "model.eval()"),
+        note,
+    ]
 
 
 OF_BACKBONE = "weights = {key[9:]: value for key, value in weights.items() if key.startswith('backbone.')}"

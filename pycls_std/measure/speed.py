@@ -134,7 +134,8 @@ def _show_peak(plain, seconds, runtime) -> None:
         plain.step()
     side = SIDE[runtime.device.type]
     matrix = torch.randn(side, side, device=runtime.device, dtype=runtime.dtype)
-    product = interleaved({"": lambda: matrix @ matrix}, rounds=5, wait=runtime.synchronize)
+    with runtime.products():
+        product = interleaved({"": lambda: matrix @ matrix}, rounds=5, wait=runtime.synchronize)
     peak, reached = 2 * side**3 / min(product[""]), counter.get_total_flops() / seconds
     LOG.info(
         "%.1f GFLOPs a step, %.0f GFLOP/s: %.0f %% of the %.0f that a product of matrices reaches here",

@@ -8,7 +8,13 @@ from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint, files
 from pycls_std.process import console
-from pycls_std.run.identity import refuse_other_dump, refuse_other_options, refuse_other_origin, same_run
+from pycls_std.run.identity import (
+    refuse_no_dump,
+    refuse_other_dump,
+    refuse_other_options,
+    refuse_other_origin,
+    same_run,
+)
 from pycls_std.run.journal import EVENTS, METRICS, Journal, events_of, metrics_of
 from pycls_std.run.lock import LOCK
 from pycls_std.run.record import RECORD, Record, record_of
@@ -87,7 +93,8 @@ class RunFolder:
             """Write down an epoch: values, best.pt, options; then last.pt, which has all of it; run.json at last.
 
             An epoch that is not saved leaves its values alone, which a start after a kill takes back. One that others
-            speak of is saved: best.pt and config.yaml never know more than last.pt, and an end is one.
+            speak of is saved: best.pt and config.yaml know no more than last.pt, but after a kill between them, and an
+            end is one.
             """
             journal.epoch(done, session.epochs, values)
             spoken_of = best or done in (start_epoch + 1, session.epochs)
@@ -171,9 +178,13 @@ class RunFolder:
         lines = (content_of(self.path / METRICS) or b"").splitlines()
         begun = lines or (self.checkpoints / BEST).exists()
         written = content_of(self.path / CONFIG)
-        if begun and written is not None:
+        if written is not None and begun:
             refuse_other_dump(written.decode(errors="replace"), options, self.path / CONFIG)
+        elif written is not None:
+            refuse_no_dump(written.decode(errors="replace"), self.path / CONFIG)
         foreign = there - own
+        if begun and written is None:  # which a run writes first
+            foreign |= {METRICS, "checkpoints"} & there
         if "checkpoints" in there and self.checkpoints.is_dir():
             foreign |= {f"checkpoints/{entry.name}" for entry in os.scandir(self.checkpoints) if entry.name != BEST}
         if foreign:

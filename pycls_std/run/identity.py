@@ -77,15 +77,20 @@ def refuse_other_options(saved: dict, options: str, processes: int, path: Path) 
         raise ValueError(f"{path} is {_run_of_others(options, changed)}")
 
 
-def refuse_other_dump(before: str, options: str, path: Path) -> None:
-    """Raise ValueError that names a file of options, and each that differs, unless it is of the same run."""
+def refuse_no_dump(text: str, path: Path) -> None:
+    """Raise ValueError that names a file of options unless it is one that a run writes, of all options."""
     try:
-        known = {"NAME", "TRAINER"} <= load_yaml(before, "its options").keys()
-        config.restored(before)
+        known = {"NAME", "TRAINER", "OPTIM", "TRAIN"} <= load_yaml(text, "its options").keys()
+        config.restored(text)
     except (ValueError, AttributeError):
         known = False
     if not known:
         raise ValueError(f"{path} is not what a run writes. Choose another OUT_DIR")
+
+
+def refuse_other_dump(before: str, options: str, path: Path) -> None:
+    """Raise ValueError that names a file of options, and each that differs, unless it is of the same run."""
+    refuse_no_dump(before, path)
     if not same_run(before, options):
         changed = _changes(before, options, lambda option: option.on_resume != "free")
         raise ValueError(f"{path} is {_run_of_others(options, changed)}")
