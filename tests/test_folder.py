@@ -92,7 +92,7 @@ def test_a_single_file_that_no_killed_run_leaves_alone_is_not_replaced(finished,
     elif left == "metrics.jsonl":
         (finished / left).write_text((finished / left).read_text().splitlines()[0] + "\n")
     before = content(finished)
-    foreign = f"holds what is not this run's: {left.split('/')[0]}"
+    foreign = f"holds what is not this run's: {left}"
     with pytest.raises(ValueError, match="is not what a run writes" if left == "config.yaml" else foreign):
         runner.train(options(finished))
     assert content(finished) == before

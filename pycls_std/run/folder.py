@@ -184,7 +184,7 @@ class RunFolder:
             refuse_no_dump(written.decode(errors="replace"), self.path / CONFIG)
         foreign = there - own
         if begun and written is None:  # which a run writes first
-            foreign |= {METRICS, "checkpoints"} & there
+            foreign |= {METRICS} & there | ({f"checkpoints/{BEST}"} if (self.checkpoints / BEST).exists() else set())
         if "checkpoints" in there and self.checkpoints.is_dir():
             foreign |= {f"checkpoints/{entry.name}" for entry in os.scandir(self.checkpoints) if entry.name != BEST}
         if foreign:
