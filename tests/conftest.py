@@ -31,8 +31,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_xdist_auto_num_workers():
-    """One more than there are cores, for many tests wait for processes that they have started."""
-    return (os.cpu_count() or 1) + 1
+    """Two more than there are cores, for many tests wait for processes that they have started."""
+    return (os.cpu_count() or 1) + 2
 
 
 def pytest_unconfigure():

@@ -102,6 +102,22 @@ def test_how_a_step_is_computed_is_not_of_the_state():
     assert (own.param_groups[0]["fused"], own.param_groups[0]["lr"]) == (None, 0.3)
 
 
+class WithGenerator(torch.optim.SGD):
+    """Has a generator of its own, as timm's kron."""
+
+    def state_dict(self):
+        return super().state_dict() | {"rng_state": torch.zeros(16, dtype=torch.uint8)}
+
+
+def test_an_optimizer_may_have_more_than_the_usual_state():
+    own = WithGenerator(Spared().parameters(), lr=0.1)
+    assert optimizer_differences(own.state_dict(), own, "optimizer") == []
+    (line,) = optimizer_differences(own.state_dict() | {"rng_state": torch.zeros(4)}, own, "optimizer")
+    assert line.startswith("optimizer.rng_state is ")
+    (line,) = optimizer_differences(torch.optim.SGD.state_dict(own), own, "optimizer")
+    assert line == "optimizer is no state of an optimizer, which has param_groups and rng_state and state"
+
+
 def test_sgd_is_nesterov_and_momentum_is_not():
     assert create_optimizer(Spared(), name="sgd", lr=0.1).param_groups[0]["nesterov"]
     assert not create_optimizer(Spared(), name="momentum", lr=0.1).param_groups[0]["nesterov"]

@@ -225,18 +225,6 @@ def test_an_optimizer_state_of_another_shape_is_refused(load, tmp_path, shape):
     assert f"{last} does not fit the run: optimizer.state.{key}.momentum_buffer is {shape} in the file" in errors
 
 
-def test_an_optimizer_with_more_than_the_usual_state_is_continued(load, tmp_path):
-    """timm's kron has a generator of its own beside."""
-    own = {"OPTIM__NAME": "kron", "OPTIM__SCHEDULE": "constant", **SMALL}
-    for folder, lengths in (("cut", (1, 2)), ("whole", (2,))):
-        for epochs in lengths:
-            runner.train(load("debug/base_debug", OPTIM__MAX_EPOCH=epochs, OUT_DIR=tmp_path / folder, **own))
-    cut, whole = (load_state(tmp_path / folder) for folder in ("cut", "whole"))
-    assert cut["optimizer"].keys() == {"state", "param_groups", "rng_state"}
-    assert not differences({"s": cut["student"]}, {"s": whole["student"]})
-    assert all(torch.equal(value, whole["student"][key]) for key, value in cut["student"].items())
-
-
 def test_a_checkpoint_that_teaches_may_not_let_timm_load_a_file(load, tmp_path):
     """An argument of timm's constructors is the path of a file, which torch would read with all its code."""
     own = load("debug/base_debug", OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=1, **SMALL)

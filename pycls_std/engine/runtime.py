@@ -82,7 +82,7 @@ class Runtime:
         self.step_monitor = StepMonitor(self.world, lag=lag if lag is not None else LAG if kind == "cuda" else 0)
         self.compiler = compiler
         self.compiled = "off"  # how the losses are: off, on, autotune or graphs
-        self.widens = False  # products of bf16, see `arithmetic.WideProducts`
+        self.widens = self.told = False  # products of bf16, see `arithmetic.WideProducts`; whether the log says so
         self._use(precision)
         self.exact = kind == "cpu"  # the same steps give the same bits each time
 
@@ -190,13 +190,16 @@ class Runtime:
 
     def _use(self, precision: str) -> None:
         """See to it that a precision is not slow here."""
-        if precision == "bf16" and self.device.type == "cpu" and not self.widens and not cpu_has_bf16():
-            LOG.info("bf16: this CPU has no instructions for it, its products are computed in fp32 and rounded")
-            self.widens = True
+        self.widens |= precision == "bf16" and self.device.type == "cpu" and not cpu_has_bf16()
 
     def products(self):
         """Return the context in which products are computed, forward and backward; `autocast` and `step` are in it."""
-        return WideProducts() if self.widens and self.compiled == "off" else nullcontext()
+        if not self.widens or self.compiled != "off":
+            return nullcontext()
+        if not self.told:
+            LOG.info("bf16: this CPU has no instructions for it, its products are computed in fp32 and rounded")
+        self.told = True
+        return WideProducts()
 
     @contextmanager
     def autocast(self):
