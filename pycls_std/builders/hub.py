@@ -13,9 +13,8 @@ from pycls_std.core.structures import Normalization
 PREFIX = "hf-hub:"
 # What of a repository's config.json timm is told. It could also name other files and other places to load from.
 KEPT = ("num_classes", "input_size", "fixed_input_size", "mean", "std", "first_conv", "classifier", "pool_size")
-
-# Arguments by which it could do so as well.
-ELSEWHERE = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable"}
+# Arguments of the model by which it could do so, too.
+ELSEWHERE = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 
 
 class Found(NamedTuple):

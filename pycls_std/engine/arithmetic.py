@@ -9,11 +9,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default  # a logarithm is fp32
-PRODUCTS = {
-    *(getattr(torch.ops.aten, name).default for name in ("mm", "addmm", "bmm", "baddbmm")),
-    *(getattr(torch.ops.aten, name).default for name in ("convolution", "convolution_backward")),
-    *(ATTENTION, ATTENTION_BACKWARD),
-}
+NAMES = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward")
+PRODUCTS = {ATTENTION, ATTENTION_BACKWARD, *(getattr(torch.ops.aten, name).default for name in NAMES)}
 
 
 def cpu_has_bf16() -> bool:
@@ -24,9 +21,10 @@ def cpu_has_bf16() -> bool:
 class WideProducts(TorchDispatchMode):
     """The context in which products of bf16 are computed in fp32 and rounded once, as instructions for bf16 do.
 
-    For a CPU that has none: torch's own kernels, then, take 10 to 60 times as long. Their sums differ in the order of
-    their terms alone, as from one CPU to the next. All else stays in bf16, as torch computes it: what needs no product,
-    and those that are not in PRODUCTS, such as of a matrix and a vector.
+    For a CPU that has none, where a step by torch's own kernels takes ten times as long as in fp32
+    (logs/benchmarks/bf16_amd-epyc.txt). Their sums differ in the order of their terms alone, as from one CPU to the
+    next. All else stays in bf16, as torch computes it: what needs no product, and those that are not in PRODUCTS, such
+    as of a matrix and a vector.
     """
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):

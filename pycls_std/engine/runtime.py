@@ -192,20 +192,22 @@ class Runtime:
         """See to it that a precision is not slow here."""
         self.widens |= precision == "bf16" and self.device.type == "cpu" and not cpu_has_bf16()
 
+    def _widening(self) -> bool:
+        return self.widens and self.compiled == "off"  # what is compiled is not seen product by product
+
     def products(self):
         """Return the context in which products are computed, forward and backward; `autocast` and `step` are in it."""
-        if not self.widens or self.compiled != "off":
+        if not self._widening():
             return nullcontext()
         if not self.told:
             LOG.info("bf16: this CPU has no instructions for it, its products are computed in fp32 and rounded")
         self.told = True
         return WideProducts()
 
-    @contextmanager
     def autocast(self):
         """Return the context in which the forward pass runs."""
-        with self.products(), torch.autocast(self.device.type, self.dtype, enabled=self.precision != "fp32"):
-            yield
+        own = torch.autocast(self.device.type, self.dtype, enabled=self.precision != "fp32")
+        return _both(self.products(), own)
 
     def full_precision(self):
         """Return the context in which a forward pass runs in the precision of its weights, within `autocast` too.
@@ -213,7 +215,7 @@ class Runtime:
         It is that of teachers, so `products` belong to it. What is compiled goes through no generator here.
         """
         own = full_precision(self.device)
-        return _both(self.products(), own) if self.widens and self.compiled == "off" else own
+        return _both(self.products(), own) if self._widening() else own
 
     def convert(self, module: Module, precision: str) -> Module:
         """Convert a module that never trains to fp32, bf16 or fp16, once: autocast would do it anew at every call.

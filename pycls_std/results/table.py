@@ -18,7 +18,9 @@ SELECTIONS = ("last", "held-out")  # of the epoch whose scores rows are compared
 MISSING = "not yet run"
 # What a gain is told of where it is not the same for both rows.
 CONDITIONS = {
-    **{"OPTIM.MAX_EPOCH": "epochs", "DATA.PER_CLASS": "images a class", "DATA.IMAGES": "images"},
+    "OPTIM.MAX_EPOCH": "epochs",
+    "DATA.PER_CLASS": "images a class",
+    "DATA.IMAGES": "images",
     "DATA.IMAGE_SIZE": "px",
 }
 
