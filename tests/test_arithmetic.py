@@ -1,4 +1,4 @@
-"""How products are computed: what CUDA has switches for, and bf16 on a CPU without instructions for it."""
+"""How products are computed: what CUDA has switches for, and bf16 on a CPU."""
 
 import logging
 import os
@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from waits import Products
 
 from pycls_std import config
@@ -15,7 +16,7 @@ from pycls_std.builders import training
 from pycls_std.core.precision import without_tf32
 from pycls_std.datasets.memory import geometry
 from pycls_std.engine import runtime as engine_runtime
-from pycls_std.engine.arithmetic import WideProducts
+from pycls_std.engine.arithmetic import WideAttention, WideProducts
 from pycls_std.engine.runtime import Runtime
 from pycls_std.run.identity import refuse_other_options
 
@@ -107,7 +108,7 @@ def test_a_run_is_continued_with_the_kernels_it_was_begun_with(load):
         refuse_other_options({"config": before, "processes": 1}, now, 1, Path("last.pt"))
 
 
-# -------------------------------------------------------------------------------------------- bf16 without instructions
+# ------------------------------------------------------------------------------------------------------- bf16 on a CPU
 BF16_ULP = 2**-7  # the largest relative distance of two neighbours
 FORMS = {
     "linear": (functional.linear, (2, 5, 64), (32, 64), (32,)),
@@ -116,7 +117,6 @@ FORMS = {
     "baddbmm": (lambda a, b, c: torch.baddbmm(c, a, b), (3, 7, 16), (3, 16, 9), (3, 7, 9)),
     "convolution": (lambda x, w, b: functional.conv2d(x, w, b, padding=1), (2, 8, 6, 6), (4, 8, 3, 3), (4,)),
     "depthwise": (lambda x, w: functional.conv2d(x, w, groups=8), (2, 8, 6, 6), (8, 1, 3, 3)),
-    "attention": (functional.scaled_dot_product_attention, *3 * ((2, 3, 16, 32),)),
 }
 
 
@@ -141,10 +141,50 @@ def test_products_of_bf16_are_those_of_fp32_rounded_once(form):
     own = forward_and_backward(function, inputs, torch.bfloat16)
     for value, wide, torch_own in zip(found, exact, own, strict=True):
         assert value.dtype is torch.bfloat16
-        # attention's gradient is of its own output, which is rounded before
-        near = {"rtol": 2 * BF16_ULP, "atol": 0.02} if form == "attention" else {"rtol": BF16_ULP / 2, "atol": 1e-6}
-        torch.testing.assert_close(value.float(), wide, **near)
+        torch.testing.assert_close(value.float(), wide, rtol=BF16_ULP / 2, atol=1e-6)
         torch.testing.assert_close(value, torch_own, rtol=2 * BF16_ULP, atol=0.05)  # some of torch's sums are in bf16
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_of_bf16_is_that_of_fp32_rounded(masked):
+    """With a mask that is added; what is not in bf16 is left alone."""
+    mask = torch.randn(16, 16).bfloat16() if masked else None
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(2, 3, 16, 32, generator=generator).bfloat16() for _ in range(3)]
+
+    def attention(query, key, value):
+        kind = query.dtype if not torch.is_autocast_enabled("cpu") else torch.bfloat16
+        return functional.scaled_dot_product_attention(query, key, value, mask if mask is None else mask.to(kind))
+
+    exact = forward_and_backward(attention, inputs, torch.float32)
+    with WideAttention():
+        assert all(map(torch.equal, forward_and_backward(attention, inputs, torch.float32), exact))
+        found = forward_and_backward(attention, inputs, torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert all(map(torch.equal, forward_and_backward(attention, inputs, torch.bfloat16), found))
+    for value, wide in zip(found, exact, strict=True):
+        assert value.dtype is torch.bfloat16 and torch.equal(value, wide.bfloat16())
+
+
+def test_a_step_in_bf16_attends_in_fp32(monkeypatch):
+    """On any CPU: a student within `autocast`, a teacher within `full_precision`; a compiled one by torch's kernel."""
+    seen, kernel = [], torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+
+    class Kernels(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is kernel:
+                seen.append(args[0].dtype)
+            return function(*args, **kwargs or {})
+
+    monkeypatch.setattr(engine_runtime, "cpu_has_bf16", lambda: True)
+    runtime = Runtime(device="cpu", precision="bf16")
+    attend, values = functional.scaled_dot_product_attention, torch.randn(1, 2, 4, 8).bfloat16()
+    for context in (runtime.autocast, runtime.full_precision):
+        for compiled in ("off", "on"):
+            runtime.compiled = compiled
+            with Kernels(), context():
+                assert attend(values, values, values).dtype is torch.bfloat16
+    assert seen == [torch.float32, torch.bfloat16] * 2
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -222,6 +222,12 @@ def test_the_command_makes_the_rows_the_part_and_until_when_it_is_told(table, mo
     assert len(made[2][0]) == 5
 
 
+def test_the_rows_that_are_named_alone_are_shown(table, capsys):
+    table()
+    assert tool().main(["small.yaml", "--show", "--rows", "KD,t", "--format", "csv"]) == 0
+    assert [line.partition(",")[0] for line in capsys.readouterr().out.splitlines()] == ["run", "t", "KD"]
+
+
 def test_published_numbers_of_a_row_are_not_those_of_a_changed_table(table):
     found = table(TABLE.replace("name: KD", "name: KD\n    published: {TOP1: 71.5}\n    source: a report"))
     job = planned(found)[2]

@@ -40,7 +40,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side, on each device")
     parser.add_argument("--gpus", type=_gpus, default=[], metavar="0,1", help="GPUs to spread the runs over")
     parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="i/n", help="make the i-th of n parts, from 1")
-    parser.add_argument("--rows", type=lambda text: text.split(","), metavar="A,B", help="make these rows only")
+    parser.add_argument("--rows", type=lambda text: text.split(","), metavar="A,B", help="make, or show, these alone")
     parser.add_argument("--slurm", type=int, metavar="N", help="print a job array of N parts, for sbatch, and stop")
     parser.add_argument("--dry-run", action="store_true", help="print the plan with estimated hours, and stop")
     parser.add_argument("--scale", type=_scale, default=1.0, metavar="F", help="multiply all numbers of epochs")
@@ -103,6 +103,8 @@ def main(argv: list[str] | None = None) -> int:
                 signals.uninstall()
         records = [record_of(job, kept=args.kept or args.logs, made=not args.logs) for job in jobs]
         frame = gathered(table, jobs, records, runner.failed)
+        if stops and args.rows:
+            frame = frame[frame["run"].isin(args.rows)]
         columns = args.columns or list(table.columns)
         text = rendered(table, frame, changes, args.format, columns, link_from(args.link_from))
         if not stops:

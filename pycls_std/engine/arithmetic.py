@@ -1,16 +1,19 @@
-"""How products are computed: on CUDA by what torch leaves to switches, in bf16 on a CPU without instructions for it."""
+"""How products are computed: on CUDA by what torch leaves to switches, in bf16 on a CPU where torch's way is slow."""
 
 import os
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
-ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default  # a logarithm is fp32
+from pycls_std.core.precision import full_precision
+
+CPU = torch.device("cpu")
 NAMES = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward")
-PRODUCTS = {ATTENTION, ATTENTION_BACKWARD, *(getattr(torch.ops.aten, name).default for name in NAMES)}
+PRODUCTS = {getattr(torch.ops.aten, name).default for name in NAMES}
 
 
 def cpu_has_bf16() -> bool:
@@ -29,18 +32,28 @@ class WideProducts(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function not in PRODUCTS or not _is_bf16(function, args):
+        if function not in PRODUCTS or _kinds(args) != {torch.bfloat16}:  # of mixed ones torch refuses a product
             return function(*args, **kwargs)
-        found = function(*tree_map(_widened, args), **tree_map(_widened, kwargs))
-        if function is ATTENTION:  # the logarithm beside its output is in fp32 always
-            return found[0].bfloat16(), *found[1:]
-        return tree_map(_rounded, found)
+        return tree_map(_rounded, function(*tree_map(_widened, args), **tree_map(_widened, kwargs)))
 
 
-def _is_bf16(function, args) -> bool:
-    """Return whether factors are of bf16; of mixed ones torch refuses a product, and is left to."""
-    kinds = {each.dtype for each in tree_leaves(args) if isinstance(each, Tensor)}
-    return torch.bfloat16 in kinds and (len(kinds) == 1 or function is ATTENTION_BACKWARD)
+class WideAttention(TorchFunctionMode):
+    """The context in which scaled dot-product attention of bf16 is computed in fp32 and its output rounded.
+
+    For a CPU, whose fused attention of bf16 is slow with instructions for bf16, too (logs/benchmarks/bf16_*.txt). It is
+    for a forward pass; the backward pass is then that of fp32 by itself.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is not scaled_dot_product_attention or torch.bfloat16 not in _kinds((args, kwargs)):
+            return function(*args, **kwargs)
+        with full_precision(CPU):
+            return function(*tree_map(_widened, args), **tree_map(_widened, kwargs)).bfloat16()
+
+
+def _kinds(arguments) -> set[torch.dtype]:
+    return {each.dtype for each in tree_leaves(arguments) if isinstance(each, Tensor)}
 
 
 def _widened(value):

@@ -4,7 +4,7 @@ import logging
 import platform
 import resource
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from pycls_std.core.precision import full_precision
 from pycls_std.core.seeding import seed_all, seed_torch
 from pycls_std.core.structures import added, mapped
 from pycls_std.engine.allocator import keep_freed_memory
-from pycls_std.engine.arithmetic import WideProducts, cpu_has_bf16, set_deterministic, set_tf32
+from pycls_std.engine.arithmetic import WideAttention, WideProducts, cpu_has_bf16, set_deterministic, set_tf32
 from pycls_std.engine.distributed import Processes
 from pycls_std.engine.monitor import StepMonitor
 from pycls_std.engine.optim import fused
@@ -43,8 +43,10 @@ def _compiler_errors():
 
 
 @contextmanager
-def _both(first, second):
-    with first, second:
+def _all(*contexts):
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
         yield
 
 
@@ -82,7 +84,8 @@ class Runtime:
         self.step_monitor = StepMonitor(self.world, lag=lag if lag is not None else LAG if kind == "cuda" else 0)
         self.compiler = compiler
         self.compiled = "off"  # how the losses are: off, on, autotune or graphs
-        self.widens = self.told = False  # products of bf16, see `arithmetic.WideProducts`; whether the log says so
+        self.wide_products = self.wide_attention = False  # those of bf16, see `arithmetic`
+        self.told = False  # whether the log says so
         self._use(precision)
         self.exact = kind == "cpu"  # the same steps give the same bits each time
 
@@ -142,7 +145,7 @@ class Runtime:
             LOG.info("TRAIN.COMPILE %s: %s%s", choice, self.compiled, reason)
         if self.compiled == "off":
             return
-        if self.widens:
+        if self.wide_products:
             LOG.warning(
                 "TRAIN.COMPILE: products of bf16 are torch's own then, which on this CPU take ten times as long"
             )
@@ -190,32 +193,35 @@ class Runtime:
 
     def _use(self, precision: str) -> None:
         """See to it that a precision is not slow here."""
-        self.widens |= precision == "bf16" and self.device.type == "cpu" and not cpu_has_bf16()
-
-    def _widening(self) -> bool:
-        return self.widens and self.compiled == "off"  # what is compiled is not seen product by product
+        if precision == "bf16" and self.device.type == "cpu":
+            self.wide_attention = True
+            self.wide_products |= not cpu_has_bf16()
 
     def products(self):
         """Return the context in which products are computed, forward and backward; `autocast` and `step` are in it."""
-        if not self._widening():
+        if not self.wide_products or self.compiled != "off":  # what is compiled is not seen product by product
             return nullcontext()
         if not self.told:
             LOG.info("bf16: this CPU has no instructions for it, its products are computed in fp32 and rounded")
         self.told = True
         return WideProducts()
 
+    def _forward(self, own):
+        """Return the context of a forward pass in a precision of its own; what is compiled enters no generator here."""
+        if not self.wide_attention or self.compiled != "off":
+            return own
+        return _all(self.products(), WideAttention(), own)
+
     def autocast(self):
         """Return the context in which the forward pass runs."""
-        own = torch.autocast(self.device.type, self.dtype, enabled=self.precision != "fp32")
-        return _both(self.products(), own)
+        return self._forward(torch.autocast(self.device.type, self.dtype, enabled=self.precision != "fp32"))
 
     def full_precision(self):
         """Return the context in which a forward pass runs in the precision of its weights, within `autocast` too.
 
-        It is that of teachers, so `products` belong to it. What is compiled goes through no generator here.
+        It is that of teachers.
         """
-        own = full_precision(self.device)
-        return _both(self.products(), own) if self._widening() else own
+        return self._forward(full_precision(self.device))
 
     def convert(self, module: Module, precision: str) -> Module:
         """Convert a module that never trains to fp32, bf16 or fp16, once: autocast would do it anew at every call.

@@ -1,7 +1,7 @@
-"""Time a training step on a CPU in fp32, in bf16 as torch computes it there, and in bf16 with its products in fp32.
+"""Time a training step on a CPU in fp32, and in bf16: torch's own, with attention in fp32, with all products in fp32.
 
-The last is what a run does on a CPU without instructions for bf16; on one that has them the second is faster. Random
-images of 32 px and an untrained student, which take as long.
+The last is what a run does on a CPU without instructions for bf16; on one that has them, the one before. Random images
+of 32 px and an untrained student, which take as long.
 """
 
 import argparse
@@ -15,14 +15,18 @@ from torch.nn.functional import cross_entropy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pycls_std.core.registry import BACKBONES  # noqa: E402
 from pycls_std.engine.arithmetic import cpu_has_bf16  # noqa: E402
 from pycls_std.engine.runtime import Runtime  # noqa: E402
 from pycls_std.measure.interleaved import interleaved, report  # noqa: E402
-from pycls_std.models import create  # noqa: E402, F401  (registers them)
+from pycls_std.models.create import create_backbone  # noqa: E402
 
-STUDENTS = ["mixer_nano4", "resnet20"]
-WAYS = {"fp32": ("fp32", False), "bf16, products in fp32": ("bf16", True), "bf16, torch's own": ("bf16", False)}
+STUDENTS = {"mixer_nano4": {}, "resnet20": {}, "deit_tiny_patch16_224": {"patch_size": 4}}
+WAYS = {  # precision, whether products and attention of bf16 are computed in fp32
+    "fp32": ("fp32", False, False),
+    "bf16, torch's own": ("bf16", False, False),
+    "bf16, attention in fp32": ("bf16", False, True),
+    "bf16, products in fp32": ("bf16", True, True),
+}
 
 
 def step(runtime: Runtime, student: nn.Module, images, labels) -> Callable[[], None]:
@@ -40,7 +44,7 @@ def step(runtime: Runtime, student: nn.Module, images, labels) -> Callable[[], N
 def main(argv: list[str] | None = None) -> None:
     """Print a report for each student."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--students", nargs="+", default=STUDENTS, metavar="NAME")
+    parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=STUDENTS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=64, help="images")
     parser.add_argument("--threads", type=int, default=0, help="0 = torch's own number")
@@ -52,10 +56,10 @@ def main(argv: list[str] | None = None) -> None:
     images, labels = torch.randn(options.batch, 3, 32, 32), torch.randint(0, 10, (options.batch,))
     for name in options.students:
         ways = {}
-        for way, (precision, widens) in WAYS.items():
+        for way, (precision, products, attention) in WAYS.items():
             runtime = Runtime(device="cpu", precision=precision)
-            runtime.widens = widens
-            student = runtime.place(BACKBONES.get(name)(num_classes=10, image_size=32))
+            runtime.wide_products, runtime.wide_attention = products, attention
+            student = runtime.place(create_backbone(name, num_classes=10, image_size=32, **STUDENTS[name]))
             ways[way] = step(runtime, student, runtime.to_device(images), labels)
         print(f"{name}, {options.batch} images of 32 px, {runtime.device_name()}, {options.rounds} rounds")
         print("\n".join(report(interleaved(ways, rounds=options.rounds), amount=options.batch, unit="images")))
