@@ -17,11 +17,22 @@ from pycls_std.builders.weights import student_weights
 from pycls_std.models.create import create_backbone
 from pycls_std.models.published_names import SOURCES, renamed
 
-# A small model of each source: its name here, its arguments, and the side of its images.
+# A small model of each source, and of what else is in its files: its name here, its arguments, the side of its images.
 MODELS = {
     "t2t": ("t2t_vit_7", {"channels": 16, "depth": 2, "heads": 2, "width": 8, "norm_eps": 1e-5}, 32),
     "tiny-transformers-t2t": ("t2t_vit_7", {"channels": 16, "depth": 2, "heads": 2, "width": 8}, 32),
     "tiny-transformers": ("deit_tiny_distilled_patch16_224", {"depth": 2, "embed_dim": 24, "patch_size": 8}, 32),
+    "tiny-transformers/pit": (
+        "pit_ti_224",
+        {"base_dims": [8, 8, 8], "depth": [1, 2, 1], "heads": [1, 2, 4], "patch_size": 8, "stride": 4},
+        32,
+    ),
+    "tiny-transformers/convit": (
+        "convit_tiny",
+        {"embed_dim": 6, "depth": 3, "num_heads": 4, "local_up_to_layer": 2, "patch_size": 8},
+        32,
+    ),
+    "tiny-transformers/cvt": ("cvt_13", {"depths": (1, 2, 1), "channels": (6, 6, 12)}, 32),
     "pvt": ("pvt_tiny", {"channels": (8, 8, 10, 16)}, 32),
     "pvtv2": ("pvt_v2_b0", {}, 64),
     "cvt": ("cvt_13", {"depths": (1, 2, 1), "channels": (6, 6, 12)}, 32),
@@ -51,6 +62,18 @@ NAMES = {
         "layers.1.attn.projection.bias": "blocks.1.attn.proj.bias",
         "distill_token": "dist_token",
         "distill_head.bias": "head_dist.bias",
+    },
+    "tiny-transformers/pit": {
+        "patch_embed.conv.weight": "patch_embed.conv.weight",
+        "transformers.1.blocks.1.attn.qkv_transform.weight": "transformers.1.blocks.1.attn.qkv.weight",
+        "transformers.2.blocks.0.attn.projection.bias": "transformers.2.blocks.0.attn.proj.bias",
+        "pools.1.conv.weight": "transformers.2.pool.conv.weight",
+        "pools.0.fc.bias": "transformers.1.pool.fc.bias",
+    },
+    "tiny-transformers/convit": {
+        "patch_embed.proj.weight": "patch_embed.proj.weight",
+        "blocks.0.attn.gating_param": "blocks.0.attn.gating_param",
+        "blocks.2.attn.qkv.weight": "blocks.2.attn.qkv.weight",
     },
     "pvt": {
         "cls_token": "embeddings.3.cls_token",
@@ -85,23 +108,34 @@ NAMES = {
         "classifier.bias": "head.bias",
     },
 }
+NAMES["tiny-transformers/cvt"] = NAMES["cvt"]
 # Logits that each source's own code gives for its small model, of the weights and the image by formula.
 LOGITS = {
     "t2t": (-0.319286, 0.309288, 0.336803, -0.275046, -0.497216),
     "tiny-transformers-t2t": (-0.319291, 0.309293, 0.336809, -0.275049, -0.497223),
     "tiny-transformers": (-0.377275, -0.086636, 0.557244, -0.406010, -0.251532),  # the average, as at its test
+    "tiny-transformers/pit": (-0.709206, 0.958497, -0.793003, 0.833271, -0.478248),
+    "tiny-transformers/convit": (-1.173501, 0.828302, 0.165238, -1.167170, 0.869766),
+    "tiny-transformers/cvt": (-0.380413, 0.358053, 0.251286, -0.487421, 0.213524),
     "pvt": (-0.230418, -1.029775, -0.239447, 0.828714, 0.468833),
     "pvtv2": (2.923141, -2.883309, 3.139697, -3.125365, 3.048656),
     "cvt": (-0.380413, 0.358053, 0.251286, -0.487421, 0.213524),
     "cyclemlp": (-0.216437, -0.146445, -0.011996, 0.125751, 0.205137),
     "std": (-0.622783, -0.326735, 0.405020, 0.378817, -0.337987),
 }
-# Those of every head of the small student of devrimcavusoglu/std, two teachers, its tokens carried from block 2 to 3.
+# Those of the heads of devrimcavusoglu/std's small student: one teacher, two, and tokens carried from block 2 to 3.
 HEADS = {
-    "cls": (-0.755856, -0.372816, 0.572042, 0.510949, -0.476122),
-    "std0": (0.036385, -0.051201, 0.063832, 0.155575, -0.016743),
-    "std1": (0.009020, 0.154697, 0.010394, -0.035646, -0.036997),
+    "single": [(0.073812, -0.048803, 0.201544, 0.001770, 0.103244)],
+    "multi": [
+        (0.009196, 0.078916, 0.031776, 0.185601, -0.064348),
+        (0.071977, 0.042015, 0.028692, -0.142747, -0.018046),
+    ],
+    "inter": [
+        (0.036385, -0.051201, 0.063832, 0.155575, -0.016743),
+        (0.009020, 0.154697, 0.010394, -0.035646, -0.036997),
+    ],
 }
+CLASS_HEAD = (-0.755856, -0.372816, 0.572042, 0.510949, -0.476122)  # in all of them
 # The way back for all of a model's names, each an expression and what it becomes there.
 BACK = {
     "t2t": {
@@ -131,6 +165,12 @@ BACK = {
         r"dist_token": "distill_token",
         r"head_dist": "distill_head",
     },
+    "tiny-transformers/pit": {
+        r"transformers\.(1|2)\.pool": lambda match: f"pools.{int(match[1]) - 1}",
+        r"attn\.qkv\.": "attn.qkv_transform.",
+        r"attn\.proj\.": "attn.projection.",
+    },
+    "tiny-transformers/convit": {},
     "pvt": {
         r"embeddings\.3\.cls_token": "cls_token",
         **{rf"embeddings\.{i}\.pos_embed": f"pos_embed{i + 1}" for i in range(4)},
@@ -173,6 +213,7 @@ BACK = {
         r"^head": "classifier",
     },
 }
+BACK["tiny-transformers/cvt"] = BACK["cvt"]
 
 
 def by_formula(state):
@@ -217,7 +258,11 @@ def published(source, state):
     return made
 
 
-@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_has_a_model_here():
+    assert {source.partition("/")[0] for source in MODELS} == set(SOURCES)
+
+
+@pytest.mark.parametrize("source", MODELS)
 def test_a_file_of_each_source_gives_the_same_logits(source):
     model, side = built(source)
     state = model.state_dict()
@@ -225,7 +270,7 @@ def test_a_file_of_each_source_gives_the_same_logits(source):
     assert NAMES[source].keys() <= file.keys(), "these are the names that the source's code has"
     for name, own in NAMES[source].items():
         assert torch.equal(file[name], there(name, state[own]))
-    found, unused = renamed(source, file, state)
+    found, unused = renamed(source.partition("/")[0], file, state)
     assert unused == ["left.over"]
     again = create_backbone(MODELS[source][0], num_classes=5, image_size=side, **MODELS[source][1]).eval()
     again.load_state_dict(found)
@@ -260,9 +305,8 @@ SMALL = """_BASE_: {base}
 MODEL: {{NUM_CLASSES: 5, ARGS: {{embed_dim: 16, num_blocks: 4}}}}
 DATA: {{IMAGE_SIZE: 16}}
 """
-TOKENS = {  # names here of the two updates at blocks 2 and 3, of the one token set and of its heads, and there
-    r"branches\.std\.updates\.0\.": "mixer_blocks.2.",
-    r"branches\.std\.updates\.1\.": "mixer_blocks.3.",
+UPDATES = {"single": (3,), "multi": (3,), "inter": (2, 3)}  # the blocks that update tokens
+TOKENS = {  # names here of the updates, of the one token set and of its heads, and there
     r"_mlp\.0": "_dist.dense1",
     r"_mlp\.2": "_dist.dense2",
     r"(spatial|channel)_norm": r"\1_dist_norm",
@@ -280,22 +324,24 @@ def small_student(folder, name="inter"):
     return build_student(cfg, build_backbone(cfg, 5), run).eval(), path
 
 
-def published_student(state):
-    """A file of devrimcavusoglu/std, which has an update in every block and uses two of them."""
-    file = {}
+def published_student(state, name="inter"):
+    """A file of devrimcavusoglu/std, which has an update in every block and uses one or two of them."""
+    file, last = {}, UPDATES[name][-1]
+    names = {rf"branches\.std\.updates\.{i}\.": f"mixer_blocks.{block}." for i, block in enumerate(UPDATES[name])}
     for name, value in published("std", {key.removeprefix("backbone."): each for key, each in state.items()}).items():
-        for expression, other in TOKENS.items():
+        for expression, other in (names | TOKENS).items():
             name = re.sub(expression, other, name)
         file[name] = value[..., None] if "spatial_dist.dense" in name and name.endswith("weight") else value
-    unused = {key.replace("blocks.2", "blocks.0"): value for key, value in file.items() if "blocks.2" in key}
+    unused = {key.replace(f"blocks.{last}", "blocks.0"): file[key] for key in file if f"blocks.{last}" in key}
     return file | {key: value for key, value in unused.items() if "_dist" in key}
 
 
-def test_a_student_of_std_is_imported_whole(tmp_path):
-    """One token set that is carried, one shared update: head by head as its own code says; saved by several devices."""
-    student, cfg = small_student(tmp_path)
+@pytest.mark.parametrize("name", HEADS)
+def test_a_student_of_std_is_imported_whole(name, tmp_path):
+    """One token set, carried or not, one shared update: head by head as its own code says; saved by several devices."""
+    student, cfg = small_student(tmp_path, name)
     student.load_state_dict(by_formula(student.state_dict()))
-    file = {f"module.{name}": value for name, value in published_student(student.state_dict()).items()}
+    file = {f"module.{key}": value for key, value in published_student(student.state_dict(), name).items()}
     torch.save({"model": file, "epoch": 299}, tmp_path / "std.pth")
     words = (tmp_path / "std.pth", tmp_path / "plain.pt", "--key=model", "--source=std", f"--cfg={cfg}")
     code, output, errors = called("tools/import_weights.py", *words)
@@ -303,13 +349,14 @@ def test_a_student_of_std_is_imported_whole(tmp_path):
     assert "\nunused: 12 tensors: mixer_blocks.0." in output and output.count("mixer_blocks.0.") == 12
     state, said = student_weights(tmp_path / "plain.pt", ema=False)
     assert said == {}
-    student, _ = small_student(tmp_path)
+    student, _ = small_student(tmp_path, name)
     student.load_state_dict(state)
     with torch.no_grad():
         heads = student(image(16)).heads
-    assert heads.keys() == HEADS.keys()
-    for name, logits in HEADS.items():
-        torch.testing.assert_close(heads[name], torch.tensor([logits]), atol=1e-5, rtol=0)
+    expected = {"cls": CLASS_HEAD} | {f"std{i}": logits for i, logits in enumerate(HEADS[name])}
+    assert heads.keys() == expected.keys()
+    for head, logits in expected.items():
+        torch.testing.assert_close(heads[head], torch.tensor([logits]), atol=1e-5, rtol=0)
 
 
 def test_a_file_of_another_arrangement_or_source_is_refused(tmp_path):

@@ -162,7 +162,8 @@ HUB = {
 TEACHER = {"DISTILLATION": {"TEACHERS": ["regnetx_004_tv"], "TEMPERATURE": 2, "LOGIT_STANDARD": False}}
 TAUGHT = TEACHER | {"TASK": {"WEIGHT": 0.5}, "KD": {"WEIGHT": 0.5, "WARMUP_EPOCHS": 0}}
 BLOCKS = ("blocks.0", "blocks.6", "blocks.11")
-NEWER = {"t2t-7": "t2t_vit_7", "pvt-ti": "pvt_tiny"}
+NEWER = {"t2t-7": "t2t_vit_7", "t2t-14": "t2t_vit_14", "pvt-ti": "pvt_tiny", "cvt-13": "cvt_13"}
+GUIDED = {"t2t-7": (0, 3, 6), "t2t-14": (0, 7, 13), "pvt-ti": (0, 3, 7), "cvt-13": (0, 6, 11)}
 CYCLE = {f"b{size}": {"MODEL": {"NAME": f"cyclemlp_b{size}", "DROP_PATH": 0.1}} for size in (1, 2)}
 LAST_STAGE = {"b1": ["blocks.8", "blocks.9"], "b2": ["blocks.16", "blocks.17"]}
 PAPER = {
@@ -194,9 +195,11 @@ RECIPES = {
     "mixer-s16_in1k_paper": [DEIT, TOKENS, PAPER],
     **{f"{name}_c100_base": [TINY, {"MODEL": {"NAME": model}}] for name, model in NEWER.items()},
     "t2t-7_c100_KD_ours": [TINY, ours(6), {"DISTILLATION": {"TEMPERATURE": 3}}, THEIRS],
-    "pvt-ti_c100_KD_ours": [TINY, ours(9), THEIRS],
-    "t2t-7_c100_ours": [TINY, guided("blocks.0", "blocks.3", "blocks.6"), THEIRS],
-    "pvt-ti_c100_ours": [TINY, guided("blocks.0", "blocks.3", "blocks.7"), THEIRS],
+    **{f"{name}_c100_KD_ours": [TINY, ours(9), THEIRS] for name in ("t2t-14", "pvt-ti", "cvt-13")},
+    **{
+        f"{name}_c100_ours": [TINY, guided(*(f"blocks.{block}" for block in blocks)), THEIRS]
+        for name, blocks in GUIDED.items()
+    },
     **{f"cyclemlp-{size}_in1k_base": [DEIT, {"TRAINER": "baseline"}, own] for size, own in CYCLE.items()},
     **{
         f"cyclemlp-{size}_in1k_paper": [DEIT, TOKENS, PAPER, own, {"STD": {"TAPS": LAST_STAGE[size]}}]
@@ -371,6 +374,10 @@ def test_every_published_number_has_its_recipe_here():
         ("convit-ti", [0.1 * i / 11 for i in range(12)]),
         ("pvtv2-b0", [0.1 * i / 7 for i in range(8)]),
         ("pit-ti", [0.1 * i / 12 for i in range(12)]),
+        ("t2t-7", [0.1 * i / 6 for i in range(7)]),
+        ("t2t-14", [0.1 * i / 13 for i in range(14)]),
+        ("pvt-ti", [0.1 * i / 7 for i in range(8)]),
+        ("cvt-13", [0.1 * i / 9 for i in range(10)]),  # of its last stage, the two before have none
     ],
 )
 def test_drop_path_of_each_block_is_the_published_one(name, rates):
@@ -379,7 +386,7 @@ def test_drop_path_of_each_block_is_the_published_one(name, rates):
     backbone = build_backbone(config.load(str(path)), 100)
     found = {}
     for key, module in backbone.named_modules():
-        if isinstance(module, DropPath):
+        if isinstance(module, DropPath) and module.drop_prob:
             found.setdefault(key.rpartition(".")[0], set()).add(module.drop_prob)
     assert rates[0] == 0  # where there is none
     assert [len(probabilities) for probabilities in found.values()] == [1] * (len(rates) - 1)

@@ -9,6 +9,7 @@ from torch.nn.functional import conv1d, gelu, layer_norm, linear
 from pycls_std.engine.optim import create_optimizer
 from pycls_std.layers.token_branch import TokenBranch
 from pycls_std.layers.token_branches import TokenBranches, TokenLayout
+from pycls_std.measure.description import operations
 from pycls_std.models.create import create_backbone
 from pycls_std.models.describe import Description
 from pycls_std.models.student import Student
@@ -165,6 +166,8 @@ COUNTS = [
     (("resmlp_b24", 1000, 224), ["16", "23"], ((0,), (1,)), {}, 122_564_712),
     (("cyclemlp_b2", 1000, 224), ["16", "17"], ((0,), (1,)), {}, 30_067_794),
 ]
+# G of the student with all heads; published: 4.3, 24.1 and 4.0
+MULTIPLY_ADDS = {"mixer_s16": 4.24, "resmlp_b24": 24.07, "cyclemlp_b2": 3.99}
 
 
 @pytest.mark.parametrize(("model", "taps", "teachers", "options", "expected"), COUNTS)
@@ -173,3 +176,5 @@ def test_parameter_counts_of_the_publications(model, taps, teachers, options, ex
     with torch.device("meta"):
         student = build(name, taps, teachers, options=options, classes=classes, size=size)
     assert count(student) == expected
+    if name in MULTIPLY_ADDS:
+        assert round(operations(student, size) / 2e9, 2) == MULTIPLY_ADDS[name]

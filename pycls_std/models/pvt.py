@@ -16,7 +16,7 @@ from pycls_std.models.pyramid import Pyramid, Tokens, initialize_linear, split_r
 # name: blocks, channels, heads, hidden units of the MLPs as multiples of the channels, and how many times fewer keys a
 # side has than queries, of each stage. Source: Wang et al., ICCV 2021.
 PVTS = {"pvt_tiny": ((2, 2, 2, 2), (64, 128, 320, 512), (1, 2, 5, 8), (8, 8, 4, 4), (8, 4, 2, 1))}
-EPS = 1e-6  # of all norms, as in lkhl/tiny-transformers; in whai362/PVT, 1e-5 of those of embeddings and of keys
+EPS = 1e-6  # of all norms, as in lkhl/tiny-transformers; whai362/PVT has 1e-5 in embeddings and of keys: 3e-7 in logits
 
 
 class PVTBlock(nn.Module):
