@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -298,9 +299,12 @@ def test_what_the_tool_says_of_a_run(runs):
     assert "| prediction | top-1 | top-5 | loss | ECE |" in text and f"| avg * | {scores} |" in text
     shares = " | ".join(f"{teacher[share]['avg']:.2f}" for share in analysis.SHARES)
     headings = "agreement | only the student right | only the teacher right | both right | both wrong"
-    assert f"| teacher | top-1 | top-5 | loss | ECE | {headings} |" in text
+    assert "| teacher | top-1 | top-5 | loss | ECE |" in text and f"| prediction | teacher | {headings} |" in text
     row = next(line for line in text.splitlines() if line.startswith("| 1_resnet20 |"))
-    assert row.endswith(f"| {shares} |") and f"| {teacher['top1']:.2f} |" in row
+    assert f"| {teacher['top1']:.2f} |" in row
+    assert f"| avg * | 1_resnet20 | {shares} |" in text
+    heads = re.findall(r"^\| (\w+)(?: \*)? \| 1_resnet20 \|", text, re.M)
+    assert len(heads) > 1 and heads == list(expected["predictions"])  # each of them
     assert "interval" not in text
 
 
@@ -316,7 +320,8 @@ def test_what_the_tool_says_of_a_difference(runs, tmp_path):
         f"images); McNemar's p {mcnemar(*hits):.2g}\n"
     ) in text
     gain = 100 - second["predictions"]["avg"]["per_class"][2]
-    assert f"largest gains by class: c {gain:+.2f}, " in text and "smallest gains by class: " in text
+    assert f"largest gains of avg by class: c {gain:+.2f}, " in text and "smallest gains of avg by class: " in text
+    other = first["predictions"]["cls"]["per_class"][2] - second["predictions"]["avg"]["per_class"][2]
     assert ", which holds 0" not in text and ", which holds 0; McNemar's p 1" not in text
     assert ", which holds 0; McNemar's p 1\n" in analyze(base, "--baseline", base)[1]
     code, text, _ = analyze(own, base, "--baseline", base, "--format", "json", "--out", tmp_path / "x.json")
@@ -325,7 +330,8 @@ def test_what_the_tool_says_of_a_difference(runs, tmp_path):
     assert [entry["run"] for entry in entries] == [str(own), str(base)]
     difference = entries[0]["difference"]
     assert (difference["mean"], difference["low"], difference["noise"]) == (found.mean, found.low, False)
-    assert difference["per_class"][2] == ["c", pytest.approx(gain)]
+    assert difference["per_class"]["avg"][2] == ["c", pytest.approx(gain)]
+    assert difference["per_class"]["cls"][2] == ["c", pytest.approx(other)]
     assert "correct" not in (tmp_path / "x.json").read_text()
     rows = list(csv.DictReader(io.StringIO(analyze(own, "--baseline", base, "--format=csv")[1])))
     values = {(row["of"], row["name"], row["score"]): row["value"] for row in rows}
@@ -334,6 +340,7 @@ def test_what_the_tool_says_of_a_difference(runs, tmp_path):
         first["teachers"]["0_resnet8"]["agreement"]["avg"], abs=1e-4
     )
     assert float(values["prediction", "avg", "top1 of c"]) == 100
+    assert float(values["difference", str(base), "cls top1 of c"]) == pytest.approx(other, abs=1e-4)
 
 
 def test_an_analysis_stands_for_the_predictions(runs):

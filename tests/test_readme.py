@@ -50,7 +50,8 @@ def test_every_number_leads_to_its_record_in_two_clicks():
         for link in links:
             folder = page.parent / link
             facts = json.loads((folder / "run.json").read_text())
-            assert all(start["commit"] for start in facts["starts"]) and folder.name == f"seed{facts['seed']}"
+            assert all(re.fullmatch("[0-9a-f]{40}", start["commit"]) for start in facts["starts"])
+            assert folder.name == f"seed{facts['seed']}"
             assert (folder / "config.yaml").is_file() and list(folder.glob("*tfevents*"))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 if not __package__:  # run as a script, from anywhere
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pycls_std.core.regular import replace_text  # noqa: E402
 from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 from pycls_std.results import analysis, comparison, predictions  # noqa: E402
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
             for run, own in found.items():
                 analysis.write(own, Path(run) / analysis.ANALYSIS)
         text = comparison.FORMATS[args.format](entries)
-        Path(args.out).write_text(text) if args.out else print(text, end="")
+        replace_text(args.out, text) if args.out else print(text, end="")
     except (ValueError, OSError, MemoryError) as error:
         streams.complain(f"analyze.py: {one_line(error)}")
         return 2

@@ -8,6 +8,7 @@ if not __package__:  # run as a script, from anywhere
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pycls_std import config  # noqa: E402
+from pycls_std.core.regular import replace_text  # noqa: E402
 from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 from pycls_std.results.columns import GROUPS  # noqa: E402
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         text = FORMATS[args.format](table, args.columns, link_from(args.link_from))
-        Path(args.out).write_text(text) if args.out else print(text, end="")
+        replace_text(args.out, text) if args.out else print(text, end="")
     except (ValueError, OSError) as error:
         streams.complain(f"make_table.py: {one_line(error)}")
         return 2

@@ -1,9 +1,10 @@
-"""Read files that hold bytes; a pipe, a socket or a device may let its reader wait for ever."""
+"""Regular files: read them alone, for a pipe, a socket or a device may let its reader wait for ever; replace them."""
 
 import errno
 import os
 import stat
 from pathlib import Path
+from uuid import uuid4
 
 
 def refuse_irregular(path: Path | str) -> None:
@@ -20,6 +21,20 @@ def read_bytes(path: Path | str) -> bytes:
             return file.read()
     finally:
         os.close(descriptor)
+
+
+def replace_text(path: Path | str, text: str) -> None:
+    """Write a text to a file, replacing it in one step, or to a pipe or a device. Raises OSError if it cannot be."""
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")  # two may write the same
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _refuse(mode: int, path: Path | str) -> None:

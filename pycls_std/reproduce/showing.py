@@ -69,9 +69,9 @@ def rendered(table: Table, frame: pd.DataFrame, changes: Changes, form: str, col
     notes = " ".join(changes.notes())
     if form == "csv" and notes:
         frame = frame.assign(changes=notes)
+    frame.attrs["notes"] = notes
     text = FORMATS[form](frame, [*columns, "changes"] if columns and notes and form == "csv" else columns, link)
-    above = {"md": heading(table, changes), "latex": f"% {notes}\n" if notes else "", "csv": ""}
-    return above[form] + text
+    return heading(table, changes) + text if form == "md" else text
 
 
 def _notes(table: Table, changes: Changes) -> list[str]:

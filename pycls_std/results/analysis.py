@@ -6,12 +6,11 @@ All shares are in percent of the test images. Shapes: N images, K classes.
 import hashlib
 import json
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 
 from pycls_std.core.prediction_file import Predictions
-from pycls_std.core.regular import read_bytes
+from pycls_std.core.regular import read_bytes, replace_text
 
 ANALYSIS = "analysis.json"  # in the folder of a run
 FORMAT = 1
@@ -117,12 +116,7 @@ def _percent(holds: np.ndarray) -> float:
 # --------------------------------------------------------------------------------------------------------------- files
 def write(analysis: dict, path: Path) -> None:
     """Write an analysis to a file, in one line, replacing it in one step. Raises OSError if it cannot be written."""
-    temporary = Path(path).with_name(f".{Path(path).name}.{uuid4().hex}.tmp")  # two may write the same
-    try:
-        temporary.write_text(json.dumps(analysis, allow_nan=False) + "\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_text(path, json.dumps(analysis, allow_nan=False) + "\n")
 
 
 def read(path: Path | str) -> dict:

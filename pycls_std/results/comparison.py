@@ -20,7 +20,8 @@ WORDS = dict(
 
 
 def entry(run: str, own: dict, baseline: str | None = None, base: dict | None = None) -> dict:
-    """Return what is shown of a run: its analysis, and the difference of what counts to that of a baseline.
+    """Return what is shown of a run: its analysis, and the difference to what counts of a baseline: of what counts,
+    with its interval, and of each prediction by class.
 
     run, baseline: names of their folders. own, base: their analyses.
     Raises ValueError if the two were not tested on the same images.
@@ -34,14 +35,12 @@ def entry(run: str, own: dict, baseline: str | None = None, base: dict | None = 
         )
     hits = correct(own), correct(base)
     found = bootstrap(*hits)
-    pairs = zip(own["classes"], _counted(own)["per_class"], _counted(base)["per_class"], strict=True)
-    gains = [(name, None if first is None else first - second) for name, first, second in pairs]
+    before, gains = base["predictions"][base["prediction"]]["per_class"], {}
+    for head, scores in own["predictions"].items():
+        pairs = zip(own["classes"], scores["per_class"], before, strict=True)
+        gains[head] = [(name, None if first is None else first - second) for name, first, second in pairs]
     difference = {"baseline": baseline, **found._asdict(), "noise": found.noise, "mcnemar_p": mcnemar(*hits)}
     return {"run": run, "analysis": own, "difference": difference | {"per_class": gains}}
-
-
-def _counted(analysis: dict) -> dict:
-    return analysis["predictions"][analysis["prediction"]]
 
 
 # ------------------------------------------------------------------------------------------------------------ Markdown
@@ -55,16 +54,15 @@ def _part(entry: dict) -> str:
     epoch = "" if own.get("epoch") is None else f" of epoch {own['epoch']}"
     about = f"{own['name']} seed {own['seed']}, {own.get('checkpoint')}{epoch}, {own['images']} test images"
     lines = [f"**{render.plain(entry['run'])}**: {render.plain(about)}", ""]
-    rows = [
-        {"prediction": f"{name} *" if name == own["prediction"] else name} | _scores(scores)
-        for name, scores in own["predictions"].items()
-    ]
+    rows = [{"prediction": _marked(name, own)} | _scores(scores) for name, scores in own["predictions"].items()]
     lines.append(render.grid(pd.DataFrame(rows)))
-    rows = [
-        {"teacher": name} | _scores(scores) | {WORDS[share]: _of_counted(own, scores, share) for share in SHARES}
+    rows = [{"teacher": name} | _scores(scores) for name, scores in own["teachers"].items()]
+    beside = [
+        {"prediction": _marked(head, own), "teacher": name} | {WORDS[key]: f"{scores[key][head]:.2f}" for key in SHARES}
+        for head in own["predictions"]
         for name, scores in own["teachers"].items()
     ]
-    lines += [render.grid(pd.DataFrame(rows))] if rows else []
+    lines += [render.grid(pd.DataFrame(each)) for each in (rows, beside) if each]
     return "\n".join(lines + _difference(entry["difference"]))
 
 
@@ -72,8 +70,8 @@ def _scores(scores: dict) -> dict[str, str]:
     return {heading: f"{scores[score]:.{4 if score == 'loss' else 2}f}" for score, heading in SCORES.items()}
 
 
-def _of_counted(own: dict, scores: dict, share: str) -> str:
-    return f"{scores[share][own['prediction']]:.2f}"
+def _marked(head: str, own: dict) -> str:
+    return f"{head} *" if head == own["prediction"] else head
 
 
 def _difference(found: dict | None) -> list[str]:
@@ -85,11 +83,12 @@ def _difference(found: dict | None) -> list[str]:
         f"{found['high']:+.2f} (bootstrap over {found['n']} images){noise}; McNemar's p {found['mcnemar_p']:.2g}",
         "",
     ]
-    gains = sorted((pair for pair in found["per_class"] if pair[1] is not None), key=lambda pair: -pair[1])
-    shown = {"largest": gains[:NAMED], "smallest": gains[::-1][: min(NAMED, max(0, len(gains) - NAMED))]}
-    for which, pairs in shown.items():
-        named = ", ".join(f"{render.plain(name)} {gain:+.2f}" for name, gain in pairs)
-        lines += [f"{which} gains by class: {named}", ""] if pairs else []
+    for head, pairs in found["per_class"].items():
+        gains = sorted((pair for pair in pairs if pair[1] is not None), key=lambda pair: -pair[1])
+        shown = {"largest": gains[:NAMED], "smallest": gains[::-1][: min(NAMED, max(0, len(gains) - NAMED))]}
+        for which, some in shown.items():
+            named = ", ".join(f"{render.plain(name)} {gain:+.2f}" for name, gain in some)
+            lines += [f"{which} gains of {head} by class: {named}", ""] if some else []
     return lines
 
 
@@ -112,9 +111,8 @@ def _rows(entry: dict):
     if found:
         keys = ("mean", "low", "high", "n", "mcnemar_p")
         yield from ((run, "difference", found["baseline"], key, float(found[key])) for key in keys)
-        yield from (
-            (run, "difference", found["baseline"], f"top1 of {name}", gain) for name, gain in found["per_class"]
-        )
+        for head, gains in found["per_class"].items():
+            yield from ((run, "difference", found["baseline"], f"{head} top1 of {name}", gain) for name, gain in gains)
 
 
 def as_json(entries: list[dict]) -> str:

@@ -1,6 +1,7 @@
 """Render a table of results as Markdown, CSV or LaTeX."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -57,10 +58,15 @@ def csv(table: pd.DataFrame, columns: Sequence[str] = (), link=None) -> str:
 
 
 def latex(table: pd.DataFrame, columns: Sequence[str] = (), link=None) -> str:
-    """Return a tabular with booktabs rules."""
-    shown = cells(table, columns).style  # % begins a comment there
-    shown = shown.format(escape="latex").format_index(escape="latex", axis=1)
-    return shown.hide(axis="index").to_latex(hrules=True)
+    """Return a tabular with booktabs rules, and below it what the table's attrs have under "notes"."""
+    shown = cells(table, columns)
+    style = shown.style.format(escape="latex").format_index(escape="latex", axis=1)  # % begins a comment there
+    text, notes = style.hide(axis="index").to_latex(hrules=True), table.attrs.get("notes")
+    if notes:
+        notes = re.sub(r"([&%$#_{}])", r"\\\1", notes).replace("--", "-{}-")  # which would be one dash
+        below = f"\\midrule\n\\multicolumn{{{len(shown.columns)}}}{{l}}{{{notes}}} \\\\\n\\bottomrule"
+        text = text.replace(r"\bottomrule", below)
+    return text
 
 
 def plain(text: str) -> str:

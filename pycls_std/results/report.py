@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from pycls_std import config
 from pycls_std.config.plain_yaml import load_yaml
-from pycls_std.core.regular import read_bytes
+from pycls_std.core.regular import read_bytes, replace_text
 from pycls_std.core.text import first_of, printable
 from pycls_std.results.costs import commits_of, starts_of
 from pycls_std.results.fidelity import fidelity
@@ -71,7 +71,7 @@ def write_report(out: Path, table, runs: list[Run], *, title: str, notes: list[s
         figures={PICTURES[name].title: each for name, each in draw(rows, baseline=compared).items()},
         link=link_from(out),
     )
-    out.write_text(text, encoding="utf-8")
+    replace_text(out, text)
 
 
 def _picture(prefix: str, title: str, figure) -> Html:
