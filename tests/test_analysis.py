@@ -320,8 +320,9 @@ def test_what_the_tool_says_of_a_difference(runs, tmp_path):
         f"images); McNemar's p {mcnemar(*hits):.2g}\n"
     ) in text
     gain = 100 - second["predictions"]["avg"]["per_class"][2]
-    assert f"largest gains of avg by class: c {gain:+.2f}, " in text and "smallest gains of avg by class: " in text
-    other = first["predictions"]["cls"]["per_class"][2] - second["predictions"]["avg"]["per_class"][2]
+    assert f"largest gains of avg over the baseline's avg by class: c {gain:+.2f}, " in text
+    assert "smallest gains of cls over the baseline's cls by class: " in text
+    other = first["predictions"]["cls"]["per_class"][2] - second["predictions"]["cls"]["per_class"][2]
     assert ", which holds 0" not in text and ", which holds 0; McNemar's p 1" not in text
     assert ", which holds 0; McNemar's p 1\n" in analyze(base, "--baseline", base)[1]
     code, text, _ = analyze(own, base, "--baseline", base, "--format", "json", "--out", tmp_path / "x.json")
@@ -330,8 +331,8 @@ def test_what_the_tool_says_of_a_difference(runs, tmp_path):
     assert [entry["run"] for entry in entries] == [str(own), str(base)]
     difference = entries[0]["difference"]
     assert (difference["mean"], difference["low"], difference["noise"]) == (found.mean, found.low, False)
-    assert difference["per_class"]["avg"][2] == ["c", pytest.approx(gain)]
-    assert difference["per_class"]["cls"][2] == ["c", pytest.approx(other)]
+    assert difference["per_class"]["avg"]["classes"][2] == ["c", pytest.approx(gain)]
+    assert difference["per_class"]["cls"]["classes"][2] == ["c", pytest.approx(other)]
     assert "correct" not in (tmp_path / "x.json").read_text()
     rows = list(csv.DictReader(io.StringIO(analyze(own, "--baseline", base, "--format=csv")[1])))
     values = {(row["of"], row["name"], row["score"]): row["value"] for row in rows}
@@ -340,7 +341,7 @@ def test_what_the_tool_says_of_a_difference(runs, tmp_path):
         first["teachers"]["0_resnet8"]["agreement"]["avg"], abs=1e-4
     )
     assert float(values["prediction", "avg", "top1 of c"]) == 100
-    assert float(values["difference", str(base), "cls top1 of c"]) == pytest.approx(other, abs=1e-4)
+    assert float(values["difference", str(base), "cls over cls: top1 of c"]) == pytest.approx(other, abs=1e-4)
 
 
 def test_an_analysis_stands_for_the_predictions(runs):
@@ -368,7 +369,7 @@ def test_runs_that_cannot_be_analysed(runs, tmp_path):
         ([own, tmp_path / "empty"], "make it with: python run_net.py --mode test --cfg"),
         ([tmp_path / "gone"], f"{tmp_path / 'gone'}: there is no such folder"),
         ([tmp_path / "damaged"], "predictions.npz: it is damaged, or no file of predictions"),
-        ([own, "--out", tmp_path / "no" / "x"], "No such file"),
+        ([own, "--out", tmp_path / "no" / "x"], "no/x could not be written: No such file"),
     ):
         code, output, errors = analyze(*words)
         assert (code, output, len(errors.splitlines())) == (2, "", 1)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import TorchDispatchMode
 from waits import Products
 
@@ -18,6 +19,9 @@ from pycls_std.datasets.memory import geometry
 from pycls_std.engine import runtime as engine_runtime
 from pycls_std.engine.arithmetic import WideAttention, WideProducts
 from pycls_std.engine.runtime import Runtime
+from pycls_std.layers.deformable_decoder import DecoderLayer, DecoderSizes, memory_of
+from pycls_std.layers.reconfigured_attention import ReconfiguredAttention
+from pycls_std.models.create import create_backbone
 from pycls_std.run.identity import refuse_other_options
 
 CUDA = torch.device("cuda")
@@ -117,6 +121,7 @@ FORMS = {
     "baddbmm": (lambda a, b, c: torch.baddbmm(c, a, b), (3, 7, 16), (3, 16, 9), (3, 7, 9)),
     "convolution": (lambda x, w, b: functional.conv2d(x, w, b, padding=1), (2, 8, 6, 6), (4, 8, 3, 3), (4,)),
     "depthwise": (lambda x, w: functional.conv2d(x, w, groups=8), (2, 8, 6, 6), (8, 1, 3, 3)),
+    "attention": (functional.scaled_dot_product_attention, *3 * ((2, 3, 16, 32),)),
 }
 
 
@@ -141,7 +146,9 @@ def test_products_of_bf16_are_those_of_fp32_rounded_once(form):
     own = forward_and_backward(function, inputs, torch.bfloat16)
     for value, wide, torch_own in zip(found, exact, own, strict=True):
         assert value.dtype is torch.bfloat16
-        torch.testing.assert_close(value.float(), wide, rtol=BF16_ULP / 2, atol=1e-6)
+        # attention's gradient is of its own output, which is rounded before
+        near = {"rtol": 2 * BF16_ULP, "atol": 0.02} if form == "attention" else {"rtol": BF16_ULP / 2, "atol": 1e-6}
+        torch.testing.assert_close(value.float(), wide, **near)
         torch.testing.assert_close(value, torch_own, rtol=2 * BF16_ULP, atol=0.05)  # some of torch's sums are in bf16
 
 
@@ -166,25 +173,66 @@ def test_attention_of_bf16_is_that_of_fp32_rounded(masked):
         assert value.dtype is torch.bfloat16 and torch.equal(value, wide.bfloat16())
 
 
-def test_a_step_in_bf16_attends_in_fp32(monkeypatch):
-    """On any CPU: a student within `autocast`, a teacher within `full_precision`; a compiled one by torch's kernel."""
-    seen, kernel = [], torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+def deit(images):
+    return create_backbone("deit_tiny_patch16_224", num_classes=4, image_size=32, depth=2, embed_dim=24)(images)
+
+
+def cvt(images):
+    return create_backbone("cvt_13", num_classes=4, image_size=32, depths=(1, 1, 1), channels=(6, 6, 12))(images)
+
+
+def decoder_layer(images):
+    layer = DecoderLayer(DecoderSizes(hidden=16, decoder_heads=2, dropout=0.0), maps=1)
+    maps = images[:, :, :4, :4].repeat(1, 6, 1, 1)[:, :16]
+    queries = maps.flatten(2).transpose(1, 2)
+    return layer(queries, queries, torch.rand(2, 16, 1, 2), memory_of([maps], [None]))
+
+
+def detection_tokens(images):
+    patches = images[:, 0, :, :16]  # (B, P, C), of which the last are padding
+    attended = (torch.arange(32) < 20).expand(2, -1)
+    return ReconfiguredAttention(16, 2, window_size=4).detect(patches[:, :5], patches, attended)
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("model", [deit, cvt, decoder_layer, detection_tokens])
+def test_a_step_in_bf16_attends_in_fp32(model, there, monkeypatch):
+    """On any CPU, forward and backward; a teacher within the student's context, too."""
+    seen, names = [], ("", "_backward")
+    kernels = [getattr(torch.ops.aten, f"_scaled_dot_product_flash_attention_for_cpu{name}").default for name in names]
 
     class Kernels(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if function is kernel:
-                seen.append(args[0].dtype)
+            if function in kernels:
+                seen.append((kernels.index(function), args[0].dtype))
             return function(*args, **kwargs or {})
 
-    monkeypatch.setattr(engine_runtime, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(engine_runtime, "cpu_has_bf16", lambda: there)
     runtime = Runtime(device="cpu", precision="bf16")
+    values = torch.randn(1, 2, 4, 8).bfloat16()
+    bias = torch.zeros((), requires_grad=True)
+    with Kernels():
+        with runtime.autocast():
+            output = model(torch.randn(2, 3, 32, 32))
+            with runtime.full_precision():
+                assert functional.scaled_dot_product_attention(*3 * [values]).dtype is torch.bfloat16
+        runtime.step({"loss": output.float().square().mean() + bias}, [torch.optim.SGD([bias], lr=0.1)])
+    assert set(seen) == {(0, torch.float32), (1, torch.float32)}
+
+
+def test_attention_of_what_is_compiled_or_of_no_bf16_is_left_alone(monkeypatch):
+    """Torch refuses mixed arguments outside autocast, and converts those of a student in fp16."""
+    monkeypatch.setattr(engine_runtime, "cpu_has_bf16", lambda: True)
     attend, values = functional.scaled_dot_product_attention, torch.randn(1, 2, 4, 8).bfloat16()
-    for context in (runtime.autocast, runtime.full_precision):
-        for compiled in ("off", "on"):
-            runtime.compiled = compiled
-            with Kernels(), context():
-                assert attend(values, values, values).dtype is torch.bfloat16
-    assert seen == [torch.float32, torch.bfloat16] * 2
+    runtime = Runtime(device="cpu", precision="bf16")
+    runtime.compiled = "on"
+    with runtime.autocast():
+        assert "WideAttention" not in {type(mode).__name__ for mode in _get_current_function_mode_stack()}
+    with WideAttention():
+        with pytest.raises(RuntimeError, match="dtype"):
+            attend(values.float(), values, values)
+        with torch.autocast("cpu", torch.float16):
+            assert attend(values, values, values).dtype is torch.float16
 
 
 @pytest.mark.parametrize("there", [True, False])

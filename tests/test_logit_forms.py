@@ -205,7 +205,7 @@ def test_several_teachers_standardized_or_not(load, form, standard):
 
 
 @pytest.mark.parametrize("way", ["fp32", "bf16", "compiled"])
-@pytest.mark.parametrize("form", ["nkd", "dist", "wttm", "ctkd", "ofa"])
+@pytest.mark.parametrize("form", ["nkd", "dist", "ttm", "wttm", "ctkd", "ofa"])
 def test_it_trains_student_and_scalars_and_nothing_else(load, form, way):
     method = make(load, "std", KD__WEIGHT=0.5, DISTILLATION__TYPE=form)
     for head in (method.student.backbone.head, *method.student.branches["std"].classifiers):

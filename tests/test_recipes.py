@@ -325,6 +325,7 @@ RECIPES |= {
         for pair in PAIRS
         for form, weight in FORMS.items()
     },
+    **{f"{pair}_c100_RSD": featured(pair, "rsd", 0.1) for pair in ("r-20", "r-8x4")},
     **{
         f"{pair}_c100_ReviewKD": [*featured(pair, "reviewkd", weight, WARMUP_EPOCHS=20), REVIEWED]
         for pair, weight in REVIEW.items()

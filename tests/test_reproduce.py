@@ -196,7 +196,7 @@ def test_what_is_changed_is_said_in_every_output(table, capsys, form):
     assert tool().main(["small.yaml", "--show", "--scale", "0.5", "--data", "digits=cifar10", "--format", form]) == 0
     said = capsys.readouterr().out
     if form == "latex":  # within the tabular, so that it is printed
-        said = said[said.index(r"\multicolumn{") :].partition(r"\bottomrule")[0].replace("-{}-", "--")
+        said = said[said.index(r"\multicolumn{") :].partition(r"\bottomrule")[0].replace("{-}", "-")
     assert "Every number of epochs is 0.5 times that of the table, in whole epochs (--scale)." in said
     assert "cifar10 stands in for digits (--data)." in said
 

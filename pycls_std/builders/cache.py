@@ -145,7 +145,7 @@ def _specs(cfg, seen: dict, session, data, weights) -> list[CacheSpec]:
         seen["tf32"] = True
     if cfg.CUDA.DETERMINISTIC and session.runtime.device.type == "cuda":
         seen["deterministic"] = True
-    if session.runtime.wide_attention:
+    if session.runtime.wide_attention and cfg.TRAIN.COMPILE in ("off", "auto"):
         seen["bf16"] = "products in fp32" if session.runtime.wide_products else "attention in fp32"
     if options.CACHE_TOP and not any(request.head for request in live.requests):
         raise ValueError(f"DISTILLATION.CACHE_TOP is {options.CACHE_TOP}, expected 0, for no term reads logits")

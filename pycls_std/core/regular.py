@@ -2,7 +2,9 @@
 
 import errno
 import os
+import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,17 +26,25 @@ def read_bytes(path: Path | str) -> bytes:
 
 
 def replace_text(path: Path | str, text: str) -> None:
-    """Write a text to a file, replacing it in one step, or to a pipe or a device. Raises OSError if it cannot be."""
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")
-        return
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")  # two may write the same
+    """Write a text to a file, replacing it in one step, or to a pipe or a device.
+
+    Raises OSError that names the path if it cannot be written; a file is then as it was.
+    """
+    place = Path(os.path.realpath(path))  # a link stays one
+    temporary = place.with_name(f".{place.name}.{uuid4().hex}.tmp")  # two may write the same
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # by its own name: that of a pipe leads nowhere
+            Path(path).write_text(text, encoding="utf-8")
+            return
         temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        if place.exists():
+            shutil.copymode(place, temporary)
+        temporary.replace(place)
+    except OSError as error:
+        raise OSError(f"{path} could not be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _refuse(mode: int, path: Path | str) -> None:

@@ -12,8 +12,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from pycls_std.core.precision import full_precision
 
 CPU = torch.device("cpu")
+ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default  # a logarithm is fp32
 NAMES = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward")
-PRODUCTS = {getattr(torch.ops.aten, name).default for name in NAMES}
+PRODUCTS = {ATTENTION, ATTENTION_BACKWARD, *(getattr(torch.ops.aten, name).default for name in NAMES)}
 
 
 def cpu_has_bf16() -> bool:
@@ -32,24 +34,42 @@ class WideProducts(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function not in PRODUCTS or _kinds(args) != {torch.bfloat16}:  # of mixed ones torch refuses a product
+        if function not in PRODUCTS or not _is_bf16(function, args):
             return function(*args, **kwargs)
-        return tree_map(_rounded, function(*tree_map(_widened, args), **tree_map(_widened, kwargs)))
+        found = function(*tree_map(_widened, args), **tree_map(_widened, kwargs))
+        if function is ATTENTION:  # the logarithm beside its output is in fp32 always
+            return found[0].bfloat16(), *found[1:]
+        return tree_map(_rounded, found)
 
 
 class WideAttention(TorchFunctionMode):
     """The context in which scaled dot-product attention of bf16 is computed in fp32 and its output rounded.
 
     For a CPU, whose fused attention of bf16 is slow with instructions for bf16, too (logs/benchmarks/bf16_*.txt). It is
-    for a forward pass; the backward pass is then that of fp32 by itself.
+    for a forward pass; the backward pass is then that of fp32 by itself. It sees calls of torch's function, not those
+    within nn.MultiheadAttention.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function is not scaled_dot_product_attention or torch.bfloat16 not in _kinds((args, kwargs)):
+        if function is not scaled_dot_product_attention or not _in_bf16((args, kwargs)):
             return function(*args, **kwargs)
         with full_precision(CPU):
             return function(*tree_map(_widened, args), **tree_map(_widened, kwargs)).bfloat16()
+
+
+def _is_bf16(function, args) -> bool:
+    """Return whether factors are of bf16; of mixed ones torch refuses a product, and is left to."""
+    kinds = _kinds(args)
+    return torch.bfloat16 in kinds and (len(kinds) == 1 or function is ATTENTION_BACKWARD)
+
+
+def _in_bf16(arguments) -> bool:
+    """Return whether torch would compute in bf16; it refuses mixed arguments where autocast does not convert them."""
+    kinds = {kind for kind in _kinds(arguments) if kind.is_floating_point}
+    if torch.is_autocast_enabled("cpu"):
+        return torch.bfloat16 in kinds and torch.get_autocast_dtype("cpu") is torch.bfloat16
+    return kinds == {torch.bfloat16}
 
 
 def _kinds(arguments) -> set[torch.dtype]:

@@ -145,10 +145,9 @@ class Runtime:
             LOG.info("TRAIN.COMPILE %s: %s%s", choice, self.compiled, reason)
         if self.compiled == "off":
             return
-        if self.wide_products:
-            LOG.warning(
-                "TRAIN.COMPILE: products of bf16 are torch's own then, which on this CPU take ten times as long"
-            )
+        if self.wide_attention:
+            what, times = ("products", "ten") if self.wide_products else ("attention", "several")
+            LOG.warning("TRAIN.COMPILE: %s of bf16 is torch's own then, on this CPU %s times as slow", what, times)
         graphs, trainer = self.compiled == "graphs", session.trainer
         mode = INDUCTOR[self.compiled]
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, relu
+from torch.nn.functional import linear, pad, relu, scaled_dot_product_attention
 
 from pycls_std.core.precision import full_precision
 from pycls_std.layers.deformable_attention import DeformableAttention
@@ -72,12 +72,21 @@ class DecoderLayer(nn.Module):
     def forward(self, queries: Tensor, positions: Tensor, references: Tensor, memory: Memory) -> Tensor:
         """queries, positions: (B, Q, C). references: (B, Q, N, 2 or 4), see `DeformableAttention`."""
         placed = queries + positions
-        seen = self.self_attn(placed, placed, queries, need_weights=False)[0]
-        queries = self.norm2(queries + self.dropout(seen))
+        queries = self.norm2(queries + self.dropout(self._among(placed, queries)))
         seen = self.cross_attn(queries + positions, references, memory.places, sizes=memory.sizes, image=memory.image)
         queries = self.norm1(queries + self.dropout(seen))
         seen = self.linear2(self.dropout(relu(self.linear1(queries))))
         return self.norm3(queries + self.dropout(seen))
+
+    def _among(self, placed: Tensor, values: Tensor) -> Tensor:
+        """Return what torch's layer returns, whose attention `WideAttention` does not see."""
+        own = self.self_attn
+        both = 2 * own.embed_dim
+        query, key = linear(placed, own.in_proj_weight[:both], own.in_proj_bias[:both]).chunk(2, dim=2)
+        value = linear(values, own.in_proj_weight[both:], own.in_proj_bias[both:])
+        query, key, value = (each.unflatten(2, (own.num_heads, -1)).transpose(1, 2) for each in (query, key, value))
+        seen = scaled_dot_product_attention(query, key, value, dropout_p=own.dropout if self.training else 0.0)
+        return own.out_proj(seen.transpose(1, 2).flatten(2))
 
 
 class Decoder(nn.Module):

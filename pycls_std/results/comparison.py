@@ -20,8 +20,10 @@ WORDS = dict(
 
 
 def entry(run: str, own: dict, baseline: str | None = None, base: dict | None = None) -> dict:
-    """Return what is shown of a run: its analysis, and the difference to what counts of a baseline: of what counts,
-    with its interval, and of each prediction by class.
+    """Return what is shown of a run: its analysis, and its difference to a baseline.
+
+    That is of what counts of both, with its interval; and of each prediction by class, to that of the same name where
+    the baseline has one, and otherwise to what counts of it.
 
     run, baseline: names of their folders. own, base: their analyses.
     Raises ValueError if the two were not tested on the same images.
@@ -35,12 +37,19 @@ def entry(run: str, own: dict, baseline: str | None = None, base: dict | None = 
         )
     hits = correct(own), correct(base)
     found = bootstrap(*hits)
-    before, gains = base["predictions"][base["prediction"]]["per_class"], {}
+    gains = {}
     for head, scores in own["predictions"].items():
-        pairs = zip(own["classes"], scores["per_class"], before, strict=True)
-        gains[head] = [(name, None if first is None else first - second) for name, first, second in pairs]
+        other = _other(head, own, base)
+        pairs = zip(own["classes"], scores["per_class"], base["predictions"][other]["per_class"], strict=True)
+        classes = [(name, None if first is None else first - second) for name, first, second in pairs]
+        gains[head] = {"over": other, "classes": classes}
     difference = {"baseline": baseline, **found._asdict(), "noise": found.noise, "mcnemar_p": mcnemar(*hits)}
     return {"run": run, "analysis": own, "difference": difference | {"per_class": gains}}
+
+
+def _other(head: str, own: dict, base: dict) -> str:
+    """Return the baseline's prediction that a run's is compared with."""
+    return head if head in base["predictions"] and head != own["prediction"] else base["prediction"]
 
 
 # ------------------------------------------------------------------------------------------------------------ Markdown
@@ -83,12 +92,13 @@ def _difference(found: dict | None) -> list[str]:
         f"{found['high']:+.2f} (bootstrap over {found['n']} images){noise}; McNemar's p {found['mcnemar_p']:.2g}",
         "",
     ]
-    for head, pairs in found["per_class"].items():
-        gains = sorted((pair for pair in pairs if pair[1] is not None), key=lambda pair: -pair[1])
+    for head, facts in found["per_class"].items():
+        gains = sorted((pair for pair in facts["classes"] if pair[1] is not None), key=lambda pair: -pair[1])
         shown = {"largest": gains[:NAMED], "smallest": gains[::-1][: min(NAMED, max(0, len(gains) - NAMED))]}
         for which, some in shown.items():
             named = ", ".join(f"{render.plain(name)} {gain:+.2f}" for name, gain in some)
-            lines += [f"{which} gains of {head} by class: {named}", ""] if some else []
+            heads = f"{render.plain(head)} over the baseline's {render.plain(facts['over'])}"
+            lines += [f"{which} gains of {heads} by class: {named}", ""] if some else []
     return lines
 
 
@@ -111,8 +121,9 @@ def _rows(entry: dict):
     if found:
         keys = ("mean", "low", "high", "n", "mcnemar_p")
         yield from ((run, "difference", found["baseline"], key, float(found[key])) for key in keys)
-        for head, gains in found["per_class"].items():
-            yield from ((run, "difference", found["baseline"], f"{head} top1 of {name}", gain) for name, gain in gains)
+        for head, facts in found["per_class"].items():
+            of = f"{head} over {facts['over']}: top1 of"
+            yield from ((run, "difference", found["baseline"], f"{of} {name}", gain) for name, gain in facts["classes"])
 
 
 def as_json(entries: list[dict]) -> str:

@@ -1,7 +1,6 @@
 """Render a table of results as Markdown, CSV or LaTeX."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +10,11 @@ from pycls_std import config
 from pycls_std.core.text import printable
 from pycls_std.results.columns import ALWAYS, chosen, digits, headings
 
+# What LaTeX takes for a command; two dashes would be one.
+LATEX = str.maketrans(
+    {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "-": "{-}"}
+)
 # What is there to make other columns of.
 INNER = ("folders",)
 
@@ -63,9 +67,8 @@ def latex(table: pd.DataFrame, columns: Sequence[str] = (), link=None) -> str:
     style = shown.style.format(escape="latex").format_index(escape="latex", axis=1)  # % begins a comment there
     text, notes = style.hide(axis="index").to_latex(hrules=True), table.attrs.get("notes")
     if notes:
-        notes = re.sub(r"([&%$#_{}])", r"\\\1", notes).replace("--", "-{}-")  # which would be one dash
-        below = f"\\midrule\n\\multicolumn{{{len(shown.columns)}}}{{l}}{{{notes}}} \\\\\n\\bottomrule"
-        text = text.replace(r"\bottomrule", below)
+        cell = f"\\multicolumn{{{len(shown.columns)}}}{{p{{\\linewidth}}}}{{{notes.translate(LATEX)}}}"
+        text = text.replace(r"\bottomrule", f"\\midrule\n{cell} \\\\\n\\bottomrule")
     return text
 
 
