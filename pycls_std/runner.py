@@ -44,6 +44,8 @@ def train(cfg) -> None:
         LOG.info("%s: already finished, %d epochs", folder, start_epoch)
         return
 
+    if saved and saved["best"].get("epoch") == start_epoch and world.rank == 0:  # it may have ended before best.pt
+        folder.repair_best(saved)
     session, data, weights = build_all(as_begun(cfg, saved, runtime), runtime, start=not saved)
     identity = _identity(options, session, data)  # the teachers' fingerprints are of the weights as they were found
     if saved:

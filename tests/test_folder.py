@@ -13,7 +13,7 @@ from records import SMALL, assert_same_run, damage, load_state, words
 
 from pycls_std import config, runner
 from pycls_std.core.event_options import options_in
-from pycls_std.engine import checkpoint, files
+from pycls_std.engine import checkpoint, files, loop
 from pycls_std.results.read import read_run
 from pycls_std.run.journal import events_of
 
@@ -149,6 +149,31 @@ def test_other_files_beside_a_run_that_goes_on_are_left(finished):
     runner.train(options(finished, OPTIM__MAX_EPOCH=3))
     assert [(finished / name).read_bytes() for name in mine] == [b"mine"] * len(mine)
     assert not (finished / ".run.json.tmp").exists()
+
+
+def test_the_best_weights_before_are_there_until_the_last_checkpoint_knows_of_better_ones(tmp_path, monkeypatch):
+    """The disk is full for best.pt, or a kill comes before it: the next start makes it of last.pt."""
+    save = checkpoint.save
+
+    def full(state, path, **more):
+        if path.name == "best.pt" and state["epoch"] == 2:
+            assert load_state(tmp_path / "run")["epoch"] == 2  # which is safe by now
+            raise OSError(f"{path} could not be written: No space left on device")
+        save(state, path, **more)
+
+    monkeypatch.setattr(loop, "_is_best", lambda *_: True)
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr(checkpoint, "save", full)
+        runner.train(options(tmp_path / "run", OPTIM__MAX_EPOCH=3, TEST__PERIOD=1))
+    assert load_state(tmp_path / "run", "best")["epoch"] == 1
+
+    def no_steps(*_, **__):
+        raise OSError("the end of this test")
+
+    monkeypatch.setattr(loop, "fit", no_steps)
+    with pytest.raises(OSError, match="the end"):
+        runner.train(options(tmp_path / "run", OPTIM__MAX_EPOCH=3, TEST__PERIOD=1))
+    assert load_state(tmp_path / "run", "best")["epoch"] == 2
 
 
 @pytest.mark.fault(1)

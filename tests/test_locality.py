@@ -349,6 +349,20 @@ def test_other_files_are_kept_elsewhere(load, teacher, tmp_path):
     assert folder(again) != kept
 
 
+def test_whole_images_are_kept_apart_by_how_they_are_made_square(method, tmp_path):
+    """A resized crop is cut from an image that is squashed, others from its square; their files are the same."""
+
+    def folder(**words):
+        own = OFFLINE | {"DATA__LOADER": "workers", "DISTILLATION__CACHE": tmp_path / "kept", "AUG__REPEATS": 1}
+        cfg = method("locality", **own | words)
+        session, data, weights = build_all(cfg, build_runtime(cfg))
+        return build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1)).specs[0].folder
+
+    padded, resized = folder(AUG__CROP="pad"), folder(AUG__CROP="resized")
+    assert padded != resized
+    assert folder(AUG__CROP="none") == padded and folder(AUG__CROP="resized", DATA__FIT="squash") == resized
+
+
 def test_other_pixels_are_kept_elsewhere(method, tmp_path, monkeypatch):
     """A dataset without files is known by its pixels: the names of its classes were taken for all of it."""
     cfg = method("locality", **OFFLINE, DATA__LOADER="workers", DISTILLATION__CACHE=tmp_path / "kept")

@@ -596,3 +596,12 @@ def test_copies_of_a_device_are_waited_for_when_they_are_read(monkeypatch):
     assert set(sent.values()) == {"a", "b"} and done == ["recorded", "waited"]
     own = torch.ones(1)
     assert Arriving({"a": own}).values()["a"] is own and len(done) == 2
+
+
+def test_what_the_precision_of_the_cache_cannot_hold_is_refused():
+    """It would be kept, and every run that reads it would end without a hint at it."""
+    kind = entry_type({"head:cls": (3,)}, "fp16", 0)
+    large = Output(heads={"cls": torch.tensor([[1.0, 7e4, 0.0]])}, features={})
+    with pytest.raises(ValueError, match="head:cls of a teacher is not finite in torch.float16: .*CACHE_PRECISION"):
+        pack(large, kind)
+    assert pack(large, entry_type({"head:cls": (3,)}, "fp32", 0))["head:cls"][0, 1] == 7e4

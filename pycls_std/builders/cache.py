@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL
 import timm
 import torch
+import torchvision
 from torch.utils.data import Subset
 
 from pycls_std.builders.data import PLAIN_BATCH, Data, plain_batches, training_images
@@ -79,16 +82,18 @@ def _offline(cfg, session, data, weights) -> OfflineTeachers:
     names and sizes stand for them.
     """
     folder, live, runtime = cfg.DISTILLATION.CACHE, session.teacher_outputs, session.runtime
-    if not data.task.pipeline(normalization=data.normalization).batched:
+    pipeline = data.task.pipeline(normalization=data.normalization)
+    if not pipeline.batched:
         raise ValueError(f"DISTILLATION.OFFLINE is True, views of TASK.NAME {cfg.TASK.NAME} are no crops of one size")
     views = session.train_loader.dataset
     seen = {
         "images": views.fingerprint() if isinstance(views, MemoryViews) else _contents(cfg, data),
         "number": data.images,
         "interpolation": cfg.DATA.INTERPOLATION,
-        "fit": cfg.DATA.FIT,
+        "fit": pipeline.whole_fit,
         "normalization": data.normalization,
         "batch": [PLAIN_BATCH, "permuted"],  # by whose statistics batch norms compute, with TEACHER_BN
+        "decoded by": [torchvision.__version__, PIL.__version__],
     }
     specs = _specs(cfg, seen, session, data, weights)
 
@@ -137,7 +142,7 @@ def _specs(cfg, seen: dict, session, data, weights) -> list[CacheSpec]:
     described = describe_teachers(cfg, data.task.classes, weights)
     seen |= {
         "version": VERSION,
-        "versions": [torch.__version__, timm.__version__],
+        "versions": [torch.__version__, timm.__version__, np.__version__],  # numpy's permutations order the images
         "device": session.runtime.device.type,
         "threads": session.runtime.threads if session.runtime.device.type == "cpu" else 0,
     }

@@ -44,8 +44,12 @@ class ImagePipeline:
 
     def whole(self, image_size: int) -> ImageTransform:
         """Return what makes a test view, image_size pixels wide and high, of all that training views are cut from."""
-        fit = "squash" if self.augmentation.crop == "resized" else self.fit
-        return test_transform(image_size, self.normalization, interpolation=self.interpolation, fit=fit)
+        return test_transform(image_size, self.normalization, interpolation=self.interpolation, fit=self.whole_fit)
+
+    @property
+    def whole_fit(self) -> str:
+        """How all that training views are cut from is made square: see DATA.FIT."""
+        return "squash" if self.augmentation.crop == "resized" else self.fit
 
     def resized(self):
         """Return what resizes a training image to be held in memory; None if its crop needs it at its own size."""

@@ -90,23 +90,23 @@ class RunFolder:
         console.keep(self.path / CONSOLE)
 
         def write(done: int, values: dict[str, float], best: bool) -> None:
-            """Write down an epoch: values, best.pt, options; then last.pt, which has all of it; run.json at last.
+            """Write down an epoch: values, options; then last.pt, which has all of it, best.pt; run.json at last.
 
             An epoch that is not saved leaves its values alone, which a start after a kill takes back. One that others
-            speak of is saved: best.pt and config.yaml know no more than last.pt, but after a kill between them, and an
-            end is one.
+            speak of is saved: config.yaml knows no more than last.pt, and what last.pt knows more than best.pt, after a
+            kill between them, the next start writes.
             """
             journal.epoch(done, session.epochs, values)
             spoken_of = best or done in (start_epoch + 1, session.epochs)
             if done % self.period and not spoken_of:
                 return
             state = session.state_dict() | {"journal": journal.lines, "events": journal.events.name}
-            if best:
-                checkpoint.save(deployed(origin | {"epoch": done} | state), self.checkpoints / BEST)
             if done == start_epoch + 1:  # not before, for the options of a finished run belong to its result
                 files.write(self.path / CONFIG, options)
             record.update(done)
             self.series.save(origin | {"epoch": done} | state | {"record": record.facts})
+            if best:
+                checkpoint.save(deployed(origin | {"epoch": done} | state), self.checkpoints / BEST)
             record.write()
 
         return write
@@ -132,9 +132,10 @@ class RunFolder:
         if len(events) != 1 or content_of(events[0]) != events_of(events[0].name, options, lines):
             Journal(self.path, options, lines, outdated=events)
             done.append(f"the event file {'was not what the run wrote' if events else 'was gone'}, it is written anew")
-        return done + self._repair_best(saved)
+        return done + self.repair_best(saved)
 
-    def _repair_best(self, saved: dict) -> list[str]:
+    def repair_best(self, saved: dict) -> list[str]:
+        """Write best.pt anew if it is not of the best epoch, and the last one is; return what was done, in words."""
         path, epoch = self.checkpoints / BEST, saved["best"]["epoch"]
         try:
             if checkpoint.read(path).get("epoch") == epoch:

@@ -64,10 +64,15 @@ def kept_parts(output: Output, kind: np.dtype) -> dict[str, Tensor]:
 
 
 def entries(parts: dict[str, Tensor], kind: np.dtype) -> np.ndarray:
-    """Return the entries (B,) of such parts, which are on the CPU."""
+    """Return the entries (B,) of such parts, which are on the CPU.
+
+    Raises ValueError for what is not finite, such as what is too large for the precision of the entries.
+    """
     packed = np.empty(len(next(iter(parts.values()))), kind)
     for place, part in parts.items():
         name, _, field = place.partition("/")
+        if not part.isfinite().all():
+            raise ValueError(f"{name} of a teacher is not finite in {part.dtype}: DISTILLATION.CACHE_PRECISION")
         (packed[name] if not field else packed[name][field])[...] = part.numpy()
     return packed
 

@@ -8,7 +8,9 @@ first.sh calls the parts in the order that finds the most. All models have rando
 import argparse
 import json
 import os
+import shutil
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -41,6 +43,7 @@ class Look(NamedTuple):
     """What is looked at, and where the results go."""
 
     out: Path
+    scratch: Path  # for what is no result: weights, checkpoints, what teachers say
     cfg: str
     device: str
     batch: int
@@ -134,7 +137,7 @@ def sync(look: Look) -> None:
                 finally:
                     if cuda:
                         torch.cuda.set_sync_debug_mode("default")
-            waits = [each for each in caught if "synchroniz" in str(each.message)]
+            waits = [each for each in caught if "called a synchronizing" in str(each.message)]
             found += [f"{Path(each.filename).name}:{each.lineno} {str(each.message)[:60]}" for each in waits]
         look.say("sync", words=words, count=len(found), found=sorted(set(found)))
 
@@ -228,11 +231,10 @@ def parts_of_a_step(look: Look, own: Steps, pair) -> None:
     ways = {
         "evaluation": lambda: loop.evaluate(trainer.student, session.task, session.test_loader, runtime),
         "check of the state": lambda: checkpoint.refuse_not_finite(session.state_dict(), ""),
-        "checkpoint": lambda: checkpoint.save(session.state_dict(), look.out / "state.pt"),
+        "checkpoint": lambda: checkpoint.save(session.state_dict(), look.scratch / "state.pt"),
     }
     for name, way in ways.items():
         look.say(name, **timed(look, session, way, 2))
-    (look.out / "state.pt").unlink()
     trainer.student.train()
 
 
@@ -264,28 +266,37 @@ def steps(look: Look) -> None:
 
 
 def called(look: Look, folder: str, *words: str, mode: str = "train") -> dict:
-    """Do as the command line does, in a folder of this name; return the record. Raises RuntimeError if it fails."""
+    """Do as the command line does, in a folder of this name; return the record, and keep it and the values of epochs.
+
+    Raises RuntimeError if it fails.
+    """
     cfg, weights = look.options(), []
     classes = len(build_info(cfg).classes)
     for index, name in enumerate(cfg.DISTILLATION.TEACHERS):
-        weights.append(str(look.out / f"teacher{index}.pt"))
+        weights.append(str(look.scratch / f"teacher{index}.pt"))
         if not Path(weights[-1]).exists():
             model = create_backbone(name, num_classes=classes, image_size=cfg.DATA.IMAGE_SIZE)
             torch.save(model.state_dict(), weights[-1])
     own = [f"DEVICE={look.device}", f"TRAIN.BATCH_SIZE={look.batch}", "MODEL.NUM_CLASSES=0", *look.words]
-    own += [f"OUT_DIR={look.out / folder}", "OPTIM.WARMUP_EPOCHS=1"]
+    own += [f"OUT_DIR={look.scratch / folder}", "OPTIM.WARMUP_EPOCHS=1"]
     own += [f"DISTILLATION.TEACHER_WEIGHTS={weights}", "DISTILLATION.TEACHER_MIN_ACC=0"] if weights else []
     code = run_net.main(["--traceback", "--mode", mode, "--cfg", look.cfg, *own, *words])
     if code:
         raise RuntimeError(f"run_net.py --mode {mode} ended with {code}")
-    record = look.out / folder / "run.json"
-    return json.loads(record.read_text()) if mode == "train" else {}
+    if mode != "train":
+        return {}
+    kept = look.out / folder
+    kept.mkdir(exist_ok=True)
+    for name in ("run.json", "metrics.jsonl"):
+        shutil.copy(look.scratch / folder / name, kept)
+    last = (kept / "metrics.jsonl").read_text().splitlines()[-1]
+    return json.loads((kept / "run.json").read_text()) | json.loads(last)
 
 
 def run(look: Look) -> None:
     """Train as the command line does."""
     record = called(look, "run", "OPTIM.MAX_EPOCH=3", f"TRAIN.COMPILE={look.modes[-1]}")
-    known = ("status", "epochs_done", "best", "images_per_second", "peak_memory_gib", "hours")
+    known = ("status", "epochs_done", "best", "images_per_second", "peak_memory_gib", "hours", "run/epoch_seconds")
     look.say("run", **{name: record[name] for name in known})
 
 
@@ -293,7 +304,7 @@ def resume(look: Look) -> None:
     """Train for an epoch with images held out while the cache of the teachers is written, continue, and check."""
     own = ["DATA.VAL_FRACTION=0.2", "OPTIM.SCHEDULE=constant", "TRAIN.COMPILE=off"]
     teachers = look.options().DISTILLATION.TEACHERS
-    own += [f"DISTILLATION.CACHE={look.out / 'cache'}"] if teachers else []
+    own += [f"DISTILLATION.CACHE={look.scratch / 'cache'}"] if teachers else []
     done = [called(look, "resumed", *own, f"OPTIM.MAX_EPOCH={epochs}")["epochs_done"] for epochs in (1, 2)]
     if teachers:  # all is read from the cache
         done.append(called(look, "again", *own, "OPTIM.MAX_EPOCH=2")["epochs_done"])
@@ -319,7 +330,13 @@ def main(argv: list[str] | None = None) -> int:
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"there is no part {unknown[0]}")
     options.out.mkdir(exist_ok=True, parents=True)
-    look = Look(**vars(options) | {"words": [word for word in options.words if "=" in word]})
+    words = [word for word in options.words if "=" in word]
+    with tempfile.TemporaryDirectory() as scratch:
+        return carried_out(parts, Look(**vars(options) | {"words": words}, scratch=Path(scratch)))
+
+
+def carried_out(parts: list[str], look: Look) -> int:
+    """Carry out parts; return how many failed."""
     failed = 0
     for part in parts:
         start = time.perf_counter()

@@ -1,9 +1,10 @@
 #!/bin/bash
 # The first ten minutes on a GPU, in the order that finds the most: what is there, the tests that need a device, waits,
-# views and repeated bits, speed, compiled steps, a run, one that is continued. Each step has its limit in seconds. From the project's folder:
+# views and repeated bits, speed, compiled steps, a run, one that is continued. Each step has its limit in seconds. From
+# the project's folder:
 #   tools/gpu/first.sh [DATA [OUT]]
 # DATA: a folder of images, train/<class>/ and val/<class>/; none = the digits of scikit-learn. OUT: a new folder for
-# the results.
+# the results, of a few hundred kB.
 # PYTHON, DEVICE, CFG, BATCH, ROUNDS, WORKERS choose otherwise; on a CPU in small, where the limit of 30 s may
 # end the look at a ResNet:
 #   DEVICE=cpu CFG=configs/debug/std_debug.yaml BATCH=128 ROUNDS=1 COMPILED=off tools/gpu/first.sh
@@ -22,25 +23,25 @@ say() { echo "== $* at ${SECONDS} s"; }
 first() { # first SECONDS WORDS: parts of first.py, for so long at most
   local seconds=$1
   shift
-  timeout "$seconds" "$python" tools/gpu/first.py --out "$out" --cfg "$config" --device "${DEVICE:-cuda}" \
+  timeout -k 5 "$seconds" "$python" tools/gpu/first.py --out "$out" --cfg "$config" --device "${DEVICE:-cuda}" \
     --batch "${BATCH:-1024}" --rounds "${ROUNDS:-10}" "$@"
 }
 
 {
   say env
-  first 40 env $digits
+  first 30 env $digits
   say cuda tests
-  timeout 60 "$python" -m pytest -q -m cuda $(grep -l "mark.cuda" tests/test_*.py)  # collecting all takes a minute
+  timeout -k 5 60 "$python" -m pytest -q -m cuda $(grep -l "mark.cuda" tests/test_*.py)  # collecting all takes a minute
   say waits, views, determinism
-  first 90 sync views determinism $digits
-  first 30 determinism --cfg configs/resnet/r-20_c100.yaml $digits
+  first 85 sync views determinism $digits
+  first 25 determinism --cfg configs/resnet/r-20_c100.yaml $digits
   say speed
   first 150 speed --modes off ${compiled%% *} -- $images
   say compiled steps
-  first 90 steps --modes off $compiled -- MINE.PERIOD=step OPTIM.NAME=momentum $digits
+  first 85 steps --modes off $compiled -- MINE.PERIOD=step OPTIM.NAME=momentum $images
   say a run
-  first 80 run --modes ${compiled%% *} -- $images
+  first 70 run --modes ${compiled%% *} -- $images
   say resume, cache, check
-  first 60 resume $digits
+  first 55 resume $digits
   say end
 } 2>&1 | tee -a "$out/log.txt"
