@@ -262,10 +262,19 @@ def small_disk(tmp_path):
 
 @pytest.mark.fault(9)
 @pytest.mark.parametrize(
-    ("filler", "name"), [(690, "checkpoints/last.pt"), (1300, "checkpoints/last.pt"), (2040, "events.out.tfevents")]
+    ("filler", "name"),
+    [
+        (690, "checkpoints/last.pt"),
+        (1300, "checkpoints/best.pt"),
+        (1600, "checkpoints/last.pt"),
+        (2040, "events.out.tfevents"),
+    ],
 )
 def test_a_full_disk(train, whole, small_disk, filler, name):
-    """Full at the second checkpoint, at the first one, at the event file: what was good stays, and the run goes on."""
+    """Full at the second checkpoint, at the first best.pt, at the first checkpoint, at the event file.
+
+    What was good stays, and the run goes on.
+    """
     disk, mend = small_disk
     (disk / "filler").write_bytes(bytes(1024 * filler))
     code, _, errors = train(out=disk / "run")
@@ -276,7 +285,7 @@ def test_a_full_disk(train, whole, small_disk, filler, name):
     assert not list(disk.rglob("*.tmp"))
     for path in (disk / "run").glob("checkpoints/*.pt"):
         checkpoint.read(path)
-    saved = filler == 690
+    saved = filler in (690, 1300)
     assert (disk / "run" / "checkpoints" / "last.pt").exists() == saved
     if saved:
         mend()

@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+import yaml
 from processes import ROOT, called
 
 from pycls_std import config
@@ -276,6 +277,26 @@ def test_a_file_of_each_source_gives_the_same_logits(source):
     again.load_state_dict(found)
     with torch.no_grad():
         assert torch.equal(again(image(side)), model(image(side)))
+
+
+@pytest.mark.parametrize("source", [source for source in MODELS if source != "std"])
+def test_the_tool_writes_what_the_model_of_a_config_reads(source, tmp_path):
+    """As `import_weights.py FILE OUT --source NAME --cfg FILE`; std has more than a backbone and is below."""
+    model, side = built(source)
+    name, args, _ = MODELS[source]
+    args = {key: list(value) if isinstance(value, tuple) else value for key, value in args.items()}
+    options = {"NAME": name, "NUM_CLASSES": 5, "NORM_EPS": args.pop("norm_eps", 0.0), "ARGS": args}
+    cfg = {"TRAINER": "baseline", "MODEL": options, "DATA": {"IMAGE_SIZE": side}}
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(cfg))
+    torch.save({"model": published(source, model.state_dict())}, tmp_path / "file.pth")
+    words = ("--key=model", f"--source={source.partition('/')[0]}", f"--cfg={tmp_path / 'model.yaml'}")
+    code, output, errors = called("tools/import_weights.py", tmp_path / "file.pth", tmp_path / "plain.pt", *words)
+    assert (code, errors) == (0, ""), errors
+    assert "unused: " not in output
+    model.load_state_dict({key: torch.zeros_like(value) for key, value in model.state_dict().items()})
+    model.load_state_dict(torch.load(tmp_path / "plain.pt", weights_only=True))
+    with torch.no_grad():
+        torch.testing.assert_close(model(image(side)), torch.tensor([LOGITS[source]]), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -34,12 +34,12 @@ class CocoAP:
         "ap_s": {"label": "AP S", "unit": "%", "better": "higher"},
         "ap_m": {"label": "AP M", "unit": "%", "better": "higher"},
         "ap_l": {"label": "AP L", "unit": "%", "better": "higher"},
-        "ar1": {"label": "AR1", "unit": "%", "better": "higher"},
-        "ar10": {"label": "AR10", "unit": "%", "better": "higher"},
-        "ar100": {"label": "AR100", "unit": "%", "better": "higher"},
-        "ar_s": {"label": "AR S", "unit": "%", "better": "higher"},
-        "ar_m": {"label": "AR M", "unit": "%", "better": "higher"},
-        "ar_l": {"label": "AR L", "unit": "%", "better": "higher"},
+        "ar1": {"label": "AR1", "unit": "%", "better": "higher", "shown": False},
+        "ar10": {"label": "AR10", "unit": "%", "better": "higher", "shown": False},
+        "ar100": {"label": "AR100", "unit": "%", "better": "higher", "shown": False},
+        "ar_s": {"label": "AR S", "unit": "%", "better": "higher", "shown": False},
+        "ar_m": {"label": "AR M", "unit": "%", "better": "higher", "shown": False},
+        "ar_l": {"label": "AR L", "unit": "%", "better": "higher", "shown": False},
     }
 
     def __init__(self):
