@@ -111,6 +111,15 @@ def test_a_head_without_a_weight_and_a_weight_without_a_head_are_refused(load):
         build_described_trainer(weighted[0], K)
 
 
+@pytest.mark.parametrize("key", ["VKD.WEIGHT", "LOCALITY.WEIGHT", "FEATURE.WEIGHT"])
+def test_terms_that_read_whole_maps_are_refused(load, key):
+    """A part of them is padding, and as large as the other images of the batch make it."""
+    taught = {"DISTILLATION__TEACHERS": "[vidt_swin_micro]", "DISTILLATION__TEACHER_WEIGHTS": "[x.pt]"}
+    cfg = load("debug/detection_debug", **TINY, **taught, **{key.replace(".", "__"): 1})
+    with pytest.raises(ValueError, match=f"^{key} must be 0: TASK.NAME has padded images"):
+        build_described_trainer(cfg, K)
+
+
 class Share(World):
     """One of two processes; it knows the boxes of both."""
 

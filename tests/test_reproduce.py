@@ -1,8 +1,10 @@
 """A table's file: what it says, the order of its runs, and that they are made, skipped, continued and told of."""
 
+import fcntl
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -607,8 +609,12 @@ def test_another_run_in_the_place_of_one_is_told(table, tmp_path, load):
     state = state_of(replace(kept, folder=kept.kept), kept=False)
     assert state.begun and not state.finished
     record.write_text(json.dumps(facts))
-    (job.folder / "config.yaml").unlink()
+    shutil.rmtree(job.folder / "checkpoints")
+    (job.folder / "run.json").unlink()  # as a start leaves it that came to no epoch, which a run replaces
+    assert state_of(job, kept=False) == State(status=read_run(job.folder).status)
     assert not state_of(kept, kept=False).finished and state_of(kept, kept=True).finished
+    record.write_text(json.dumps(facts | {"status": "unfinished"}))
+    assert not state_of(kept, kept=True).finished
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -686,6 +692,12 @@ def test_a_teacher_that_was_kept_with_its_weights_teaches_again(table, tmp_path,
         runner_of.run()
         assert "cannot be brought back: [Errno 28] no space left" in runner_of.failed[job]
         assert [path.name for path in job.folder.parent.glob("*")] == ["seed0"]
+    (job.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (job.folder / "config.yaml").touch()  # of a start that was stopped in its first epoch
+    with (job.folder / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        restore(job)
+        assert not job.weights.exists()  # for it is at work
     restore(job)
     assert [path.name for path in job.folder.parent.glob("*")] == ["seed0"]
     assert job.weights.read_bytes() == (job.kept / "checkpoints" / "best.pt").read_bytes()

@@ -559,7 +559,7 @@ def test_kept_records_are_small_and_tell_no_host(record, tmp_path):
 
 
 def test_kept_records_have_their_analysis_and_small_weights(record, tmp_path):
-    run = record("multi", 0, [1, 2, 30])
+    run = record("multi", 0, [1, 2, 30], DATA__VAL_FRACTION=0.2)
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "best.pt").write_bytes(b"weights")
     (run / "checkpoints" / "last.pt").write_bytes(b"state")
@@ -589,6 +589,19 @@ def test_kept_records_have_their_analysis_and_small_weights(record, tmp_path):
     (run / "analysis.json").write_text("{}")
     code, _, errors = called("tools/keep_run.py", tmp_path / "other", run)
     assert code == 2 and "analysis.json: it is no analysis" in errors and not (tmp_path / "other").exists()
+
+
+def test_a_run_that_ended_in_its_last_record_and_weights_that_do_not_teach_are_not_kept(record, tmp_path):
+    run = record("multi", 0, [1, 2, 30])
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "best.pt").write_bytes(b"weights")
+    code, _, errors = called("tools/keep_run.py", "--weights", tmp_path / "kept", run)
+    assert code == 2 and errors.endswith("without DATA.VAL_FRACTION last.pt teaches\n")
+    assert called("tools/keep_run.py", tmp_path / "light", run)[0] == 0
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(facts | {"status": "unfinished"}))
+    code, _, errors = called("tools/keep_run.py", tmp_path / "kept", run)
+    assert code == 2 and "run.json is of an unfinished run" in errors and not (tmp_path / "kept").exists()
 
 
 def test_a_gain_is_paired_over_seeds_and_over_images_where_there_is_one(tmp_path, monkeypatch):

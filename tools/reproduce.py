@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         records = [record_of(job, kept=args.kept or args.logs, made=not args.logs) for job in jobs]
         frame = gathered(table, jobs, records, runner.failed)
         if stops and args.rows:
-            frame = frame[frame["run"].isin(args.rows)]
+            frame = frame[frame["run"].map(lambda name: name.partition(" (")[0] in args.rows)]  # all that go by it
         columns = args.columns or list(table.columns)
         text = rendered(table, frame, changes, args.format, columns, link_from(args.link_from))
         if not stops:

@@ -121,7 +121,10 @@ class Runner:
             except OSError as error:
                 self._fail(job, f"its record in {job.kept} cannot be brought back: {error}")
                 return False
-        state = state_of(job, kept=self.kept and counts_as_kept(job, self.jobs))
+        kept = self.kept and counts_as_kept(job, self.jobs)
+        if kept and (job.kept / "checkpoints" / job.weights.name).exists() and not job.weights.exists():
+            kept = False  # another process is at work where they would lie
+        state = state_of(job, kept=kept)
         if state.wrong:
             self._fail(job, state.wrong)
         elif not state.finished:

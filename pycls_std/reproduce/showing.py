@@ -6,6 +6,7 @@ import pandas as pd
 
 from pycls_std.reproduce.entries import written
 from pycls_std.reproduce.jobs import Changes, Job
+from pycls_std.reproduce.state import is_begun
 from pycls_std.reproduce.table_file import Table
 from pycls_std.results.read import Run
 from pycls_std.results.render import FORMATS
@@ -22,7 +23,7 @@ def gathered(table: Table, jobs: list[Job], records: list[Run], failed: dict[Job
     said = {job: f"seed{job.seed} failed: {why}" for job, why in failed.items()}
     runs = []
     for job, run in zip(jobs, records, strict=True):
-        other = differing(job.options, run) if run.options else []
+        other = differing(job.options, run) if run.options and is_begun(run.folder) else []
         if other:
             said.setdefault(job, f"seed{job.seed}: {run.folder} is a run of other options: {', '.join(other[:3])}")
         elif run.options:

@@ -1,5 +1,6 @@
 """How far a run of a table is: nothing, begun, finished, or something else in its place."""
 
+import fcntl
 import shutil
 import tempfile
 from contextlib import suppress
@@ -11,6 +12,9 @@ from pycls_std.reproduce.jobs import Job
 from pycls_std.results.analysis import of_folder
 from pycls_std.results.read import Run, document, read_run
 from pycls_std.results.rows import differing
+
+# What a start leaves that came to no epoch.
+LEFT = ("config.yaml", "metrics.jsonl", "console.log", "checkpoints", ".lock")
 
 
 class State(NamedTuple):
@@ -25,19 +29,23 @@ class State(NamedTuple):
 
 def state_of(job: Job, *, kept: bool) -> State:
     """Return how far a run is. kept: whether a record in logs/ counts as done."""
-    if kept and not (job.folder / "config.yaml").exists() and _is_kept(job):
+    if kept and not is_begun(job.folder) and _is_kept(job):
         return State(begun=True, finished=True, predicted=True)
     run = read_run(job.folder)
-    if not run.options:
+    if not run.options or not is_begun(job.folder):
         return State(status=run.status)
     other = differing(job.options, run)
     if other:
         return State(wrong=f"{job.folder} is a run of other options: {', '.join(other[:3])}")
     analysed = bool(of_folder(job.folder, run.name, job.seed))
     predicted = analysed or not job.weights.exists() or not is_classified(job)
-    # Values are written before the last checkpoint, which others are taught by, and run.json comes last.
-    finished = run.status == "finished" and document(job.folder, "run.json").get("status") == "finished"
+    finished = run.status == "finished" and is_whole(job.folder)  # others are taught by the last checkpoint
     return State(begun=True, finished=finished, predicted=predicted, status=run.status)
+
+
+def is_begun(folder: Path) -> bool:
+    """Return whether a run recorded anything; a start that came to no epoch leaves options, which a run replaces."""
+    return (folder / "run.json").exists() or any((folder / "checkpoints").glob("*.pt*"))
 
 
 def restore(job: Job) -> None:
@@ -46,16 +54,27 @@ def restore(job: Job) -> None:
     Raises OSError if it cannot be copied, as on a full disk.
     """
     weights = job.kept / "checkpoints" / job.weights.name
-    if not (job.folder / "config.yaml").exists() and weights.exists() and _is_kept(job):
+    if not is_begun(job.folder) and weights.exists() and _is_kept(job):
         job.folder.parent.mkdir(parents=True, exist_ok=True)
         copy = Path(tempfile.mkdtemp(prefix=".restored-", dir=job.folder.parent))
         try:
             shutil.copytree(job.kept, copy, dirs_exist_ok=True)
             copy.chmod(0o755)
-            with suppress(OSError):  # something is there: a run that was cut in its first epoch, or another was first
+            _clear(job.folder)
+            with suppress(OSError):  # another is at work there
                 copy.rename(job.folder)  # whole, or not at all
         finally:
             shutil.rmtree(copy, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a start left that recorded nothing, unless a process holds its lock or there is something else."""
+    with suppress(OSError):  # such as that there is no folder
+        if any(path.name not in LEFT and "tfevents" not in path.name for path in folder.iterdir()):
+            return
+        with (folder / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
 
 
 def counts_as_kept(job: Job, jobs: list[Job]) -> bool:
@@ -67,13 +86,18 @@ def counts_as_kept(job: Job, jobs: list[Job]) -> bool:
 
 def _is_kept(job: Job) -> bool:
     record = read_run(job.kept)
-    return record.status == "finished" and not differing(job.options, record)
+    return record.status == "finished" and is_whole(job.kept) and not differing(job.options, record)
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether a run is finished and not its values alone, which are written before the last checkpoint."""
+    return document(folder, "run.json").get("status") == "finished"
 
 
 def record_of(job: Job, *, kept: bool, made: bool = True) -> Run:
     """Return the record of a run: where it was made, if that counts; if not or there is none, where it was kept."""
     own = read_run(job.folder) if made else None
-    if own and (own.options or not kept or not job.kept.exists()):
+    if own and (is_begun(job.folder) or not kept or not job.kept.exists()):
         return own
     return read_run(job.kept)
 

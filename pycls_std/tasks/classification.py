@@ -46,6 +46,7 @@ class Classification:
         "DATA.PER_CLASS",
     )
     RESIZES = True
+    PADS = False
     KEEPS = ".npz"
 
     def __init__(self, classes: int, *, pipeline: Callable[..., ImagePipeline], mixing: Mixing | None = None):

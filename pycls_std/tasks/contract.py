@@ -78,6 +78,7 @@ class Task(Protocol):
     HEADS: tuple[str, ...]  # of the student, that its losses train
     READS: tuple[str, ...]
     RESIZES: bool  # whether a teacher is shown images at a size of its own, DISTILLATION.TEACHER_SIZES
+    PADS: bool  # whether the images of a batch may be padded to one size
     KEEPS: str  # how the name of the file ends that TEST.PREDICTIONS is; "" = there is none
     classes: int
     scores: dict[str, dict]  # see `evaluator.scores_of`

@@ -65,6 +65,7 @@ class Detection:
     HEADS: tuple[str, ...] = ("classes", "boxes")
     READS = ("AUG.FLIP", "DATA.IMAGES")
     RESIZES = False  # the boxes of padded images are shares of what is image
+    PADS = True
     KEEPS = ".json"
     OPTIONS = {
         # Weight of the focal loss of the classes, and of the class in the cost by which queries are matched with boxes.

@@ -33,6 +33,11 @@ class RunDescription:
             raise ValueError(f"{option} needs teacher {position}, DISTILLATION.TEACHERS has {count} entries")
         return self.teachers[position]
 
+    def refuse_padding(self, option: str) -> None:
+        """Raise ValueError that names the option of a term that reads whole maps, where a part of them is padding."""
+        if self.task.PADS:
+            raise ValueError(f"{option} must be 0: TASK.NAME has padded images, whose features TOKENS.WEIGHT reads")
+
 
 class _Part(nn.Module):
     """What a config can turn on: a term of the objective, or an auxiliary one."""

@@ -77,6 +77,7 @@ class Feature(Term):
     @classmethod
     def from_cfg(cls, cfg, run, student):
         """Build from section FEATURE. Raises ValueError for taps, teachers and images that the form cannot use."""
+        run.refuse_padding("FEATURE.WEIGHT")
         options = cfg.FEATURE
         kind, teacher = FEATURE_LOSSES.get(options.LOSS), run.teacher(options.TEACHER, "FEATURE.TEACHER")
         if kind.SINGLE_IMAGES and cfg.AUG.MIXUP + cfg.AUG.CUTMIX > 0:

@@ -50,6 +50,7 @@ class Locality(Term):
     @classmethod
     def from_cfg(cls, cfg, run, student):
         """Build from section LOCALITY. Raises ValueError for taps and teachers that are not there."""
+        run.refuse_padding("LOCALITY.WEIGHT")
         options = cfg.LOCALITY
         teacher = run.teacher(options.TEACHER, "LOCALITY.TEACHER")
         sizes = {"STUDENT_TAPS": run.student.taps, "TEACHER_TAPS": teacher.taps}

@@ -72,6 +72,7 @@ class VkD(Term):
     @classmethod
     def from_cfg(cls, cfg, run, student):
         """Build from section VKD. Raises ValueError for taps and a teacher that are not there, or do not fit."""
+        run.refuse_padding("VKD.WEIGHT")
         options = cfg.VKD
         models = {"STUDENT_TAP": run.student, "TEACHER_TAP": run.teacher(options.TEACHER, "VKD.TEACHER")}
         taps = [choose_features(f"VKD.{key}", options[key], list(model.taps)) for key, model in models.items()]

@@ -55,6 +55,7 @@ class Boxes:
     HEADS = ("classes", "boxes")
     READS = ("AUG.FLIP",)
     RESIZES = False
+    PADS = False
     KEEPS = ""
     OPTIONS = {
         # Weight of the distance of the boxes.
