@@ -28,7 +28,7 @@ def cycled(x: Tensor, axis: int) -> Tensor:
     """Return maps whose channel c is read d places further along an axis, d = 0, 1, -1, 0, 1, -1, ...; zeros outside.
 
     x: (B, H, W, C). axis: HEIGHT or WIDTH.
-    The same as torchvision's deform_conv2d with constant offsets, and 3 to 6 times as fast on a CPU
+    The same as torchvision's deform_conv2d with constant offsets, and 5 to 9 times as fast on a CPU
     (tools/benchmarks/cycle.py).
     """
     size, moved = x.shape[axis], torch.zeros_like(x)
