@@ -23,7 +23,9 @@ def gathered(table: Table, jobs: list[Job], records: list[Run], failed: dict[Job
     said = {job: f"seed{job.seed} failed: {why}" for job, why in failed.items()}
     runs = []
     for job, run in zip(jobs, records, strict=True):
-        other = differing(job.options, run) if run.options and is_begun(run.folder) else []
+        other = differing(job.options, run) if run.options else []
+        if other and not run.curves and not is_begun(run.folder):
+            continue  # it recorded nothing, and a start of this row replaces it
         if other:
             said.setdefault(job, f"seed{job.seed}: {run.folder} is a run of other options: {', '.join(other[:3])}")
         elif run.options:
