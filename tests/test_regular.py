@@ -36,10 +36,12 @@ def test_what_cannot_be_written_leaves_the_file_as_it_was(tmp_path, monkeypatch)
     for path in (tmp_path / "gone" / "page", page / "page", tmp_path):
         with pytest.raises(OSError, match=f"^{re.escape(str(path))} could not be written: "):
             replace_text(path, "new")
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="page could not be written: Is a directory"):
-        patched.setattr(
-            "pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(IsADirectoryError(21, "Is a directory"))
-        )
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="page could not be written: Operation not"):
+        patched.setattr("pathlib.Path.replace", refuse)
         replace_text(page, "new")
     assert page.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["page"]
 

@@ -12,8 +12,9 @@ if not __package__:  # run as a script, from anywhere
 
 from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
+from pycls_std.reproduce.state import is_whole  # noqa: E402
 from pycls_std.results import analysis  # noqa: E402
-from pycls_std.results.read import Run, document, find_runs  # noqa: E402
+from pycls_std.results.read import Run, find_runs  # noqa: E402
 
 SMALL = ("config.yaml", "run.json", "metrics.jsonl")
 BEST = Path("checkpoints") / "best.pt"
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
             missing = [name for name in names if not (run.folder / name).is_file()]
             if run.status != "finished" or missing:
                 raise ValueError(f"{run.folder}: {', '.join(missing) + ' missing' if missing else run.status}")
-            if document(run.folder, "run.json").get("status") != "finished":
+            if not is_whole(run.folder):
                 raise ValueError(f"{run.folder}: run.json is of an unfinished run, which ended in its last record")
             if args.weights and not run.options.get("DATA.VAL_FRACTION"):
                 raise ValueError(f"{run.folder}: --weights keeps {BEST}; without DATA.VAL_FRACTION last.pt teaches")
