@@ -124,6 +124,7 @@ def _identity(options: str, session, data) -> Identity:
             "classes": list(map(str, data.info.classes)),
             "ids": list(map(int, data.info.ids)),
             "images": [len(part.dataset) for part in (data.train, data.test, data.val) if part is not None],
+            "contents": data.contents,
             "mean": list(map(float, data.normalization.mean)),
             "std": list(map(float, data.normalization.std)),
             "memory": data.in_memory,

@@ -152,6 +152,20 @@ def test_a_teacher_is_its_weights_and_not_their_path(record, tmp_path, same):
         assert "(DISTILLATION.TEACHER_WEIGHTS ['aaaaaaaaaa', 'bbbbbbbbbb'])" in table["run"].tolist()[0]
 
 
+@pytest.mark.parametrize("known, rows", [("aab", 2), ("ab", 2), ("aa", 1), ("a-", 1), ("a-b", 3)])
+def test_runs_on_other_files_are_another_row(record, tmp_path, known, rows):
+    """A record that does not know its files is of the row of those that do, unless these are of several sets."""
+    for seed, digest in enumerate(known):
+        folder = record("multi", seed, [1.0, 2.0, 3.0 + seed])
+        (folder / "run.json").write_text(facts(seed, **({} if digest == "-" else {"images": 64 * digest})))
+    runs = find_runs([str(tmp_path)])
+    table = aggregate(runs)
+    assert len(table) == rows == len(rows_of(runs)) and table["n"].sum() == len(known)
+    if rows > 1:
+        names = {f"multi (images {10 * each if each != '-' else 'unknown'})" for each in known}
+        assert set(table["run"]) == names == set(rows_of(runs))
+
+
 def test_what_is_expected_and_ran_is_one_row(record, tmp_path, load):
     folder = record("multi", 0, [1.0, 2.0, 3.0])
     (folder / "run.json").write_text(facts(0))

@@ -25,7 +25,9 @@ from pycls_std.builders.data import build_data
 from pycls_std.core.registry import DATASETS
 from pycls_std.core.structures import Loaded, Progress
 from pycls_std.datasets import transforms
+from pycls_std.datasets.contents import contents
 from pycls_std.datasets.decoding import DecodedRandomResizedCrop, open_image, to_rgb
+from pycls_std.datasets.labelled_files import LabelledFiles
 from pycls_std.datasets.loader import EpochSampler, Views, train_loader
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.pipeline import ImagePipeline
@@ -1123,6 +1125,32 @@ def test_what_is_held_out_leaves_something_of_each_class(load):
     boxes = [("image", {"boxes": 1})] * 50  # targets that are no classes are drawn as one
     kept, held = training_parts(boxes, val_fraction=0.1)
     assert len(held.indices) == 5 and len(kept.indices) == 45
+
+
+def test_what_tells_files_of_one_name_apart(tmp_path, monkeypatch):
+    """Names, labels and sizes do, where the folder lies does not; arrays have no files."""
+
+    def split(place, change=""):
+        samples = []
+        for index in range(21):
+            path = tmp_path / place / f"class{index % 2}" / f"{index + (change == 'name' and index == 7)}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes(9 + (change == "size" and index == 0) + (change == "unasked" and index == 1)))
+            samples.append((str(path), (index + (change == "label" and index == 7)) % 2))
+        return LabelledFiles(samples)
+
+    monkeypatch.setattr("pycls_std.datasets.contents.SIZED", 10)
+    digits, plain = DATASETS.get("digits")(root="", split="train")[0], split("plain")
+    assert contents([digits, digits]) == "" and len(contents([plain, digits])) == 64
+    assert contents([split("elsewhere"), plain]) == contents([plain, plain])
+    others = [contents([split(name, name), plain]) for name in ("name", "label", "size")]
+    assert len({*others, contents([plain, plain]), contents([plain])}) == 5
+    assert contents([split("unasked", "unasked")]) == contents([plain])  # of every third a size is asked for
+    plain.file = str(tmp_path / "annotations.json")
+    Path(plain.file).write_bytes(b"{}")
+    before = contents([plain])
+    Path(plain.file).write_bytes(b"{} ")
+    assert contents([plain]) != before
 
 
 def test_the_first_images_of_a_folder_are_those_by_name(load, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
+from PIL import Image
 from records import SMALL, assert_same_run, load_config, load_state, same, words
 
 from pycls_std import config, runner
@@ -530,8 +531,6 @@ def test_time_prints_images_per_second(std, caplog, tmp_path):
 
 def two_datasets(folder, size=(8, 8)):
     """Folders of class folders a with cats and dogs, b with birds and fish."""
-    from PIL import Image
-
     for name, classes in (("a", ("cat", "dog")), ("b", ("bird", "fish"))):
         for split in ("train", "val"):
             for label in classes:
@@ -563,6 +562,9 @@ def test_a_run_is_not_continued_nor_silently_tested_on_other_classes(load, tmp_p
     assert load_state(data / "run")["epoch"] == 2
     (data / "a" / "train" / "cat" / "0.png").unlink()
     with pytest.raises(ValueError, match=r"is a run on \[8, 8\] images for training and test, now \[7, 8\]"):
+        train("a", epochs=3)
+    Image.new("RGB", (64, 64), (9, 60, 9)).save(data / "a" / "train" / "cat" / "0.png")
+    with pytest.raises(ValueError, match="is a run on other files: their names, labels or sizes in DATA.ROOT"):
         train("a", epochs=3)
     for name, told in (("a", False), ("other/a", True)):
         caplog.clear()

@@ -15,6 +15,7 @@ from pycls_std.core.registry import DATASETS, TASKS
 from pycls_std.core.structures import DatasetInfo, ImageSet, Loader, Normalization, World
 from pycls_std.core.text import printable, shortened
 from pycls_std.datasets import loader as loaders
+from pycls_std.datasets.contents import contents
 from pycls_std.datasets.memory.views import MemoryViews
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.scan import read_all
@@ -36,6 +37,7 @@ class Data(NamedTuple):
     train: Loader | None = None
     images: int = 0  # that are trained on
     val: Loader | None = None  # held out of the training split, None without DATA.VAL_FRACTION
+    contents: str = ""  # digest of the files of both splits, as far as they are known; see `datasets.contents`
 
     @property
     def judge(self) -> Loader:
@@ -79,6 +81,7 @@ def build_data(
     workers = cfg.DATA.NUM_WORKERS
     if train:  # first, for what is wrong with it is told before anything is read
         train_set = _train_split(cfg, info)
+        digest = contents([train_set, test_set])
         task.check_share(cfg.TRAIN.BATCH_SIZE // world.size, cfg.TRAIN.BATCH_SIZE, world.size)
         train_set, held_out = _parts(cfg, train_set)
         train_set = task.training_set(train_set)
@@ -103,7 +106,7 @@ def build_data(
     if not train:
         return Data(info, task, normalization, plain(_scored(cfg, test_set, info)))
     val = plain(held_out) if held_out else None
-    return Data(info, task, normalization, plain(test_set), train_batches, len(train_set), val)
+    return Data(info, task, normalization, plain(test_set), train_batches, len(train_set), val, digest)
 
 
 def _train_split(cfg, test: DatasetInfo) -> ImageSet:

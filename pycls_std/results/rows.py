@@ -11,28 +11,40 @@ WEIGHTS = "DISTILLATION.TEACHER_WEIGHTS"
 
 def rows_of(runs: list[Run]) -> dict[str, list[Run]]:
     """Return the runs of each row of `aggregate`, by its name, in the order in which the rows come in `runs`."""
-    catalogue = config.Catalogue()
-    groups = list(grouped(catalogue, runs).values())
-    named = [{"run": group[0].name} for group in groups]
-    tell_apart(named, [identity(catalogue, group[0]) for group in groups])
+    groups = grouped(config.Catalogue(), runs)
+    named = [{"run": group[0].name} for _, group in groups]
+    tell_apart(named, [shared for shared, _ in groups])
     found: dict[str, list[Run]] = {}
-    for row, group in zip(named, groups, strict=True):
+    for row, (_, group) in zip(named, groups, strict=True):
         found.setdefault(row["run"], []).extend(group)  # of one name are only those whose options are lost
     return found
 
 
-def grouped(catalogue, runs: list[Run]) -> dict[str, list[Run]]:
-    """Return the runs of each row. Two finished ones of one seed are no results: nobody knows which one is meant."""
-    groups: dict[str, list[Run]] = {}
+def grouped(catalogue, runs: list[Run]) -> list[tuple[dict, list[Run]]]:
+    """Return of each row what its runs share, {} if their options are lost, and the runs.
+
+    Two finished ones of one seed are no results: nobody knows which one is meant.
+    """
+    alike: dict[str, tuple[dict, list[Run]]] = {}
     for run in runs:
-        group = groups.setdefault(str(identity(catalogue, run) or run.folder.parent), [])
-        group.append(run)
-    for group in groups.values():
+        shared = identity(catalogue, run)
+        alike.setdefault(str(shared or run.folder.parent), (shared, []))[1].append(run)
+    groups = [part for shared, group in alike.values() for part in _by_images(shared, group)]
+    for _, group in groups:
         finished = [run for run in group if run.status == "finished"]
         for run in finished:
             twins = [str(other.folder) for other in finished if other.seed == run.seed]
             run.status = f"there twice, {' and '.join(twins)}: leave one out" if len(twins) > 1 else run.status
     return groups
+
+
+def _by_images(shared: dict, group: list[Run]) -> list[tuple[dict, list[Run]]]:
+    """Divide runs of one recipe by the files they were trained on, if these are known to be several sets."""
+    digests = dict.fromkeys(run.images for run in group)
+    if len(digests.keys() - {""}) < 2:
+        return [(shared, group)]
+    parts = {digest: [run for run in group if run.images == digest] for digest in digests}
+    return [(shared | {"images": digest[:10] or "unknown"}, part) for digest, part in parts.items()]
 
 
 def identity(catalogue, run: Run) -> dict:

@@ -11,7 +11,7 @@ from pycls_std.results.analysis import hits_of
 from pycls_std.results.costs import costs, origins
 from pycls_std.results.gains import compare
 from pycls_std.results.read import Run, document
-from pycls_std.results.rows import grouped, identity, recipe, tell_apart
+from pycls_std.results.rows import grouped, recipe, tell_apart
 from pycls_std.results.seeds import best_epoch
 
 SELECTIONS = ("last", "held-out")  # of the epoch whose scores rows are compared by
@@ -51,10 +51,10 @@ def aggregate(
     """
     catalogue = config.Catalogue()
     groups = grouped(catalogue, runs)
-    rows = [_row(catalogue, members, selection, varied) for members in groups.values()]
+    rows = [_row(catalogue, members, selection, varied) for _, members in groups]
     for row in rows:
         row["planned"] = row["run"]  # what all else calls it, where two of a name have to be told apart
-    tell_apart(rows, [identity(catalogue, group[0]) for group in groups.values()])
+    tell_apart(rows, [shared for shared, _ in groups])
     there = [recipe(catalogue, run.options) for run in runs]
     missing = [options for options in expected if recipe(catalogue, options) not in there]
     rows += [

@@ -80,6 +80,7 @@ class RunFolder:
             seed=seed,
             teachers=teachers,
             fingerprints=identity.teachers,
+            contents=identity.data["contents"],
             flops=flops,
             start_epoch=start_epoch,
             earlier=earlier,

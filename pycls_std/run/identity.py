@@ -25,7 +25,7 @@ class Identity(NamedTuple):
     threads: int  # of each process, which share an operation on the CPU
     compiled: str  # off, on, autotune or graphs: what TRAIN.COMPILE is, or what auto chose
     teachers: list[str]  # fingerprints of their weights, as they were found
-    data: dict  # name, classes and their ids, images of both splits, mean, std, memory
+    data: dict  # name, classes and their ids, images of both splits, digest of their files, mean, std, memory
 
     def refuse_other_data(self, saved: dict, path: Path) -> None:
         """Raise ValueError that names a checkpoint if it is of a run on other images, or taught by other weights."""
@@ -40,6 +40,8 @@ class Identity(NamedTuple):
             )
         if before["images"] != now["images"]:
             raise ValueError(f"{path} is a run on {before['images']} images for training and test, now {now['images']}")
+        if before.get("contents", now["contents"]) != now["contents"]:  # checkpoints of before December 2026 lack it
+            raise ValueError(f"{path} is a run on other files: their names, labels or sizes in DATA.ROOT have changed")
         if len(saved["teachers"]) != len(self.teachers):
             raise ValueError(f"{path} is a run of {len(saved['teachers'])} teachers, now {len(self.teachers)}")
         for index, (old, new) in enumerate(zip(saved["teachers"], self.teachers, strict=True)):
