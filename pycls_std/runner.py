@@ -191,7 +191,8 @@ def test(cfg) -> None:
     if cfg.TEST.JSON and world.rank == 0:
         keep_scores(cfg, scores, prediction=chosen, data=data, origin=origin)
     if cfg.TEST.PREDICTIONS:
-        keep_predictions(cfg, student=student, data=data, runtime=runtime, origin=origin)
+        taught_by = saved.get("teachers", [])
+        keep_predictions(cfg, student=student, data=data, runtime=runtime, taught_by=taught_by, origin=origin)
 
 
 def _check_split(cfg) -> None:

@@ -118,6 +118,21 @@ def test_a_test_without_the_option_writes_nothing_and_asks_no_teacher(tested, lo
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_another_teacher_says_is_not_kept(tested, teacher, load, tmp_path):
+    """As of a teacher that was trained anew since, in the same place: its agreement is not that of the run."""
+    _, folder, _ = tested
+    state = torch.load(teacher, weights_only=True)
+    state["student"]["backbone.fc.bias"] += 1
+    torch.save(state, tmp_path / "teacher.pt")
+    own = {"TEST__WEIGHTS": folder / "checkpoints" / "best.pt", "TEST__PREDICTIONS": tmp_path / "x.npz"}
+    cfg = load("debug/std_debug", OUT_DIR=tmp_path, DISTILLATION__TEACHER_WEIGHTS=f"[{tmp_path}/teacher.pt]", **own)
+    with pytest.raises(
+        ValueError, match="TEACHER_WEIGHTS .*teacher.pt has other weights of teacher 0 resnet8 than those that taught"
+    ):
+        runner.run("test", cfg)
+    assert not (tmp_path / "x.npz").exists()
+
+
 def test_a_student_of_one_head_without_teachers(load, tmp_path):
     """Its only prediction is stored once, by the name of its head; a plain forward pass of the moving average."""
     own = {"OUT_DIR": tmp_path / "run", "OPTIM__MAX_EPOCH": 1, **SMALL}

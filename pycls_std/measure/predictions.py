@@ -37,19 +37,22 @@ def check_predictions(cfg, task) -> None:
         raise ValueError(f"TEST.PREDICTIONS is {path}, there is no folder {path.parent}")
 
 
-def keep_predictions(cfg, *, student: Student, data: Data, runtime: Runtime, origin: dict) -> None:
+def keep_predictions(
+    cfg, *, student: Student, data: Data, runtime: Runtime, taught_by: list[str], origin: dict
+) -> None:
     """Write TEST.PREDICTIONS, whole or not at all; all processes predict, the first one writes.
 
-    student: with the weights of TEST.WEIGHTS, on the device. origin: `epoch` of the weights, `commit` of the program.
+    student: with the weights of TEST.WEIGHTS, on the device. taught_by: fingerprints of its teachers' weights, [] where
+    they are not known. origin: `epoch` of the weights, `commit` of the program.
     Teachers are prepared as for training, where the options name some and the task keeps what they say; see
     `build_scored_teachers`.
-    Raises ValueError if a teacher cannot be had, OSError that names the file if it cannot be written.
+    Raises ValueError if a teacher cannot be had or is another one, OSError that names the file if it cannot be written.
     """
     keeper, teachers = data.task.keeper(data.info), []
     trainer, run = build_described_trainer(cfg, data.task.classes)
     requests = teacher_requests(dict(trainer.terms.items()), len(run.teachers))
     if requests and keeper.asks_teachers:
-        teachers = build_scored_teachers(cfg, data=data, runtime=runtime, requests=requests)
+        teachers = build_scored_teachers(cfg, data=data, runtime=runtime, requests=requests, taught_by=taught_by)
     predict(student, teachers, keeper, data.test, runtime)
     kept = keeper.packed(runtime.world, lambda: (test_files(cfg), _meta(cfg, data, trainer, origin)))
     if kept is None:  # in all processes but the first
