@@ -12,6 +12,7 @@ from pycls_std import config
 from pycls_std.results import analysis
 from pycls_std.results.columns import GROUPS, chosen, headings
 from pycls_std.results.links import link_from
+from pycls_std.results.plots_of_scores import comparable
 from pycls_std.results.read import find_runs
 from pycls_std.results.render import cells, markdown
 from pycls_std.results.rows import rows_of
@@ -152,17 +153,36 @@ def test_a_teacher_is_its_weights_and_not_their_path(record, tmp_path, same):
         assert "(DISTILLATION.TEACHER_WEIGHTS ['aaaaaaaaaa', 'bbbbbbbbbb'])" in table["run"].tolist()[0]
 
 
+def files_of(digest):
+    """What run.json says of the files of a training and a test split."""
+    return {"files": {"train": 64 * digest, "test": 64 * "t"}}
+
+
+@pytest.mark.parametrize(
+    "known, gain", [("ab", "not compared, other files"), ("aa", "+1.00, one seed"), ("a-", "+1.00")]
+)
+def test_rows_on_other_files_are_not_compared(record, tmp_path, known, gain):
+    for place, digest in enumerate(known):
+        folder = record(("base", "multi")[place], 0, [1.0, 2.0, 3.0 + place])
+        (folder / "run.json").write_text(facts(0, **({} if digest == "-" else files_of(digest))))
+    runs = find_runs([str(tmp_path)])
+    table = aggregate(runs, baseline="base").set_index("run")
+    assert table.loc["multi", "gain"].startswith(gain)
+    rows = rows_of(runs)
+    assert comparable(rows["multi"], rows["base"]) == ("other files" not in gain)
+
+
 @pytest.mark.parametrize("known, rows", [("aab", 2), ("ab", 2), ("aa", 1), ("a-", 1), ("a-b", 3)])
 def test_runs_on_other_files_are_another_row(record, tmp_path, known, rows):
     """A record that does not know its files is of the row of those that do, unless these are of several sets."""
     for seed, digest in enumerate(known):
         folder = record("multi", seed, [1.0, 2.0, 3.0 + seed])
-        (folder / "run.json").write_text(facts(seed, **({} if digest == "-" else {"images": 64 * digest})))
+        (folder / "run.json").write_text(facts(seed, **({} if digest == "-" else files_of(digest))))
     runs = find_runs([str(tmp_path)])
     table = aggregate(runs)
     assert len(table) == rows == len(rows_of(runs)) and table["n"].sum() == len(known)
     if rows > 1:
-        names = {f"multi (images {10 * each if each != '-' else 'unknown'})" for each in known}
+        names = {f"multi (files {10 * 't' + ' ' + 10 * each if each != '-' else 'unknown'})" for each in known}
         assert set(table["run"]) == names == set(rows_of(runs))
 
 

@@ -1141,16 +1141,17 @@ def test_what_tells_files_of_one_name_apart(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pycls_std.datasets.contents.SIZED", 10)
     digits, plain = DATASETS.get("digits")(root="", split="train")[0], split("plain")
-    assert contents([digits, digits]) == "" and len(contents([plain, digits])) == 64
-    assert contents([split("elsewhere"), plain]) == contents([plain, plain])
-    others = [contents([split(name, name), plain]) for name in ("name", "label", "size")]
-    assert len({*others, contents([plain, plain]), contents([plain])}) == 5
-    assert contents([split("unasked", "unasked")]) == contents([plain])  # of every third a size is asked for
-    plain.file = str(tmp_path / "annotations.json")
-    Path(plain.file).write_bytes(b"{}")
-    before = contents([plain])
-    Path(plain.file).write_bytes(b"{} ")
-    assert contents([plain]) != before
+    assert contents(digits) == "" and len(contents(plain)) == 64
+    assert contents(split("elsewhere")) == contents(plain)
+    others = [contents(split(name, name)) for name in ("name", "label", "size")]
+    assert len({*others, contents(plain)}) == 4
+    assert contents(split("unasked", "unasked")) == contents(plain)  # of every third a size is asked for
+    assert len(contents(LabelledFiles([("in an archive.png", 0)]))) == 64  # whose place the dataset alone knows
+    plain.file = tmp_path / "annotations.json"
+    plain.file.write_bytes(b"{}")
+    before = contents(plain)
+    plain.file.write_bytes(b"[]")
+    assert contents(plain) != before
 
 
 def test_the_first_images_of_a_folder_are_those_by_name(load, tmp_path):

@@ -3,11 +3,15 @@
 import math
 import os
 import signal
+from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
+from methods import batch, make
 from processes import two_ranks, wait_for
 from records import SMALL, load_state, same, words
+from test_feature import build as with_memory
 from torch import nn
 from torch.utils._pytree import tree_leaves
 from waits import NoReads
@@ -15,10 +19,12 @@ from waits import NoReads
 from pycls_std import runner
 from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.core.meters import Meters
+from pycls_std.core.registry import FEATURE_LOSSES, LOGIT_LOSSES
 from pycls_std.core.structures import Progress
 from pycls_std.engine import loop
 from pycls_std.engine.optim import create_optimizer, fused
 from pycls_std.engine.runtime import Runtime
+from pycls_std.layers.orthogonal import MAPS
 from pycls_std.process import signals
 from pycls_std.terms.mine import Mine
 from pycls_std.terms.task import TaskLoss
@@ -199,6 +205,27 @@ def test_a_training_step_reads_nothing_from_the_device(std, teacher, monkeypatch
             meters.add(extra)
     assert bool(extra) == bool(mine["MINE__SAMPLES"])
     assert seen.operations["fused_adamw_"] == len(session.optimizer.param_groups)
+
+
+OF_METHODS = {f"kd-{name}": ("kd", {"DISTILLATION__TYPE": name}) for name in LOGIT_LOSSES.entries}
+OF_METHODS |= {f"feature-{name}": ("feature", name) for name in FEATURE_LOSSES.entries}
+OF_METHODS |= {f"vkd-{name}": ("vkd", {"VKD__MAP": name}) for name in MAPS}
+OF_METHODS |= {f"vkd-{name}": ("vkd", {"VKD__NORM": name}) for name in ("layer", "standardize", "whiten", "none")}
+OF_METHODS |= {"locality": ("locality", {}), "ofa": ("ofa", {})}
+
+
+@pytest.mark.parametrize("name", OF_METHODS)
+def test_no_method_reads_from_the_device(load, name):
+    """Losses, what they ask of the teacher, and the backward pass; one of VkD's maps waits, which its option says."""
+    trainer, options = OF_METHODS[name]
+    build = partial(make, teachers=1, **options) if trainer != "feature" else with_memory
+    method = build(load, trainer if trainer != "feature" else options, "resnet8")
+    data, progress = batch(), Progress(1, 0, 1, 2)
+    waits = (
+        pytest.raises(AssertionError, match="matrix_exp.* reads from") if name == "vkd-matrix_exp" else nullcontext()
+    )
+    with waits, NoReads():
+        sum(method.losses(data, progress).values()).backward()
 
 
 def test_mine_in_fp16_waits_for_nothing_where_its_optimizers_are_fused(std):

@@ -475,6 +475,8 @@ def test_what_the_host_draws_goes_to_a_device_from_pinned_memory(device, monkeyp
     sent = send(numbers, torch.device(device))
     assert (sent.device.type, len(pinned)) == (device, int(device == "meta"))
     assert device == "meta" or sent.data_ptr() == numbers.ctypes.data
+    send(np.arange(6).reshape(3, 2).T[0], torch.device(device))  # with gaps, which a device does not copy by itself
+    assert all(tensor.is_contiguous() for tensor in pinned)
     sources = [path for path in (ROOT / "pycls_std" / "datasets" / "memory").glob("*.py")]
     assert len(sources) > 5 and not [path.name for path in sources if "from_numpy" in path.read_text()]
 

@@ -133,6 +133,32 @@ def test_what_another_teacher_says_is_not_kept(tested, teacher, load, tmp_path):
     assert not (tmp_path / "x.npz").exists()
 
 
+@pytest.mark.parametrize("name, refused", [("data", True), ("other", False)])
+def test_predictions_are_of_the_test_images_of_the_run(tmp_path, load, name, refused):
+    """Of files that have changed since, in a folder of its name, they would say nothing of the run."""
+    for split in ("train", "val"):
+        for label in ("cat", "dog"):
+            (tmp_path / name / split / label).mkdir(parents=True)
+            for index in range(4):
+                Image.new("RGB", (8, 8), (60 * index, 9, 9)).save(tmp_path / name / split / label / f"{index}.png")
+    data = {"DATA__NAME": "image_folder", "MODEL__NUM_CLASSES": 0, "TRAIN__BATCH_SIZE": 4}
+    own = data | {"DATA__ROOT": tmp_path / name, "OUT_DIR": tmp_path / "run", "OPTIM__MAX_EPOCH": 1}
+    runner.run("train", load("debug/base_debug", **own))
+    (tmp_path / name).rename(tmp_path / "data") if name != "data" else None
+    Image.new("RGB", (64, 64)).save(tmp_path / "data" / "val" / "cat" / "0.png")
+    own |= {"DATA__ROOT": tmp_path / "data", "TEST__WEIGHTS": tmp_path / "run/checkpoints/last.pt"}
+    runner.run("test", load("debug/base_debug", **own))  # its scores are told, and kept nowhere
+    cfg = load("debug/base_debug", TEST__PREDICTIONS=tmp_path / "x.npz", **own)
+    if refused:
+        with pytest.raises(
+            ValueError, match="^TEST.PREDICTIONS: .*last.pt was tested on other files: names, labels or"
+        ):
+            runner.run("test", cfg)
+    else:
+        runner.run("test", cfg)
+    assert (tmp_path / "x.npz").exists() != refused
+
+
 def test_a_student_of_one_head_without_teachers(load, tmp_path):
     """Its only prediction is stored once, by the name of its head; a plain forward pass of the moving average."""
     own = {"OUT_DIR": tmp_path / "run", "OPTIM__MAX_EPOCH": 1, **SMALL}

@@ -564,7 +564,7 @@ def test_a_run_is_not_continued_nor_silently_tested_on_other_classes(load, tmp_p
     with pytest.raises(ValueError, match=r"is a run on \[8, 8\] images for training and test, now \[7, 8\]"):
         train("a", epochs=3)
     Image.new("RGB", (64, 64), (9, 60, 9)).save(data / "a" / "train" / "cat" / "0.png")
-    with pytest.raises(ValueError, match="is a run on other files: their names, labels or sizes in DATA.ROOT"):
+    with pytest.raises(ValueError, match="is a run on other files: names, labels or sizes of those in DATA.ROOT"):
         train("a", epochs=3)
     for name, told in (("a", False), ("other/a", True)):
         caplog.clear()

@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--baseline", default="", metavar="ROW", help="name of the row that the others are compared with"
     )
+    parser.add_argument("--apart", nargs="+", default=[], metavar="ROW", help="not compared, such as teachers")
     parser.add_argument("--selection", choices=SELECTIONS, default=SELECTIONS[0], help="scores they are compared by")
     parser.add_argument("--columns", nargs="+", default=[], metavar="NAME", help=f"{', '.join(GROUPS)}, all")
     parser.add_argument("--link-from", type=Path, metavar="FILE", help="link seeds to their records, as seen from it")
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         runs = find_runs(args.folders)
         expected = [config.flatten(config.load(path)) for path in args.expect]
-        table = aggregate(runs, expected, baseline=args.baseline, selection=args.selection)
+        table = aggregate(runs, expected, baseline=args.baseline, selection=args.selection, apart=tuple(args.apart))
     except (ValueError, OSError) as error:
         streams.complain(f"make_table.py: {one_line(error)}")
         return 2

@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="report.py", description=__doc__)
     parser.add_argument("folders", nargs="+", help="folders with run records, such as logs/cifar10-jpeg_std or runs")
     parser.add_argument("--baseline", default="", metavar="ROW", help="name of the row to compare with")
+    parser.add_argument("--apart", nargs="+", default=[], metavar="ROW", help="not compared, such as teachers")
     parser.add_argument("--selection", choices=SELECTIONS, default=SELECTIONS[0], help="scores they are compared by")
     parser.add_argument("--columns", nargs="+", default=[], metavar="NAME", help=f"{', '.join(GROUPS)}, all")
     parser.add_argument("--title", help="by default the name of the first folder")
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     out = args.out or Path(args.folders[0]) / "report.html"
     try:
         runs = find_runs(args.folders)
-        table = aggregate(runs, baseline=args.baseline, selection=args.selection)
+        table = aggregate(runs, baseline=args.baseline, selection=args.selection, apart=tuple(args.apart))
         title = args.title or Path(args.folders[0]).resolve().name
         write_report(out, table, runs, title=title, notes=[], baseline=args.baseline, columns=args.columns)
     except (ValueError, OSError) as error:

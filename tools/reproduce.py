@@ -19,7 +19,7 @@ from pycls_std.process import signals, streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 from pycls_std.reproduce.estimate import plan_lines  # noqa: E402
 from pycls_std.reproduce.jobs import RUNS, Changes, folder_name, plan  # noqa: E402
-from pycls_std.reproduce.running import Runner, Slot  # noqa: E402
+from pycls_std.reproduce.running import MARGIN, Runner, Slot  # noqa: E402
 from pycls_std.reproduce.showing import gathered, rendered, write_page  # noqa: E402
 from pycls_std.reproduce.state import record_of  # noqa: E402
 from pycls_std.reproduce.table_file import read_table  # noqa: E402
@@ -30,7 +30,6 @@ from pycls_std.results.render import FORMATS  # noqa: E402
 
 LOG = logging.getLogger("pycls_std")
 UNITS = {"s": 1, "m": 60, "h": 3600}
-MARGIN = 40.0  # seconds before --until in which runs end their batch, and table and page are written
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -64,7 +63,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 @streams.program("reproduce.py")
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 done, 1 a run failed or is not finished, 2 usage or the table, 130, 143 a signal."""
+    """Return the exit code: 0 done, 1 a run failed, is not finished or lacks predictions, 2 usage, 130, 143 signals."""
     start = time.monotonic()
     args = parse(argv)
     logging.basicConfig(handlers=[handler := logging.StreamHandler(sys.stdout)])
@@ -79,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         runner = Runner(
             own,
             slots(args.gpus, args.jobs),
-            deadline=start + args.until - MARGIN if args.until else None,
+            deadline=start + args.until if args.until else None,
             kept=args.kept,
             analyze=keep_analysis,
         )
@@ -102,23 +101,23 @@ def main(argv: list[str] | None = None) -> int:
             finally:
                 signals.uninstall()
         records = [record_of(job, kept=args.kept or args.logs, made=not args.logs) for job in jobs]
-        frame = gathered(table, jobs, records, runner.failed)
+        frame = gathered(table, jobs, records, runner.failed, runner.unpredicted)
         if stops and args.rows:
             frame = frame[frame["run"].map(lambda name: name.partition(" (")[0] in args.rows)]  # all that go by it
         columns = args.columns or list(table.columns)
         text = rendered(table, frame, changes, args.format, columns, link_from(args.link_from))
         if not stops:
-            _write_page(RUNS / folder_name(table, changes), table, frame, records, changes)
+            _write_page(RUNS / folder_name(table, changes), table, frame, records, changes, columns)
         print(text, end="")
     except (ValueError, OSError) as error:
         streams.complain(f"reproduce.py: {one_line(error)}")
         return 2
-    return code or int(bool(runner.failed) or not (stops or runner.done >= set(own)))
+    return code or int(bool(runner.failed or runner.unpredicted) or not (stops or runner.done >= set(own)))
 
 
-def _write_page(folder: Path, table, frame, records, changes: Changes) -> None:
+def _write_page(folder: Path, *shown) -> None:
     try:
-        page = write_page(folder, table, frame, records, changes)
+        page = write_page(folder, *shown)
     except (ValueError, OSError) as error:  # the table is there all the same
         streams.complain(f"reproduce.py: warning: no page of the table: {one_line(error)}")
         return

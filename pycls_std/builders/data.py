@@ -37,7 +37,7 @@ class Data(NamedTuple):
     train: Loader | None = None
     images: int = 0  # that are trained on
     val: Loader | None = None  # held out of the training split, None without DATA.VAL_FRACTION
-    contents: str = ""  # digest of the files of both splits, as far as they are known; see `datasets.contents`
+    contents: dict[str, str] = {}  # digest of the files of each split that is made of files, see `datasets.contents`
 
     @property
     def judge(self) -> Loader:
@@ -78,10 +78,10 @@ def build_data(
     test_set, info = _split(cfg, "test")
     task = build_task(cfg, len(info.classes))
     normalization = named_normalization("DATA.NORMALIZATION", cfg.DATA.NORMALIZATION) or info.normalization
-    workers = cfg.DATA.NUM_WORKERS
+    workers, digests = cfg.DATA.NUM_WORKERS, _digests(test=test_set)
     if train:  # first, for what is wrong with it is told before anything is read
         train_set = _train_split(cfg, info)
-        digest = contents([train_set, test_set])
+        digests |= _digests(train=train_set)
         task.check_share(cfg.TRAIN.BATCH_SIZE // world.size, cfg.TRAIN.BATCH_SIZE, world.size)
         train_set, held_out = _parts(cfg, train_set)
         train_set = task.training_set(train_set)
@@ -104,9 +104,13 @@ def build_data(
         return loaders.test_loader(views, batch_size=batch_size, workers=workers, world=world)
 
     if not train:
-        return Data(info, task, normalization, plain(_scored(cfg, test_set, info)))
+        return Data(info, task, normalization, plain(_scored(cfg, test_set, info)), contents=digests)
     val = plain(held_out) if held_out else None
-    return Data(info, task, normalization, plain(test_set), train_batches, len(train_set), val, digest)
+    return Data(info, task, normalization, plain(test_set), train_batches, len(train_set), val, digests)
+
+
+def _digests(**splits: ImageSet) -> dict[str, str]:
+    return {name: digest for name, split in splits.items() if (digest := contents(split))}
 
 
 def _train_split(cfg, test: DatasetInfo) -> ImageSet:

@@ -8,7 +8,9 @@ from torch import Tensor
 def send(values: np.ndarray, device: torch.device) -> Tensor:
     """Return an array as a tensor on a device; on the CPU it is the array's own memory.
 
-    A device copies by itself from pinned memory alone: for any other, the host waits until it has been read.
+    A device copies by itself from pinned memory alone, without gaps: for any other, the host waits until it has been
+    read, or copied to where it has none.
     """
-    tensor = torch.from_numpy(values)
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+    if device.type == "cpu":
+        return torch.from_numpy(values)
+    return torch.from_numpy(np.ascontiguousarray(values)).pin_memory().to(device, non_blocking=True)

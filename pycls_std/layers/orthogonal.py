@@ -33,8 +33,14 @@ def cayley(free: Tensor) -> Tensor:
     first, left, right = _skew(free)
     if n <= 2 * k:
         half = left @ right.T / 2
-        return torch.linalg.solve(_one(n, free) - half, first + half @ first)
-    return first + left @ torch.linalg.solve(_one(2 * k, free) - right.T @ left / 2, right.T @ first)
+        return _solved(_one(n, free) - half, first + half @ first)
+    return first + left @ _solved(_one(2 * k, free) - right.T @ left / 2, right.T @ first)
+
+
+def _solved(system: Tensor, right: Tensor) -> Tensor:
+    """Return the solution, NaN if there is none; `solve` asks the device whether there is, and waits."""
+    solution, failed = torch.linalg.solve_ex(system, right)
+    return torch.where(failed > 0, math.nan, solution)
 
 
 def matrix_exp(free: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ LOG = logging.getLogger("pycls_std")
 SCRIPT = Path(__file__).resolve().parents[2] / "run_net.py"
 POLL = 0.5  # seconds between two looks at the runs
 RETRY = 30.0  # seconds until a run that another process makes is looked at again
+MARGIN = 40.0  # seconds before a deadline in which runs end their batch, and table and page are written
+GRACE = 20.0  # of these, until runs that have not ended are killed; the same command goes on with them
 
 
 @dataclass
@@ -37,8 +39,9 @@ class Slot:
 class Runner:
     """Makes runs until all are done, or it is told to stop.
 
-    jobs: in the order in which they matter. deadline: of time.monotonic(), when the runs are told to stop; None =
-    none. kept: whether records in logs/ count as done. analyze(folder) makes of a run's predictions what tables read.
+    jobs: in the order in which they matter. deadline: of time.monotonic(); MARGIN before it the runs are told to stop,
+    and killed if they do not; None = none. kept: whether records in logs/ count as done. analyze(folder) makes of a
+    run's predictions what tables read.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Runner:
         self.analyze = analyze
         self.done: set[Job] = set()
         self.failed: dict[Job, str] = {}  # why, in a line
+        self.unpredicted: dict[Job, str] = {}  # finished, but why there are no predictions of it
         self.later: dict[Job, float] = {}  # made by another process; when to look again
         self.stopping = False
         self.told: set[Job] = set()
@@ -68,6 +72,8 @@ class Runner:
                 while not self.stopping or any(slot.process for slot in self.slots):
                     if (signals.pending() or self._late()) and not self.stopping:
                         self._stop("stopped" if signals.pending() else "the time is up")
+                    if self._late(GRACE):
+                        self._kill()
                     for slot in self.slots:
                         self._look_at(slot)
                     if not self.stopping and not self._start() and not any(slot.process for slot in self.slots):
@@ -76,12 +82,15 @@ class Runner:
                         time.sleep(POLL)
                     time.sleep(POLL)
         finally:
-            for slot in self.slots:
-                if slot.process:
-                    slot.process.kill()
+            self._kill()
 
-    def _late(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
+    def _late(self, more: float = 0.0) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline - MARGIN + more
+
+    def _kill(self) -> None:
+        for slot in self.slots:
+            if slot.process:
+                slot.process.kill()
 
     def _stop(self, why: str) -> None:
         self.stopping = True
@@ -181,7 +190,7 @@ class Runner:
                     LOG.info("%s: %s, it is waited for", job, why)
                 self.told.add(job)
             elif step == "predict":
-                self._finish(job, f"done, without predictions: {why}")
+                self._lacks_predictions(job, why)
             else:
                 self._fail(job, why)
             return
@@ -192,7 +201,7 @@ class Runner:
             try:
                 self.analyze(job.folder)
             except (ValueError, OSError) as error:
-                self._finish(job, f"done, without predictions: {error}")
+                self._lacks_predictions(job, str(error))
             else:
                 self._finish(job, "done")
         elif not self.stopping:
@@ -201,6 +210,10 @@ class Runner:
     def _finish(self, job: Job, how: str) -> None:
         self.done.add(job)
         LOG.info("%s: %s (%d of %d)", job, how, len(self.done), len(self.jobs))
+
+    def _lacks_predictions(self, job: Job, why: str) -> None:
+        self.unpredicted[job] = printable(shortened(why, 300))
+        self._finish(job, f"done, without predictions: {self.unpredicted[job]}")
 
     def _fail(self, job: Job, why: str) -> None:
         self.failed[job] = printable(shortened(why, 300))

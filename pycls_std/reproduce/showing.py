@@ -17,10 +17,17 @@ from pycls_std.results.table import aggregate
 REPORT = "report.html"
 
 
-def gathered(table: Table, jobs: list[Job], records: list[Run], failed: dict[Job, str]) -> pd.DataFrame:
-    """Return the table of its rows. records: of each job, as far as there is one. failed: why a run is not there."""
+def gathered(
+    table: Table, jobs: list[Job], records: list[Run], failed: dict[Job, str], unpredicted: dict[Job, str]
+) -> pd.DataFrame:
+    """Return the table of its rows.
+
+    records: of each job, as far as there is one. failed: why a run is not there. unpredicted: why what it predicts is
+    not.
+    """
     expected = {job.row.name: job.options for job in reversed(jobs)}
     said = {job: f"seed{job.seed} failed: {why}" for job, why in failed.items()}
+    said |= {job: f"seed{job.seed} without predictions: {why}" for job, why in unpredicted.items()}
     runs = []
     for job, run in zip(jobs, records, strict=True):
         other = differing(job.options, run) if run.options else []
@@ -32,7 +39,7 @@ def gathered(table: Table, jobs: list[Job], records: list[Run], failed: dict[Job
             runs.append(run)
         elif (run.folder / "metrics.jsonl").exists():
             said.setdefault(job, f"seed{job.seed}: {run.status}")
-    begun, told = {run.name for run in runs}, {}
+    begun, told = {run.name for run in runs} | {job.row.name for job in said}, {}
     for row in table.rows:
         own = [(job, run) for job, run in zip(jobs, records, strict=True) if job.row.name == row.name]
         whys = [said[job] for job, _ in own if job in said]
@@ -54,7 +61,9 @@ def heading(table: Table, changes: Changes) -> str:
     return "\n".join([f"{table.title}.", *_notes(table, changes)]) + "\n\n"
 
 
-def write_page(folder: Path, table: Table, frame: pd.DataFrame, records: list[Run], changes: Changes) -> Path | None:
+def write_page(
+    folder: Path, table: Table, frame: pd.DataFrame, records: list[Run], changes: Changes, columns: list[str]
+) -> Path | None:
     """Write report.html of a table into the folder of its runs, and return its path; None where nothing ran."""
     shown = {folder for folders in frame.get("folders", ()) if isinstance(folders, dict) for folder in folders.values()}
     runs = [run for run in records if run.folder in shown]
@@ -62,7 +71,6 @@ def write_page(folder: Path, table: Table, frame: pd.DataFrame, records: list[Ru
         return None
     folder.mkdir(parents=True, exist_ok=True)
     out, notes = folder / REPORT, _notes(table, changes)
-    columns = list(table.columns)
     write_report(out, frame, runs, title=table.title, notes=notes, baseline=table.baseline, columns=columns)
     return out
 

@@ -16,7 +16,7 @@ GROUPS = {
     "gain": ("baseline", "gain"),
     "published": ("published", "delta", "changed"),
     "cost": ("deployed", "train_only", "flops", "hours", "speed", "memory"),
-    "teaching": ("teacher_score", "agreement"),
+    "teaching": ("teacher_score", "teacher_val", "agreement"),
     "calibration": ("student_nll", "student_ece"),
     "origin": ("commit", "records"),
 }
@@ -30,6 +30,7 @@ FIXED = {
     "speed": ("images/s", 0),
     "memory": ("peak memory (GiB)", 2),
     "teacher_score": ("teachers on test", 2),
+    "teacher_val": ("teachers on held-out images", 2),
     "agreement": ("agreement with teachers (%, tested weights)", 2),
     "student_nll": ("NLL (nats, tested weights)", 3),
     "student_ece": ("ECE (%, tested weights)", 2),

@@ -7,6 +7,7 @@ from pycls_std.results.analysis import of_folder
 from pycls_std.results.read import Run, document
 
 MEGA, GIGA = 1e6, 1e9
+SPLITS = ("teachers", "held_out_teachers")  # where run.json has what they score on the test split and held out
 
 
 def costs(runs: list[Run]) -> dict[str, list[float]]:
@@ -17,12 +18,13 @@ def costs(runs: list[Run]) -> dict[str, list[float]]:
 
 
 def origins(runs: list[Run]) -> dict[str, str]:
-    """Return what is said in words: the teachers' scores on the test split, the commits, the folders of the records."""
+    """Return what is said in words: the teachers' scores on both splits, the commits, the folders of the records."""
     facts = [document(run.folder, "run.json") for run in runs]
-    teachers = dict.fromkeys(_teachers(each) for each in facts)
+    test, held_out = (dict.fromkeys(_teachers(each.get(key)) for each in facts) for key in SPLITS)
     commits = dict.fromkeys(commit for each in facts for commit in commits_of(each))
     return {
-        "teacher_score": " or ".join(filter(None, teachers)),
+        "teacher_score": " or ".join(filter(None, test)),
+        "teacher_val": " or ".join(filter(None, held_out)),
         "commit": ", ".join(commits),
         "records": " ".join(run.folder.as_posix() for run in runs),
     }
@@ -44,8 +46,7 @@ def _short(commit: str) -> str:
     return digits[:10] + dash + changed
 
 
-def _teachers(facts: dict) -> str:
-    scores = facts.get("teachers")
+def _teachers(scores) -> str:
     known = [score for score in scores.values() if _is_number(score)] if isinstance(scores, dict) else []
     return " + ".join(f"{score:.2f}" for score in known)
 

@@ -14,11 +14,11 @@ def compare(rows: list[dict], baselines: Mapping[str, str], selection: str) -> N
     """Add to each row its gain over its baseline, from the seeds that both have.
 
     baselines: {row: the row that it is compared with}, by their names; one that is not there is not compared.
-    rows: each with `run`, its name, `planned`, its name before it was told apart from another one's, `data` and
-    `conditions`, {what is said of it: value}, and where it has results `seeds`, {selection: {seed: score}}, `chosen`,
-    {selection: {seed: epoch}}, and `hits`, {seed: (digest of the labels, epoch, (N,) which test images are right)}. It
-    gets `gain`, in words, and `gain_mean`, `gain_low` and `gain_high` where it is of several seeds. Raises ValueError
-    if a baseline is no row.
+    rows: each with `run`, its name, `planned`, its name before it was told apart from another one's, `data`, `files`,
+    those of its dataset as far as they are known, and `conditions`, {what is said of it: value}, and where it has
+    results `seeds`, {selection: {seed: score}}, `chosen`, {selection: {seed: epoch}}, and `hits`, {seed: (digest of the
+    labels, epoch, (N,) which test images are right)}. It gets `gain`, in words, and `gain_mean`, `gain_low` and
+    `gain_high` where it is of several seeds. Raises ValueError if a baseline is no row.
     """
     known: dict[str, list[dict]] = {}
     for row in rows:
@@ -43,6 +43,8 @@ def compare(rows: list[dict], baselines: Mapping[str, str], selection: str) -> N
             row["gain"] = f"not compared, {why}"
         elif row.get("data") != own.get("data"):
             row["gain"] = "not compared, other data"
+        elif row.get("files") and own.get("files") and row["files"] != own["files"]:
+            row["gain"] = "not compared, other files"
         else:
             row |= _gain(row, own, scores, ground, selection)
             row["gain"] += "".join(f", {value} {what} beside {other}" for what, value, other in _apart(row, own))

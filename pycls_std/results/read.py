@@ -22,15 +22,15 @@ class Run:
     """One run record. options: {"SECTION.KEY": value}, all of them. curves: tag -> {epochs done: value}.
 
     teachers: digests of the weights that taught it, () where they are not known, as in a record of before November
-    2026. images: digest of the files of its dataset, "" where there are none or, as in a record of before December
-    2026, they are not known. processes: that shared its batches. status: `finished`, or what is wrong in a few words.
+    2026. files: digests of those of its dataset, "" where there are none or, as in a record of before December 2026,
+    they are not known. processes: that shared its batches. status: `finished`, or what is wrong in a few words.
     """
 
     folder: Path
     options: dict = field(default_factory=dict)
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
     teachers: tuple[str, ...] = ()
-    images: str = ""
+    files: str = ""
     processes: int = 1
     status: str = "finished"
 
@@ -87,7 +87,8 @@ def read_run(folder: Path) -> Run:
     digests = facts.get("teacher_fingerprints")
     if isinstance(digests, list) and len(digests) == len(run.options.get("DISTILLATION.TEACHERS", [])):
         run.teachers = tuple(map(str, digests))
-    run.images = str(facts.get("images", ""))
+    digests = facts.get("files")
+    run.files = " ".join(str(digests[split])[:10] for split in sorted(digests)) if isinstance(digests, dict) else ""
     run.processes = facts["processes"] if isinstance(facts.get("processes"), int) else 1
     other, foreign = _edited(run.options, shown), _foreign(folder, run.options)
     if foreign:

@@ -52,13 +52,21 @@ def grid(texts: pd.DataFrame) -> str:
 
 
 def csv(table: pd.DataFrame, columns: Sequence[str] = (), link=None) -> str:
-    """Return the columns, by default all, as numbers, means and deviations apart. No text is a formula to a program."""
+    """Return the columns, by default all, as numbers, means and deviations apart. No text is a formula to a program.
+
+    Beside a gain and a difference from what is published stand in `selection` which epoch's scores they are of, and in
+    `baseline` over what; what the test split chose is called optimistic.
+    """
     own = [key for key in table if key not in INNER]
     if columns:
         wanted = chosen(config.Catalogue(), columns, _varied(table))
         parts = ("_std", "_mean", "_low", "_high")
         own = [key for key in own if {key, *(key.removesuffix(part) for part in parts)} & set(wanted)]
-    return table[own].map(_no_formula).to_csv(index=False, float_format="%.4f")
+    compared = any(key == "gain" or key.startswith("delta_") for key in own)
+    said = {key: table.attrs[key] for key in ("selection", "baseline") if compared and key in table.attrs}
+    flattering = {key: f"optimistic_{key}" for key in own if key.startswith("best_")}
+    shown = table[own].assign(**said).rename(columns=flattering)
+    return shown.map(_no_formula).to_csv(index=False, float_format="%.4f")
 
 
 def latex(table: pd.DataFrame, columns: Sequence[str] = (), link=None) -> str:
@@ -99,7 +107,7 @@ def _varied(table: pd.DataFrame) -> list[str]:
 
 
 def _is_empty(column: pd.Series) -> bool:
-    return all(text in ("nan", "None", "") for text in column.map(str))
+    return all(text in ("nan", "None", "", "-") for text in column.map(str))
 
 
 def _cell(row: pd.Series, key: str) -> str:

@@ -29,7 +29,7 @@ def grouped(catalogue, runs: list[Run]) -> list[tuple[dict, list[Run]]]:
     for run in runs:
         shared = identity(catalogue, run)
         alike.setdefault(str(shared or run.folder.parent), (shared, []))[1].append(run)
-    groups = [part for shared, group in alike.values() for part in _by_images(shared, group)]
+    groups = [part for shared, group in alike.values() for part in _by_files(shared, group)]
     for _, group in groups:
         finished = [run for run in group if run.status == "finished"]
         for run in finished:
@@ -38,13 +38,18 @@ def grouped(catalogue, runs: list[Run]) -> list[tuple[dict, list[Run]]]:
     return groups
 
 
-def _by_images(shared: dict, group: list[Run]) -> list[tuple[dict, list[Run]]]:
-    """Divide runs of one recipe by the files they were trained on, if these are known to be several sets."""
-    digests = dict.fromkeys(run.images for run in group)
-    if len(digests.keys() - {""}) < 2:
+def _by_files(shared: dict, group: list[Run]) -> list[tuple[dict, list[Run]]]:
+    """Divide runs of one recipe by the files they were trained and tested on, if these are known to be several sets."""
+    found = dict.fromkeys(run.files for run in group)
+    if len(found.keys() - {""}) < 2:
         return [(shared, group)]
-    parts = {digest: [run for run in group if run.images == digest] for digest in digests}
-    return [(shared | {"images": digest[:10] or "unknown"}, part) for digest, part in parts.items()]
+    parts = {files: [run for run in group if run.files == files] for files in found}
+    return [(shared | {"files": files or "unknown"}, part) for files, part in parts.items()]
+
+
+def known_files(runs: list[Run]) -> frozenset[str]:
+    """Return what runs say of the files of their dataset; several sets of one name are not compared."""
+    return frozenset(run.files for run in runs if run.files)
 
 
 def identity(catalogue, run: Run) -> dict:

@@ -11,17 +11,18 @@ from pycls_std.results.analysis import hits_of
 from pycls_std.results.costs import costs, origins
 from pycls_std.results.gains import compare
 from pycls_std.results.read import Run, document
-from pycls_std.results.rows import grouped, recipe, tell_apart
+from pycls_std.results.rows import grouped, known_files, recipe, tell_apart
 from pycls_std.results.seeds import best_epoch
 
 SELECTIONS = ("last", "held-out")  # of the epoch whose scores rows are compared by
 MISSING = "not yet run"
-# What a gain is told of where it is not the same for both rows.
+# What a gain is told of where it is not the same for both rows, and what it is called where it is 0.
 CONDITIONS = {
-    "OPTIM.MAX_EPOCH": "epochs",
-    "DATA.PER_CLASS": "images a class",
-    "DATA.IMAGES": "images",
-    "DATA.IMAGE_SIZE": "px",
+    "OPTIM.MAX_EPOCH": ("epochs", ""),
+    "DATA.PER_CLASS": ("images a class", "all"),
+    "DATA.IMAGES": ("images", "all"),
+    "DATA.VAL_FRACTION": ("held out", "none"),
+    "DATA.IMAGE_SIZE": ("px", ""),
 }
 
 
@@ -74,7 +75,7 @@ def aggregate(
     order = {options["NAME"]: position for position, options in enumerate(expected)}
     rows.sort(key=lambda row: (order.get(row["planned"], len(order)), row["run"]))
     for row in rows:
-        for key in ("seeds", "chosen", "hits", "conditions", "planned"):
+        for key in ("seeds", "chosen", "hits", "conditions", "files", "planned"):
             row.pop(key, None)
     plain = {key: _text(option.value) for key, option in catalogue.options.items() if option.column}
     same = [key for key, text in plain.items() if all(row.get(key, text) == text for row in rows) and key not in varied]
@@ -106,7 +107,7 @@ def _row(catalogue, runs: list[Run], selection: str, varied) -> dict:
         row |= _deltas(catalogue, row, result, selection)
     for column, values in costs(finished).items():
         row |= _mean(column, values)
-    row |= origins(finished) | {"folders": {run.seed: run.folder for run in runs}}
+    row |= {"files": known_files(finished)} | origins(finished) | {"folders": {run.seed: run.folder for run in runs}}
     row["status"] = "; ".join(dict.fromkeys(trouble)) or "finished"
     return row
 
@@ -182,7 +183,7 @@ def _facts(catalogue, options: dict[str, Any], varied=()) -> dict:
         "teachers": " + ".join(options["DISTILLATION.TEACHERS"]) or "-",
         "data": config.dataset_name(options),
         "epochs": options["OPTIM.MAX_EPOCH"],
-        "conditions": {what: options[key] or "all" for key, what in CONDITIONS.items()},
+        "conditions": {what: options[key] or none for key, (what, none) in CONDITIONS.items()},
         **shown,
         **published,
     }

@@ -16,6 +16,8 @@ from pycls_std.engine.structure import refuse_other_kind
 # What is read of a checkpoint of an older format, whose run is finished.
 FINISHED = {"config": str, "processes": int, "epoch": int}
 
+CHANGED_FILES = "names, labels or sizes of those in DATA.ROOT have changed"
+
 
 class Identity(NamedTuple):
     """Where the state of a run comes from, as its checkpoints hold it."""
@@ -25,7 +27,7 @@ class Identity(NamedTuple):
     threads: int  # of each process, which share an operation on the CPU
     compiled: str  # off, on, autotune or graphs: what TRAIN.COMPILE is, or what auto chose
     teachers: list[str]  # fingerprints of their weights, as they were found
-    data: dict  # name, classes and their ids, images of both splits, digest of their files, mean, std, memory
+    data: dict  # name, classes and their ids, images of both splits, digests of their files, mean, std, memory
 
     def refuse_other_data(self, saved: dict, path: Path) -> None:
         """Raise ValueError that names a checkpoint if it is of a run on other images, or taught by other weights."""
@@ -41,7 +43,7 @@ class Identity(NamedTuple):
         if before["images"] != now["images"]:
             raise ValueError(f"{path} is a run on {before['images']} images for training and test, now {now['images']}")
         if before.get("contents", now["contents"]) != now["contents"]:  # checkpoints of before December 2026 lack it
-            raise ValueError(f"{path} is a run on other files: their names, labels or sizes in DATA.ROOT have changed")
+            raise ValueError(f"{path} is a run on other files: {CHANGED_FILES}")
         if len(saved["teachers"]) != len(self.teachers):
             raise ValueError(f"{path} is a run of {len(saved['teachers'])} teachers, now {len(self.teachers)}")
         for index, (old, new) in enumerate(zip(saved["teachers"], self.teachers, strict=True)):
@@ -147,6 +149,16 @@ def refuse_other_parts(before: str, now: str, source: str) -> None:
     changed = [change for change in changes if change[0] in PARTS]
     if changed:
         raise ValueError(f"{source} was trained on other images: {'; '.join(map(_in_words, changed))}")
+
+
+def refuse_other_test_files(saved: dict, name: str, contents: dict[str, str], source: str) -> None:
+    """Raise ValueError that names a checkpoint if its run was tested on other files of a dataset of this name.
+
+    Of a dataset of another name it says nothing, nor does a checkpoint of before December 2026. contents: see `Data`.
+    """
+    before = saved["data"].get("contents", {}).get("test", contents.get("test"))
+    if saved["data"].get("name") == name and before != contents.get("test"):
+        raise ValueError(f"TEST.PREDICTIONS: {source} was tested on other files: {CHANGED_FILES}")
 
 
 def changed_shape(before: str, now: str) -> list[str]:

@@ -19,8 +19,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 class Record:
     """Keeps run.json up to date. Nothing of the environment's variables goes into it.
 
-    teachers: the result of each, by split and name. fingerprints: of their weights. contents: digest of
-    the images' files, "" where there are none. flops: operations of a forward
+    teachers: the result of each, by split and name. fingerprints: of their weights. contents: digest
+    of the files of each split that is made of files. flops: operations of a forward
     pass of an image, 2 for a multiply-add. start_epoch: epochs done before this start. earlier: the facts as they were
     then. A run that was started several times lists each start, with its command and its commit.
     """
@@ -33,7 +33,7 @@ class Record:
         seed: int,
         teachers: dict[str, dict[str, float]],
         fingerprints: list[str],
-        contents: str,
+        contents: dict[str, str],
         flops: int,
         start_epoch: int,
         earlier: dict,
@@ -63,7 +63,7 @@ class Record:
             "teachers": teachers["test"],
             "held_out_teachers": teachers.get("val", {}),
             "teacher_fingerprints": fingerprints,
-            "images": contents,
+            "files": contents,
             "epochs": session.epochs,
         }
 
