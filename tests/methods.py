@@ -1,5 +1,7 @@
 """Methods on tiny backbones, with untrained teachers: what several tests build, step and look into."""
 
+from inspect import signature
+
 import numpy as np
 import torch
 
@@ -7,6 +9,7 @@ from pycls_std.builders.data import build_task
 from pycls_std.builders.method import build_backbone, build_student, build_trainer, describe_run, teacher_requests
 from pycls_std.builders.teachers import build_teachers
 from pycls_std.builders.weights import Weights
+from pycls_std.core.registry import LOGIT_LOSSES
 from pycls_std.core.structures import Loaded, Normalization, Progress
 from pycls_std.engine.optim import create_optimizer
 from pycls_std.engine.runtime import Runtime
@@ -45,6 +48,15 @@ def options_of(trainer, name="mixer_nano4", teachers=1, size=32, **overrides):
         options |= {"DISTILLATION__TEACHERS": f"{['resnet8'] * teachers}"}
         options |= {"DISTILLATION__TEACHER_WEIGHTS": f"{['none'] * teachers}"}
     return options | overrides
+
+
+def logit_loss(form, student, teacher, labels, **options):
+    """A form of logit distillation, by its own function, at the start of a run; labels: for one that asks for them."""
+    function = LOGIT_LOSSES.get(form)
+    known = {"labels": labels, "progress": START}
+    known |= {name: torch.tensor(value) for name, value in getattr(function, "learned", {}).items()}
+    asked = {name: known[name] for name in signature(function).parameters if name in known}
+    return function(student, teacher, **asked, **options)
 
 
 class Method:

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from methods import START, batch, make, two_steps
+from methods import START, batch, logit_loss, make, two_steps
 from test_check import check  # noqa: F401  (a fixture)
 
+from pycls_std.core.registry import LOGIT_LOSSES
 from pycls_std.layers.exit_heads import (
     AttentionExit,
     ConvolutionExit,
@@ -15,8 +16,7 @@ from pycls_std.layers.exit_heads import (
 )
 from pycls_std.losses.classification import soft_target_cross_entropy
 from pycls_std.losses.confidence import confidence_weights
-from pycls_std.losses.logit import soft_distillation, standardized
-from pycls_std.losses.logit_targets import enhanced_distillation
+from pycls_std.losses.logit import standardized
 
 STUDENTS = ("mixer_nano4", "deit_tiny_patch16_224", "resnet14")
 
@@ -83,9 +83,11 @@ def test_heads_of_patches(side, merges):
 
 # ----------------------------------------------------------------------------------------------------------- objective
 @pytest.mark.parametrize("standard", ["false", "true"])
-@pytest.mark.parametrize("form", ["ofa", "soft"])
+@pytest.mark.parametrize("form", sorted(LOGIT_LOSSES.entries))
 def test_all_heads_learn_from_all_teachers(load, form, standard):
-    options = {"DISTILLATION__TYPE": form, "DISTILLATION__OFA_EPS": 1.5, "DISTILLATION__LOGIT_STANDARD": standard}
+    options = {"DISTILLATION__TYPE": form, "DISTILLATION__LOGIT_STANDARD": standard}
+    own = {"ofa_eps": 1.5} if form == "ofa" else {}
+    options |= {f"DISTILLATION__{key.upper()}": value for key, value in own.items()}
     method = make(load, "ofa", teachers=2, EXITS__WEIGHT=0.3, **options)
     data, term = batch(), method.trainer.terms["exits"]
     losses = method.losses(data)
@@ -98,8 +100,7 @@ def test_all_heads_learn_from_all_teachers(load, form, standard):
         for m, logits in enumerate(teachers):
             pair = (head(features), logits)
             pair = tuple(map(standardized, pair)) if standard == "true" else pair
-            each = enhanced_distillation(*pair, labels, ofa_eps=1.5) if form == "ofa" else soft_distillation(*pair)
-            total = total + (weights[:, m] * each).mean()
+            total = total + (weights[:, m] * logit_loss(form, *pair, labels, **own)).mean()
     torch.testing.assert_close(losses["exits"], 0.3 * total, rtol=1e-4, atol=1e-5)
 
 

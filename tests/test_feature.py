@@ -1,29 +1,27 @@
 """Feature distillation: what each form reads, compares and trains, on three families, resumed, on two processes."""
 
-import json
-import sys
+import copy
+import math
 
 import numpy as np
 import pytest
 import torch
 from methods import CAPTURES, START, batch, make
-from processes import two_ranks
-from records import SMALL, assert_same_run, load_state, words
+from records import SMALL, assert_same_run, load_state
+from shares import FEW, IMAGES, STEPS, apart, steps_of, steps_of_two
 from test_check import check  # noqa: F401  (a fixture)
 from torch import nn
+from torch.nn.functional import conv2d
 
-from pycls_std import config, runner
-from pycls_std.builders.training import build_all, build_runtime
-from pycls_std.check.processes import train
+from pycls_std import runner
 from pycls_std.core.registry import FEATURE_LOSSES
 from pycls_std.core.structures import Progress, take
-from pycls_std.engine.distributed import close
 from pycls_std.engine.optim import create_optimizer
 from pycls_std.engine.runtime import Runtime
 from pycls_std.losses import feature_maps, relations
-from pycls_std.models.taps import POOLED
+from pycls_std.models.taps import POOLED, tap_names
 
-FORMS = ("at", "crd", "fitnet", "nst", "pkt", "reviewkd", "rkd", "rsd", "sp", "vid")
+FORMS = sorted(FEATURE_LOSSES.entries)
 PUBLISHED = {"fitnet": 100, "at": 1000, "sp": 3000, "pkt": 30000, "rkd": 1, "nst": 50, "vid": 1, "crd": 0.8}
 PUBLISHED |= {"reviewkd": 1, "rsd": 0.1}
 SINGLE = {"AUG__MIXUP": 0, "AUG__CUTMIX": 0}  # images, as a memory needs them
@@ -45,10 +43,6 @@ def build(load, form, name="mixer_nano4", **overrides):
 
 
 # --------------------------------------------------------------------------------------------------- options and shapes
-def test_all_forms_are_tried_here():
-    assert set(FORMS) == set(FEATURE_LOSSES.entries)
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_weights_are_the_published_ones(load, form):
     """Of TRAINER feature alone; a config, the command line and other trainers say their own."""
@@ -133,42 +127,142 @@ def test_a_batch_of_one_image(load, form):
 
 
 # -------------------------------------------------------------------------------------------------------- the objective
-PURE = {
-    "at": lambda pairs: sum(feature_maps.attention_distance(*pair) for pair in pairs),
-    "nst": lambda pairs: sum(feature_maps.selectivity_distance(*pair) for pair in pairs),
-    "sp": lambda pairs: relations.similarity_distance(*pairs[-1]),
+def side_of(maps, side):
+    """Maps (B, C, H, H) averaged to (B, C, side, side)."""
+    step = maps.shape[2] // side
+    return maps.unfold(2, step, step).unfold(3, step, step).mean(dim=(4, 5))
+
+
+def smaller(pair):
+    """A pair of maps, the larger averaged to the smaller."""
+    side = min(maps.shape[2] for maps in pair)
+    return [side_of(maps, side) for maps in pair]
+
+
+def through(weight, maps):
+    """Maps through a 1x1 convolution."""
+    return torch.einsum("dc,bchw->bdhw", weight[:, :, 0, 0], maps)
+
+
+def normed(norm, features):
+    """A batch norm of (B, C, ...) by the batch's own statistics."""
+    over = [dim for dim in range(features.ndim) if dim != 1]
+    scale, shift = (each.view(-1, *[1] * (features.ndim - 2)) for each in (norm.weight, norm.bias))
+    centred = features - features.mean(over, keepdim=True)
+    return centred / (centred.square().mean(over, keepdim=True) + norm.eps).sqrt() * scale + shift
+
+
+def hint(form, pairs, data):
+    (own, other), (convolution, norm, _) = smaller(pairs[0]), form.regressors[0]
+    return (normed(norm, through(convolution.weight, own)).clamp(min=0) - other).square().mean()
+
+
+def likelihood(form, pairs, data):
+    """-log of a normal distribution, without its constant, summed over the stages."""
+    total = 0.0
+    for regressor, pair in zip(form.regressors, pairs, strict=True):
+        own, other = smaller(pair)
+        first, second, third = (layer.weight for layer in regressor.mean if isinstance(layer, nn.Conv2d))
+        mean = through(third, through(second, through(first, own).clamp(min=0)).clamp(min=0))
+        variance = ((1 + regressor.raw_variance.exp()).log() + 1e-5).view(-1, 1, 1)
+        total = total + ((mean - other) ** 2 / variance + variance.log()).mean() / 2
+    return total
+
+
+def nearest(maps, side):
+    places = [place * maps.shape[2] // side for place in range(side)]
+    return maps[:, :, places][:, :, :, places]
+
+
+def review(form, pairs, data):
+    """From the last stage to the first, each fused with what the later ones have passed on."""
+    pairs = [[each if each.ndim == 4 else each[:, :, None, None] for each in pair] for pair in pairs]
+    total, passed = 0.0, None
+    for fusion, (own, other) in reversed(list(zip(form.review.stages, pairs, strict=True))):
+        fused = normed(fusion.enter[1], through(fusion.enter[0].weight, own))
+        if passed is not None:
+            passed, gate = nearest(passed, own.shape[2]), fusion.weights[0]
+            weights = through(gate.weight, torch.cat([fused, passed], dim=1)) + gate.bias.view(-1, 1, 1)
+            weights = 1 / (1 + (-weights).exp())
+            fused = fused * weights[:, [0]] + passed * weights[:, [1]]
+        passed = nearest(fused, other.shape[2])
+        result = normed(fusion.leave[1], conv2d(passed, fusion.leave[0].weight, padding=1))
+        sides = [other.shape[2], *(side for side in (4, 2, 1) if side < other.shape[2])]
+        apart = [(side_of(result, side) - side_of(other, side)).square().mean() for side in sides]
+        shares = [0.5**level for level in range(len(sides))]
+        total = total + sum(share * each for share, each in zip(shares, apart, strict=True)) / sum(shares)
+    return total
+
+
+def correlations(form, pairs, data):
+    (own, other), (first, norm, _, last) = pairs[0], form.heads[0]
+    hidden = normed(norm, own @ first.weight.T)
+    own = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2 @ last.weight.T
+    own, other = ((x - x.mean(0)) / (x.var(0, correction=0).sqrt() + 1e-5) for x in (own.double(), other.double()))
+    found = other.T @ own / len(own)
+    squares, diagonal = found.square().sum(), found.diagonal()
+    return (diagonal - 1).square().sum() + 0.01 * (squares - diagonal.square().sum())
+
+
+def contrast(form, pairs, data):
+    """The first batch's, by the negatives that the next draw gives; the densities' scale is the mean times images."""
+    memory, index, labels = copy.deepcopy(form.memory), data.loaded.index, data.loaded.targets
+    memory.classes[index] = labels
+    torch.manual_seed(1)
+    places = torch.cat([index[:, None], memory._draw(labels)], dim=1)
+    noise, total = (places.shape[1] - 1) / len(memory.classes), 0.0
+    embeds, known = (form.embed_student, form.embed_teacher), (memory.teacher, memory.student)
+    for embed, features, others in zip(embeds, pairs[0], known, strict=True):
+        own = (features @ embed.weight.T + embed.bias).double()
+        own = own / own.norm(dim=1, keepdim=True)
+        scores = torch.einsum("bc,bkc->bk", own, others[places].double()).div(0.07).exp()
+        scores = scores / (scores.detach().mean() * len(memory.classes))
+        told = torch.cat([scores[:, :1], torch.full_like(scores[:, 1:], noise)], dim=1) / (scores + noise)
+        total = total - told.log().sum(dim=1).mean()
+    torch.manual_seed(1)
+    return total
+
+
+OBJECTIVES = {  # by the form with its adapters, the features of each pair of taps, student's first, and the batch
+    "at": lambda form, pairs, data: sum(feature_maps.attention_distance(*pair) for pair in pairs),
+    "nst": lambda form, pairs, data: sum(feature_maps.selectivity_distance(*pair) for pair in pairs),
+    "sp": lambda form, pairs, data: relations.similarity_distance(*pairs[0]),
+    "pkt": lambda form, pairs, data: relations.affinity_divergence(*pairs[0]),
+    "rkd": lambda form, pairs, data: relations.relational_distance(*pairs[0]),
+    **{"fitnet": hint, "vid": likelihood, "reviewkd": review, "rsd": correlations, "crd": contrast},
 }
-POOLS = {"pkt": relations.affinity_divergence, "rkd": relations.relational_distance}
 
 
-@pytest.mark.parametrize("form", [*PURE, *POOLS])
+def read_pairs(method, data):
+    """What both models have at the taps, by timm's own functions: a mixer, a DeiT without its class token, a ResNet."""
+    term, (teacher,) = method.trainer.terms["feature"], method.teachers
+    sides = []
+    for model, taps in ((method.student.backbone, term.student_taps), (teacher.backbone, term.teacher_taps[0])):
+        last, maps = model.forward_intermediates(data.images, output_fmt="NCHW")
+        known = dict(zip(tap_names(model), maps, strict=True)) | {POOLED: model.forward_head(last, pre_logits=True)}
+        sides.append([known[tap] for tap in taps])
+    return list(zip(*sides, strict=True))
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", STUDENTS)
 def test_objective_is_the_weighted_loss_of_the_features(load, form, name):
-    """Of a mixer, a DeiT without its class token, a ResNet, by timm's own taps, and of what the classifiers read."""
-    method, data = build(load, form, name), batch()
-    losses = method.losses(data)
-    assert losses.keys() == {"ce", "feature"}
-    models = method.student.backbone, method.teachers[0].backbone
+    """Half way to its weight, and by its gradient too, after the adapters have left the values they start from."""
+    method, data = build(load, form, name, FEATURE__WARMUP_EPOCHS=2), batch()
+    term = method.trainer.terms["feature"]
     with torch.no_grad():
-        read = [model.forward_intermediates(data.images, output_fmt="NCHW") for model in models]
-        if form in POOLS:
-            pooled = [model.forward_head(last, pre_logits=True) for model, (last, _) in zip(models, read, strict=True)]
-            expected = POOLS[form](*pooled)
-        else:
-            own = read[0][1] if name == "resnet14" else [read[0][1][place] for place in (0, 1, 3)]
-            expected = PURE[form](list(zip(own, read[1][1], strict=True)))
-    torch.testing.assert_close(losses["feature"].detach(), PUBLISHED[form] * expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_hint_goes_through_the_regressor(load):
-    method, data = build(load, "fitnet", "resnet14"), batch()
-    value = method.losses(data)["feature"]
-    (regressor,) = method.trainer.terms["feature"].form.regressors
-    maps = [
-        model.forward_intermediates(data.images)[1][1]
-        for model in (method.student.backbone, method.teachers[0].backbone)
-    ]
-    torch.testing.assert_close(value, 100 * (regressor(maps[0]) - maps[1]).square().mean(), rtol=1e-4, atol=1e-4)
+        for parameter in term.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    expected = PUBLISHED[form] / 2 * OBJECTIVES[form](term.form, read_pairs(method, data), data).float()
+    losses = method.losses(data, Progress(0, 0, 1, 3))
+    assert losses.keys() == {"ce", "feature"}
+    torch.testing.assert_close(losses["feature"], expected, rtol=1e-4, atol=1e-5)
+    trained = [*term.parameters(), *method.student.backbone.parameters()]
+    gradients = [torch.autograd.grad(each, trained, allow_unused=True) for each in (losses["feature"], expected)]
+    reached = [[gradient is not None for gradient in own] for own in gradients]
+    assert reached[0] == reached[1]
+    found, true = (torch.cat([each.flatten() for each in own if each is not None]) for own in gradients)
+    assert float((found - true).norm()) < 1e-4 * float(true.norm())
 
 
 def test_options_of_a_form_are_read(load):
@@ -262,52 +356,31 @@ def test_adapters_are_not_deployed(load, form):
 
 
 # ----------------------------------------------------------------------------------------------------------------- runs
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_run_in_small_passes_all_checks(check, method, form):  # noqa: F811
+def test_a_run_in_small_passes_all_checks(check, method, form, precision):  # noqa: F811
     """Among them that a saved run goes on exactly, and that every parameter is in a loss."""
-    found = check(method("feature", FEATURE__LOSS=form, **OWN.get(form, {})))
+    found = check(method("feature", FEATURE__LOSS=form, PRECISION=precision, **OWN.get(form, {})))
     assert all(ok for ok, _ in found.values()), found
     assert found["terms"][1] == "ce, feature"
 
 
+# The images of each process's share are compared with each other, or go through an adapter's batch norm.
+BY_SHARES = ("fitnet", "pkt", "reviewkd", "rkd", "rsd", "sp")
+
+
 @pytest.mark.slow
-def test_two_processes_agree(method, teacher, tmp_path):
-    """On student, adapters and memory, after steps of every form, each on its own share of the images."""
-    both = two_ranks(tmp_path, [], hook="test_feature:share_steps", arguments=(str(teacher), str(tmp_path)))
-    ends = [one.end(patience=240) for one in both]
-    assert [code for code, *_ in ends] == [0, 0], ends
-    found = json.loads((tmp_path / "apart.json").read_text())
-    assert set(found) == set(FORMS)
-    assert max(found.values()) < 1e-6, found
-    assert json.loads((tmp_path / "seen.json").read_text()) == 2 * 32, "images in the memory, of two steps"
+def test_two_processes_train_what_one_trains(method, tmp_path):
+    """Student and adapters, after steps of every form; in both processes they are the same, and so is the memory.
 
-
-def share_steps(teacher, folder):
-    """Hook: take two steps of every form as one of two processes; note how far the processes are apart."""
-    apart = {}
-    for form in FORMS:
-        own = {"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}]", "FEATURE__LOSS": form, "OUT_DIR": f"{folder}/run"}
-        own |= {"TRAIN__BATCH_SIZE": 32, "AUG__REPEATS": 1, "DATA__PER_CLASS": 13, **OWN.get(form, {})}
-        cfg = config.load("configs/debug/feature_debug.yaml", words(**own))
-        runtime = build_runtime(cfg)
-        session, *_ = build_all(cfg, runtime, fetch=False)
-        loader = iter(session.train_loader)
-        session.train_loader = [next(loader), next(loader)]
-        train(session, epoch=0)
-        values = {**dict(session.trainer.objective.named_parameters())}
-        values |= {key: value for key, value in session.trainer.terms.named_buffers() if "memory" in key}
-        apart[form] = max(float((runtime.world.greatest(v.detach()) - v.detach()).abs().max()) for v in values.values())
-        apart[form] = max(runtime.world.gather(apart[form]))
-        if form == "crd" and runtime.world.rank == 0:
-            seen = int((session.trainer.terms["feature"].form.memory.classes >= 0).sum())
-            with open(f"{folder}/seen.json", "w") as file:
-                json.dump(seen, file)
-    if runtime.world.rank == 0:
-        with open(f"{folder}/apart.json", "w") as file:
-            json.dump(apart, file)
-    del session
-    close()
-    sys.exit(0)
+    Each process draws negatives of its own, so that what becomes of `crd` is no more than alike.
+    """
+    methods = {form: method("feature", FEATURE__LOSS=form, **FEW, **OWN.get(form, {})) for form in FORMS}
+    found = steps_of_two(tmp_path, methods)
+    seen = int((found.pop("crd")["feature.form.memory.classes"] >= 0).sum())
+    assert seen == STEPS * IMAGES, "images in the memory"
+    for form, two in found.items():
+        assert apart(steps_of(methods[form], parts=2 if form in BY_SHARES else 1), two) < 1e-5, form
 
 
 def test_the_memory_is_saved_and_grows_with_the_images(method, tmp_path):

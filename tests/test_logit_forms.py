@@ -5,8 +5,9 @@ from functools import partial
 
 import pytest
 import torch
-from methods import START, batch, make, two_steps
+from methods import batch, logit_loss, make, two_steps
 from records import SMALL, load_state
+from shares import FEW, apart, steps_of, steps_of_two
 from test_check import check  # noqa: F401  (a fixture)
 
 from pycls_std import runner
@@ -27,7 +28,9 @@ GENERATOR = torch.Generator().manual_seed(0)
 STUDENT = torch.randn(6, 5, generator=GENERATOR)
 TEACHER = 2 * torch.randn(6, 5, generator=GENERATOR)
 LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
-FORMS = ("hard", "soft", "decoupled", "nkd", "dist", "ttm", "wttm", "ctkd", "ofa")
+FORMS = sorted(LOGIT_LOSSES.entries)
+STUDENTS = ("mixer_nano4", "deit_tiny_patch16_224", "resnet14")
+ALL_TERMS = {"STD__WEIGHT": 0.5, "KD__WEIGHT": 0.5, "EXITS__WEIGHT": 0.5, "MINE__SAMPLES": 0}  # that read logits
 
 
 def probabilities(logits, temperature=1.0):
@@ -154,37 +157,29 @@ def test_options_of_the_temperature():
     assert float(with_gradient(theta, 0.0).detach()) == 0.0
 
 
-@pytest.mark.parametrize("form", ["nkd", "dist", "ttm", "wttm", "ofa"])
+@pytest.mark.parametrize("form", FORMS)
 def test_many_heads_are_each_as_one(form):
-    loss = LOGIT_LOSSES.get(form)
-    labels = {"labels": LABELS} if form in ("nkd", "ofa") else {}
     heads, teachers = torch.randn(3, 6, 5), torch.randn(3, 6, 5)
-    each = torch.stack([loss(s, t, **labels) for s, t in zip(heads, teachers, strict=True)])
-    torch.testing.assert_close(loss(heads, teachers, **labels), each)
+    each = torch.stack([logit_loss(form, s, t, LABELS) for s, t in zip(heads, teachers, strict=True)])
+    torch.testing.assert_close(logit_loss(form, heads, teachers, LABELS), each)
 
 
-@pytest.mark.parametrize("form", ["nkd", "dist", "ttm", "wttm", "ofa"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_shift_of_the_logits_of_an_image_changes_nothing(form):
+    shifts = 3 * torch.randn(2, 6, 1)
+    moved = logit_loss(form, STUDENT + shifts[0], TEACHER + shifts[1], LABELS)
+    torch.testing.assert_close(moved, logit_loss(form, STUDENT, TEACHER, LABELS), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_sure_logits_are_finite(form):
-    labels = {"labels": LABELS} if form in ("nkd", "ofa") else {}
     student = (200 * torch.randn(6, 5)).requires_grad_()
-    value = LOGIT_LOSSES.get(form)(student, 200 * torch.randn(6, 5), **labels)
+    value = logit_loss(form, student, 200 * torch.randn(6, 5), LABELS)
     value.sum().backward()
     assert value.isfinite().all() and student.grad.isfinite().all()
 
 
 # ------------------------------------------------------------------------------------------------------------- methods
-def expected(form, student, teacher, labels, method):
-    """A form on logits (B, K), by its own function; options as the page has them."""
-    given = {"labels": labels} if form in ("decoupled", "nkd", "ofa") else {}
-    if form == "ctkd":
-        given = {"theta": torch.tensor(1.0), "progress": START}
-    return LOGIT_LOSSES.get(form)(student, teacher, **given)
-
-
-def test_all_forms_are_tried_here():
-    assert set(FORMS) == set(LOGIT_LOSSES.entries)
-
-
 @pytest.mark.parametrize("standard", ["false", "true"])
 @pytest.mark.parametrize("form", FORMS)
 def test_several_teachers_standardized_or_not(load, form, standard):
@@ -200,23 +195,58 @@ def test_several_teachers_standardized_or_not(load, form, standard):
         for m, logits in enumerate(teachers):
             own = heads["cls"] if term == "kd" else heads[f"std{m}"]
             pair = (standardized(own), standardized(logits)) if standard == "true" else (own, logits)
-            total = total + (weights[:, m] * expected(form, *pair, labels, method)).mean()
+            total = total + (weights[:, m] * logit_loss(form, *pair, labels)).mean()
         torch.testing.assert_close(method.losses(data)[term], share * total, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["fp32", "bf16", "compiled"])
-@pytest.mark.parametrize("form", ["nkd", "dist", "ttm", "wttm", "ctkd", "ofa"])
-def test_it_trains_student_and_scalars_and_nothing_else(load, form, way):
-    method = make(load, "std", KD__WEIGHT=0.5, DISTILLATION__TYPE=form)
-    for head in (method.student.backbone.head, *method.student.branches["std"].classifiers):
+def learned(form):
+    """Names of the scalars that a form trains beside the student."""
+    return set(getattr(LOGIT_LOSSES.get(form), "learned", {}))
+
+
+WAYS = [(name, way) for name in STUDENTS for way in ("fp32", "bf16")] + [("mixer_nano4", "compiled")]
+
+
+@pytest.mark.parametrize(("name", "way"), WAYS)
+@pytest.mark.parametrize("form", FORMS)
+def test_it_trains_student_and_scalars_and_nothing_else(load, form, name, way):
+    method = make(load, "std", name, KD__WEIGHT=0.5, DISTILLATION__TYPE=form)
+    for head in (method.student.backbone.get_classifier(), *method.student.branches["std"].classifiers):
         torch.nn.init.normal_(head.weight)  # a student that is sure of something
+    teachers = {key: value.clone() for key, value in method.teachers.state_dict().items()}
     two_steps(method, way)
     trainer = method.trainer
     scalars = dict(trainer.terms.named_parameters())
-    assert set(scalars) == ({"kd.loss.learned.theta", "std.loss.learned.theta"} if form == "ctkd" else set())
+    assert set(scalars) == {f"{term}.loss.learned.{own}" for own in learned(form) for term in ("kd", "std")}
     assert all(float(p.grad) != 0.0 for p in scalars.values())
-    assert {name for name in trainer.monitors if "theta" in name} == ({"kd_theta", "std_theta"} if scalars else set())
+    monitors = {f"{term}_{own}" for own in learned(form) for term in ("kd", "std")}
+    assert {key for key in trainer.monitors if not key.startswith("teacher_weight/")} == monitors
+    assert all(torch.equal(value, teachers[key]) for key, value in method.teachers.state_dict().items())
     assert not any(p.grad is not None for p in method.teachers.parameters())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_it_learns_is_not_deployed(load, form):
+    trainer = make(load, "kd", "resnet14", 1, DISTILLATION__TYPE=form).trainer
+    assert trainer.deployed_parameters() == make(load, "baseline", "resnet14").trainer.deployed_parameters()
+    assert trainer.trained_parameters() - trainer.deployed_parameters() == len(learned(form))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_run_in_small_passes_all_checks(check, method, form, precision):  # noqa: F811
+    """On all heads that can learn from logits; among the checks that a saved run goes on exactly."""
+    found = check(method("std", DISTILLATION__TYPE=form, PRECISION=precision, **ALL_TERMS))
+    assert all(ok for ok, _ in found.values()), found
+    assert found["terms"][1] == "ce, exits, kd, std"
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains(method, tmp_path):
+    """But for `dist`, whose correlations over the images of a class are of each process's share of them."""
+    methods = {form: method("std", DISTILLATION__TYPE=form, **ALL_TERMS, **FEW) for form in FORMS}
+    for form, two in steps_of_two(tmp_path, methods).items():
+        assert apart(steps_of(methods[form], parts=2 if form == "dist" else 1), two) < 1e-5, form
 
 
 def test_the_temperature_goes_where_the_loss_is_larger(load):
@@ -228,10 +258,8 @@ def test_the_temperature_goes_where_the_loss_is_larger(load):
     assert float(method.losses(data)["kd"].detach()) > float(before.detach())
 
 
-def test_the_temperature_is_saved_and_not_deployed(method, check, tmp_path):  # noqa: F811
-    """A run in small goes on exactly from what it saved, and two processes agree on it."""
+def test_the_temperature_is_saved_and_not_deployed(method, tmp_path):
     own = {"DISTILLATION__TYPE": "ctkd", "DISTILLATION__LOGIT_STANDARD": "false", "DISTILLATION__CTKD_EPOCHS": 1}
-    assert all(ok for ok, _ in check(method("kd", **own), processes=True).values())
     runner.train(method("kd", OPTIM__MAX_EPOCH=1, **SMALL, **own))
     state = load_state(tmp_path / "run")
     assert list(state["trainer"]["terms"]) == ["kd.loss.learned.theta"]

@@ -8,6 +8,7 @@ from methods import DEIT, STUDENTS, Method, batch, make, options_of
 from records import SMALL, assert_same_run, load_state
 
 from pycls_std import runner
+from pycls_std.builders.training import build_described_trainer
 from pycls_std.core.structures import World
 from pycls_std.engine import loop
 from pycls_std.layers.orthogonal import MAPS
@@ -295,6 +296,19 @@ def test_the_cache_keeps_what_it_reads(method, tmp_path):
         runner.train(method("vkd", OUT_DIR=tmp_path / name, **words, **own))
     assert_same_run(tmp_path / "asking", tmp_path / "writing")
     assert_same_run(tmp_path / "asking", tmp_path / "reading")
+
+
+@pytest.mark.parametrize(
+    ("name", "student", "projection"), [("deit-ti", 6_633_104, 580_608), ("deit-s", 23_797_520, 1_161_216)]
+)
+def test_sizes_are_the_published_ones(load, name, student, projection):
+    """Of the shipped configs for ImageNet, where nothing is allocated; the teacher is a RegNetY-160."""
+    with torch.device("meta"):
+        trainer, run = build_described_trainer(load(f"vkd/{name}_in1k_vkd"), 1000)
+        (teacher,) = run.teachers
+        assert sum(p.numel() for p in teacher.build().parameters()) == 83_590_140
+    assert trainer.deployed_parameters() == student
+    assert trainer.trained_parameters() - student == projection
 
 
 @pytest.mark.defect(21)
