@@ -23,7 +23,8 @@ PAGE = {
     # Arithmetic of the forward pass (autocast); weights stay fp32.
     "PRECISION": Option(("fp32", "bf16", "fp16")),
     # On CUDA, round the factors of every fp32 convolution and product to TF32 (10 bits of mantissa), which is faster;
-    # false = full fp32 in both, so that fp32 means the same on every device. Resizing of images stays in full fp32.
+    # false = full fp32 in both, so that fp32 means the same on every device. Resizing of images stays in full fp32; the
+    # products of VkD's projection and of whitening do not, whose columns are then orthonormal to 1e-3.
     "CUDA.TF32": Option(False, when="DEVICE!=cpu", recipe=False),
     # On CUDA, take kernels that give the same bits each time, which exact resume needs there; they are slower, and a
     # step whose operation has none is refused. A CPU gives the same bits anyway.
@@ -154,8 +155,8 @@ PAGE = {
     # features are cropped and mirrored with the image; what else is done to a view, such as RandAugment, they do not
     # follow. False = they are asked of every view.
     "DISTILLATION.OFFLINE": Option(False, column="offline"),
-    # Arithmetic of what is kept; with fp32, all of it, and TRAIN.COMPILE off a run ends as without the cache, bit for
-    # bit.
+    # Arithmetic of what is kept; with fp32, all of it, TRAIN.COMPILE off and, on a GPU, CUDA.DETERMINISTIC a run ends
+    # as without the cache, bit for bit.
     "DISTILLATION.CACHE_PRECISION": Option(("fp32", "fp16")),
     # Logits of each view that are kept, the largest ones, with the sum of the rest; 0 = all.
     "DISTILLATION.CACHE_TOP": Option(0, least=0, greatest=65535),

@@ -105,8 +105,8 @@ AUTO = "qr"
 class OrthogonalLinear(nn.Module):
     """Multiply by a weight that keeps inner products: P^T P = I, or P P^T = I if there are fewer outputs than inputs.
 
-    Weight and product are computed in the precision of the parameter, within autocast too. The weight is computed once
-    for all features of a call.
+    Weight and product are computed in the precision of the parameter, within autocast too; of fp32 on CUDA in TF32 if
+    CUDA.TF32 allows it. The weight is computed once for all features of a call.
     kind: a name of MAPS, or `auto`. trivialize: the weight is a random orthonormal n x n matrix times the map of a
     parameter that starts at the identity; the matrix is a buffer, and so a part of checkpoints.
     Source: Lezcano-Casado, NeurIPS 2019 (trivializations), as torch.nn.utils.parametrizations.orthogonal has them.

@@ -50,7 +50,8 @@ class VkD(Term):
         # From the student's channels to the teacher's: a linear layer that keeps inner products (orthogonal), a plain
         # one (linear), two with a ReLU between (mlp), or nothing, for as many channels (none).
         "PROJECTION": Option(("orthogonal", "linear", "mlp", "none"), column="projection"),
-        # Map from a free matrix to the orthogonal projection's weight; auto = the fastest measured (docs/speed.md).
+        # Map from a free matrix to the orthogonal projection's weight; auto = the fastest measured,
+        # on a CPU (docs/speed.md); matrix_exp waits for a GPU in each step.
         "MAP": Option(
             ("auto", "householder", "cayley", "matrix_exp", "qr", "cholesky_qr"), when="VKD.PROJECTION=orthogonal"
         ),
