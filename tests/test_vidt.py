@@ -290,6 +290,7 @@ def test_heads_taps_and_sizes():
     stages = [(16, 25, 25), (32, 13, 13), (64, 7, 7), (128, 4, 4)]
     neck = [(64, 13, 13), (64, 7, 7), (64, 4, 4), (64, 2, 2), (64, 1, 5), (64, 3, 5)]
     assert [tuple(shape) for shape in described.taps.values()] == stages + neck
+    assert described.queries == {"neck.queries", "neck.decoder"}
     assert described.heads == {"classes": (3, 5, 3), "boxes": (3, 5, 4)} and described.pooled == 64
     names = tap_names(model)
     assert names[3:6] == ["stages.3", "neck.maps.0", "neck.maps.1"] and names[-2:] == ["neck.queries", "neck.decoder"]

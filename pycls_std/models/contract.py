@@ -29,7 +29,9 @@ class Backbone(nn.Module):
     of such a model.
     """
 
-    feature_info: list[dict]  # one entry for each tap; `module` is its name
+    # One entry for each tap; `module` is its name. `queries` is true of one whose places are queries (B, C, L, Q), of L
+    # levels, and no map of the image.
+    feature_info: list[dict]
     set_distilled_training: Callable[[bool], None]  # of one with a distillation head alone; as timm has it
 
     def forward_features(self, images: Tensor | Padded) -> Any:

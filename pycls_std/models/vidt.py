@@ -89,9 +89,10 @@ class ViDT(nn.Module):
         more = {"ious": extras.iou_aware, "tokens": extras.token_label}
         self.head_names = ("classes", "boxes", *(name for name, there in more.items() if there))
         widths = {f"stages.{index}": width for index, width in enumerate(self.body.channels)}
-        names = [*(f"maps.{index}" for index in range(len(channels))), "queries", "decoder"]
-        widths |= {f"neck.{name}": decoder.hidden for name in names}
+        widths |= {f"neck.maps.{index}": decoder.hidden for index in range(len(channels))}
         self.feature_info = [{"module": name, "num_chs": width} for name, width in widths.items()]
+        tokens = {"num_chs": decoder.hidden, "queries": True}
+        self.feature_info += [{"module": f"neck.{name}"} | tokens for name in ("queries", "decoder")]
 
     def forward(self, images: Tensor | Padded) -> dict[str, Tensor]:
         """images: (B, 3, H, W), or padded ones."""
