@@ -12,7 +12,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from processes import Running, two_ranks
 from records import assert_same_state, curves, load_state, words
 
-from pycls_std import runner
+from pycls_std import config, runner
 from pycls_std.builders.data import build_data, build_task
 from pycls_std.builders.training import build_described_trainer
 from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Normalization, Output, World
@@ -173,6 +173,14 @@ def test_nothing_to_learn_from_is_refused(load):
         build_task(load("debug/detection_debug", **own), K)
 
 
+@pytest.mark.parametrize("mode", ["train", "check", "time"])
+def test_graphs_are_refused_before_data_is_read(load, mode):
+    """They cannot hold what the CPU is asked for; whatever the device will turn out to be."""
+    own = {"TRAIN__COMPILE": "graphs", "DEVICE": "auto", "DATA__NAME": "coco", "DATA__ROOT": "nowhere"}
+    with pytest.raises(config.ConfigError, match="^TRAIN.COMPILE is graphs, which cannot hold the losses of TASK.NAME"):
+        runner.run(mode, load("debug/detection_debug", **TINY, **own))
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_a_compiled_step_is_one_graph(task, precision):
     """The matching is one operation of it, whatever the number of boxes; the losses are an eager step's, to the bit."""
@@ -288,8 +296,6 @@ def test_a_teacher_has_an_ap_of_5_unless_another_is_asked_for(task):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Folder of a run of one epoch."""
-    from pycls_std import config
-
     folder = tmp_path_factory.mktemp("detection") / "run"
     own = TINY | {"OPTIM__MAX_EPOCH": 1, "OUT_DIR": folder}
     runner.run("train", config.load("configs/debug/detection_debug.yaml", words(**own)))

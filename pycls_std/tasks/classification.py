@@ -47,6 +47,7 @@ class Classification:
     )
     RESIZES = True
     PADS = False
+    GRAPHS = True
     KEEPS = ".npz"
 
     def __init__(self, classes: int, *, pipeline: Callable[..., ImagePipeline], mixing: Mixing | None = None):

@@ -79,6 +79,7 @@ class Task(Protocol):
     READS: tuple[str, ...]
     RESIZES: bool  # whether a teacher is shown images at a size of its own, DISTILLATION.TEACHER_SIZES
     PADS: bool  # whether the images of a batch may be padded to one size
+    GRAPHS: bool  # whether CUDA graphs can hold its losses, TRAIN.COMPILE graphs; not if they ask the CPU for numbers
     KEEPS: str  # how the name of the file ends that TEST.PREDICTIONS is; "" = there is none
     classes: int
     scores: dict[str, dict]  # see `evaluator.scores_of`

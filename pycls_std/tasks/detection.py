@@ -66,6 +66,7 @@ class Detection:
     READS = ("AUG.FLIP", "DATA.IMAGES")
     RESIZES = False  # the boxes of padded images are shares of what is image
     PADS = True
+    GRAPHS = False  # boxes are matched on the CPU, see `losses/matching.py`
     KEEPS = ".json"
     OPTIONS = {
         # Weight of the focal loss of the classes, and of the class in the cost by which queries are matched with boxes.

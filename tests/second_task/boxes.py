@@ -56,6 +56,7 @@ class Boxes:
     READS = ("AUG.FLIP",)
     RESIZES = False
     PADS = False
+    GRAPHS = True
     KEEPS = ""
     OPTIONS = {
         # Weight of the distance of the boxes.
