@@ -8,6 +8,7 @@ import torch
 from coco_files import IDS, annotation, write_coco
 from faster_coco_eval import COCO
 from PIL import Image
+from torch.utils.data import Subset
 from torchvision.tv_tensors import BoundingBoxes
 
 import pycls_std.datasets  # noqa: F401  (registers the datasets)
@@ -16,7 +17,7 @@ from pycls_std.datasets.loader import Views
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.scan import read_all
 from pycls_std.datasets.shapes import EXTENTS, SHAPES
-from pycls_std.datasets.subsets import training_parts
+from pycls_std.datasets.subsets import known, training_parts
 
 
 def load(root, name="coco", split="train"):
@@ -105,6 +106,23 @@ def test_classes_that_are_ids(tmp_path):
         "coco_ids: DATA.ROOT ROOT: category ids go from -1 to 20000, coco_ids takes 0 to 9999"
     )
     assert load(tmp_path / "many")[1].ids == (-1, 2, 20_000)
+
+
+def test_objects_of_each_image_are_known_without_reading_it(tmp_path):
+    """Those that are trained on, and those that are to be found at test."""
+
+    def without_extent(split, content):
+        content["annotations"].append(annotation(len(content["annotations"]), 25, IDS[0], [500, 0, 10, 10]))
+
+    write_coco(tmp_path, edit=without_extent)
+    for split in ("train", "test"):
+        dataset, _ = load(tmp_path, split=split)
+        targets = [dataset[index][1] for index in range(len(dataset))]
+        there = [len(t["boxes"]) if split == "train" else int((~t["truth"]["crowd"]).sum()) for t in targets]
+        assert known(dataset, "objects").tolist() == there
+        assert there[0] == 0 < there[1] < len(targets[1]["truth"]["crowd"]), "a crowd is beside others"
+        assert known(Subset(dataset, [2, 0]), "objects").tolist() == [there[2], 0]
+    assert known(DATASETS.get("shapes")(root="", split="train")[0], "objects") is None
 
 
 def test_images_are_held_out(tmp_path):

@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from coco_files import IDS, annotation, write_coco
 from faster_coco_eval import COCO, COCOeval_faster
 from processes import Running, two_ranks
 from records import assert_same_state, curves, load_state, words
@@ -165,6 +166,38 @@ def test_some_images_are_trained_on(load):
     assert len(few.test.dataset) == len(whole.test.dataset)
     with pytest.raises(ValueError, match="^DATA.IMAGES is 97, there are 96 images to train on"):
         build_data(load("debug/detection_debug", **own, DATA__IMAGES=97))
+
+
+def emptied(which, images):
+    """An edit of `write_coco`: these images of a split, all if none is named, have no objects but one of a crowd."""
+
+    def edit(split, content):
+        if split == which:
+            gone = set(images) or {row["id"] for row in content["images"]}
+            content["annotations"] = [row for row in content["annotations"] if row["image_id"] not in gone]
+            content["annotations"].append(annotation(10_000, 5, IDS[0], [0, 0, 9, 9], iscrowd=1))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("split", "images", "words", "text"),
+    [
+        ("train", [], {}, "none of the 10 training images of DATA.ROOT ROOT has an object that is no crowd"),
+        ("train", [5, 15, 25, 35], {"DATA__IMAGES": 3}, "none of the 3 training images of DATA.ROOT ROOT has"),
+        ("train", [45, 65], {"DATA__VAL_FRACTION": 0.2}, "none of the 2 held-out images of DATA.ROOT ROOT has"),
+        ("val", [], {}, "none of the 4 test images of DATA.ROOT ROOT has an object that is no crowd"),
+    ],
+)
+def test_a_split_without_objects_is_told_at_the_start(load, tmp_path, split, images, words, text):
+    write_coco(tmp_path, train=10, val=4, edit=emptied(split, images))
+    own = {"DATA__NAME": "coco", "DATA__ROOT": tmp_path, "TRAIN__BATCH_SIZE": 2} | words
+    with pytest.raises(ValueError) as error:
+        build_data(load("debug/detection_debug", **own))
+    assert str(error.value).replace(str(tmp_path), "ROOT").startswith(text)
+    scored = {"train": "held-out" if "DATA__VAL_FRACTION" in words else "train", "val": "test"}[split]
+    with pytest.raises(ValueError, match=f"^{text[:20]}"):
+        build_data(load("debug/detection_debug", **own, TEST__SPLIT=scored), train=False)
 
 
 def test_nothing_to_learn_from_is_refused(load):

@@ -112,6 +112,9 @@ class Classification:
         places = None if crop is None else np.array(indices)
         return Loaded(torch.stack(pixels), self.stack(list(labels)), torch.tensor(indices), crop, places)
 
+    def check_images(self, dataset: ImageSet, which: str) -> None:
+        """Every image has a class."""
+
     def training_set(self, dataset: ImageSet) -> ImageSet:
         """Return the images as they are: a label is all there is to learn."""
         return dataset

@@ -98,6 +98,12 @@ class Task(Protocol):
     def stack(self, targets: list) -> Tensor:
         """Return the targets of all images as one tensor; of a task whose pipeline is batched."""
 
+    def check_images(self, dataset: ImageSet, which: str) -> None:
+        """Raise ValueError if nothing can be learned from these images, or no score be computed of them.
+
+        It is found without reading the images. which: in words, for the error.
+        """
+
     def training_set(self, dataset: ImageSet) -> ImageSet:
         """Return the training images with all that the losses need of them. Raises ValueError if it is not there."""
 

@@ -31,6 +31,7 @@ from pycls_std.datasets.aspect import aspect_groups, known_sizes
 from pycls_std.datasets.box_targets import box_target
 from pycls_std.datasets.detection_views import DetectionPipeline, pad_to_batch
 from pycls_std.datasets.segments import BACKGROUND, Segmented
+from pycls_std.datasets.subsets import known
 from pycls_std.losses.detection import detection_losses
 from pycls_std.losses.matching import NONE, Weights, corners, gathered_truth
 from pycls_std.losses.token_labels import token_losses
@@ -154,6 +155,12 @@ class Detection:
     def collate(self, samples: list[Sample]) -> Loaded:
         """Return a batch of samples, padded to the largest of them."""
         return pad_to_batch(samples)
+
+    def check_images(self, dataset: ImageSet, which: str) -> None:
+        """Raise ValueError if none of the images has an object, as far as the dataset knows."""
+        objects = known(dataset, "objects")
+        if objects is not None and not objects.any():
+            raise ValueError(f"none of the {len(objects)} {which} has an object that is no crowd")
 
     def training_set(self, dataset: ImageSet) -> ImageSet:
         """Return the images, with their segmentation if it is learned."""

@@ -86,6 +86,9 @@ class Boxes:
         images = [pad(each, more) for each, more in zip(pixels, room, strict=True)]
         return Loaded(Padded(torch.stack(images), torch.stack(masks)), list(targets), torch.tensor(indices))
 
+    def check_images(self, dataset, which):
+        pass
+
     def training_set(self, dataset):
         return dataset
 
