@@ -15,12 +15,15 @@ from records import assert_same_state, curves, load_state, words
 
 from pycls_std import config, runner
 from pycls_std.builders.data import build_data, build_task
-from pycls_std.builders.training import build_described_trainer
-from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Normalization, Output, World
+from pycls_std.builders.training import build_all, build_described_trainer
+from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Normalization, Output, Progress, World, take
+from pycls_std.engine import loop
+from pycls_std.engine.runtime import Runtime
 from pycls_std.losses.matching import Weights, gathered_truth
 from pycls_std.tasks.detection import Detection
 
 B, L, Q, K = 4, 3, 5, 3
+START = Progress(0, 0, 1, 1)
 # A run of two steps an epoch, on images of up to 32 pixels.
 TINY = {
     "MODEL__ARGS__embed_dim": 8,
@@ -144,6 +147,38 @@ def test_two_processes_average_to_the_gradient_of_one(task, counts):
         (sum(losses.values()) / 2).backward()
     for name in task.HEADS:
         torch.testing.assert_close(parted.heads[name].grad, whole.heads[name].grad)
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 1, 2], [0, 0, 5, 0], [0, 0, 0, 0]])
+def test_parts_of_a_share_of_a_batch_average_to_the_gradient_of_one(task, counts):
+    """Two processes, each with two images, one after the other: divided by the boxes of all four."""
+    whole, targets = output_of(), targets_of(counts)
+    sum(task.losses(whole, batch_of(targets), World()).values()).backward()
+    parted = output_of()
+    for first in (0, 2):
+        share = batch_of(targets[first : first + 2])
+        for place in (0, 1):
+            part = take(share, slice(place, place + 1))._replace(whole=share)
+            rows = slice(first + place, first + place + 1)
+            (sum(task.losses(part_of(parted, rows), part, Share(sum(counts))).values()) / 4).backward()
+    for name in task.HEADS:
+        torch.testing.assert_close(parted.heads[name].grad, whole.heads[name].grad)
+
+
+def test_a_step_in_parts_is_that_of_the_whole_batch(load):
+    """Of a run without dropout, whose images have unlike numbers of boxes."""
+    own = TINY | {"OPTIM__NAME": "momentum", "OPTIM__BASE_LR": 0.01, "MODEL__ARGS__dropout": 0.0}
+    own["TRAIN__BATCH_SIZE"], found = 8, []
+    for parts in (1, 2):
+        session, *_ = build_all(load("debug/detection_debug", **own, TRAIN__ACCUMULATE=parts), Runtime(device="cpu"))
+        session.runtime.start_epoch(0)
+        session.trainer.student.train()
+        batch = session.task.batch(next(iter(session.train_loader)), START)
+        losses, _ = loop.train_step(session, batch, START)
+        found.append((torch.cat([p.detach().flatten() for p in session.trainer.student.parameters()]), losses))
+    (whole, losses), (parted, others) = found
+    torch.testing.assert_close(others, {name: value.detach() for name, value in losses.items()})
+    torch.testing.assert_close(parted, whole, rtol=1e-4, atol=1e-6)
 
 
 def test_options_reach_the_task(load):

@@ -227,7 +227,7 @@ PAGE = {
     # Parts of a batch that are computed one after another for one step of the optimizer, which takes less memory;
     # 1 = off. BATCH_SIZE, learning rates, mixing, MINE and the average are those of the whole batch. What differs:
     # batch norms see the statistics of each part, terms that compare the images of a batch compare those of a part, and
-    # what is divided by boxes or tokens is divided by those of a part.
+    # TOKENS divides by the tokens of a part.
     "TRAIN.ACCUMULATE": Option(1, least=1, greatest=65536),
     # Decay of the moving average of the weights, per iteration; 0 = off.
     "TRAIN.EMA_DECAY": Option(0.0, least=0, greatest=0.9999999),

@@ -205,11 +205,13 @@ class Detection:
 
         `iou` is beside them if it has a weight, so are `token_focal` and `token_dice`.
         They are sums over the batch, divided by its boxes, at least 1 in the batch of all processes. So the average of
-        the processes' gradients is that of one process with the whole batch.
+        the gradients of processes, and of the parts of a batch, is that of one process with the whole batch.
         """
         logits, boxes = output.heads["classes"], output.heads["boxes"]
         ious = output.heads["ious"] if self.weights.iou else None
-        num_boxes = world.sum((batch.targets.labels != NONE).sum()).clamp(min=1) / world.size
+        whole = (batch.whole or batch).targets.labels
+        shares = world.size * len(whole) / len(batch.targets.labels)
+        num_boxes = world.sum((whole != NONE).sum()).clamp(min=1) / shares
         levels = detection_losses(logits, boxes, batch.targets, weights=self.weights, num_boxes=num_boxes, ious=ious)
         losses = {name: values[-1] for name, values in levels.items()}
         if self.auxiliary and logits.shape[1] > 1:
