@@ -1,6 +1,7 @@
 """Detection data: files in COCO's format against another reader, what is wrong with them, shapes drawn by code."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +35,33 @@ def fails(root, name="coco", split="train"):
 
 def unchecked(index, target):
     return target
+
+
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+VOC = """<annotation><size><width>64</width><height>48</height></size>{}</annotation>"""
+VOC_BOX = "<object><name>{}</name><bndbox>" + "".join(f"<{side}>{{}}</{side}>" for side in SIDES) + "</bndbox></object>"
+
+
+def test_the_page_makes_bccd_of_its_public_files(tmp_path, monkeypatch):
+    """Its code, on files of that form: a box beyond the image is clipped, one of no width is left out."""
+    source = tmp_path / "BCCD_Dataset" / "BCCD"
+    for folder in ("ImageSets/Main", "JPEGImages", "Annotations"):
+        (source / folder).mkdir(parents=True)
+    boxes = {"train": [("WBC", 1, 2, 70, 20), ("RBC", 5, 5, 5, 9)], "val": [("Platelets", 0, 0, 9, 8)]}
+    for split, rows in boxes.items():
+        (source / f"ImageSets/Main/{split}.txt").write_text(f"{split}_0\n")
+        Image.new("RGB", (64, 48)).save(source / f"JPEGImages/{split}_0.jpg")
+        text = VOC.format("".join(VOC_BOX.format(*row) for row in rows))
+        (source / f"Annotations/{split}_0.xml").write_text(text)
+    page = (Path(__file__).parents[1] / "docs" / "detection.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    exec(page.split("```python\n")[1].split("```")[0], {})
+    for split, label, box in (("train", 1, [1, 2, 64, 20]), ("test", 2, [0, 0, 9, 8])):
+        dataset, info = load("data/bccd-coco", split=split)
+        truth = dataset[0][1]["truth"]
+        assert info.classes == ("RBC", "WBC", "Platelets") and len(dataset) == 1
+        assert truth["boxes"].tolist() == [box] and truth["labels"].tolist() == [label]
+        assert truth["area"].tolist() == [(box[2] - box[0]) * (box[3] - box[1])]
 
 
 # --------------------------------------------------------------------------------------------------------- what is read
