@@ -1,6 +1,7 @@
 """Detection data: files in COCO's format against another reader, what is wrong with them, shapes drawn by code."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from coco_files import IDS, annotation, write_coco
 from faster_coco_eval import COCO
 from PIL import Image
+from torch.utils.data import Subset
 from torchvision.tv_tensors import BoundingBoxes
 
 import pycls_std.datasets  # noqa: F401  (registers the datasets)
@@ -16,7 +18,7 @@ from pycls_std.datasets.loader import Views
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.scan import read_all
 from pycls_std.datasets.shapes import EXTENTS, SHAPES
-from pycls_std.datasets.subsets import training_parts
+from pycls_std.datasets.subsets import known, training_parts
 
 
 def load(root, name="coco", split="train"):
@@ -33,6 +35,33 @@ def fails(root, name="coco", split="train"):
 
 def unchecked(index, target):
     return target
+
+
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+VOC = """<annotation><size><width>64</width><height>48</height></size>{}</annotation>"""
+VOC_BOX = "<object><name>{}</name><bndbox>" + "".join(f"<{side}>{{}}</{side}>" for side in SIDES) + "</bndbox></object>"
+
+
+def test_the_page_makes_bccd_of_its_public_files(tmp_path, monkeypatch):
+    """Its code, on files of that form: a box beyond the image is clipped, one of no width is left out."""
+    source = tmp_path / "BCCD_Dataset" / "BCCD"
+    for folder in ("ImageSets/Main", "JPEGImages", "Annotations"):
+        (source / folder).mkdir(parents=True)
+    boxes = {"train": [("WBC", 1, 2, 70, 20), ("RBC", 5, 5, 5, 9)], "val": [("Platelets", 0, 0, 9, 8)]}
+    for split, rows in boxes.items():
+        (source / f"ImageSets/Main/{split}.txt").write_text(f"{split}_0\n")
+        Image.new("RGB", (64, 48)).save(source / f"JPEGImages/{split}_0.jpg")
+        text = VOC.format("".join(VOC_BOX.format(*row) for row in rows))
+        (source / f"Annotations/{split}_0.xml").write_text(text)
+    page = (Path(__file__).parents[1] / "docs" / "detection.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    exec(page.split("```python\n")[1].split("```")[0], {})
+    for split, label, box in (("train", 1, [1, 2, 64, 20]), ("test", 2, [0, 0, 9, 8])):
+        dataset, info = load("data/bccd-coco", split=split)
+        truth = dataset[0][1]["truth"]
+        assert info.classes == ("RBC", "WBC", "Platelets") and len(dataset) == 1
+        assert truth["boxes"].tolist() == [box] and truth["labels"].tolist() == [label]
+        assert truth["area"].tolist() == [(box[2] - box[0]) * (box[3] - box[1])]
 
 
 # --------------------------------------------------------------------------------------------------------- what is read
@@ -105,6 +134,23 @@ def test_classes_that_are_ids(tmp_path):
         "coco_ids: DATA.ROOT ROOT: category ids go from -1 to 20000, coco_ids takes 0 to 9999"
     )
     assert load(tmp_path / "many")[1].ids == (-1, 2, 20_000)
+
+
+def test_objects_of_each_image_are_known_without_reading_it(tmp_path):
+    """Those that are trained on, and those that are to be found at test."""
+
+    def without_extent(split, content):
+        content["annotations"].append(annotation(len(content["annotations"]), 25, IDS[0], [500, 0, 10, 10]))
+
+    write_coco(tmp_path, edit=without_extent)
+    for split in ("train", "test"):
+        dataset, _ = load(tmp_path, split=split)
+        targets = [dataset[index][1] for index in range(len(dataset))]
+        there = [len(t["boxes"]) if split == "train" else int((~t["truth"]["crowd"]).sum()) for t in targets]
+        assert known(dataset, "objects").tolist() == there
+        assert there[0] == 0 < there[1] < len(targets[1]["truth"]["crowd"]), "a crowd is beside others"
+        assert known(Subset(dataset, [2, 0]), "objects").tolist() == [there[2], 0]
+    assert known(DATASETS.get("shapes")(root="", split="train")[0], "objects") is None
 
 
 def test_images_are_held_out(tmp_path):

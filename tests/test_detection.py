@@ -8,18 +8,22 @@ import math
 
 import pytest
 import torch
+from coco_files import IDS, annotation, write_coco
 from faster_coco_eval import COCO, COCOeval_faster
 from processes import Running, two_ranks
 from records import assert_same_state, curves, load_state, words
 
-from pycls_std import runner
+from pycls_std import config, runner
 from pycls_std.builders.data import build_data, build_task
-from pycls_std.builders.training import build_described_trainer
-from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Normalization, Output, World
+from pycls_std.builders.training import build_all, build_described_trainer
+from pycls_std.core.structures import Batch, DatasetInfo, Loaded, Normalization, Output, Progress, World, take
+from pycls_std.engine import loop
+from pycls_std.engine.runtime import Runtime
 from pycls_std.losses.matching import Weights, gathered_truth
 from pycls_std.tasks.detection import Detection
 
 B, L, Q, K = 4, 3, 5, 3
+START = Progress(0, 0, 1, 1)
 # A run of two steps an epoch, on images of up to 32 pixels.
 TINY = {
     "MODEL__ARGS__embed_dim": 8,
@@ -145,6 +149,38 @@ def test_two_processes_average_to_the_gradient_of_one(task, counts):
         torch.testing.assert_close(parted.heads[name].grad, whole.heads[name].grad)
 
 
+@pytest.mark.parametrize("counts", [[3, 0, 1, 2], [0, 0, 5, 0], [0, 0, 0, 0]])
+def test_parts_of_a_share_of_a_batch_average_to_the_gradient_of_one(task, counts):
+    """Two processes, each with two images, one after the other: divided by the boxes of all four."""
+    whole, targets = output_of(), targets_of(counts)
+    sum(task.losses(whole, batch_of(targets), World()).values()).backward()
+    parted = output_of()
+    for first in (0, 2):
+        share = batch_of(targets[first : first + 2])
+        for place in (0, 1):
+            part = take(share, slice(place, place + 1))._replace(whole=share)
+            rows = slice(first + place, first + place + 1)
+            (sum(task.losses(part_of(parted, rows), part, Share(sum(counts))).values()) / 4).backward()
+    for name in task.HEADS:
+        torch.testing.assert_close(parted.heads[name].grad, whole.heads[name].grad)
+
+
+def test_a_step_in_parts_is_that_of_the_whole_batch(load):
+    """Of a run without dropout, whose images have unlike numbers of boxes."""
+    own = TINY | {"OPTIM__NAME": "momentum", "OPTIM__BASE_LR": 0.01, "MODEL__ARGS__dropout": 0.0}
+    own["TRAIN__BATCH_SIZE"], found = 8, []
+    for parts in (1, 2):
+        session, *_ = build_all(load("debug/detection_debug", **own, TRAIN__ACCUMULATE=parts), Runtime(device="cpu"))
+        session.runtime.start_epoch(0)
+        session.trainer.student.train()
+        batch = session.task.batch(next(iter(session.train_loader)), START)
+        losses, _ = loop.train_step(session, batch, START)
+        found.append((torch.cat([p.detach().flatten() for p in session.trainer.student.parameters()]), losses))
+    (whole, losses), (parted, others) = found
+    torch.testing.assert_close(others, {name: value.detach() for name, value in losses.items()})
+    torch.testing.assert_close(parted, whole, rtol=1e-4, atol=1e-6)
+
+
 def test_options_reach_the_task(load):
     own = {"CLASS_WEIGHT": 3, "L1_WEIGHT": 4, "GIOU_WEIGHT": 7, "AUX_WEIGHT": 0.3, "MULTI_SCALE": False, "CROP": False}
     own |= {"ASPECT_GROUPS": 3, "IOU_WEIGHT": 2, "TOKEN_WEIGHT": 1.5}
@@ -167,10 +203,50 @@ def test_some_images_are_trained_on(load):
         build_data(load("debug/detection_debug", **own, DATA__IMAGES=97))
 
 
+def emptied(which, images):
+    """An edit of `write_coco`: these images of a split, all if none is named, have no objects but one of a crowd."""
+
+    def edit(split, content):
+        if split == which:
+            gone = set(images) or {row["id"] for row in content["images"]}
+            content["annotations"] = [row for row in content["annotations"] if row["image_id"] not in gone]
+            content["annotations"].append(annotation(10_000, 5, IDS[0], [0, 0, 9, 9], iscrowd=1))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("split", "images", "words", "text"),
+    [
+        ("train", [], {}, "none of the 10 training images of DATA.ROOT ROOT has an object that is no crowd"),
+        ("train", [5, 15, 25, 35], {"DATA__IMAGES": 3}, "none of the 3 training images of DATA.ROOT ROOT has"),
+        ("train", [45, 65], {"DATA__VAL_FRACTION": 0.2}, "none of the 2 held-out images of DATA.ROOT ROOT has"),
+        ("val", [], {}, "none of the 4 test images of DATA.ROOT ROOT has an object that is no crowd"),
+    ],
+)
+def test_a_split_without_objects_is_told_at_the_start(load, tmp_path, split, images, words, text):
+    write_coco(tmp_path, train=10, val=4, edit=emptied(split, images))
+    own = {"DATA__NAME": "coco", "DATA__ROOT": tmp_path, "TRAIN__BATCH_SIZE": 2} | words
+    with pytest.raises(ValueError) as error:
+        build_data(load("debug/detection_debug", **own))
+    assert str(error.value).replace(str(tmp_path), "ROOT").startswith(text)
+    scored = {"train": "held-out" if "DATA__VAL_FRACTION" in words else "train", "val": "test"}[split]
+    with pytest.raises(ValueError, match=f"^{text[:20]}"):
+        build_data(load("debug/detection_debug", **own, TEST__SPLIT=scored), train=False)
+
+
 def test_nothing_to_learn_from_is_refused(load):
     own = {"DETECTION__CLASS_WEIGHT": 0, "DETECTION__L1_WEIGHT": 0, "DETECTION__GIOU_WEIGHT": 0}
     with pytest.raises(ValueError, match="DETECTION.CLASS_WEIGHT, L1_WEIGHT and GIOU_WEIGHT are 0"):
         build_task(load("debug/detection_debug", **own), K)
+
+
+@pytest.mark.parametrize("mode", ["train", "check", "time"])
+def test_graphs_are_refused_before_data_is_read(load, mode):
+    """They cannot hold what the CPU is asked for; whatever the device will turn out to be."""
+    own = {"TRAIN__COMPILE": "graphs", "DEVICE": "auto", "DATA__NAME": "coco", "DATA__ROOT": "nowhere"}
+    with pytest.raises(config.ConfigError, match="^TRAIN.COMPILE is graphs, which cannot hold the losses of TASK.NAME"):
+        runner.run(mode, load("debug/detection_debug", **TINY, **own))
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
@@ -288,8 +364,6 @@ def test_a_teacher_has_an_ap_of_5_unless_another_is_asked_for(task):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Folder of a run of one epoch."""
-    from pycls_std import config
-
     folder = tmp_path_factory.mktemp("detection") / "run"
     own = TINY | {"OPTIM__MAX_EPOCH": 1, "OUT_DIR": folder}
     runner.run("train", config.load("configs/debug/detection_debug.yaml", words(**own)))

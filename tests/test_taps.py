@@ -146,6 +146,7 @@ def test_a_description_is_that_of_the_model_and_draws_nothing(name):
     assert {name: features[name].shape[1:] for name in features} == {n: described.shape(n) for n in features}
     assert vectors == {name: features.pop(name).shape[1] for name in VECTORS} and described.pooled == vectors[POOLED]
     assert taps == {tap: TapShape(*feature.shape[1:]) for tap, feature in features.items()}
+    assert described.queries == set()
 
 
 @pytest.mark.parametrize("error", [NotImplementedError, RuntimeError])

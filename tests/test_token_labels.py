@@ -13,7 +13,7 @@ from faster_coco_eval import mask as runs
 from test_detection import TINY
 from test_detection_views import pipeline
 from test_vidt import SMALL, batch, small
-from torch.nn.functional import adaptive_avg_pool2d, one_hot
+from torch.nn.functional import one_hot, pad
 from torch.utils.data import Subset
 from torchvision.ops import masks_to_boxes
 
@@ -26,6 +26,7 @@ from pycls_std.datasets.coco import coco
 from pycls_std.datasets.segments import Segmented, segments_of
 from pycls_std.datasets.shapes import Shapes
 from pycls_std.losses.token_labels import shares, token_losses
+from pycls_std.models.create import create_backbone
 
 ONE = torch.ones(())
 
@@ -150,13 +151,34 @@ def test_batches_are_padded_with_background(root, load):
 
 # -------------------------------------------------------------------------------------------------------------- losses
 def test_shares_of_places():
-    """As one map of ones and zeros for each class, averaged; more classes than are computed at once."""
+    """Square by square, of ones and zeros for each class; more classes than are computed at once.
+
+    The places of a map are squares of its stride, the last of which reach beyond images of no multiple of it.
+    """
     segments = torch.randint(0, 21, (2, 13, 22), generator=torch.Generator().manual_seed(0))
-    sizes = [(4, 6), (2, 3), (1, 1)]
+    sizes = {4: (4, 6), 8: (2, 3), 16: (1, 2), 32: (1, 1)}
     plain = one_hot(segments, 21).permute(0, 3, 1, 2).float()
     plain[:, 0] = 1 - plain[:, 0]  # something
-    for found, size in zip(shares(segments.int(), sizes, classes=20), sizes, strict=True):
-        torch.testing.assert_close(found, adaptive_avg_pool2d(plain, size))
+    for found, (side, size) in zip(shares(segments.int(), [*sizes.values()], classes=20), sizes.items(), strict=True):
+        assert found.shape == (2, 21, *size)
+        for row, column in np.ndindex(*size):
+            square = plain[:, :, row * side : (row + 1) * side, column * side : (column + 1) * side]
+            torch.testing.assert_close(found[:, :, row, column], square.sum(dim=(2, 3)) / side**2)
+
+
+@pytest.mark.parametrize("more", [1, 3])
+def test_an_image_learns_the_same_whatever_it_is_padded_to(more):
+    """Also where the padded side is no multiple of the maps' strides, and where the maps are larger by it."""
+    draws = torch.Generator().manual_seed(0)
+    segments = torch.randint(0, 4, (1, 12, 20), generator=draws)
+    maps = [torch.randn(1, *size, 4, generator=draws) for size in ((3, 5), (2, 3))]
+    alone = token_losses(maps, segments, segments >= 0, num_boxes=ONE)
+    widths = [-(-(20 + more) // side) for side in (4, 8)]
+    wider = [pad(each, (0, 0, 0, width - each.shape[2])) for each, width in zip(maps, widths, strict=True)]
+    image = pad(segments >= 0, (0, more))
+    padded = token_losses(wider, pad(segments, (0, more)), image, num_boxes=ONE)
+    for name, value in alone.items():
+        torch.testing.assert_close(padded[name], value)
 
 
 def test_losses_by_hand():
@@ -241,6 +263,24 @@ def test_published_heads_are_left_out(caplog):
     start_from(model, Weights(state, "vidt.pth"))
     assert torch.equal(model.tokens[2].weight, before) and "6 tensors are new: tokens.0.weight" in caplog.text
     start_from(small(), Weights(state, "vidt.pth"))
+
+
+def test_weights_of_other_classes_are_a_start(caplog):
+    """Of a published ViDT, and of one of ours with such a head, whose first layers are taken."""
+    from test_vidt import published
+
+    caplog.set_level("INFO")
+    other = create_backbone("vidt_swin_nano", num_classes=5, image_size=64, token_label=True, **SMALL)
+    for state, taken in ((published(small()), False), (other.state_dict(), True)):
+        model = create_backbone("vidt_swin_nano", num_classes=7, image_size=64, token_label=True, **SMALL)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        start_from(model, Weights(state, "x.pt"))
+        now = model.state_dict()
+        assert all(torch.equal(now[name], before[name]) for name in now if name.startswith(("classes.", "tokens.2.")))
+        assert torch.equal(now["tokens.0.weight"], state["tokens.0.weight"] if taken else before["tokens.0.weight"])
+        assert not torch.equal(now["body.det_token"], before["body.det_token"])
+    lines = [line for line in caplog.messages if "is new" in line]
+    assert lines[0].endswith("and tokens.2 is new, 3 -> 7 classes") and lines[1].endswith("5 -> 7 classes")
 
 
 def test_a_head_and_its_weight_belong_together(load):

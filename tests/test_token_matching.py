@@ -34,7 +34,8 @@ NAMES = [name for name in SIZES if name.startswith("neck")]
 
 
 def sized(sizes=SIZES, **changes):
-    return SimpleNamespace(taps={name: TapShape(*shape) for name, shape in (sizes | changes).items()})
+    taps = {name: TapShape(*shape) for name, shape in (sizes | changes).items()}
+    return SimpleNamespace(taps=taps, queries={"neck.queries", "neck.decoder"} & taps.keys())
 
 
 def wide(channels, sizes=SIZES):
@@ -461,6 +462,22 @@ FEWER = {"neck.queries": (8, 1, 4), "neck.decoder": (8, 3, 4)}
         ({"teachers": []}, {}, "TOKENS.TEACHER needs teacher 0, DISTILLATION.TEACHERS has 0 entries"),
         ({}, {"TEACHER": 1}, "TOKENS.TEACHER needs teacher 1, DISTILLATION.TEACHERS has 1 entries"),
         ({}, {"STUDENT_MAPS": "[neck.maps.4]"}, "TOKENS.STUDENT_MAPS has 'neck.maps.4', expected last"),
+        (
+            {},
+            {"STUDENT_MAPS": "[stages.0, last]"},
+            "^TOKENS.STUDENT_MAPS has 'last': neck.decoder is queries and no map of the image, "
+            "TOKENS.STUDENT_QUERIES takes it$",
+        ),
+        (
+            {},
+            {"STUDENT_MAPS": "[neck.maps.0]", "TEACHER_MAPS": "[-2]"},
+            "^TOKENS.TEACHER_MAPS has '-2': neck.queries is queries",
+        ),
+        (
+            {},
+            {"STUDENT_QUERIES": "[neck.maps.3, neck.decoder]"},
+            "^TOKENS.STUDENT_QUERIES has 'neck.maps.3': neck.maps.3 is a map of the image, TOKENS.STUDENT_MAPS takes",
+        ),
         ({}, {"TEACHER_MAPS": "[neck.maps.0]"}, "TOKENS.STUDENT_MAPS has 4 entries, TEACHER_MAPS has 1"),
         ({}, {"TEACHER_QUERIES": "[layer1, layer2]"}, "TOKENS.TEACHER_QUERIES has 'layer1', expected last"),
         (

@@ -20,6 +20,7 @@ from pycls_std.layers.padding import mask_at
 from pycls_std.layers.positions import sine_positions
 from pycls_std.layers.reconfigured_attention import ReconfiguredAttention, ReconfiguredBlock, View
 from pycls_std.layers.shifted_windows import shifted_mask
+from pycls_std.models.contract import adopted
 from pycls_std.models.create import create_backbone
 from pycls_std.models.describe import Description
 from pycls_std.models.taps import read, tap_names
@@ -290,6 +291,7 @@ def test_heads_taps_and_sizes():
     stages = [(16, 25, 25), (32, 13, 13), (64, 7, 7), (128, 4, 4)]
     neck = [(64, 13, 13), (64, 7, 7), (64, 4, 4), (64, 2, 2), (64, 1, 5), (64, 3, 5)]
     assert [tuple(shape) for shape in described.taps.values()] == stages + neck
+    assert described.queries == {"neck.queries", "neck.decoder"}
     assert described.heads == {"classes": (3, 5, 3), "boxes": (3, 5, 4)} and described.pooled == 64
     names = tap_names(model)
     assert names[3:6] == ["stages.3", "neck.maps.0", "neck.maps.1"] and names[-2:] == ["neck.queries", "neck.decoder"]
@@ -439,6 +441,8 @@ def test_published_weights_load(refine, aware, caplog):
         start_from(model, Weights(published(other), "vidt.pth"))
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
     assert f"it is another model's; {24 if refine else 34 if aware else 22} tensors unused: " in caplog.messages[0]
+    assert "computes as this one with MODEL.ARGS {'mask_padding': False}" in caplog.messages[1]
+    assert not adopted(small(refine=refine, mask_padding=False), published(other)).args
     start_from(model, Weights(model.state_dict(), "own"))
     with pytest.raises(ValueError, match="missing neck.decoder.boxes|unexpected neck.decoder.boxes"):
         start_from(model, Weights(published(small(refine=not refine)), "vidt.pth"))
@@ -454,6 +458,7 @@ def test_published_files_are_imported(tmp_path):
     code, output, errors = called("tools/import_weights.py", source, target, "--key=model", "--model=vidt_swin_nano")
     assert (code, errors) == (0, "")
     assert "\nunused: 48 tensors: transformer.decoder.bbox_embed.0.layers.0.weight, " in output
+    assert output.endswith("published model with MODEL.ARGS.mask_padding=false; a teacher is built without\n")
     load_weights(model, find_weights("vidt_swin_nano", str(target)).state, "plain.pt")
     for name, text in (("vidt", "no model of this project"), ("resnet8", "no published names of resnet8")):
         code, _, errors = called("tools/import_weights.py", source, tmp_path / "x", "--key=model", f"--model={name}")

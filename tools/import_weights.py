@@ -13,6 +13,7 @@ import io
 import sys
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from pycls_std.core.text import first_of, printable  # noqa: E402
 from pycls_std.engine import files  # noqa: E402
 from pycls_std.engine.checkpoint import read_whole, unreadable  # noqa: E402
 from pycls_std.models import published_names  # noqa: E402
-from pycls_std.models.contract import adopted  # noqa: E402
+from pycls_std.models.contract import Adopted, adopted  # noqa: E402
 from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.ending import leave  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
@@ -93,8 +94,8 @@ def weights_in(path: Path, key: str) -> tuple[dict[str, torch.Tensor], list[str]
     return found[name], dropped
 
 
-def renamed(weights: dict[str, torch.Tensor], model: str) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Return weights by the names of a model of this project, and the names of those that it has no use for.
+def renamed(weights: dict[str, torch.Tensor], model: str) -> Adopted:
+    """Return weights by the names of a model of this project.
 
     Raises ValueError for a model that has no other names, and for weights that are not all of it.
     """
@@ -108,7 +109,7 @@ def renamed(weights: dict[str, torch.Tensor], model: str) -> tuple[dict[str, tor
         raise ValueError(
             f"the weights are not all of {model}, {first_of(found.new)}; MODEL.WEIGHTS reads them as they are"
         )
-    return found.state, found.unused
+    return found
 
 
 def of_source(weights: dict[str, torch.Tensor], source: str, path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -144,6 +145,10 @@ def of_source(weights: dict[str, torch.Tensor], source: str, path: str) -> tuple
     return {places[bare]: value for bare, value in found.items()}, unused
 
 
+def _as_options(args: Mapping[str, Any]) -> str:
+    return " ".join(f"MODEL.ARGS.{name}={str(value).lower()}" for name, value in args.items())
+
+
 def _tensors(entry: dict) -> dict[str, torch.Tensor]:
     return {str(name): value.detach() for name, value in entry.items() if isinstance(value, torch.Tensor)}
 
@@ -167,7 +172,10 @@ def main(argv: list[str] | None = None) -> int:
         if args.target.exists():
             raise ValueError(f"{args.target} is there already")
         weights, dropped = weights_in(args.file, args.key)
-        weights, unused = renamed(weights, args.model) if args.model else (weights, [])
+        unused: list[str] = []
+        needed: Mapping[str, Any] = {}
+        if args.model:
+            weights, _, unused, needed = renamed(weights, args.model)
         if args.source or args.cfg:
             weights, unused = of_source(clean_state_dict(weights), args.source, args.cfg)
         save(weights, args.target)
@@ -179,6 +187,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"dropped, without running it: {printable(', '.join(sorted(dropped)))}")
     if unused:
         print(f"unused: {len(unused)} tensors: {printable(', '.join(unused)) if args.source else first_of(unused)}")
+    if needed:
+        print(f"computes as the published model with {_as_options(needed)}; a teacher is built without")
     return 0
 
 

@@ -84,6 +84,9 @@ def build_data(
         digests |= _digests(train=train_set)
         task.check_share(cfg.TRAIN.BATCH_SIZE // world.size, cfg.TRAIN.BATCH_SIZE, world.size)
         train_set, held_out = _parts(cfg, train_set)
+        parts = {"training": train_set, "test": test_set} | ({"held-out": held_out} if held_out else {})
+        for part, images in parts.items():
+            _check_images(cfg, task, images, part)
         train_set = task.training_set(train_set)
         loaders.check_batch_size(len(train_set), cfg.TRAIN.BATCH_SIZE, world)
         views = train_views(cfg, train_set, task, normalization, device=device, crops=crops)
@@ -104,7 +107,9 @@ def build_data(
         return loaders.test_loader(views, batch_size=batch_size, workers=workers, world=world)
 
     if not train:
-        return Data(info, task, normalization, plain(_scored(cfg, test_set, info)), contents=digests)
+        scored = _scored(cfg, test_set, info)
+        _check_images(cfg, task, scored, {"train": "training"}.get(cfg.TEST.SPLIT, cfg.TEST.SPLIT))
+        return Data(info, task, normalization, plain(scored), contents=digests)
     val = plain(held_out) if held_out else None
     return Data(info, task, normalization, plain(test_set), train_batches, len(train_set), val, digests)
 
@@ -130,6 +135,10 @@ def _scored(cfg, test_set: ImageSet, info: DatasetInfo) -> ImageSet:
         return trained
     assert held_out is not None, "DATA.VAL_FRACTION is 0"  # which `runner.run` refuses
     return held_out
+
+
+def _check_images(cfg, task: Task, images: ImageSet, part: str) -> None:
+    task.check_images(images, f"{part} images of DATA.ROOT {printable(cfg.DATA.ROOT)}")
 
 
 def _parts(cfg, train_set: ImageSet) -> tuple[ImageSet, ImageSet | None]:

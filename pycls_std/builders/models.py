@@ -90,7 +90,7 @@ def start_from(backbone: Backbone, weights: Weights) -> None:
 
     A classifier of another number of classes is left out, both heads where there are two, which the log says: the
     backbone keeps its own. A backbone may be made of another model's weights, see `models/contract.py`; the log says
-    which it has no use for, and what of it is new. All else must fit.
+    which it has no use for, what of it is new, and the options that it lacks to compute alike. All else must fit.
     Raises ValueError that names MODEL.WEIGHTS and the keys if it does not.
     """
     state = weights.state
@@ -102,8 +102,8 @@ def start_from(backbone: Backbone, weights: Weights) -> None:
         state = found.state
         if found.new:
             LOG.info("%s: %d tensors are new: %s", label, len(found.new), first_of(found.new))
-            checkpoint.load_weights(backbone, state, label)
-            return
+        if found.args:
+            LOG.info("%s: the other model computes as this one with MODEL.ARGS %s", label, dict(found.args))
     names = classifier_names(backbone)
     within = tuple(f"{name}." for name in names)
     head = {key: value for key, value in backbone.state_dict().items() if key.startswith(within)}
@@ -111,11 +111,12 @@ def start_from(backbone: Backbone, weights: Weights) -> None:
     classes = [(old[0], new[0]) for old, new in pairs if len(old) == len(new) > 0 and old[0] != new[0]]
     if not classes:
         checkpoint.load_weights(backbone, state, label)
-        LOG.info("%s: all of the student's backbone starts from it", label)
+        if not (found and found.new):
+            LOG.info("%s: all of the student's backbone starts from it", label)
         return
     rest = {key: value for key, value in state.items() if not key.startswith(within)}
     checkpoint.load_weights(backbone, rest | head, label)
-    LOG.info("%s: the classifier %s is new, %d -> %d classes", label, " and ".join(names), *classes[-1])
+    LOG.info("%s: the classifier %s is new, %d -> %d classes", label, " and ".join(names), *classes[0])
 
 
 # ------------------------------------------------------------------------------------------------------------- student

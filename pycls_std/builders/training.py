@@ -96,8 +96,14 @@ def build_runtime(cfg) -> Runtime:
 
 
 def build_described_trainer(cfg, classes: int) -> tuple[Trainer, RunDescription]:
-    """Return the method as it can be built without data and weights, to be counted and checked; it has no teachers."""
+    """Return the method as it can be built without data and weights, to be counted and checked; it has no teachers.
+
+    Raises ValueError if TRAIN.COMPILE is graphs, and the task's losses cannot be recorded.
+    """
     run = describe_run(cfg, build_task(cfg, classes))
+    if cfg.TRAIN.COMPILE == "graphs" and not run.task.GRAPHS:
+        task = cfg.TASK.NAME
+        raise ValueError(f"TRAIN.COMPILE is graphs, which cannot hold the losses of TASK.NAME {task}; on compiles them")
     student = build_student(cfg, build_backbone(cfg, classes), run)
     return build_trainer(cfg, student, run, teachers=[]), run
 

@@ -228,16 +228,16 @@ PAGE = {
     # Parts of a batch that are computed one after another for one step of the optimizer, which takes less memory;
     # 1 = off. BATCH_SIZE, learning rates, mixing, MINE and the average are those of the whole batch. What differs:
     # batch norms see the statistics of each part, terms that compare the images of a batch compare those of a part, and
-    # what is divided by boxes or tokens is divided by those of a part.
+    # TOKENS divides by the tokens of a part.
     "TRAIN.ACCUMULATE": Option(1, least=1, greatest=65536),
     # Decay of the moving average of the weights, per iteration; 0 = off.
     "TRAIN.EMA_DECAY": Option(0.0, least=0, greatest=0.9999999),
     # Let the average start short and grow to EMA_DECAY, which short runs need.
     "TRAIN.EMA_WARMUP": Option(False, when="TRAIN.EMA_DECAY"),
     # Compile the forward pass of a training step, which takes a minute or two; autotune = time several kernels for each
-    # product and take the fastest, which takes minutes more; graphs = record it as CUDA graphs, too; auto = on for CUDA
-    # and runs of at least 5000 iterations, otherwise off. What it chooses when a run is begun stays when the run is
-    # extended.
+    # product and take the fastest, which takes minutes more; graphs = record it as CUDA graphs, too, but for
+    # detection, which matches boxes on the CPU; auto = on for CUDA and runs of at least 5000 iterations, otherwise off.
+    # What it chooses when a run is begun stays when the run is extended.
     "TRAIN.COMPILE": Option(("auto", "off", "on", "graphs", "autotune"), recipe=False),
     # Newest checkpoints that are kept to continue from: last.pt, last-1.pt, ...; 1 = last.pt alone, and no way back
     # from a damaged one.

@@ -43,6 +43,7 @@ class Batch(NamedTuple):
     images: Tensor | Padded  # (B, 3, H, W), mixed if mixup or cutmix is on
     targets: Any  # (B, K) probabilities, after mixing and label smoothing; or what else the task's loss takes
     loaded: Loaded  # the same images before mixing, with their labels and positions
+    whole: "Batch | None" = None  # what it is one of equal parts of, by TRAIN.ACCUMULATE; None = it is whole
 
 
 class ImageSet(Protocol):

@@ -3,12 +3,11 @@
 Shapes: N images.
 """
 
-from typing import Any
-
 import numpy as np
 from torch.utils.data import Subset
 
 from pycls_std.core.structures import ImageSet
+from pycls_std.datasets.subsets import known
 
 WIDEST = 2.0  # of the ratios that are told apart; most photographs are 4:3 and 3:2
 
@@ -28,9 +27,8 @@ def known_sizes(dataset: ImageSet) -> np.ndarray:
 
     Raises ValueError for a dataset that knows none.
     """
-    if isinstance(dataset, Subset):
-        whole: Any = dataset.dataset
-        return known_sizes(whole)[dataset.indices]
-    if not hasattr(dataset, "sizes"):
-        raise ValueError(f"{type(dataset).__name__} does not know the sizes of its images without reading them")
-    return np.asarray(dataset.sizes)
+    sizes = known(dataset, "sizes")
+    if sizes is None:
+        whole = dataset.dataset if isinstance(dataset, Subset) else dataset
+        raise ValueError(f"{type(whole).__name__} does not know the sizes of its images without reading them")
+    return sizes

@@ -31,7 +31,8 @@ class CocoImages(Dataset):
     """Pairs of an image, not decoded yet, and its target (`box_targets`), in the order of ascending image id.
 
     ids: categories of the classes, ascending. file: of the annotations. samples: pairs of a path and None, for an image
-    has no one class. left_out: in words, what is not read or not trained on; "" for nothing.
+    has no one class. sizes: (N, 2) height and width, pixels. objects: (N,) how many of each image are no crowd and, in
+    training, have an extent in the image. left_out: in words, what is not read or not trained on; "" for nothing.
     Raises ValueError that names the images that are not in the folder.
     """
 
@@ -39,6 +40,8 @@ class CocoImages(Dataset):
         self.annotations = annotations
         self.file = file
         self.sizes = annotations.sizes
+        learned = ~annotations.crowd & (_seen(annotations) if train else True)
+        self.objects = np.bincount(_owners(annotations)[learned], minlength=len(self.sizes))
         self.labels_of_boxes = np.searchsorted(ids, annotations.category)
         self.samples = [(str(folder / name), None) for name in annotations.files]
         spare = _unnamed(folder, annotations.files)
@@ -137,11 +140,19 @@ def _unnamed(folder: Path, files: list[str]) -> int:
     return sum(ending(name) in IMG_EXTENSIONS for name in there - set(files))
 
 
+def _owners(annotations: Annotations) -> np.ndarray:
+    """Return the position of the image of each annotation (M,)."""
+    return np.arange(len(annotations.files)).repeat(np.diff(annotations.starts))
+
+
+def _seen(annotations: Annotations) -> np.ndarray:
+    """Return which boxes (M,) have an extent in their image."""
+    limits = torch.from_numpy(np.tile(annotations.sizes[:, ::-1], 2)[_owners(annotations)])
+    return has_extent(torch.from_numpy(annotations.boxes).clamp(min=0).minimum(limits)).numpy()
+
+
 def _not_trained_on(annotations: Annotations) -> list[str]:
     """Return in words how many boxes are left out of training."""
-    counts = np.diff(annotations.starts)
-    limits = torch.from_numpy(np.tile(annotations.sizes[:, ::-1], 2).repeat(counts, axis=0))
-    clipped = torch.from_numpy(annotations.boxes).clamp(min=0).minimum(limits)
-    crowds, empty = int(annotations.crowd.sum()), int((~has_extent(clipped)).numpy()[~annotations.crowd].sum())
+    crowds, empty = int(annotations.crowd.sum()), int((~_seen(annotations) & ~annotations.crowd).sum())
     parts = [f"{crowds} boxes of crowds that are not trained on"] if crowds else []
     return parts + ([f"{empty} boxes without extent in the image that are not trained on"] if empty else [])

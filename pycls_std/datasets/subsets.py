@@ -8,6 +8,15 @@ from pycls_std.core.structures import ImageSet
 SEED = 0  # of what is held out: the same images whatever the seed of a run
 
 
+def known(dataset: ImageSet, name: str) -> np.ndarray | None:
+    """Return what a dataset knows of each image without reading it, by the name of the attribute; None if nothing."""
+    if isinstance(dataset, Subset):
+        of_all = known(dataset.dataset, name)  # type: ignore[arg-type]  # see `_subset`
+        return None if of_all is None else of_all[dataset.indices]
+    found = getattr(dataset, name, None)
+    return None if found is None else np.asarray(found)
+
+
 def training_parts(
     dataset: ImageSet, *, val_fraction: float = 0.0, per_class: int = 0, images: int = 0
 ) -> tuple[ImageSet, ImageSet | None]:

@@ -193,6 +193,7 @@ def _step_in_parts(session, batch, teachers, progress, where) -> dict[str, Tenso
 
     def losses_of(start):
         own, told = (take(each, slice(start, start + size)) for each in (batch, tuple(teachers)))
+        own = own._replace(whole=batch)
         with runtime.autocast():
             losses = trainer.losses(own, list(told), progress)
         seen.append({name: term.monitors for name, term in trainer.terms.items()})

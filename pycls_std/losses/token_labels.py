@@ -6,7 +6,7 @@ Source: ViDT+ (Song et al., arXiv 2204.07962), code.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import avg_pool2d, pad
 from torchvision.ops import sigmoid_focal_loss
 
 from pycls_std.core.precision import full_precision
@@ -30,7 +30,7 @@ def token_losses(maps: list[Tensor], segments: Tensor, image: Tensor, *, num_box
         taught = shares(segments, [(each.shape[1], each.shape[2]) for each in maps], classes=maps[0].shape[3] - 1)
         for logits, target in zip(maps, taught, strict=True):
             logits = logits.float().permute(0, 3, 1, 2)
-            weights = adaptive_avg_pool2d(image[:, None].float(), (logits.shape[2], logits.shape[3]))  # B, 1, h, w
+            weights = _pooled(image[:, None].float(), (logits.shape[2], logits.shape[3]))  # B, 1, h, w
             focal = weights * sigmoid_focal_loss(logits, target, alpha=ALPHA, gamma=GAMMA, reduction="none")
             means = focal.sum(dim=(1, 2, 3)) / weights.sum(dim=(1, 2, 3)).clamp(min=1e-6)
             focals.append(means.sum() / num_boxes)
@@ -41,12 +41,24 @@ def token_losses(maps: list[Tensor], segments: Tensor, image: Tensor, *, num_box
 def shares(segments: Tensor, sizes: list[tuple[int, int]], *, classes: int) -> list[Tensor]:
     """Return how much of each place is anything, and of each class: (B, K + 1, h, w) at each size, from 0 to 1."""
     labels = torch.arange(1, classes + 1, device=segments.device)[:, None, None].split(CHUNK)
-    found = [[adaptive_avg_pool2d((segments > 0)[:, None].float(), size)] for size in sizes]
+    found = [[_pooled((segments > 0)[:, None].float(), size)] for size in sizes]
     for some in labels:
         own = (segments[:, None] == some).float()
         for pooled, size in zip(found, sizes, strict=True):
-            pooled.append(adaptive_avg_pool2d(own, size))
+            pooled.append(_pooled(own, size))
     return [torch.cat(pooled, dim=1) for pooled in found]
+
+
+def _pooled(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the mean (B, C, h, w) of each place of a map of this size, of pixels (B, C, H, W).
+
+    Places are those of the map: squares of a power of two from the top left. The last ones may reach beyond the images,
+    which is 0 there.
+    """
+    lengths = pixels.shape[2:]
+    side = max(1 << (-(-length // own) - 1).bit_length() for length, own in zip(lengths, size, strict=True))
+    height, width = (own * side - length for length, own in zip(lengths, size, strict=True))
+    return avg_pool2d(pad(pixels, (0, width, 0, height)), side)
 
 
 def _dice(said: Tensor, target: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 Shapes: B batch, H height, W width, C channels, K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ class Adopted(NamedTuple):
     state: dict[str, Tensor]  # of the whole model
     new: list[str]  # names in it of those that the other has not, which stay as they are
     unused: list[str]  # names of those of the other that this one has no place for
+    args: Mapping[str, Any] = MappingProxyType({})  # that this one would have to be built with to compute as the other
 
 
 class Backbone(nn.Module):
@@ -29,7 +31,9 @@ class Backbone(nn.Module):
     of such a model.
     """
 
-    feature_info: list[dict]  # one entry for each tap; `module` is its name
+    # One entry for each tap; `module` is its name. `queries` is true of one whose places are queries (B, C, L, Q), of L
+    # levels, and no map of the image.
+    feature_info: list[dict]
     set_distilled_training: Callable[[bool], None]  # of one with a distillation head alone; as timm has it
 
     def forward_features(self, images: Tensor | Padded) -> Any:

@@ -8,7 +8,7 @@ from pycls_std.core.registry import BACKBONES
 from pycls_std.core.seeding import seeded
 from pycls_std.models.contract import Backbone, named_heads
 from pycls_std.models.create import create_backbone
-from pycls_std.models.taps import POOLED, VECTORS, TapShape, read, tap_names
+from pycls_std.models.taps import POOLED, VECTORS, TapShape, query_taps, read, tap_names
 
 # What was measured of which model, for a forward pass on the meta device takes as long as on a CPU.
 FOUND: dict[tuple, Any] = {}
@@ -39,6 +39,11 @@ class Description:
     def taps(self) -> dict[str, TapShape]:
         """Size of every tap, by its name. Raises ValueError if the model has none, or takes no images of its size."""
         return self._sizes[0]
+
+    @property
+    def queries(self) -> frozenset[str]:
+        """Names of the taps whose places are queries, and no map of the image."""
+        return self._sizes[2]
 
     @property
     def pooled(self) -> int:
@@ -95,8 +100,8 @@ def _head_shapes(backbone, image) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape[1:]) for name, value in named_heads(backbone(image)).items()}
 
 
-def _sizes_of(backbone, image) -> tuple[dict[str, TapShape], dict[str, int]]:
+def _sizes_of(backbone, image) -> tuple[dict[str, TapShape], dict[str, int], frozenset[str]]:
     taps = tap_names(backbone)
     _, features = read(backbone, image, (*taps, *VECTORS))
     vectors = {name: features[name].shape[1] for name in VECTORS}
-    return {tap: TapShape(*features[tap].shape[1:]) for tap in taps}, vectors
+    return {tap: TapShape(*features[tap].shape[1:]) for tap in taps}, vectors, query_taps(backbone)

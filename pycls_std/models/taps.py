@@ -40,6 +40,11 @@ def tap_names(backbone: Backbone) -> list[str]:
     return [info["module"] for info in backbone.feature_info]
 
 
+def query_taps(backbone: Backbone) -> frozenset[str]:
+    """Return the names of those of a backbone's taps whose places are queries, and no map of the image."""
+    return frozenset(info["module"] for info in backbone.feature_info if info.get("queries"))
+
+
 def choose_taps(key: str, choices: list[str], names: list[str]) -> tuple[str, ...]:
     """Return the names of the chosen taps.
 

@@ -89,9 +89,10 @@ class ViDT(nn.Module):
         more = {"ious": extras.iou_aware, "tokens": extras.token_label}
         self.head_names = ("classes", "boxes", *(name for name, there in more.items() if there))
         widths = {f"stages.{index}": width for index, width in enumerate(self.body.channels)}
-        names = [*(f"maps.{index}" for index in range(len(channels))), "queries", "decoder"]
-        widths |= {f"neck.{name}": decoder.hidden for name in names}
+        widths |= {f"neck.maps.{index}": decoder.hidden for index in range(len(channels))}
         self.feature_info = [{"module": name, "num_chs": width} for name, width in widths.items()]
+        tokens = {"num_chs": decoder.hidden, "queries": True}
+        self.feature_info += [{"module": f"neck.{name}"} | tokens for name in ("queries", "decoder")]
 
     def forward(self, images: Tensor | Padded) -> dict[str, Tensor]:
         """images: (B, 3, H, W), or padded ones."""
@@ -138,8 +139,8 @@ class ViDT(nn.Module):
         return chosen if intermediates_only else (decoded, chosen)
 
     def get_classifier(self) -> tuple[nn.Module, ...]:
-        """Return the layers that make the logits, one for each level; one for all without refinement of boxes."""
-        return tuple(self.classes)
+        """Return the layers that make logits: of each level, one for all without refinement of boxes; of `tokens`."""
+        return (*self.classes, *([] if self.tokens is None else [self.tokens[-1]]))
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay spares: the detection tokens and their positions, as published."""
@@ -153,7 +154,8 @@ class ViDT(nn.Module):
         if "backbone.det_token" in state:
             renamed, unused = of_vidt(state)
             tokens = {name: value for name, value in self.state_dict().items() if name.startswith("tokens.")}
-            return Adopted(renamed | tokens, list(tokens), unused)
+            args = {"mask_padding": False} if self.mask_padding else {}  # the published model sees it
+            return Adopted(renamed | tokens, list(tokens), unused, args)
         if "layers.0.blocks.0.attn.qkv.weight" not in state:
             return None
         renamed, unused = of_swin(state)

@@ -47,6 +47,7 @@ class Classification:
     )
     RESIZES = True
     PADS = False
+    GRAPHS = True
     KEEPS = ".npz"
 
     def __init__(self, classes: int, *, pipeline: Callable[..., ImagePipeline], mixing: Mixing | None = None):
@@ -110,6 +111,9 @@ class Classification:
         crop = None if crops[0] is None else torch.tensor(crops)
         places = None if crop is None else np.array(indices)
         return Loaded(torch.stack(pixels), self.stack(list(labels)), torch.tensor(indices), crop, places)
+
+    def check_images(self, dataset: ImageSet, which: str) -> None:
+        """Every image has a class."""
 
     def training_set(self, dataset: ImageSet) -> ImageSet:
         """Return the images as they are: a label is all there is to learn."""

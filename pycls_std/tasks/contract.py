@@ -79,6 +79,7 @@ class Task(Protocol):
     READS: tuple[str, ...]
     RESIZES: bool  # whether a teacher is shown images at a size of its own, DISTILLATION.TEACHER_SIZES
     PADS: bool  # whether the images of a batch may be padded to one size
+    GRAPHS: bool  # whether CUDA graphs can hold its losses, TRAIN.COMPILE graphs; not if they ask the CPU for numbers
     KEEPS: str  # how the name of the file ends that TEST.PREDICTIONS is; "" = there is none
     classes: int
     scores: dict[str, dict]  # see `evaluator.scores_of`
@@ -96,6 +97,12 @@ class Task(Protocol):
 
     def stack(self, targets: list) -> Tensor:
         """Return the targets of all images as one tensor; of a task whose pipeline is batched."""
+
+    def check_images(self, dataset: ImageSet, which: str) -> None:
+        """Raise ValueError if nothing can be learned from these images, or no score be computed of them.
+
+        It is found without reading the images. which: in words, for the error.
+        """
 
     def training_set(self, dataset: ImageSet) -> ImageSet:
         """Return the training images with all that the losses need of them. Raises ValueError if it is not there."""

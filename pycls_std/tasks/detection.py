@@ -31,6 +31,7 @@ from pycls_std.datasets.aspect import aspect_groups, known_sizes
 from pycls_std.datasets.box_targets import box_target
 from pycls_std.datasets.detection_views import DetectionPipeline, pad_to_batch
 from pycls_std.datasets.segments import BACKGROUND, Segmented
+from pycls_std.datasets.subsets import known
 from pycls_std.losses.detection import detection_losses
 from pycls_std.losses.matching import NONE, Weights, corners, gathered_truth
 from pycls_std.losses.token_labels import token_losses
@@ -66,6 +67,7 @@ class Detection:
     READS = ("AUG.FLIP", "DATA.IMAGES")
     RESIZES = False  # the boxes of padded images are shares of what is image
     PADS = True
+    GRAPHS = False  # boxes are matched on the CPU, see `losses/matching.py`
     KEEPS = ".json"
     OPTIONS = {
         # Weight of the focal loss of the classes, and of the class in the cost by which queries are matched with boxes.
@@ -154,6 +156,12 @@ class Detection:
         """Return a batch of samples, padded to the largest of them."""
         return pad_to_batch(samples)
 
+    def check_images(self, dataset: ImageSet, which: str) -> None:
+        """Raise ValueError if none of the images has an object, as far as the dataset knows."""
+        objects = known(dataset, "objects")
+        if objects is not None and not objects.any():
+            raise ValueError(f"none of the {len(objects)} {which} has an object that is no crowd")
+
     def training_set(self, dataset: ImageSet) -> ImageSet:
         """Return the images, with their segmentation if it is learned."""
         if not self.tokens:
@@ -197,11 +205,13 @@ class Detection:
 
         `iou` is beside them if it has a weight, so are `token_focal` and `token_dice`.
         They are sums over the batch, divided by its boxes, at least 1 in the batch of all processes. So the average of
-        the processes' gradients is that of one process with the whole batch.
+        the gradients of processes, and of the parts of a batch, is that of one process with the whole batch.
         """
         logits, boxes = output.heads["classes"], output.heads["boxes"]
         ious = output.heads["ious"] if self.weights.iou else None
-        num_boxes = world.sum((batch.targets.labels != NONE).sum()).clamp(min=1) / world.size
+        whole = (batch.whole or batch).targets.labels
+        shares = world.size * len(whole) / len(batch.targets.labels)
+        num_boxes = world.sum((whole != NONE).sum()).clamp(min=1) / shares
         levels = detection_losses(logits, boxes, batch.targets, weights=self.weights, num_boxes=num_boxes, ious=ious)
         losses = {name: values[-1] for name, values in levels.items()}
         if self.auxiliary and logits.shape[1] > 1:

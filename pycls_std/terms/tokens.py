@@ -152,8 +152,8 @@ def _pairs(options, kind: str, student: Description, teacher: Description) -> li
         raise ValueError(f"TOKENS.STUDENT_{kind} has {len(own)} entries, TEACHER_{kind} has {len(other)}")
     if not own:
         return []
-    own = choose_taps(f"TOKENS.STUDENT_{kind}", own, list(student.taps))
-    other = choose_taps(f"TOKENS.TEACHER_{kind}", other, list(teacher.taps))
+    own = _chosen(f"TOKENS.STUDENT_{kind}", own, student, queries=queries)
+    other = _chosen(f"TOKENS.TEACHER_{kind}", other, teacher, queries=queries)
     for tap, taught_by in zip(own, other, strict=True) if queries else ():
         sizes = [tuple(model.taps[name])[1:] for model, name in ((student, tap), (teacher, taught_by))]
         if sizes[0] != sizes[1]:
@@ -163,6 +163,16 @@ def _pairs(options, kind: str, student: Description, teacher: Description) -> li
                 f"{more} x {others}: each learns one"
             )
     return [Pair(*names, queries) for names in zip(own, other, strict=True)]
+
+
+def _chosen(key: str, choices: list[str], model: Description, *, queries: bool) -> tuple[str, ...]:
+    """Return the names of the chosen taps. Raises ValueError for maps among queries, and for queries among maps."""
+    names = choose_taps(key, choices, list(model.taps))
+    for choice, name in zip(choices, names, strict=True):
+        if (name in model.queries) != queries:
+            found, kind = ("a map of the image", "MAPS") if queries else ("queries and no map of the image", "QUERIES")
+            raise ValueError(f"{key} has {choice!r}: {name} is {found}, {key.rpartition('_')[0]}_{kind} takes it")
+    return names
 
 
 def _projection(options, own: TapShape, other: TapShape, tap: str) -> nn.Module:

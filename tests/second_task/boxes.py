@@ -56,6 +56,7 @@ class Boxes:
     READS = ("AUG.FLIP",)
     RESIZES = False
     PADS = False
+    GRAPHS = True
     KEEPS = ""
     OPTIONS = {
         # Weight of the distance of the boxes.
@@ -84,6 +85,9 @@ class Boxes:
         masks = [pad(torch.ones(each.shape[1:]), more) for each, more in zip(pixels, room, strict=True)]
         images = [pad(each, more) for each, more in zip(pixels, room, strict=True)]
         return Loaded(Padded(torch.stack(images), torch.stack(masks)), list(targets), torch.tensor(indices))
+
+    def check_images(self, dataset, which):
+        pass
 
     def training_set(self, dataset):
         return dataset
