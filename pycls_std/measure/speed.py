@@ -11,11 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from pycls_std.builders.models import find_pretrained
 from pycls_std.builders.teachers import optimize_teachers, set_batch_norm_mode
 from pycls_std.builders.training import assemble, build_all, build_runtime
+from pycls_std.core.interleaved import interleaved, report
 from pycls_std.core.structures import Progress
 from pycls_std.engine import loop
 from pycls_std.engine.checkpoint import tensors
 from pycls_std.engine.optim import set_learning_rate
-from pycls_std.measure.interleaved import interleaved, report
 
 LOG = logging.getLogger("pycls_std")
 

@@ -28,9 +28,9 @@ from pycls_std import config  # noqa: E402
 from pycls_std.builders.data import build_info  # noqa: E402
 from pycls_std.builders.teachers import optimize_teachers  # noqa: E402
 from pycls_std.builders.training import build_all, build_runtime  # noqa: E402
+from pycls_std.core.interleaved import interleaved, report  # noqa: E402
 from pycls_std.core.structures import Progress  # noqa: E402
 from pycls_std.engine import checkpoint, loop  # noqa: E402
-from pycls_std.measure.interleaved import interleaved, report  # noqa: E402
 from pycls_std.measure.speed import START, Steps, kernel_times, operator_times  # noqa: E402
 from pycls_std.models.create import create_backbone  # noqa: E402
 from pycls_std.run.record import PACKAGES, commit, version  # noqa: E402
