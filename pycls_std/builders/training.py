@@ -12,6 +12,7 @@ from pycls_std.builders.data import Data, build_data, build_task
 from pycls_std.builders.method import build_backbone, build_student, build_trainer, describe_run, teacher_requests
 from pycls_std.builders.models import PretrainedWeights, find_pretrained, find_teacher_weights, start_from
 from pycls_std.builders.teachers import Lesson, build_teachers, optimize_teachers
+from pycls_std.builders.token_mixing import choose_token_mixing, refuse_unfit_student
 from pycls_std.builders.weights import Weights
 from pycls_std.core.registry import SCHEDULES
 from pycls_std.core.seeding import seed_all
@@ -98,6 +99,7 @@ def build_described_trainer(cfg, classes: int) -> tuple[Trainer, RunDescription]
     """Return the method as it can be built without data and weights, to be counted and checked; it has no teachers."""
     run = describe_run(cfg, build_task(cfg, classes))
     student = build_student(cfg, build_backbone(cfg, classes), run)
+    refuse_unfit_student(cfg, student)
     return build_trainer(cfg, student, run, teachers=[]), run
 
 
@@ -128,6 +130,7 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
     )
     runtime.distribute(trainer)
     runtime.compile(session, cfg.TRAIN.COMPILE, iterations=cfg.OPTIM.MAX_EPOCH * len(data.training))
+    choose_token_mixing(cfg, session)
     return session
 
 

@@ -110,7 +110,7 @@ def _plain(cfg, data, runtime) -> loop.Session:
     """Return a session of the same run in fp32, eager, with teachers as they come."""
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.PRECISION, cfg.TRAIN.COMPILE = "fp32", "off"
+    cfg.PRECISION, cfg.TRAIN.COMPILE, cfg.CUDA.TOKEN_MIXING = "fp32", "off", "plain"
     return assemble(cfg, data=data, runtime=build_runtime(cfg), weights=find_pretrained(cfg, fetch=False))
 
 
