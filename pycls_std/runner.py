@@ -25,6 +25,11 @@ from pycls_std.run.record import commit
 
 LOG = logging.getLogger("pycls_std")
 SPLITS = {"test": "the test split", "val": "the held-out images"}
+# Options that may choose by themselves, the entry of a checkpoint that says what was chosen, and what it may say.
+CHOSEN = (
+    ("TRAIN", "COMPILE", "compiled", ("off", "on")),
+    ("CUDA", "TOKEN_MIXING", "token_mixing", ("plain", "fused")),
+)
 
 
 def train(cfg) -> None:
@@ -92,17 +97,19 @@ def train(cfg) -> None:
 
 
 def as_begun(cfg, saved: dict | None, runtime):
-    """Return the options with what TRAIN.COMPILE auto chose when the run was begun.
+    """Return the options with what those that are auto chose when the run was begun.
 
-    A run that is extended has more iterations, and would be compiled from there on. On a CPU auto is off in any case.
+    A run that is extended has more iterations, and would be compiled from there on; what is timed anew may come out
+    otherwise. On a CPU both are off in any case.
     """
-    chosen = saved.get("compiled") if saved and runtime.device.type == "cuda" else None
-    if cfg.TRAIN.COMPILE != "auto" or chosen not in ("off", "on"):
-        return cfg
-    LOG.info("TRAIN.COMPILE auto: %s, as when the run was begun", chosen)
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.TRAIN.COMPILE = chosen
+    for section, key, entry, choices in CHOSEN:
+        chosen = saved.get(entry) if saved and runtime.device.type == "cuda" else None
+        if cfg[section][key] == "auto" and chosen in choices:
+            LOG.info("%s.%s auto: %s, as when the run was begun", section, key, chosen)
+            cfg[section][key] = chosen
+    cfg.freeze()
     return cfg
 
 
@@ -118,6 +125,7 @@ def _identity(options: str, session, data) -> Identity:
         processes=session.runtime.world.size,
         threads=session.runtime.threads,
         compiled=session.runtime.compiled,
+        token_mixing=session.runtime.token_mixing,
         teachers=[checkpoint.fingerprint(teacher) for teacher in session.trainer.teachers],
         data={
             "name": data.info.name,

@@ -53,6 +53,12 @@ def test_steps(tmp_path):
     assert [line["apart"] for line in lines[:2]] == [0, 0]
 
 
+def test_token_mixing(tmp_path):
+    """A CPU has one way."""
+    _, lines = look(tmp_path, "mixing", "--modes", "off")
+    assert [turn.split("  ")[0] for turn in lines[0]["turns"]] == ["plain"]
+
+
 def test_a_run(tmp_path):
     found, _ = look(tmp_path, "run")
     assert (found["run"]["status"], found["run"]["epochs_done"]) == ("finished", 3)
@@ -74,9 +80,10 @@ def test_a_part_that_fails_is_told_and_the_next_one_goes_on(tmp_path):
 def test_the_script_is_one_and_calls_every_part():
     subprocess.run(["bash", "-n", SCRIPT], check=True)
     assert SCRIPT.stat().st_mode & 0o111
-    called_parts = re.findall(r"^  first \d+ ((?:[a-z]+ )+)", SCRIPT.read_text(), re.M)
+    called_parts = re.findall(r'^  (?:\[.* && )?first (?:\d+|"\$left") ((?:[a-z]+ )+)', SCRIPT.read_text(), re.M)
     assert " ".join(part.strip() for part in called_parts) == (
-        "env sync views determinism determinism speed steps run resume"
+        "env sync views determinism determinism speed steps run resume mixing autotune"
     )
     limits = [int(seconds) for seconds in re.findall(r"(?:first|timeout -k 5) (\d+) ", SCRIPT.read_text())]
     assert len(limits) == 8 and sum(limits) <= 560  # of a lent device's ten minutes; data is unpacked in the others
+    assert "left=$((590 - SECONDS))" in SCRIPT.read_text()  # for the last step, with the end of what it stops

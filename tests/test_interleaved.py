@@ -1,6 +1,6 @@
 """Timing of several ways in turns."""
 
-from pycls_std.measure.interleaved import interleaved, report
+from pycls_std.core.interleaved import interleaved, report
 
 
 def test_ways_take_turns_and_the_warm_up_is_not_counted():

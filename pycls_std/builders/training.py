@@ -12,6 +12,7 @@ from pycls_std.builders.data import Data, build_data, build_task
 from pycls_std.builders.method import build_backbone, build_student, build_trainer, describe_run, teacher_requests
 from pycls_std.builders.models import PretrainedWeights, find_pretrained, find_teacher_weights, start_from
 from pycls_std.builders.teachers import Lesson, build_teachers, optimize_teachers
+from pycls_std.builders.token_mixing import choose_token_mixing, refuse_unfit_student
 from pycls_std.builders.weights import Weights
 from pycls_std.core.registry import SCHEDULES
 from pycls_std.core.seeding import seed_all
@@ -105,6 +106,7 @@ def build_described_trainer(cfg, classes: int) -> tuple[Trainer, RunDescription]
         task = cfg.TASK.NAME
         raise ValueError(f"TRAIN.COMPILE is graphs, which cannot hold the losses of TASK.NAME {task}; on compiles them")
     student = build_student(cfg, build_backbone(cfg, classes), run)
+    refuse_unfit_student(cfg, student)
     return build_trainer(cfg, student, run, teachers=[]), run
 
 
@@ -135,6 +137,7 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
     )
     runtime.distribute(trainer)
     runtime.compile(session, cfg.TRAIN.COMPILE, iterations=cfg.OPTIM.MAX_EPOCH * len(data.training))
+    choose_token_mixing(cfg, session)
     return session
 
 

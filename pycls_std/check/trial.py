@@ -210,6 +210,7 @@ def reduced(cfg):
     # 2 parts of each process's share tell what more would
     small.TRAIN.ACCUMULATE = min(cfg.TRAIN.ACCUMULATE, 2)
     small.TRAIN.COMPILE = "off"  # it would take longer than all checks, and gradients are asked for term by term
+    small.CUDA.TOKEN_MIXING = "plain"  # two processes try it on a CPU
     small.freeze()
     return small
 

@@ -121,6 +121,8 @@ def _check_teachers(flat, fail, sources) -> None:
         fail("DISTILLATION.CACHE_TOP", "0 with LOGIT_STANDARD, which needs the deviation of all logits")
     if flat["TRAIN.COMPILE"] == "graphs" and flat["DEVICE"] == "cpu":
         fail("TRAIN.COMPILE", "auto, off or on, for graphs need DEVICE cuda")
+    if flat["CUDA.TOKEN_MIXING"] == "fused" and flat["DEVICE"] == "cpu":
+        fail("CUDA.TOKEN_MIXING", "plain or auto, for fused needs DEVICE cuda")
 
 
 def _check_kept(flat, fail) -> None:

@@ -29,6 +29,10 @@ PAGE = {
     # On CUDA, take kernels that give the same bits each time, which exact resume needs there; they are slower, and a
     # step whose operation has none is refused. A CPU gives the same bits anyway.
     "CUDA.DETERMINISTIC": Option(False, when="DEVICE!=cpu", rows=False, recipe=False),
+    # On CUDA, how the token mixing MLPs of an MLP-Mixer student are computed: plain = by torch's layers; fused = by
+    # kernels in Triton that write no hidden units to memory, the same within rounding; auto = time both on a block when
+    # a run is begun, forward and backward, and take the faster one, which stays when the run is extended.
+    "CUDA.TOKEN_MIXING": Option(("plain", "fused", "auto"), when="DEVICE!=cpu", recipe=False),
     # Iterations between two progress lines; 0 = one line an epoch.
     "LOG_PERIOD": neutral(50, least=0),
     # What a label is, by its name in pycls_std/tasks/.

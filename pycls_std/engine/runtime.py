@@ -6,7 +6,7 @@ import resource
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,11 @@ LAG = 8  # steps after which a CUDA device is asked how one went: it is then don
 LOG = logging.getLogger("pycls_std")
 COMPILING_PAYS = 5000  # iterations of a run from which on it does: it takes one or two minutes
 # Options of inductor by the choice of TRAIN.COMPILE; other backends take no mode.
-INDUCTOR = {"on": {}, "autotune": {"mode": "max-autotune-no-cudagraphs"}, "graphs": {"mode": "reduce-overhead"}}
+INDUCTOR: dict[str, dict[str, Any]] = {
+    "on": {},
+    "autotune": {"mode": "max-autotune-no-cudagraphs"},
+    "graphs": {"mode": "reduce-overhead"},
+}
 Module = TypeVar("Module", bound=nn.Module)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -84,6 +88,7 @@ class Runtime:
         self.step_monitor = StepMonitor(self.world, lag=lag if lag is not None else LAG if kind == "cuda" else 0)
         self.compiler = compiler
         self.compiled = "off"  # how the losses are: off, on, autotune or graphs
+        self.token_mixing = "plain"  # or fused: how the student's token mixing MLPs are computed
         self.wide_products = self.wide_attention = False  # those of bf16, see `arithmetic`
         self.told = False  # whether the log says so
         self._use(precision)
@@ -149,19 +154,8 @@ class Runtime:
             what, times = ("products", "ten") if self.wide_products else ("attention", "several")
             LOG.warning("TRAIN.COMPILE: %s of bf16 is torch's own then, on this CPU %s times as slow", what, times)
         graphs, trainer = self.compiled == "graphs", session.trainer
-        mode = INDUCTOR[self.compiled]
-
-        def compiled(forward):
-            function = torch.compile(forward, backend=self.compiler, **mode)
-
-            def call(*arguments):
-                with _compiler_errors():
-                    return function(*arguments)
-
-            return call
-
-        session.teacher_outputs.compile(compiled)
-        own = compiled(trainer.losses)
+        session.teacher_outputs.compile(self.compiled_form)
+        own = self.compiled_form(trainer.losses)
 
         def losses(batch, teachers, progress):
             """Return what the trainer's own `losses` returns."""
@@ -172,6 +166,18 @@ class Runtime:
             return terms
 
         trainer.losses = losses
+
+    def compiled_form(self, forward: Callable) -> Callable:
+        """Return a function as `compile` has a step's forward pass; the same one if nothing is compiled."""
+        if self.compiled == "off":
+            return forward
+        function = torch.compile(forward, backend=self.compiler, **INDUCTOR[self.compiled])
+
+        def call(*arguments):
+            with _compiler_errors():
+                return function(*arguments)
+
+        return call
 
     def start_step(self) -> None:
         """Tell recorded graphs that a step begins, whose memory is that of the step before."""

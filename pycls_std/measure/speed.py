@@ -11,11 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from pycls_std.builders.models import find_pretrained
 from pycls_std.builders.teachers import optimize_teachers, set_batch_norm_mode
 from pycls_std.builders.training import assemble, build_all, build_runtime
+from pycls_std.core.interleaved import interleaved, report
 from pycls_std.core.structures import Progress
 from pycls_std.engine import loop
 from pycls_std.engine.checkpoint import tensors
 from pycls_std.engine.optim import set_learning_rate
-from pycls_std.measure.interleaved import interleaved, report
 
 LOG = logging.getLogger("pycls_std")
 
@@ -110,7 +110,7 @@ def _plain(cfg, data, runtime) -> loop.Session:
     """Return a session of the same run in fp32, eager, with teachers as they come."""
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.PRECISION, cfg.TRAIN.COMPILE = "fp32", "off"
+    cfg.PRECISION, cfg.TRAIN.COMPILE, cfg.CUDA.TOKEN_MIXING = "fp32", "off", "plain"
     return assemble(cfg, data=data, runtime=build_runtime(cfg), weights=find_pretrained(cfg, fetch=False))
 
 

@@ -26,6 +26,7 @@ class Identity(NamedTuple):
     processes: int
     threads: int  # of each process, which share an operation on the CPU
     compiled: str  # off, on, autotune or graphs: what TRAIN.COMPILE is, or what auto chose
+    token_mixing: str  # plain or fused: what CUDA.TOKEN_MIXING is, or what auto chose
     teachers: list[str]  # fingerprints of their weights, as they were found
     data: dict  # name, classes and their ids, images of both splits, digests of their files, mean, std, memory
 

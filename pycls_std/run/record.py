@@ -57,6 +57,7 @@ class Record:
             "threads": session.runtime.threads,
             "precision": session.runtime.precision,
             "compiled": session.runtime.compiled,
+            "token_mixing": session.runtime.token_mixing,
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
             "parameters": {"deployed": deployed, "train_only": trained - deployed},
             "flops": flops,

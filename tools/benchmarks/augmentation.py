@@ -13,6 +13,7 @@ from torchvision.transforms import Compose
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from pycls_std.core.interleaved import interleaved, report  # noqa: E402
 from pycls_std.datasets.digits import Digits  # noqa: E402
 from pycls_std.datasets.loader import Views  # noqa: E402
 from pycls_std.datasets.memory import store  # noqa: E402
@@ -22,7 +23,6 @@ from pycls_std.datasets.normalizations import NORMALIZATIONS  # noqa: E402
 from pycls_std.datasets.pipeline import ImagePipeline  # noqa: E402
 from pycls_std.datasets.transforms import Augmentation, square, train_transform  # noqa: E402
 from pycls_std.engine.allocator import keep_freed_memory  # noqa: E402
-from pycls_std.measure.interleaved import interleaved, report  # noqa: E402
 from pycls_std.tasks.classification import Classification  # noqa: E402
 
 SIZE, GOAL = 32, 30000

@@ -15,9 +15,9 @@ from torch.nn.functional import cross_entropy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from pycls_std.core.interleaved import interleaved, report  # noqa: E402
 from pycls_std.engine.arithmetic import cpu_has_bf16  # noqa: E402
 from pycls_std.engine.runtime import Runtime  # noqa: E402
-from pycls_std.measure.interleaved import interleaved, report  # noqa: E402
 from pycls_std.models.create import create_backbone  # noqa: E402
 
 STUDENTS = {"mixer_nano4": {}, "resnet20": {}, "deit_tiny_patch16_224": {"patch_size": 4}}

@@ -19,8 +19,8 @@ from pycls_std import config  # noqa: E402
 from pycls_std.builders.cache import build_cache  # noqa: E402
 from pycls_std.builders.teachers import optimize_teachers  # noqa: E402
 from pycls_std.builders.training import build_all, build_runtime  # noqa: E402
+from pycls_std.core.interleaved import interleaved, report  # noqa: E402
 from pycls_std.engine import loop  # noqa: E402
-from pycls_std.measure.interleaved import interleaved, report  # noqa: E402
 
 TEACHERS = {"cheap": ["resnet32", "resnet56"], "costly": ["resnet50"]}
 SIZES = {"cheap": [32, 32], "costly": [224]}

@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 from pycls_std import config  # noqa: E402
 from pycls_std.builders.teachers import optimize_teachers  # noqa: E402
 from pycls_std.builders.training import build_all, build_runtime  # noqa: E402
-from pycls_std.measure.interleaved import interleaved  # noqa: E402
+from pycls_std.core.interleaved import interleaved  # noqa: E402
 from pycls_std.measure.speed import START, Steps, memory  # noqa: E402
 
 BASE = [

@@ -14,7 +14,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # run as a script from anywhere
 
-from pycls_std.measure.interleaved import interleaved  # noqa: E402
+from pycls_std.core.interleaved import interleaved  # noqa: E402
 
 RUNNER = [sys.executable, str(ROOT / "run_net.py")]
 TRAIN = [*RUNNER, "--mode", "train", "--cfg"]

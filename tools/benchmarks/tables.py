@@ -15,7 +15,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # run as a script from anywhere
 
-from pycls_std.measure.interleaved import interleaved, report  # noqa: E402
+from pycls_std.core.interleaved import interleaved, report  # noqa: E402
 
 CONFIGS = (
     *("mixer/mixer-s4_c100_base", "std/mixer-s4_c100_single", "std/mixer-s4_c100_multi"),

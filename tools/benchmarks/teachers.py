@@ -14,9 +14,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from pycls_std.core.interleaved import interleaved, report  # noqa: E402
 from pycls_std.datasets.normalizations import NORMALIZATIONS  # noqa: E402
 from pycls_std.engine.runtime import DTYPES, Runtime  # noqa: E402
-from pycls_std.measure.interleaved import interleaved, report  # noqa: E402
 from pycls_std.models.create import create_backbone  # noqa: E402
 from pycls_std.teachers.folding import fold_batch_norms  # noqa: E402
 from pycls_std.teachers.teacher import Teacher  # noqa: E402

@@ -16,7 +16,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -27,12 +27,14 @@ import run_net  # noqa: E402
 from pycls_std import config  # noqa: E402
 from pycls_std.builders.data import build_info  # noqa: E402
 from pycls_std.builders.teachers import optimize_teachers  # noqa: E402
+from pycls_std.builders.token_mixing import FORMS, time_forms  # noqa: E402
 from pycls_std.builders.training import build_all, build_runtime  # noqa: E402
+from pycls_std.core.interleaved import interleaved, report  # noqa: E402
 from pycls_std.core.structures import Progress  # noqa: E402
 from pycls_std.engine import checkpoint, loop  # noqa: E402
-from pycls_std.measure.interleaved import interleaved, report  # noqa: E402
 from pycls_std.measure.speed import START, Steps, kernel_times, operator_times  # noqa: E402
 from pycls_std.models.create import create_backbone  # noqa: E402
+from pycls_std.models.token_mixing import mixer_blocks  # noqa: E402
 from pycls_std.run.record import PACKAGES, commit, version  # noqa: E402
 
 # Options under which other code of a step runs: the second objective in every step, clipping, a scaled loss.
@@ -192,25 +194,47 @@ def compare(look: Look, part: str, ways: Mapping[str, Callable[[], object]]) -> 
 def speed(look: Look) -> None:
     """Time the parts of a step, and steps in every mode, and in fp32 with TF32 and without; tell where time goes."""
     for mode in look.modes:
-        session = look.session(f"TRAIN.COMPILE={mode}")
-        loaded, task, runtime = batches(session), session.task, session.runtime
-        pair = next(loaded)
-        own = Steps(session, task.batch(runtime.to_device(pair), START))
-        start = time.perf_counter()
-        own.step()
-        runtime.synchronize()
-        look.say("first step", mode=mode, seconds=round(time.perf_counter() - start, 1))
+        own, pair = first_step(look, mode)
+        loaded, task, runtime = batches(own.session), own.session.task, own.session.runtime
         if mode == look.modes[0]:
             parts_of_a_step(look, own, pair)
         fed = lambda: own.step(task.batch(runtime.to_device(next(loaded)), START))  # noqa: E731, B023
         for name, way in (("step, batch held", own.step), ("step with data", fed)):
-            taken = timed(look, session, way, 4 * look.rounds)
+            taken = timed(look, own.session, way, 4 * look.rounds)
             look.say(name, mode=mode, images=round(1e3 * look.batch / taken["ms"]), **taken)
         look.say("memory", mode=mode, peak_gib=runtime.peak_memory())
         profile(look, own, mode)
     sessions = {tf32: look.session("TRAIN.COMPILE=off", "PRECISION=fp32") for tf32 in (False, True)}
     ways = {f"TF32 {tf32}": arithmetic(own, tf32=tf32, deterministic=False) for tf32, own in sessions.items()}
     compare(look, "fp32", ways)
+
+
+def first_step(look: Look, mode: str) -> tuple[Steps, Any]:
+    """Return steps on a held batch, of which the first is taken and its time told, and the batch as it was loaded."""
+    session = look.session(f"TRAIN.COMPILE={mode}")
+    pair = next(batches(session))
+    own = Steps(session, session.task.batch(session.runtime.to_device(pair), START))
+    start = time.perf_counter()
+    own.step()
+    session.runtime.synchronize()
+    look.say("first step", mode=mode, seconds=round(time.perf_counter() - start, 1))
+    return own, pair
+
+
+def mixing(look: Look) -> None:
+    """Time a Mixer's block, forward and backward, with its tokens mixed by plain layers and fused, in every mode."""
+    for mode in look.modes:
+        session = look.session(f"TRAIN.COMPILE={mode}")
+        block = mixer_blocks(session.trainer.student)[0]
+        forms = FORMS if look.device == "cuda" else FORMS[:1]  # the other one has no kernels on a CPU
+        seconds = time_forms(block, look.batch, session.runtime, forms=forms, rounds=look.rounds)
+        look.say("mixing", mode=mode, turns=report(seconds))
+
+
+def autotune(look: Look) -> None:
+    """Time steps with kernels that are chosen by trying them, which takes minutes at first."""
+    own, _ = first_step(look, "autotune")
+    look.say("step, batch held", mode="autotune", **timed(look, own.session, own.step, 4 * look.rounds))
 
 
 def parts_of_a_step(look: Look, own: Steps, pair) -> None:
@@ -312,7 +336,7 @@ def resume(look: Look) -> None:
     look.say("resume", epochs_done=done)
 
 
-PARTS = {part.__name__: part for part in (env, sync, views, determinism, speed, steps, run, resume)}
+PARTS = {part.__name__: part for part in (env, sync, views, determinism, speed, steps, run, resume, mixing, autotune)}
 
 
 def main(argv: list[str] | None = None) -> int:

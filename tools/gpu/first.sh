@@ -1,7 +1,8 @@
 #!/bin/bash
 # The first ten minutes on a GPU, in the order that finds the most: what is there, the tests that need a device, waits,
-# views and repeated bits, speed, compiled steps, a run, one that is continued. Each step has its limit in seconds. From
-# the project's folder:
+# views and repeated bits, speed, compiled steps, a run, one that is continued. Each step has its limit in seconds; in
+# what is then left of 590 s, how a mixer's tokens are mixed, and steps of kernels that are tried first. From the
+# project's folder:
 #   tools/gpu/first.sh [DATA [OUT]]
 # DATA: a folder of images, train/<class>/ and val/<class>/; none = the digits of scikit-learn. OUT: a new folder for
 # the results, of a few hundred kB.
@@ -43,5 +44,8 @@ first() { # first SECONDS WORDS: parts of first.py, for so long at most
   first 70 run --modes ${compiled%% *} -- $images
   say resume, cache, check
   first 55 resume $digits
+  say token mixing, autotune
+  left=$((590 - SECONDS))
+  [ "$left" -gt 20 ] && first "$left" mixing autotune --modes off ${compiled%% *} -- $images
   say end
 } 2>&1 | tee -a "$out/log.txt"

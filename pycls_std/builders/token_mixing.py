@@ -1,0 +1,112 @@
+"""Choose how the token mixing MLPs of a student are computed: by plain layers, or fused, where that is faster."""
+
+import copy
+import logging
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib.util import find_spec
+from statistics import median
+
+import torch
+from torch import nn
+
+from pycls_std.core.interleaved import interleaved
+from pycls_std.engine.loop import Session
+from pycls_std.engine.runtime import Runtime
+from pycls_std.models.token_mixing import fuse, mixer_blocks, obstacle
+from pycls_std.process.errors import one_line
+
+LOG = logging.getLogger("pycls_std")
+FORMS = ("plain", "fused")
+CALLS = 10  # in a row that are timed together, so that the host runs ahead of the device as in training
+
+
+def refuse_unfit_student(cfg, student: nn.Module) -> None:
+    """Raise ValueError if CUDA.TOKEN_MIXING is fused and the student has no such MLPs."""
+    found = obstacle(student) if cfg.CUDA.TOKEN_MIXING == "fused" else ""
+    if found:
+        raise ValueError(f"CUDA.TOKEN_MIXING is fused, {found}")
+
+
+def choose_token_mixing(cfg, session: Session) -> None:
+    """Let a session's student and its average mix tokens as CUDA.TOKEN_MIXING says, and the log say how.
+
+    With auto the first process times both forms on a block of the student, compiled as the session is, and all take the
+    faster one; it is plain where the kernels cannot be. It comes before the first step.
+    Raises ValueError if they cannot be, or fail, and CUDA.TOKEN_MIXING is fused.
+    """
+    choice, runtime, student = cfg.CUDA.TOKEN_MIXING, session.runtime, session.trainer.student
+    if choice == "plain":
+        return
+    found = _missing(runtime) or obstacle(student)
+    if found and choice == "fused":
+        raise ValueError(f"CUDA.TOKEN_MIXING is fused, {found}")
+    images = cfg.TRAIN.BATCH_SIZE // runtime.world.size // session.accumulate
+    if choice == "fused":
+        chosen, reason = _tried(mixer_blocks(student)[0], images, runtime)
+    elif found:
+        chosen, reason = "plain", f"not fused, {found}"
+    else:
+        time = partial(_faster, mixer_blocks(student)[0], images, runtime)
+        chosen, reason = runtime.world.broadcast_from_rank_zero(time)
+    if chosen == "fused":
+        for model in (student, *([session.ema.module] if session.ema else [])):
+            fuse(model)
+    runtime.token_mixing = chosen
+    LOG.info("CUDA.TOKEN_MIXING %s: %s%s", choice, chosen, f", {reason}" if reason else "")
+
+
+def _missing(runtime) -> str:
+    if runtime.device.type != "cuda":
+        return "which needs DEVICE cuda"
+    return "" if find_spec("triton") else "which needs triton, and it is not installed"
+
+
+def _tried(block, images, runtime) -> tuple[str, str]:
+    """Return the fused form, if it runs here. Raises ValueError if it does not: a tile may not fit on the chip."""
+    try:
+        time_forms(block, images, runtime, forms=["fused"], rounds=1)
+    except Exception as error:  # whatever a compiler of kernels raises
+        raise ValueError(f"CUDA.TOKEN_MIXING is fused, which fails here: {one_line(error)}") from error
+    return "fused", ""
+
+
+def _faster(block, images, runtime) -> tuple[str, str]:
+    """Return the faster form, and in words why."""
+    try:
+        plain, fused = (median(seconds) for seconds in time_forms(block, images, runtime).values())
+    except Exception as error:  # as above, but the other form is there
+        return "plain", f"for fused fails here: {one_line(error)}"
+    times = [f"{1e3 * seconds / CALLS:.3f} ms" for seconds in (plain, fused)]
+    told = f"fused is {plain / fused:.2f} times as fast on a block, forward and backward, {times[0]} and {times[1]}"
+    return ("fused" if fused < plain else "plain"), told
+
+
+def time_forms(
+    block: nn.Module, images: int, runtime: Runtime, *, forms: Iterable[str] = FORMS, rounds: int = 10
+) -> dict[str, list[float]]:
+    """Return the seconds of CALLS times forward and backward of a Mixer's block in each form, of rounds in turns.
+
+    images: in a batch. The block stays as it is.
+    """
+    ways = {form: _calls(block, form, images, runtime) for form in forms}
+    return interleaved(ways, rounds=rounds, wait=runtime.synchronize)
+
+
+def _calls(block, form, images, runtime) -> Callable[[], None]:
+    own = copy.deepcopy(block).train()
+    if form == "fused":
+        fuse(own)
+    shape = images, block.mlp_tokens.fc1.in_features, block.mlp_channels.fc1.in_features
+    x = torch.randn(shape, device=runtime.device, dtype=runtime.dtype, requires_grad=True)
+    inputs, grad = [x, *(p for p in own.parameters() if p.requires_grad)], torch.ones_like(x)
+    forward = runtime.compiled_form(own)
+
+    def calls() -> None:
+        for _ in range(CALLS):
+            runtime.start_step()
+            with runtime.autocast():
+                y = forward(x)
+            torch.autograd.grad(y, inputs, grad.to(y.dtype))
+
+    return calls
