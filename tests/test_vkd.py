@@ -253,6 +253,16 @@ def test_options_that_contradict_each_other(load, overrides, text):
         vkd(load, **overrides)
 
 
+@pytest.mark.parametrize("kind", MAPS)
+def test_graphs_hold_every_map_but_the_one_that_asks_the_device(load, kind):
+    cfg = load("debug/kd_debug", TRAINER="vkd", VKD__MAP=kind, TRAIN__COMPILE="graphs")
+    if kind == "matrix_exp":
+        with pytest.raises(ValueError, match="^TRAIN.COMPILE is graphs, which cannot hold the MAP matrix_exp"):
+            build_described_trainer(cfg, 10)
+    else:
+        build_described_trainer(cfg, 10)
+
+
 def test_with_std(load):
     """Both methods on one mixer: all terms are there, and each is what it is alone."""
     data = batch()

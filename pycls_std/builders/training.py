@@ -99,7 +99,7 @@ def build_runtime(cfg) -> Runtime:
 def build_described_trainer(cfg, classes: int) -> tuple[Trainer, RunDescription]:
     """Return the method as it can be built without data and weights, to be counted and checked; it has no teachers.
 
-    Raises ValueError if TRAIN.COMPILE is graphs, and the task's losses cannot be recorded.
+    Raises ValueError if TRAIN.COMPILE is graphs, and the task's losses, or a term's, cannot be recorded.
     """
     run = describe_run(cfg, build_task(cfg, classes))
     if cfg.TRAIN.COMPILE == "graphs" and not run.task.GRAPHS:
@@ -107,7 +107,13 @@ def build_described_trainer(cfg, classes: int) -> tuple[Trainer, RunDescription]
         raise ValueError(f"TRAIN.COMPILE is graphs, which cannot hold the losses of TASK.NAME {task}; on compiles them")
     student = build_student(cfg, build_backbone(cfg, classes), run)
     refuse_unfit_student(cfg, student)
-    return build_trainer(cfg, student, run, teachers=[]), run
+    trainer = build_trainer(cfg, student, run, teachers=[])
+    own = (part for module in trainer.modules().values() for part in module.modules())
+    if cfg.TRAIN.COMPILE == "graphs" and any(getattr(part, "asks_device", False) for part in own):
+        raise ValueError(
+            "TRAIN.COMPILE is graphs, which cannot hold the MAP matrix_exp of a projection; on compiles it"
+        )
+    return trainer, run
 
 
 def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Session:

@@ -29,7 +29,7 @@ class SeparableDownsampling(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Four neighbours become one patch of as many channels, with GELU, which the last of several lacks in the source."""
+    """Four neighbours become one patch of as many channels, with GELU, that the last of several lacks in the source."""
 
     def __init__(self, channels: int):
         super().__init__()

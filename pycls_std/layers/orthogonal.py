@@ -119,6 +119,7 @@ class OrthogonalLinear(nn.Module):
         n, k = max(inputs, outputs), min(inputs, outputs)
         self.wide = outputs < inputs
         self.kind = AUTO if kind == "auto" else kind
+        self.asks_device = self.kind == "matrix_exp"  # which asks for a norm, and waits for it
         factored = self.kind in ("qr", "cholesky_qr")
         self.register_buffer("base", nn.init.orthogonal_(torch.empty(n, n)) if trivialize else None)
         if trivialize:
