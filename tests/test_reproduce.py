@@ -543,7 +543,7 @@ def test_seeds_that_were_not_begun_are_told_of_a_row_whose_first_failed(table, t
     jobs = planned(found)
     gone, (first,) = read_run(tmp_path / "gone"), (job for job in jobs if str(job) == "KD seed0")
     rows = showing.gathered(found, jobs, [gone] * len(jobs), {first: "the reason"}, {}).set_index("run")
-    assert rows.loc["KD", "status"] == "not yet run; seed0 failed: the reason; seed1 not yet run"
+    assert rows.loc["KD", "status"] == "seed0 failed: the reason; seed1 not yet run"
 
 
 def test_a_run_that_is_killed_is_one_row_that_says_so(pretence, monkeypatch):
