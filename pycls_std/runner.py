@@ -15,6 +15,7 @@ from pycls_std.builders.training import build_all, build_described_trainer, buil
 from pycls_std.builders.weights import WeightsError, student_weights
 from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint, distributed, loop
+from pycls_std.engine.structure import refuse_other_kind
 from pycls_std.measure.description import info, operations
 from pycls_std.measure.predictions import check_predictions, keep_predictions
 from pycls_std.measure.scores import keep_scores, refuse_other_file
@@ -24,6 +25,7 @@ from pycls_std.run.identity import Identity, changed_shape, refuse_other_parts, 
 from pycls_std.run.record import commit
 
 LOG = logging.getLogger("pycls_std")
+TESTED = {"teachers": [str]}  # what is read of a checkpoint that is tested, where it has it
 SPLITS = {"test": "the test split", "val": "the held-out images"}
 # Options that may choose by themselves, the entry of a checkpoint that says what was chosen, and what it may say.
 CHOSEN = (
@@ -40,7 +42,8 @@ def train(cfg) -> None:
     """
     runtime = build_runtime(cfg)
     world, options = runtime.world, config.dump(cfg)
-    folder = RunFolder(config.out_dir(cfg), keep=cfg.TRAIN.KEEP, period=cfg.TRAIN.SAVE_PERIOD)
+    beside = runtime.device.type == "cuda"  # on a CPU the steps have use for all of it
+    folder = RunFolder(config.out_dir(cfg), keep=cfg.TRAIN.KEEP, period=cfg.TRAIN.SAVE_PERIOD, beside=beside)
     saved, path = world.broadcast_from_rank_zero(lambda: folder.continued(options, world.size, cfg.OPTIM.MAX_EPOCH))
     start_epoch = saved["epoch"] if saved else 0
     if saved and start_epoch == cfg.OPTIM.MAX_EPOCH:
@@ -89,6 +92,7 @@ def train(cfg) -> None:
         loop.fit(session, start_epoch=start_epoch, record=record)
     finally:
         session.teacher_outputs.close()
+        folder.writes.wait()
     result, label = session.task.RESULT, session.task.scores[session.task.RESULT]["label"]
     LOG.info(
         "%s: finished, best %s %.2f at epoch %d, on %s",
@@ -175,6 +179,7 @@ def test(cfg) -> None:
     if not cfg.TEST.WEIGHTS:
         raise config.ConfigError("TEST.WEIGHTS is empty, --mode test needs a checkpoint")
     weights, saved = student_weights(Path(cfg.TEST.WEIGHTS), ema=cfg.TEST.EMA)
+    refuse_other_kind(saved, {key: kind for key, kind in TESTED.items() if key in saved}, cfg.TEST.WEIGHTS)
     if saved and cfg.TEST.SPLIT != "test":
         refuse_other_parts(saved["config"], config.dump(cfg), cfg.TEST.WEIGHTS)
     changed = changed_shape(saved["config"], config.dump(cfg)) if saved else []
@@ -201,7 +206,7 @@ def test(cfg) -> None:
     if cfg.TEST.JSON and world.rank == 0:
         keep_scores(cfg, scores, prediction=chosen, data=data, origin=origin)
     if cfg.TEST.PREDICTIONS:
-        taught_by = saved.get("teachers", [])
+        taught_by = saved.get("teachers")
         keep_predictions(cfg, student=student, data=data, runtime=runtime, taught_by=taught_by, origin=origin)
 
 

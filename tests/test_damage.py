@@ -127,7 +127,7 @@ def test_the_only_good_checkpoint_stays_until_there_is_a_new_one(broken, monkeyp
 
     monkeypatch.setattr(type(broken), "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        series.save(state)
+        series.write(checkpoint.packed(state))
     monkeypatch.undo()
     assert series.newest()[1] == broken / "last-1.pt"
 
@@ -199,9 +199,9 @@ def test_the_newest_checkpoints_are_kept(tmp_path, keep):
         return {path.name: torch.load(path, weights_only=True)["epoch"] for path in tmp_path.iterdir()}
 
     for epoch in range(1, 5):
-        Series(tmp_path, keep=keep).save({"epoch": epoch})
+        Series(tmp_path, keep=keep).write(checkpoint.packed({"epoch": epoch}))
     assert kept() == dict(list({"last.pt": 4, "last-1.pt": 3, "last-2.pt": 2}.items())[:keep])
-    Series(tmp_path, keep=1).save({"epoch": 5})
+    Series(tmp_path, keep=1).write(checkpoint.packed({"epoch": 5}))
     assert kept() == {"last.pt": 5}
 
 

@@ -5,6 +5,8 @@ import os
 import re
 import shutil
 import signal
+import threading
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ from records import SMALL, assert_same_run, damage, load_state, words
 from pycls_std import config, runner
 from pycls_std.core.event_options import options_in
 from pycls_std.engine import checkpoint, files, loop
+from pycls_std.process import signals
 from pycls_std.results.read import read_run
+from pycls_std.run.folder import RunFolder
 from pycls_std.run.journal import events_of
 
 CONFIG = "configs/debug/base_debug.yaml"
@@ -153,17 +157,16 @@ def test_other_files_beside_a_run_that_goes_on_are_left(finished):
 
 def test_the_best_weights_before_are_there_until_the_last_checkpoint_knows_of_better_ones(tmp_path, monkeypatch):
     """The disk is full for best.pt, or a kill comes before it: the next start makes it of last.pt."""
-    save = checkpoint.save
+    write = files.write
 
-    def full(state, path, **more):
-        if path.name == "best.pt" and state["epoch"] == 2:
-            assert load_state(tmp_path / "run")["epoch"] == 2  # which is safe by now
+    def full(path, *more, **options):
+        if path.name == "best.pt" and load_state(tmp_path / "run")["epoch"] == 2:  # which is safe by now
             raise OSError(f"{path} could not be written: No space left on device")
-        save(state, path, **more)
+        write(path, *more, **options)
 
     monkeypatch.setattr(loop, "_is_best", lambda *_: True)
     with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
-        patched.setattr(checkpoint, "save", full)
+        patched.setattr(files, "write", full)
         runner.train(options(tmp_path / "run", OPTIM__MAX_EPOCH=3, TEST__PERIOD=1))
     assert load_state(tmp_path / "run", "best")["epoch"] == 1
 
@@ -174,6 +177,85 @@ def test_the_best_weights_before_are_there_until_the_last_checkpoint_knows_of_be
     with pytest.raises(OSError, match="the end"):
         runner.train(options(tmp_path / "run", OPTIM__MAX_EPOCH=3, TEST__PERIOD=1))
     assert load_state(tmp_path / "run", "best")["epoch"] == 2
+
+
+# ------------------------------------------------------------------------------------------------ beside training
+@pytest.fixture
+def beside(monkeypatch):
+    """Runs write their checkpoints beside training, as on CUDA; what was begun and what ended, in order."""
+    monkeypatch.setattr(runner, "RunFolder", lambda path, **how: RunFolder(path, **how | {"beside": True}))
+    story, write, append, step = [], files.write, files.append, loop.train_epoch
+
+    def told(way, path, *args, **options):
+        story.append(f"+{path.name}")
+        way(path, *args, **options)
+        story.append(f"-{path.name}")
+
+    monkeypatch.setattr(files, "write", partial(told, write))
+    monkeypatch.setattr(files, "append", partial(told, append))
+    monkeypatch.setattr(loop, "train_epoch", lambda session, epoch: story.append(epoch) or step(session, epoch))
+    return story
+
+
+def test_what_is_written_beside_training_is_what_is_written_before_it_goes_on(beside, tmp_path, once):
+    runner.train(options(tmp_path / "run"))
+    assert_same_run(once, tmp_path / "run")
+    runner.train(options(tmp_path / "run", OPTIM__MAX_EPOCH=3))
+    assert load_state(tmp_path / "run")["epoch"] == 3
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_nothing_overtakes_it(beside, tmp_path, monkeypatch):
+    """The second epoch is trained before the first one's last.pt is on the disk; its values come after that."""
+    fsync, step, trained = os.fsync, loop.train_epoch, threading.Event()
+
+    def slow(descriptor):
+        if "last.pt" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            assert trained.wait(60)
+        fsync(descriptor)
+
+    def tells(session, epoch):
+        values = step(session, epoch)
+        if epoch == 1:
+            trained.set()
+        return values
+
+    monkeypatch.setattr(os, "fsync", slow)
+    monkeypatch.setattr(loop, "train_epoch", tells)
+    runner.train(options(tmp_path / "run"))
+    begun, second, ended = (beside.index(each) for each in ("+last.pt", 1, "-last.pt"))
+    assert begun < second < ended < beside.index("-run.json") < beside.index("+metrics.jsonl", second)
+
+
+def test_a_checkpoint_that_cannot_be_written_beside_training_ends_it_after_the_next_epoch(
+    beside, tmp_path, monkeypatch
+):
+    write = files.write
+
+    def full(path, *more, **options):
+        if path.name == "last.pt":
+            raise OSError(f"{path} could not be written: No space left on device")
+        write(path, *more, **options)
+
+    monkeypatch.setattr(files, "write", full)
+    with pytest.raises(OSError, match="last.pt could not be written: No space left"):
+        runner.train(options(tmp_path / "run", OPTIM__MAX_EPOCH=4))
+    assert [each for each in beside if isinstance(each, int)] == [0, 1]
+    assert not (tmp_path / "run" / "run.json").exists()
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_what_is_being_written_is_on_the_disk_when_a_run_is_stopped(beside, tmp_path, monkeypatch):
+    step = loop.train_epoch
+
+    def stops(session, epoch):
+        if epoch == 1:
+            raise signals.Stopped(signal.SIGTERM, "in a test")
+        return step(session, epoch)
+
+    monkeypatch.setattr(loop, "train_epoch", stops)
+    with pytest.raises(signals.Stopped):
+        runner.train(options(tmp_path / "run", OPTIM__MAX_EPOCH=3))
+    assert load_state(tmp_path / "run")["epoch"] == 1 and (tmp_path / "run" / "run.json").exists()
 
 
 @pytest.mark.fault(1)

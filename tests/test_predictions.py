@@ -127,8 +127,17 @@ def test_what_another_teacher_says_is_not_kept(tested, teacher, load, tmp_path):
     own = {"TEST__WEIGHTS": folder / "checkpoints" / "best.pt", "TEST__PREDICTIONS": tmp_path / "x.npz"}
     cfg = load("debug/std_debug", OUT_DIR=tmp_path, DISTILLATION__TEACHER_WEIGHTS=f"[{tmp_path}/teacher.pt]", **own)
     with pytest.raises(
-        ValueError, match="TEACHER_WEIGHTS .*teacher.pt has other weights of teacher 0 resnet8 than those that taught"
+        ValueError, match="TEACHER_WEIGHTS .*teacher.pt has other weights of teacher 0 resnet8, or another"
     ):
+        runner.run("test", cfg)
+    assert not (tmp_path / "x.npz").exists()
+
+
+def test_a_student_that_nobody_taught_agrees_with_no_teacher(teacher, load, tmp_path):
+    runner.run("train", load("debug/base_debug", OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=1, **SMALL))
+    own = {"TEST__WEIGHTS": tmp_path / "run/checkpoints/best.pt", "TEST__PREDICTIONS": tmp_path / "x.npz"}
+    cfg = load("debug/kd_debug", OUT_DIR=tmp_path, DISTILLATION__TEACHER_WEIGHTS=f"[{teacher}]", **own)
+    with pytest.raises(ValueError, match="^DISTILLATION.TEACHERS has 1, .*best.pt was taught by 0$"):
         runner.run("test", cfg)
     assert not (tmp_path / "x.npz").exists()
 

@@ -38,7 +38,7 @@ def choose_token_mixing(cfg, session: Session) -> None:
     choice, runtime, student = cfg.CUDA.TOKEN_MIXING, session.runtime, session.trainer.student
     if choice == "plain":
         return
-    found = _missing(runtime) or obstacle(student)
+    found = next(filter(None, runtime.world.gather(_missing(runtime) or obstacle(student))), "")  # the same for all
     if found and choice == "fused":
         raise ValueError(f"CUDA.TOKEN_MIXING is fused, {found}")
     images = cfg.TRAIN.BATCH_SIZE // runtime.world.size // session.accumulate

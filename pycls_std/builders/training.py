@@ -148,24 +148,27 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
 
 
 def build_scored_teachers(
-    cfg, *, data: Data, runtime: Runtime, requests: list[Request], taught_by: list[str]
+    cfg, *, data: Data, runtime: Runtime, requests: list[Request], taught_by: list[str] | None
 ) -> list[Teacher]:
     """Return the teachers as training scores them: found, placed and made fast; the log has a line on each.
 
     requests: what the terms ask of each, by which it is judged how fast it may be made. With DISTILLATION.TEACHER_BN
     `batch` they teach by the statistics of each batch, but are scored by those they were trained with. taught_by:
-    fingerprints of the weights that taught the student, [] where they are not known.
+    fingerprints of the weights that taught the student, None where they are not known.
     Raises ValueError that names a teacher of other weights: how often it agrees with the student says nothing of a run.
     """
     found = runtime.world.rank_zero_first(lambda: find_teacher_weights(cfg))
     teachers = build_teachers(cfg, data.task.classes, data.normalization, _with_normalization(found, data))
     for teacher in teachers:
         runtime.place(teacher)
-    for index, (teacher, known) in enumerate(zip(teachers, taught_by, strict=False)):
-        if fingerprint(teacher) != known:
+    known = [None] * len(teachers) if taught_by is None else taught_by
+    if len(known) != len(teachers):
+        raise ValueError(f"DISTILLATION.TEACHERS has {len(teachers)}, {cfg.TEST.WEIGHTS} was taught by {len(known)}")
+    for index, (teacher, digest) in enumerate(zip(teachers, known, strict=True)):
+        if digest not in (None, fingerprint(teacher)):
             where = f"DISTILLATION.TEACHER_WEIGHTS {cfg.DISTILLATION.TEACHER_WEIGHTS[index]}"
-            other = f"other weights of teacher {index} {teacher.name} than those that taught {cfg.TEST.WEIGHTS}"
-            raise ValueError(f"{where} has {other}")
+            other = f"other weights of teacher {index} {teacher.name}, or another normalisation"
+            raise ValueError(f"{where} has {other}, than taught {cfg.TEST.WEIGHTS}")
     lesson = Lesson(LiveTeachers(nn.ModuleList(teachers), requests), data.task, data.test, runtime)
     for line in optimize_teachers(cfg, lesson):
         LOG.info(line)

@@ -46,17 +46,23 @@ class Damaged(ValueError):
     """A file is shown to be no checkpoint, or not as it was written: by a checksum, or by how it is built."""
 
 
-def save(state: dict, path: Path, **options) -> None:
-    """Write a state of tensors, numbers, strings, lists and dictionaries to a file, replacing it in one step.
+def packed(state: dict) -> memoryview:
+    """Return the content of the file of a state of tensors, numbers, strings, lists and dictionaries.
 
-    options: see `files.write`.
-    Raises ValueError that names the entry for anything else, which could not be read again, and OSError that names the
-    path if it cannot be written; the file is then as it was.
+    Raises ValueError that names the entry for anything else, which could not be read again.
     """
     refuse_unreadable(state)
     buffer = io.BytesIO()  # torch's own writing to a file does not say why it failed
     torch.save({"format": FORMAT, **state}, buffer)
-    files.write(path, buffer.getbuffer(), **options)
+    return buffer.getbuffer()
+
+
+def save(state: dict, path: Path) -> None:
+    """Write a state to a file, replacing it in one step.
+
+    Raises what `packed` does, and OSError that names the path if it cannot be written; the file is then as it was.
+    """
+    files.write(path, packed(state))
 
 
 def read(path: Path) -> dict:

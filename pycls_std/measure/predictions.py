@@ -38,12 +38,12 @@ def check_predictions(cfg, task) -> None:
 
 
 def keep_predictions(
-    cfg, *, student: Student, data: Data, runtime: Runtime, taught_by: list[str], origin: dict
+    cfg, *, student: Student, data: Data, runtime: Runtime, taught_by: list[str] | None, origin: dict
 ) -> None:
     """Write TEST.PREDICTIONS, whole or not at all; all processes predict, the first one writes.
 
-    student: with the weights of TEST.WEIGHTS, on the device. taught_by: fingerprints of its teachers' weights, [] where
-    they are not known. origin: `epoch` of the weights, `commit` of the program.
+    student: with the weights of TEST.WEIGHTS, on the device. taught_by: fingerprints of its teachers' weights, None
+    where they are not known. origin: `epoch` of the weights, `commit` of the program.
     Teachers are prepared as for training, where the options name some and the task keeps what they say; see
     `build_scored_teachers`.
     Raises ValueError if a teacher cannot be had or is another one, OSError that names the file if it cannot be written.

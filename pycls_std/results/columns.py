@@ -74,7 +74,8 @@ def chosen(catalogue: config.Catalogue, names: Sequence[str], varied: Sequence[s
     known = headings(catalogue, varied)
     wanted = set(KEPT)
     for name in names or DEFAULT:
-        own = known if name == "all" else [key for key in known if name in (key, *_groups_of(catalogue, key, varied))]
+        plain = name.removeprefix("optimistic_")  # as it is called in CSV
+        own = known if name == "all" else [key for key in known if plain in (key, *_groups_of(catalogue, key, varied))]
         if not own:
             columns = first_of(["all", *GROUPS, *known], most=40)
             raise ValueError(f"no column or group of columns is called {name!r}, there are {columns}")

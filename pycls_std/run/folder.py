@@ -1,6 +1,7 @@
 """The folder of a run: options, journal, checkpoints and record, as one thing, and whose it is."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 from pycls_std.core.event_options import options_in
@@ -19,6 +20,7 @@ from pycls_std.run.journal import EVENTS, METRICS, Journal, events_of, metrics_o
 from pycls_std.run.lock import LOCK
 from pycls_std.run.record import RECORD, Record, record_of
 from pycls_std.run.series import Series
+from pycls_std.run.writes import Writes
 
 CONFIG = "config.yaml"
 BEST = "best.pt"
@@ -29,12 +31,14 @@ class RunFolder:
     """A folder that one process at a time writes; of the processes of a run, the first.
 
     Nothing in it is replaced or removed but what this run wrote. keep: checkpoints to continue from, at most. period:
-    epochs between them.
+    epochs between them. beside: they go to the disk while the next epoch is trained, and what that raises is raised at
+    its end.
     """
 
-    def __init__(self, path: Path, *, keep: int = 2, period: int = 1):
+    def __init__(self, path: Path, *, keep: int = 2, period: int = 1, beside: bool = False):
         self.path = path
         self.period = period
+        self.writes = Writes(beside=beside)
         self.checkpoints = path / "checkpoints"
         self.series = Series(self.checkpoints, keep=keep)
 
@@ -75,7 +79,6 @@ class RunFolder:
             files.write(self.path / CONFIG, options)
         earlier = saved["record"] if saved else {}
         record = Record(
-            self.path,
             session,
             seed=seed,
             teachers=teachers,
@@ -93,10 +96,14 @@ class RunFolder:
         def write(done: int, values: dict[str, float], best: bool) -> None:
             """Write down an epoch: values, options; then last.pt, which has all of it, best.pt; run.json at last.
 
+            The values of an epoch come when all of the one before is on the disk, so that a kill leaves the same,
+            whether it is written beside training or not; the state is copied before the next step changes it.
+
             An epoch that is not saved leaves its values alone, which a start after a kill takes back. One that others
             speak of is saved: config.yaml knows no more than last.pt, and what last.pt knows more than best.pt, after a
             kill between them, the next start writes.
             """
+            self.writes.wait()
             journal.epoch(done, session.epochs, values)
             spoken_of = best or done in (start_epoch + 1, session.epochs)
             if done % self.period and not spoken_of:
@@ -105,12 +112,20 @@ class RunFolder:
             if done == start_epoch + 1:  # not before, for the options of a finished run belong to its result
                 files.write(self.path / CONFIG, options)
             record.update(done)
-            self.series.save(origin | {"epoch": done} | state | {"record": record.facts})
-            if best:
-                checkpoint.save(deployed(origin | {"epoch": done} | state), self.checkpoints / BEST)
-            record.write()
+            whole = origin | {"epoch": done} | state
+            contents = [checkpoint.packed(deployed(whole))] if best else []
+            parts = checkpoint.packed(whole | {"record": record.facts}), contents, record_of(record.facts)
+            self.writes.begin(partial(self._keep, *parts))
+            if done == session.epochs:
+                self.writes.wait()
 
         return write
+
+    def _keep(self, last: memoryview, best: list[memoryview], record: bytes) -> None:
+        self.series.write(last)
+        for content in best:
+            files.write(self.checkpoints / BEST, content)
+        files.write(self.path / RECORD, record)
 
     # ---------------------------------------------------------------------------------------------------------- finish
     def repair(self, saved: dict) -> list[str]:

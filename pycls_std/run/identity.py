@@ -157,7 +157,8 @@ def refuse_other_test_files(saved: dict, name: str, contents: dict[str, str], so
 
     Of a dataset of another name it says nothing, nor does a checkpoint of before December 2026. contents: see `Data`.
     """
-    before = saved["data"].get("contents", {}).get("test", contents.get("test"))
+    known = saved["data"].get("contents")
+    before = (known if isinstance(known, dict) else {}).get("test", contents.get("test"))
     if saved["data"].get("name") == name and before != contents.get("test"):
         raise ValueError(f"TEST.PREDICTIONS: {source} was tested on other files: {CHANGED_FILES}")
 

@@ -8,7 +8,6 @@ import sys
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
-from pycls_std.engine import files
 from pycls_std.engine.loop import Session
 
 RECORD = "run.json"
@@ -17,17 +16,16 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Record:
-    """Keeps run.json up to date. Nothing of the environment's variables goes into it.
+    """What run.json says, kept up to date. Nothing of the environment's variables goes into it.
 
-    teachers: the result of each, by split and name. fingerprints: of their weights. contents: digest
-    of the files of each split that is made of files. flops: operations of a forward
-    pass of an image, 2 for a multiply-add. start_epoch: epochs done before this start. earlier: the facts as they were
-    then. A run that was started several times lists each start, with its command and its commit.
+    teachers: the result of each, by split and name. fingerprints: of their weights. contents: digest of the files of
+    each split that is made of files. flops: operations of a forward pass of an image, 2 for a multiply-add.
+    start_epoch: epochs done before this start. earlier: the facts as they were then.
+    A run that was started several times lists each start, with its command and its commit.
     """
 
     def __init__(
         self,
-        folder: Path,
         session: Session,
         *,
         seed: int,
@@ -38,7 +36,6 @@ class Record:
         start_epoch: int,
         earlier: dict,
     ):
-        self.path = folder / RECORD
         self.session = session
         trainer = session.trainer
         deployed = trainer.deployed_parameters()
@@ -80,10 +77,6 @@ class Record:
             "peak_memory_gib": round(session.runtime.peak_memory(), 3),
             "hours": round((session.train_seconds + session.test_seconds) / 3600, 4),
         }
-
-    def write(self) -> None:
-        """Write the file. Raises OSError that names it if it cannot be written."""
-        files.write(self.path, record_of(self.facts))
 
 
 def record_of(facts: dict) -> bytes:

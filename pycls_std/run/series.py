@@ -4,7 +4,7 @@ import logging
 import re
 from pathlib import Path
 
-from pycls_std.engine import checkpoint
+from pycls_std.engine import checkpoint, files
 
 NAME = re.compile(r"last-([1-9]\d*)\.pt")  # of one before the newest, by its age
 LOG = logging.getLogger("pycls_std")
@@ -21,9 +21,9 @@ class Series:
         self.keep = keep
         self.last = folder / "last.pt"
 
-    def save(self, state: dict) -> None:
-        """Write a state as the newest; the oldest goes. Raises OSError that names the path; the others then stay."""
-        checkpoint.save(state, self.last, before_rename=self._shift)
+    def write(self, content: memoryview) -> None:
+        """Write a packed state as the newest; the oldest goes. Raises OSError that names the path; the others stay."""
+        files.write(self.last, content, before_rename=self._shift)
 
     def newest(self, epochs: int = 0) -> tuple[dict, Path] | None:
         """Return the newest state that is whole, and its path; None if the run has none yet.
