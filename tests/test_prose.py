@@ -158,3 +158,18 @@ def test_what_is_said_of_the_families(prose):
     assert interval(gains("Mixer_no-tokens", "Mixer_both"))[0] > 0 and "ahead of both kinds of tokens" in prose
     low, high = interval(gains("Mixer_STD", "Mixer_both"))
     assert low < 0 < high and abs(mean(gains("Mixer_STD", "Mixer_both"))) < 0.1
+
+
+def test_what_is_said_of_logits_and_features(prose):
+    """On one seed."""
+    folder = ROOT / "logs" / "tinyimagenet100-32px_methods-deit_cpu"
+    found = {path.name: scores(path) for path in folder.iterdir() if path.name != "r-20"}
+    assert {row for row, own in found.items() if list(own) == [0]} == set(found) and len(found) == 10
+    gains = {row: own[0] - found["base"][0] for row, own in found.items()}
+    order = ["DIST", "RSD", "FitNet", "KD", "VkD", "RKD"]
+    assert order == [row for row in sorted(gains, key=gains.get, reverse=True) if row in order]
+    dist, rsd, fitnet, kd, vkd, rkd = (f"{gains[row]:.1f}" for row in order)
+    told = f"DIST gains {dist} points over the baseline, RSD {rsd}, FitNet {fitnet}, KD {kd}, VkD {vkd} and RKD {rkd};"
+    assert told in prose and f"AT gains nothing ({gains['AT']:.1f}, within noise)" in prose
+    linear, mlp = (f"{gains[f'VkD_{form}']:.1f}" for form in ("linear", "mlp"))
+    assert f"orthogonal, linear and two layers, end at {vkd}, {linear} and {mlp}" in prose
