@@ -462,7 +462,7 @@ def test_an_extension_killed_while_it_writes_its_first_epoch(finished, once, mon
 
     for epochs in (2, 3):
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr("pycls_std.run.series.Series.save", kill)
+            patch.setattr("pycls_std.run.series.Series.write", kill)
             runner.train(options(finished, OPTIM__MAX_EPOCH=3))
         assert read_run(finished).curves["run/epochs"] == {1: 2.0, 2: 2.0, 3: 3.0}
         runner.train(options(finished, OPTIM__MAX_EPOCH=epochs))
