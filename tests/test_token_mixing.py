@@ -259,7 +259,7 @@ def test_each_form_is_timed_on_what_a_process_computes_at_once(chosen):
         ({"device": "cpu"}, "which needs DEVICE cuda"),
         (
             {"seconds": RuntimeError("out of resources\nand a page of it")},
-            "which fails here, and plain goes on without it: out of resources and a page of it",
+            "which fails here: out of resources and a page of it",
         ),
         ({"missing": "triton"}, "which needs triton, and it is not installed"),
         ({"MODEL__ARGS__proj_drop_rate": 0.1}, DROPOUT),
@@ -301,7 +301,7 @@ def test_records_say_how_it_was_computed(load, tmp_path):
         ("auto", "cpu", {"token_mixing": "fused"}, "auto"),  # where it is plain
         ("auto", "cuda", {}, "auto"),  # of a checkpoint that does not say
         ("auto", "cuda", None, "auto"),
-        ("plain", "cuda", {"token_mixing": "fused"}, "plain"),  # as a run may go on where kernels do not fit
+        ("plain", "cuda", {"token_mixing": "fused"}, "plain"),  # which is refused, as another option
     ],
 )
 def test_what_auto_chose_is_kept_by_a_run_that_goes_on(load, choice, device, saved, found):
@@ -311,6 +311,7 @@ def test_what_auto_chose_is_kept_by_a_run_that_goes_on(load, choice, device, sav
     assert choice == cfg.CUDA.TOKEN_MIXING
 
 
-def test_a_run_goes_on_by_plain_layers_where_the_kernels_do_not_fit(load):
-    before, now = (config.dump(load("debug/base_debug", CUDA__TOKEN_MIXING=choice)) for choice in ("auto", "plain"))
-    refuse_other_options({"config": before, "processes": 1}, now, 1, Path("last.pt"))
+def test_it_is_part_of_what_a_run_is(load):
+    before, now = (config.dump(load("debug/base_debug", CUDA__TOKEN_MIXING=choice)) for choice in ("plain", "auto"))
+    with pytest.raises(ValueError, match="CUDA.TOKEN_MIXING was 'plain', is 'auto'"):
+        refuse_other_options({"config": before, "processes": 1}, now, 1, Path("last.pt"))

@@ -67,8 +67,7 @@ def _tried(block, images, runtime) -> tuple[str, str]:
     try:
         time_forms(block, images, runtime, forms=["fused"], rounds=1)
     except Exception as error:  # whatever a compiler of kernels raises
-        why = f"which fails here, and plain goes on without it: {one_line(error)}"
-        raise ValueError(f"CUDA.TOKEN_MIXING is fused, {why}") from error
+        raise ValueError(f"CUDA.TOKEN_MIXING is fused, which fails here: {one_line(error)}") from error
     return "fused", ""
 
 

@@ -32,8 +32,7 @@ PAGE = {
     # On CUDA, how the token mixing MLPs of an MLP-Mixer student are computed: plain = by torch's layers; fused = by
     # kernels in Triton that write no hidden units to memory, the same within rounding; auto = time both on a block when
     # a run is begun, forward and backward, and take the faster one, which stays when the run is extended.
-    # A run may go on with another choice, as where the kernels do not fit; its sums then round otherwise.
-    "CUDA.TOKEN_MIXING": Option(("plain", "fused", "auto"), when="DEVICE!=cpu", on_resume="free", recipe=False),
+    "CUDA.TOKEN_MIXING": Option(("plain", "fused", "auto"), when="DEVICE!=cpu", recipe=False),
     # Iterations between two progress lines; 0 = one line an epoch.
     "LOG_PERIOD": neutral(50, least=0),
     # What a label is, by its name in pycls_std/tasks/.
