@@ -173,3 +173,15 @@ def test_what_is_said_of_logits_and_features(prose):
     assert told in prose and f"AT gains nothing ({gains['AT']:.1f}, within noise)" in prose
     linear, mlp = (f"{gains[f'VkD_{form}']:.1f}" for form in ("linear", "mlp"))
     assert f"orthogonal, linear and two layers, end at {vkd}, {linear} and {mlp}" in prose
+
+
+def test_what_is_said_of_resnets_by_logits_and_features(prose):
+    """On one seed."""
+    folder = ROOT / "logs" / "tinyimagenet100-32px_methods-r20_cpu"
+    found = {path.name: scores(path) for path in folder.iterdir() if path.name != "r-32"}
+    assert all(list(own) == [0] for own in found.values())
+    gains = {row: own[0] - found["base"][0] for row, own in found.items() if row != "base"}
+    order = sorted(gains, key=gains.get, reverse=True)
+    assert order == ["DIST", "VkD", "KD", "FitNet"]
+    dist, vkd, kd, fitnet = (f"{gains[row]:.1f}" for row in order)
+    assert f"DIST gains {dist} points over the baseline, VkD {vkd}, KD {kd} and FitNet {fitnet}:" in prose
