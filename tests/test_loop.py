@@ -2,6 +2,7 @@
 
 import logging
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -163,6 +164,24 @@ def test_the_best_epoch_is_chosen_on_what_is_held_out(session, monkeypatch):
     assert made.judge == "val" and made.best == {"epoch": 2, "top1": 50.0}
     assert [values["val/top1"] for *_, values in told] == [10, 50, 40]
     assert [values["test/top1"] for *_, values in told] == [90, 20, 30]
+
+
+def test_the_seconds_of_an_epoch_have_all_but_its_own_record(session, monkeypatch, caplog):
+    made, told = session(OPTIM__MAX_EPOCH=2), []
+    clock = SimpleNamespace(now=100.0)
+
+    def takes(seconds, values=None):
+        clock.now += seconds
+        return values
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    ran = {"train/loss": 1, "train/images_per_second": 1}
+    monkeypatch.setattr(loop, "train_epoch", lambda session, epoch: takes(1, ran))
+    monkeypatch.setattr(loop, "evaluate_all", lambda session, when: takes(4, {"test/top1": 1.0}))
+    with caplog.at_level(logging.INFO):
+        loop.fit(made, start_epoch=0, record=lambda done, values, _: takes(20, told.append(values)))
+    assert [values["run/epoch_seconds"] for values in told] == [5, 25]
+    assert [message.split("  ")[-1] for message in caplog.messages] == ["0:00:05", "0:00:25"]
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from pycls_std.engine import checkpoint
 from pycls_std.measure.predictions import predict
 from pycls_std.metrics.accuracy import Accuracy
 from pycls_std.results import analysis, predictions
+from pycls_std.run.identity import refuse_other_test_files
 from pycls_std.tasks.kept_logits import ordered
 
 
@@ -166,6 +167,12 @@ def test_predictions_are_of_the_test_images_of_the_run(tmp_path, load, name, ref
     else:
         runner.run("test", cfg)
     assert (tmp_path / "x.npz").exists() != refused
+
+
+def test_digests_that_are_none_are_no_absent_ones():
+    saved = {"data": {"name": "digits", "contents": {"test": 7}}}
+    with pytest.raises(ValueError, match="^last.pt: data.contents.test is "):
+        refuse_other_test_files(saved, "digits", {}, "last.pt")
 
 
 def test_a_student_of_one_head_without_teachers(load, tmp_path):

@@ -368,6 +368,18 @@ def test_what_is_not_there_of_a_row_is_told(table, tmp_path):
         assert "not yet" not in rows.loc["base", "status"] and rows.loc["t", "status"] == "not yet run"
 
 
+def test_the_page_says_what_is_changed_and_has_the_columns_that_are_asked_for(table, tmp_path, monkeypatch):
+    found, changes, written = table(), Changes(0.5, {"digits": "cifar10"}), []
+    jobs = planned(found)
+    records = [made(job.options, job.folder, top1=10.0, seed=job.seed) for job in jobs]
+    frame = showing.gathered(found, jobs, records, {}, {})
+    monkeypatch.setattr(showing, "write_report", lambda out, *_, notes, columns, **__: written.append((notes, columns)))
+    assert showing.write_page(tmp_path / "page", found, frame, records, changes, ["n", "hours"]) is not None
+    ((notes, columns),) = written
+    assert columns == ["n", "hours"] and any("0.5 times" in note and "(--scale)" in note for note in notes)
+    assert any("cifar10 stands in for digits (--data)." in note for note in notes)
+
+
 def test_what_a_page_cannot_show_does_not_cost_the_table(table, monkeypatch, capsys):
     table()
 

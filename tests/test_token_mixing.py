@@ -293,24 +293,6 @@ def test_records_say_how_it_was_computed(load, tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["token_mixing"] == "plain"
 
 
-@pytest.mark.parametrize(
-    ("choice", "device", "saved", "found"),
-    [
-        ("auto", "cuda", {"token_mixing": "fused"}, "fused"),
-        ("auto", "cuda", {"token_mixing": "plain", "compiled": "on"}, "plain"),
-        ("auto", "cpu", {"token_mixing": "fused"}, "auto"),  # where it is plain
-        ("auto", "cuda", {}, "auto"),  # of a checkpoint that does not say
-        ("auto", "cuda", None, "auto"),
-        ("plain", "cuda", {"token_mixing": "fused"}, "plain"),  # which is refused, as another option
-    ],
-)
-def test_what_auto_chose_is_kept_by_a_run_that_goes_on(load, choice, device, saved, found):
-    cfg = load("debug/base_debug", CUDA__TOKEN_MIXING=choice)
-    runtime = SimpleNamespace(device=torch.device(device))
-    assert found == runner.as_begun(cfg, saved, runtime).CUDA.TOKEN_MIXING
-    assert choice == cfg.CUDA.TOKEN_MIXING
-
-
 def test_it_is_part_of_what_a_run_is(load):
     before, now = (config.dump(load("debug/base_debug", CUDA__TOKEN_MIXING=choice)) for choice in ("plain", "auto"))
     with pytest.raises(ValueError, match="CUDA.TOKEN_MIXING was 'plain', is 'auto'"):

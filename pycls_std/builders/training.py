@@ -109,10 +109,9 @@ def build_described_trainer(cfg, classes: int) -> tuple[Trainer, RunDescription]
     refuse_unfit_student(cfg, student)
     trainer = build_trainer(cfg, student, run, teachers=[])
     own = (part for module in trainer.modules().values() for part in module.modules())
-    if cfg.TRAIN.COMPILE == "graphs" and any(getattr(part, "asks_device", False) for part in own):
-        raise ValueError(
-            "TRAIN.COMPILE is graphs, which cannot hold the MAP matrix_exp of a projection; on compiles it"
-        )
+    waits = next(filter(None, (getattr(part, "waits", "") for part in own)), "")
+    if cfg.TRAIN.COMPILE == "graphs" and waits:
+        raise ValueError(f"TRAIN.COMPILE is graphs, which cannot hold {waits}; on compiles it")
     return trainer, run
 
 

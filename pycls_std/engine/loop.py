@@ -93,14 +93,14 @@ def fit(session: Session, *, start_epoch: int, record: Callable[[int, dict[str, 
     """Train from start_epoch to the end.
 
     record(epochs done, values, is best) is called after every epoch; among its values is `run/epoch_seconds`, of all of
-    the epoch but what record takes. A signal that asks the run to end is obeyed after the batch it came in, or as many
-    steps later as the runtime lags.
+    the epoch, and of the record of the one before, for no epoch can tell its own. A signal that asks the run to end is
+    obeyed after the batch it came in, or as many steps later as the runtime lags.
     Raises FloatingPointError before anything of the epoch is recorded if a loss is not finite, in training or at test,
     or anything that would be saved; signals.Stopped if the run is asked to end.
     """
     with signals.deferred():
+        before = time.perf_counter()
         for epoch in range(start_epoch, session.epochs):
-            start = time.perf_counter()
             session.runtime.start_epoch(epoch)
             values = train_epoch(session, epoch)
             done = epoch + 1
@@ -113,10 +113,10 @@ def fit(session: Session, *, start_epoch: int, record: Callable[[int, dict[str, 
                 if best:
                     result = session.task.RESULT
                     session.best = {"epoch": done, result: values[f"{session.judge}/{result}"]}
-            seconds = time.perf_counter() - start
+            now = time.perf_counter()
+            seconds, before = now - before, now
             record(done, values | {"run/epoch_seconds": seconds}, best)
-            took = duration(time.perf_counter() - start)
-            LOG.info("epoch %d/%d  %s  %s", done, session.epochs, _summary(session, values), took)
+            LOG.info("epoch %d/%d  %s  %s", done, session.epochs, _summary(session, values), duration(seconds))
 
 
 def _is_best(session, values) -> bool:

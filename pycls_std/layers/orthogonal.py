@@ -119,7 +119,8 @@ class OrthogonalLinear(nn.Module):
         n, k = max(inputs, outputs), min(inputs, outputs)
         self.wide = outputs < inputs
         self.kind = AUTO if kind == "auto" else kind
-        self.asks_device = self.kind == "matrix_exp"  # which asks for a norm, and waits for it
+        # What waits for the device, in words, so that no graph can hold it: this map asks for a norm.
+        self.waits = "the MAP matrix_exp of a projection" if self.kind == "matrix_exp" else ""
         factored = self.kind in ("qr", "cholesky_qr")
         self.register_buffer("base", nn.init.orthogonal_(torch.empty(n, n)) if trivialize else None)
         if trivialize:

@@ -5,6 +5,7 @@ from math import isfinite
 
 import numpy as np
 
+from pycls_std.results.rows import other_files
 from pycls_std.results.statistics import bootstrap, mcnemar, paired
 
 CLOSE = 0.01  # percent; a score in an event file is of single precision
@@ -43,7 +44,7 @@ def compare(rows: list[dict], baselines: Mapping[str, str], selection: str) -> N
             row["gain"] = f"not compared, {why}"
         elif row.get("data") != own.get("data"):
             row["gain"] = "not compared, other data"
-        elif row.get("files") and own.get("files") and row["files"] != own["files"]:
+        elif other_files(row["files"], own["files"]):
             row["gain"] = "not compared, other files"
         else:
             row |= _gain(row, own, scores, ground, selection)

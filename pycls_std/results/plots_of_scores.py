@@ -9,7 +9,7 @@ from pycls_std.core.text import first_of
 from pycls_std.results.analysis import of_folder
 from pycls_std.results.picture_style import COLUMN, LINE, MOST, PAGE, canvas, label, logarithmic, look, styled, title
 from pycls_std.results.read import Run, document
-from pycls_std.results.rows import known_files
+from pycls_std.results.rows import known_files, other_files
 from pycls_std.results.seeds import Rows, finished, heading, last, left_out, result_of, spread
 
 NAMED = 10  # classes with the greatest gains, and with the least, that have a bar each where there are many
@@ -55,9 +55,9 @@ def comparable(runs: list[Run], baseline: list[Run]) -> bool:
     """Return whether two rows trained on the same images for as long; a teacher that saw more did not."""
     keys = ("DATA.PER_CLASS", "DATA.IMAGES", "DATA.VAL_FRACTION", "OPTIM.MAX_EPOCH")
     sides = [run.options for run in (finished(runs)[:1] + finished(baseline)[:1])]
-    files = [known_files(finished(each)) for each in (runs, baseline)]
-    one = not all(files) or files[0] == files[1]
-    return one and len({(config.dataset_name(flat), *map(flat.get, keys)) for flat in sides}) == 1
+    if other_files(*(known_files(finished(each)) for each in (runs, baseline))):
+        return False
+    return len({(config.dataset_name(flat), *map(flat.get, keys)) for flat in sides}) == 1
 
 
 @styled

@@ -48,8 +48,13 @@ def _by_files(shared: dict, group: list[Run]) -> list[tuple[dict, list[Run]]]:
 
 
 def known_files(runs: list[Run]) -> frozenset[str]:
-    """Return what runs say of the files of their dataset; several sets of one name are not compared."""
+    """Return what runs say of the files of their dataset."""
     return frozenset(run.files for run in runs if run.files)
+
+
+def other_files(own: frozenset[str], theirs: frozenset[str]) -> bool:
+    """Return whether two rows are known to be of other files of a dataset of one name, and so not to be compared."""
+    return bool(own and theirs) and own != theirs
 
 
 def identity(catalogue, run: Run) -> dict:

@@ -157,9 +157,9 @@ def refuse_other_test_files(saved: dict, name: str, contents: dict[str, str], so
 
     Of a dataset of another name it says nothing, nor does a checkpoint of before December 2026. contents: see `Data`.
     """
-    known = saved["data"].get("contents")
-    before = (known if isinstance(known, dict) else {}).get("test", contents.get("test"))
-    if saved["data"].get("name") == name and before != contents.get("test"):
+    before, now = saved["data"].get("contents", contents), contents
+    refuse_other_kind(before, {...: str}, f"{source}: data.contents")
+    if saved["data"].get("name") == name and before.get("test") != now.get("test"):
         raise ValueError(f"TEST.PREDICTIONS: {source} was tested on other files: {CHANGED_FILES}")
 
 
