@@ -78,7 +78,7 @@ class Catalogue:
         return own | {key for key, option in self.options.items() if option.value == {}}
 
     def defaults(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return the default of every option, as the chosen trainer, and choices within it, change them.
+        """Return the default of every option, as the chosen trainer, and its presets, change them.
 
         settings: {"SECTION.KEY": value} of what is set.
         """
@@ -86,8 +86,6 @@ class Catalogue:
         trainer = self.trainers.get(str(settings.get("TRAINER", flat["TRAINER"])))
         if trainer:
             flat |= trainer.defaults
-            for key, option in trainer.options.items():
-                flat |= option.presets.get(str(settings.get(key, flat[key])), {})
             for condition, preset in trainer.presets.items():
                 key, _, value = condition.partition("=")
                 flat |= preset if str(settings.get(key, flat[key])) == value else {}

@@ -1,6 +1,6 @@
 """What an option says of itself, where it is declared: on the page, or in the file of a method, a task."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 MOST = 2**31 - 1  # of a whole number that says no other: what C libraries count with
@@ -17,7 +17,6 @@ class Option:
     within: for a number of epochs, the option that counts the run's, which it may not exceed.
     of: type of the entries of a list that is empty by default.
     registry: name of the registry (`core/registry.py`) whose names are the allowed values.
-    presets: for a value of the option, other defaults of other options.
     path: it holds a path, or several; a leading ~ is the home folder.
     student: it decides what the student is, or how it is given its input; a test with another value is warned of.
     on_resume: `same`, a run is continued with this value alone; `free`, another one does not change its numbers;
@@ -35,7 +34,6 @@ class Option:
     within: str = ""
     of: type | None = None
     registry: str = ""
-    presets: dict[Any, dict[str, Any]] = field(default_factory=dict)
     path: bool = False
     student: bool = False
     on_resume: str = "same"

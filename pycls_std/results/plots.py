@@ -57,14 +57,14 @@ def accuracy(rows: Rows, baseline: str = ""):
 def modes(rows: Rows, baseline: str = ""):
     """The score that counts over epochs, of the rows of one trainer that differ in its mode, named by it.
 
-    A trainer has modes if one of its options presets others, as those of DeiT.
+    A trainer has modes if its presets follow an option of its own, as those of DeiT.
     """
     catalogue = config.Catalogue()
     score, rows = _alike(catalogue, rows)
     options = {name: runs[0].options for name, runs in rows.items() if finished(runs)}
     for trainer in catalogue.trainers.values():
         own = {name: each for name, each in options.items() if each["TRAINER"] == trainer.name}
-        switches = [key for key, option in trainer.options.items() if option.presets]
+        switches = [key for key in trainer.options if any(way.startswith(f"{key}=") for way in trainer.presets)]
         if len({tuple(each[key] for key in switches) for each in own.values()}) > 1:
             names = {name: _settings(catalogue, switches, own, name) for name in own}
             clear = len(set(names.values())) == len(names)

@@ -27,15 +27,15 @@ class DeiT(Preset):
         # deit_tiny_distilled_patch16_224.
         "MODE": Option(
             ("both", "none", "soft", "hard", "class", "distill"),
-            presets={
-                "both": {"TASK.WEIGHT": 0.5, "KD.WEIGHT": 0.5},
-                "soft": {"TASK.WEIGHT": 0.5, "KD.WEIGHT": 0.5, "DISTILLATION.TYPE": "soft"},
-                "hard": {"TASK.WEIGHT": 0.5, "KD.WEIGHT": 0.5, "DISTILLATION.TYPE": "hard"},
-                "distill": {"TASK.WEIGHT": 0.0, "KD.WEIGHT": 1.0},
-            },
             student=True,
             column="mode",
         ),
+    }
+    PRESETS = {
+        "DEIT.MODE=both": {"TASK.WEIGHT": 0.5, "KD.WEIGHT": 0.5},
+        "DEIT.MODE=soft": {"TASK.WEIGHT": 0.5, "KD.WEIGHT": 0.5, "DISTILLATION.TYPE": "soft"},
+        "DEIT.MODE=hard": {"TASK.WEIGHT": 0.5, "KD.WEIGHT": 0.5, "DISTILLATION.TYPE": "hard"},
+        "DEIT.MODE=distill": {"TASK.WEIGHT": 0.0, "KD.WEIGHT": 1.0},
     }
 
     @classmethod
