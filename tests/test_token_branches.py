@@ -7,8 +7,7 @@ from torch import nn
 from torch.nn.functional import conv1d, gelu, layer_norm, linear
 
 from pycls_std.engine.optim import create_optimizer
-from pycls_std.layers.token_branch import TokenBranch
-from pycls_std.layers.token_branches import TokenBranches, TokenLayout
+from pycls_std.layers.token_branches import TokenBranch, TokenBranches, TokenLayout
 from pycls_std.measure.description import operations
 from pycls_std.models.create import create_backbone
 from pycls_std.models.describe import Description

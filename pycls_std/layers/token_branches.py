@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from pycls_std.core.structures import Output
-from pycls_std.layers.token_branch import TokenBranch
-from pycls_std.layers.token_set import TokenSet
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,61 @@ class TokenLayout:
     def head_teachers(self) -> tuple[int, ...]:
         """Teacher of each head, in the order of the heads."""
         return tuple(teacher for group in self.teachers for teacher in group)
+
+
+class TokenSet(nn.Module):
+    """The tokens of one layer: M spatial ones of C channels, M channel ones of P patches, one of each for each teacher.
+
+    kind: `both`, `spatial` or `channel`; what is left out is None and has no parameters.
+    init_std: deviation of the truncated normal they start from; the reference uses 0.2.
+    """
+
+    def __init__(self, channels: int, patches: int, tokens: int, *, kind: str = "both", init_std: float = 0.2):
+        super().__init__()
+        self.spatial = _tokens(tokens, channels, init_std) if kind in ("both", "spatial") else None
+        self.channel = _tokens(patches, tokens, init_std) if kind in ("both", "channel") else None
+
+    def forward(self, batch: int) -> tuple[Tensor | None, Tensor | None]:
+        """Return spatial (B, M, C) and channel (B, P, M) tokens, the same for every image of a batch of B."""
+        spatial, channel = (None if t is None else t.expand(batch, *t.shape) for t in (self.spatial, self.channel))
+        return spatial, channel
+
+
+class TokenBranch(nn.Module):
+    """Update spatial tokens by mixing over patches and channel tokens by mixing over channels, each from one layer.
+
+    The tokens read the patches; the patches never read the tokens. One residual step:
+        T_S' = T_S + MLP(LN([Z ; T_S])) over the P + M rows,       T_S: (B, M, C)
+        T_C' = T_C + MLP(LN([Z , T_C])) over the C + M columns,    T_C: (B, P, M)
+    with C // 2 hidden units for the rows and 4 C for the columns, whatever the backbone's own ratios.
+
+    kind: `both`, `spatial` or `channel`; what is left out has no parameters and is None.
+    width: outputs of each MLP; M gives each token its own update, 1 adds the same update to all, as the reference does
+        (with one teacher the two are the same).
+    Source: Li et al., ICML 2022, as realised in the reproduction; the sizes are confirmed by the parameter counts.
+    """
+
+    def __init__(self, channels: int, patches: int, tokens: int, *, kind: str = "both", width: int | None = None):
+        super().__init__()
+        width = width or tokens
+        if kind in ("both", "spatial"):
+            self.spatial_norm = nn.LayerNorm(channels)
+            self.spatial_mlp = _mlp(patches + tokens, channels // 2, width)
+        if kind in ("both", "channel"):
+            self.channel_norm = nn.LayerNorm(channels + tokens)
+            self.channel_mlp = _mlp(channels + tokens, 4 * channels, width)
+
+    def forward(
+        self, patches: Tensor, spatial: Tensor | None, channel: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """patches: (B, P, C). spatial: (B, M, C). channel: (B, P, M). Returns the two tokens, updated."""
+        if spatial is not None:
+            rows = self.spatial_norm(torch.cat([patches, spatial], dim=1))
+            spatial = spatial + self.spatial_mlp(rows.transpose(1, 2)).transpose(1, 2)
+        if channel is not None:
+            columns = self.channel_norm(torch.cat([patches, channel], dim=2))
+            channel = channel + self.channel_mlp(columns)
+        return spatial, channel
 
 
 class TokenBranches(nn.Module):
@@ -118,3 +171,12 @@ def _readings(spatial: Tensor | None, channel: Tensor | None) -> list[Tensor]:
 def _head_inputs(channels: int, patches: int, kind: str) -> int:
     spatial = 0 if kind == "channel" else channels
     return spatial + (patches if kind in ("both", "channel") else 0)
+
+
+def _tokens(rows: int, columns: int, std: float) -> nn.Parameter:
+    values = torch.zeros(rows, columns)
+    return nn.Parameter(nn.init.trunc_normal_(values, std=std) if std else values)
+
+
+def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
