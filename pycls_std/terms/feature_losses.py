@@ -53,7 +53,12 @@ class FeatureLoss(nn.Module):
         return added(self.compare(number, *pair) for number, pair in enumerate(pairs))
 
     def compare(self, number: int, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the scalar of one pair of taps; number: its place in the lists."""
+        """Return the scalar of one pair of taps, their `distance`; number: its place in the lists."""
+        return self.distance(student, teacher)
+
+    @staticmethod
+    def distance(student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the scalar of a form that compares features alone; one with weights overrides `compare`."""
         raise NotImplementedError
 
 
@@ -78,18 +83,14 @@ class FitNet(FeatureLoss):
 class AttentionTransfer(FeatureLoss):
     """Where the maps of every stage are large."""
 
-    def compare(self, number, student, teacher):
-        """Return `attention_distance`."""
-        return attention_distance(student, teacher)
+    distance = staticmethod(attention_distance)
 
 
 @FEATURE_LOSSES.register("nst")
 class NeuronSelectivity(FeatureLoss):
     """The distribution of the channels of every stage."""
 
-    def compare(self, number, student, teacher):
-        """Return `selectivity_distance`."""
-        return selectivity_distance(student, teacher)
+    distance = staticmethod(selectivity_distance)
 
 
 @FEATURE_LOSSES.register("vid")
@@ -136,9 +137,7 @@ class SimilarityPreserving(FeatureLoss):
     TAPS = "last"
     LEAST_IMAGES = 2
 
-    def compare(self, number, student, teacher):
-        """Return `similarity_distance`."""
-        return similarity_distance(student, teacher)
+    distance = staticmethod(similarity_distance)
 
 
 @FEATURE_LOSSES.register("pkt")
@@ -149,9 +148,7 @@ class ProbabilisticTransfer(FeatureLoss):
     VECTORS = True
     LEAST_IMAGES = 2
 
-    def compare(self, number, student, teacher):
-        """Return `affinity_divergence`."""
-        return affinity_divergence(student, teacher)
+    distance = staticmethod(affinity_divergence)
 
 
 @FEATURE_LOSSES.register("rkd")
