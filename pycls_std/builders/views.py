@@ -60,7 +60,6 @@ def _pixels(cfg, dataset, task, pipeline):
         store.check_room(dataset, (width, height))
         if not pipeline.takes(width, height):
             raise NotInMemory(f"images of {width}x{height} pixels are cropped one by one (DATA.FIT)")
-    prepare = prepare or store.as_they_are
     pixels, targets = store.read(dataset, prepare, check=task.check, workers=cfg.DATA.NUM_WORKERS)
     return pixels, task.stack(targets)
 

@@ -53,7 +53,7 @@ class Views(Dataset):
             collate_fn=self.collate,
             pin_memory=torch.cuda.is_initialized(),  # faster to CUDA; a warning where CUDA is not in use
             persistent_workers=workers > 0,
-            worker_init_fn=start_worker,
+            worker_init_fn=signals.ignore_interrupt,
             generator=torch.Generator(),  # of its own, so that a pass draws nothing from the global one
         )
 
@@ -184,8 +184,3 @@ def test_loader(views: AnyViews, *, batch_size: int, workers: int, world: World 
         raise ValueError(f"{len(views)} images are to be scored, fewer than {world.size} processes")
     order = [(0, index) for index in range(world.rank, len(views), world.size)]
     return views.loader(order, batch_size=batch_size, workers=workers)
-
-
-def start_worker(number: int) -> None:
-    """Leave Ctrl-C to the main process."""
-    signals.ignore_interrupt()

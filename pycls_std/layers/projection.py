@@ -1,13 +1,11 @@
 """From a student's features to as many channels as a teacher's have."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from pycls_std.layers.orthogonal import OrthogonalLinear
-
-
-def _orthogonal(inputs: int, outputs: int, **options) -> nn.Module:
-    return OrthogonalLinear(inputs, outputs, **options)
 
 
 def _linear(inputs: int, outputs: int, **options) -> nn.Module:
@@ -24,7 +22,12 @@ def _none(inputs: int, outputs: int, **options) -> nn.Module:
     return nn.Identity()
 
 
-PROJECTIONS = {"orthogonal": _orthogonal, "linear": _linear, "mlp": _mlp, "none": _none}
+PROJECTIONS: dict[str, Callable[..., nn.Module]] = {
+    "orthogonal": OrthogonalLinear,
+    "linear": _linear,
+    "mlp": _mlp,
+    "none": _none,
+}
 
 
 def make_projection(form: str, inputs: int, outputs: int, *, kind: str = "auto", trivialize: bool = False) -> nn.Module:

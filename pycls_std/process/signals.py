@@ -47,8 +47,8 @@ def received() -> int:
     return _state["received"]
 
 
-def ignore_interrupt() -> None:
-    """Leave Ctrl-C, which a terminal sends to all processes of a run, to the main one. For a loader's worker."""
+def ignore_interrupt(worker: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to all processes of a run, to the main one. worker: of a loader, counted."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

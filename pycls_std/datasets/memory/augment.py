@@ -4,7 +4,6 @@ Shapes: B images, H height, W width, S side of the result.
 """
 
 import math
-from functools import partial
 
 import numpy as np
 import torch
@@ -150,5 +149,5 @@ def jitter(images: Tensor, draws: CounterRNG, strength: float) -> Tensor:
     for turn in range(len(functions)):
         for number, function in enumerate(functions):
             where = send(np.flatnonzero(order[:, turn] == number), images.device)
-            change(images, where, partial(function, factor=factors[where, number]))
+            change(images, where, function, factors[where, number])
     return images

@@ -35,10 +35,10 @@ def channels(images: Tensor) -> list[Tensor]:
     return [(pixels >> shift) & 255 for shift in (0, 8, 16)]
 
 
-def change(images: Tensor, where: Tensor, how) -> None:
-    """Replace the images numbered where, (n,), by how(those images), in place."""
+def change(images: Tensor, where: Tensor, how, *arguments) -> None:
+    """Replace the images numbered where, (n,), by how(those images, *arguments), in place."""
     pixels = packed(images)
-    pixels.index_copy_(0, where, packed(how(unpacked(pixels.index_select(0, where)))))
+    pixels.index_copy_(0, where, packed(how(unpacked(pixels.index_select(0, where)), *arguments)))
 
 
 def select(images: Tensor, places: Tensor) -> Tensor:

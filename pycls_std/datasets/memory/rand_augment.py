@@ -5,8 +5,6 @@ Source: Cubuk et al., NeurIPS 2020; strengths as in timm.data.auto_augment.
 Shapes: B images, n of them that get one operation.
 """
 
-from functools import partial
-
 import numpy as np
 from torch import Tensor
 
@@ -42,10 +40,6 @@ def _of_width(move):
     return lambda images, amount, fill: move(images, amount * images.shape[2], fill)
 
 
-def _filled(move):
-    return lambda images, amount, fill: move(images, amount, fill)
-
-
 def _unfilled(recolor):
     return lambda images, amount, fill: recolor(images, amount)
 
@@ -59,14 +53,14 @@ OPERATIONS = {
     "AutoContrast": (_alone(color.auto_contrast), lambda m, sign: m),
     "Equalize": (_alone(color.equalize), lambda m, sign: m),
     "Invert": (_alone(color.invert), lambda m, sign: m),
-    "Rotate": (_filled(geometry.rotate), lambda m, sign: sign * (m / 10 * 30)),
+    "Rotate": (geometry.rotate, lambda m, sign: sign * (m / 10 * 30)),
     "Posterize": (_unfilled(color.posterize), _bits),
     "PosterizeIncreasing": (_unfilled(color.posterize), _bits_increasing),
     "Solarize": (_unfilled(color.solarize), _threshold),
     "SolarizeIncreasing": (_unfilled(color.solarize), lambda m, sign: 256 - _threshold(m, sign)),
     "SolarizeAdd": (_unfilled(color.solarize_add), lambda m, sign: np.minimum(128, (m / 10 * 110).astype(np.int64))),
-    "ShearX": (_filled(geometry.shear_x), lambda m, sign: sign * (m / 10 * 0.3)),
-    "ShearY": (_filled(geometry.shear_y), lambda m, sign: sign * (m / 10 * 0.3)),
+    "ShearX": (geometry.shear_x, lambda m, sign: sign * (m / 10 * 0.3)),
+    "ShearY": (geometry.shear_y, lambda m, sign: sign * (m / 10 * 0.3)),
     "TranslateXRel": (_of_width(geometry.translate_x), lambda m, sign: sign * (m / 10 * 0.45)),
     "TranslateYRel": (_of_width(geometry.translate_y), lambda m, sign: sign * (m / 10 * 0.45)),
 }
@@ -100,7 +94,7 @@ class RandAugment:
                 operation, amounts = OPERATIONS[name]
                 where = send(places, images.device)
                 amount = send(amounts(magnitudes, signs), images.device)
-                change(images, where, partial(operation, amount=amount, fill=self.fill))
+                change(images, where, operation, amount, self.fill)
         return images
 
     def draw(self, draws: CounterRNG) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:

@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pycls_std.core.structures import ImageSet
 from pycls_std.datasets.decoding import to_rgb
-from pycls_std.datasets.loader import start_worker
 from pycls_std.datasets.memory import NotInMemory
 from pycls_std.datasets.memory.pixels import padded
+from pycls_std.process import signals
 
 # Most bytes that the pixels of a split may take, four to a pixel.
 LIMIT = 2**31
@@ -35,7 +34,7 @@ def check_room(dataset: ImageSet, size: tuple[int, int]) -> None:
 
 
 class Decoded(Dataset):
-    """Images as arrays (H, W, 3) uint8. prepare: from image to image, in red, green and blue. check: see `read`."""
+    """Images as arrays (H, W, 3) uint8. prepare, check: see `read`."""
 
     def __init__(self, dataset: ImageSet, prepare, check):
         self.dataset = dataset
@@ -47,19 +46,15 @@ class Decoded(Dataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
         image, target = self.dataset[index]
-        return np.array(self.prepare(to_rgb(image))), self.check(index, target)
+        pixels = to_rgb(image) if self.prepare is None else self.prepare(to_rgb(image))
+        return np.array(pixels), self.check(index, target)
 
 
-def as_they_are(image: Image.Image) -> Image.Image:
-    """Return the image."""
-    return image
-
-
-def read(dataset: ImageSet, prepare=as_they_are, *, check, workers: int) -> tuple[Tensor, list]:
+def read(dataset: ImageSet, prepare=None, *, check, workers: int) -> tuple[Tensor, list]:
     """Return the pixels (N, H, W, 4) uint8 and the targets of a dataset.
 
-    prepare: what is done to each image first. check(index, target) returns the target, or raises ValueError for what
-    is none. workers: processes that read.
+    prepare: what is done to each image first, in red, green and blue; None = nothing. check(index, target) returns the
+    target, or raises ValueError for what is none. workers: processes that read.
     Raises NotInMemory that names two images, if they have not all the same size.
     """
     batches = DataLoader(
@@ -67,7 +62,7 @@ def read(dataset: ImageSet, prepare=as_they_are, *, check, workers: int) -> tupl
         batch_size=256,
         num_workers=workers if len(dataset) > FEW else 0,
         collate_fn=_stack,
-        worker_init_fn=start_worker,
+        worker_init_fn=signals.ignore_interrupt,
     )
     pixels: Tensor | None = None
     targets: list = []

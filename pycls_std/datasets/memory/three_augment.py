@@ -24,11 +24,8 @@ def three_augment(images: Tensor, draws: CounterRNG) -> Tensor:
 
     grey, solarized, blurred = (np.flatnonzero(choice == which) for which in range(len(CHANGES)))
     change(images, device(grey), color.greyscale)
-    change(
-        images, device(solarized), lambda some: color.solarize(some, torch.full((1,), THRESHOLD, device=some.device))
-    )
-    weights = device(box_weights(sigma[blurred]))
-    change(images, device(blurred), lambda some: blur(some, weights))
+    change(images, device(solarized), color.solarize, torch.full((1,), THRESHOLD, device=images.device))
+    change(images, device(blurred), blur, device(box_weights(sigma[blurred])))
     return images
 
 
