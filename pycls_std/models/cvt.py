@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from pycls_std.models.entry_points import register
-from pycls_std.models.pyramid import Pyramid, Tokens, initialize_linear, split_rates, tokens_of
+from pycls_std.models.pyramid import Pyramid, Tokens, split_rates, tokens_of
 
 # name: blocks, channels and heads of each stage. Source: Wu et al., ICCV 2021, and its code.
 CVTS = {"cvt_13": ((1, 2, 10), (64, 192, 384), (1, 3, 6))}
@@ -104,11 +104,6 @@ class CvT(Pyramid):
         stages = [[CvTBlock(*size, mlp_ratio=mlp_ratio, drop_path=rate) for rate in own] for *size, own in sizes]
         norm = nn.LayerNorm(channels[-1])
         super().__init__(embeddings, stages, channels=channels, norm=norm, num_classes=num_classes)
-        initialize_linear(self)
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay spares."""
-        return {name for name, _ in self.named_parameters() if name.endswith("cls_token")}
 
 
 def cvt(size, /, *, num_classes, image_size, drop_path=0.0, **args) -> CvT:

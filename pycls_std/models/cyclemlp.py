@@ -10,7 +10,7 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from pycls_std.models.entry_points import register
-from pycls_std.models.pyramid import Pyramid, initialize_linear, split_rates
+from pycls_std.models.pyramid import Pyramid, split_rates
 
 # name: blocks, channels, and hidden units of the channel MLPs as multiples of these, of each stage.
 # Source: Chen et al., ICLR 2022, and its code.
@@ -104,7 +104,6 @@ class CycleMLP(Pyramid):
         stages = [[CycleBlock(*size, drop_path=rate) for rate in rates] for *size, rates in sizes]
         norm = nn.LayerNorm(channels[-1])
         super().__init__(embeddings, stages, channels=channels, norm=norm, num_classes=num_classes)
-        initialize_linear(self)
 
     def map_of(self, output: Tensor) -> Tensor:
         """output: (B, H, W, C). Returns (B, C, H, W)."""

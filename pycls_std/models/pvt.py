@@ -11,7 +11,7 @@ from timm.models.pvt_v2 import Attention
 from torch import Tensor, nn
 
 from pycls_std.models.entry_points import register
-from pycls_std.models.pyramid import Pyramid, Tokens, initialize_linear, split_rates, tokens_of
+from pycls_std.models.pyramid import Pyramid, Tokens, split_rates, tokens_of
 
 # name: blocks, channels, heads, hidden units of the MLPs as multiples of the channels, and how many times fewer keys a
 # side has than queries, of each stage. Source: Wang et al., ICCV 2021.
@@ -78,14 +78,9 @@ class PVT(Pyramid):
         stages = [[PVTBlock(*size, drop_path=rate) for rate in rates] for *size, rates in sizes]
         norm = nn.LayerNorm(channels[-1])
         super().__init__(embeddings, stages, channels=channels, norm=norm, num_classes=num_classes)
-        initialize_linear(self)
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = EPS
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay spares."""
-        return {name for name, _ in self.named_parameters() if name.endswith(("pos_embed", "cls_token"))}
 
 
 def pvt(size, /, *, num_classes, image_size, drop_path=0.0, **args) -> PVT:

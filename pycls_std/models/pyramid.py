@@ -57,6 +57,11 @@ class Pyramid(Staged):
             {"module": f"blocks.{index}", "num_chs": channels[stage], "reduction": reduction * 2**stage}
             for index, stage in enumerate(stage_of)
         ]
+        _initialize_linear(self)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay spares: embeddings of positions, and class tokens."""
+        return {name for name, _ in self.named_parameters() if name.endswith(("pos_embed", "cls_token"))}
 
     def stem(self, images: Tensor):
         """images: (B, 3, H, W)."""
@@ -94,7 +99,7 @@ def split_rates(drop_path: float, depths: tuple[int, ...]) -> list[list[float]]:
     return [rates[end - depth : end] for depth, end in zip(depths, accumulate(depths), strict=True)]
 
 
-def initialize_linear(backbone: nn.Module) -> None:
+def _initialize_linear(backbone: nn.Module) -> None:
     """Draw the weights of linear layers with deviation 0.02, cut at 2, and set their biases to 0."""
     for module in backbone.modules():
         if isinstance(module, nn.Linear):

@@ -14,7 +14,7 @@ from torch.nn.functional import unfold
 
 from pycls_std.core.precision import full_precision
 from pycls_std.models.entry_points import register
-from pycls_std.models.pyramid import Pyramid, Tokens, initialize_linear, split_rates
+from pycls_std.models.pyramid import Pyramid, Tokens, split_rates
 
 # name: channels, blocks, heads, hidden units of the MLPs as a multiple of the channels. Source: Yuan et al., ICCV 2021.
 T2TS = {"t2t_vit_7": (256, 7, 4, 2), "t2t_vit_14": (384, 14, 6, 3)}
@@ -120,11 +120,6 @@ class T2TViT(Pyramid):
         blocks = [TokensBlock(channels, heads, mlp_ratio, drop_path=rate, norm_layer=NORM) for rate in rates]
         options = {"channels": [channels], "norm": NORM(channels), "reduction": math.prod(s for _, s, _ in splits)}
         super().__init__([embedding], [blocks], num_classes=num_classes, **options)
-        initialize_linear(self)
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay spares."""
-        return {"embeddings.0.cls_token"}
 
 
 def t2t(size, /, *, num_classes, image_size, drop_path=0.0, width=64, splits=SPLITS, **args) -> T2TViT:
