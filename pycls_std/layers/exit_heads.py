@@ -4,6 +4,7 @@ Shapes: B batch, C channels, H height, W width, N patches, K classes.
 """
 
 import math
+from itertools import pairwise
 
 from timm.layers import trunc_normal_
 from timm.models.vision_transformer import Block
@@ -44,20 +45,15 @@ class PatchMerging(nn.Module):
         return self.layers(pairs.reshape(batch, height // 2, width // 2, 4 * channels))
 
 
-class ConvolutionExit(nn.Module):
-    """Downsampling as often as the student still will, and a classifier on the mean over all places.
+class MapExit(nn.Module):
+    """Convolutions, which may be none, and a classifier on the mean over all places.
 
-    shape: (C, H, W) of the tap. later: taps after it. width: of what the classifier reads.
+    blocks: the convolutions. width: channels that they return.
     """
 
-    def __init__(self, shape: tuple[int, int, int], *, later: int, width: int, num_classes: int):
+    def __init__(self, blocks: list[nn.Module], *, width: int, num_classes: int):
         super().__init__()
-        channels = shape[0]
-        blocks: list[nn.Module] = []
-        for number in range(later):
-            blocks.append(SeparableDownsampling(channels, width if number == later - 1 else 2 * channels))
-            channels *= 2
-        self.blocks = nn.Sequential(*(blocks or [nn.Conv2d(channels, width, 1)]))
+        self.blocks = nn.Sequential(*blocks)
         self.classifier = nn.Linear(width, num_classes)
         self.apply(_initialize)
 
@@ -89,19 +85,6 @@ class AttentionExit(nn.Module):
         return self.classifier(self.blocks(patches).mean(dim=1))
 
 
-class LinearExit(nn.Module):
-    """A classifier on the mean over all places, and nothing before it. shape: (C, H, W) of the tap."""
-
-    def __init__(self, shape: tuple[int, int, int], *, num_classes: int):
-        super().__init__()
-        self.classifier = nn.Linear(shape[0], num_classes)
-        self.apply(_initialize)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """maps: (B, C, H, W). Returns (B, K) logits."""
-        return self.classifier(maps.mean(dim=(2, 3)))
-
-
 def exit_heads(shapes: list[tuple[int, int, int]], *, kind: str, width: int, num_classes: int) -> list[nn.Module]:
     """Return a classifier for each tap of a student.
 
@@ -110,13 +93,19 @@ def exit_heads(shapes: list[tuple[int, int, int]], *, kind: str, width: int, num
     Source: Hao et al., NeurIPS 2023 (OFA-KD), and its code, whose attention reads a class token where there is one.
     """
     if kind == "linear":
-        return [LinearExit(shape, num_classes=num_classes) for shape in shapes]
-    later = [len(shapes) - 1 - number for number in range(len(shapes))]
+        return [MapExit([], width=shape[0], num_classes=num_classes) for shape in shapes]
+    pairs = [(shape, len(shapes) - 1 - number) for number, shape in enumerate(shapes)]
     if len({shape[1:] for shape in shapes}) > 1:
-        pairs = zip(shapes, later, strict=True)
-        return [ConvolutionExit(shape, later=count, width=width, num_classes=num_classes) for shape, count in pairs]
-    pairs = zip(shapes, later, strict=True)
+        return [MapExit(_downsampling(s[0], width, n), width=width, num_classes=num_classes) for s, n in pairs]
     return [AttentionExit(shape, later=count, num_classes=num_classes) for shape, count in pairs]
+
+
+def _downsampling(channels: int, width: int, later: int) -> list[nn.Module]:
+    """Return blocks that halve as often as the student still will, from channels to width; or a 1x1 convolution."""
+    if not later:
+        return [nn.Conv2d(channels, width, 1)]
+    widths = [channels * 2**number for number in range(later)] + [width]
+    return [SeparableDownsampling(before, after) for before, after in pairwise(widths)]
 
 
 def _halvings(side: int) -> int:
