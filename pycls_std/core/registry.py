@@ -1,6 +1,9 @@
 """Registries: what a configuration can name, and the code behind each name."""
 
 import difflib
+import pkgutil
+from collections.abc import Iterable
+from importlib import import_module
 from typing import Any
 
 
@@ -35,6 +38,12 @@ class Registry:
 
     def __contains__(self, name: str) -> bool:
         return name in self.entries
+
+
+def import_files(package: str, folders: Iterable[str]) -> None:
+    """Import every file of a package, so that what it registers is known. folders: the package's `__path__`."""
+    for file in pkgutil.iter_modules(folders):
+        import_module(f"{package}.{file.name}")
 
 
 BACKBONES = Registry("model")

@@ -1,7 +1,5 @@
 """Metrics, one file each. Every file of this folder is imported, so that its metrics are registered."""
 
-import pkgutil
-from importlib import import_module
+from pycls_std.core.registry import import_files
 
-for _file in pkgutil.iter_modules(__path__):
-    import_module(f"{__name__}.{_file.name}")
+import_files(__name__, __path__)
