@@ -15,11 +15,12 @@ from test_extending import ROOT, tree  # noqa: F401  (a fixture)
 from pycls_std import runner
 from pycls_std.builders.data import build_data, build_task
 from pycls_std.builders.method import build_backbone, build_student, describe_run
+from pycls_std.core import prediction_file
 from pycls_std.core.prediction_file import Predictions, packed
 from pycls_std.engine import checkpoint
 from pycls_std.measure.predictions import predict
 from pycls_std.metrics.accuracy import Accuracy
-from pycls_std.results import analysis, predictions
+from pycls_std.results import analysis
 from pycls_std.run.identity import refuse_other_test_files
 from pycls_std.tasks.kept_logits import ordered
 
@@ -52,7 +53,7 @@ def tested(tmp_path_factory, teacher):
 def test_logits_are_those_of_a_plain_forward_pass(tested, teacher):
     """Of the student by its checkpoint, and of the teacher, on the test images in their order."""
     cfg, folder, text = tested
-    found = predictions.read(folder / "predictions.npz")
+    found = prediction_file.read(folder / "predictions.npz")
     data = build_data(cfg, train=False)
     images = torch.cat([loaded.images for loaded in data.test])
     labels = torch.cat([loaded.targets for loaded in data.test])
@@ -88,7 +89,7 @@ def _options(path):
 
 def test_the_file_says_what_ran(tested):
     cfg, folder, _ = tested
-    meta = predictions.read(folder / "predictions.npz").meta
+    meta = prediction_file.read(folder / "predictions.npz").meta
     record = json.loads((folder / "run.json").read_text())
     assert meta["name"] == "std_debug" and meta["seed"] == 0 and meta["checkpoint"] == "best.pt"
     assert meta["epoch"] == 1 and meta["trainer"] == "std" and meta["dataset"] == "digits"
@@ -101,7 +102,7 @@ def test_the_file_says_what_ran(tested):
 
 def test_operations_are_those_of_mode_info(tested, caplog):
     cfg, folder, _ = tested
-    flops = predictions.read(folder / "predictions.npz").meta["flops"]
+    flops = prediction_file.read(folder / "predictions.npz").meta["flops"]
     with caplog.at_level(logging.INFO):
         runner.run("info", cfg)
     assert f"operations  {flops / 1e9:.3f} GFLOPs for an image forward" in caplog.text
@@ -182,7 +183,7 @@ def test_a_student_of_one_head_without_teachers(load, tmp_path):
     own = {"TEST__WEIGHTS": tmp_path / "run/checkpoints/last.pt", "TEST__EMA": "true"}
     cfg = load("debug/base_debug", TEST__PREDICTIONS=tmp_path / "x.npz", **own)
     runner.run("test", cfg)
-    found = predictions.read(tmp_path / "x.npz")
+    found = prediction_file.read(tmp_path / "x.npz")
     assert found.meta["prediction"] == "cls" and found.meta["ema"] is True and found.teachers == {}
     assert list(found.heads) == list(found.predictions) == ["cls"]
     assert found.predictions["cls"] is found.heads["cls"]
@@ -214,7 +215,7 @@ def test_several_processes_write_what_one_writes(tmp_path):
     for each in (one, *two):
         code, _, errors = each.end()
         assert (code, errors) == (0, "")
-    first, second = (predictions.read(tmp_path / f"{name}.npz") for name in ("one", "two"))
+    first, second = (prediction_file.read(tmp_path / f"{name}.npz") for name in ("one", "two"))
     assert first.paths.tolist() == [f"val/cat/{i}.png" for i in (0, 2, 4)] + [f"val/dog/{i}.png" for i in (1, 3)]
     assert first.labels.tolist() == [0, 0, 0, 1, 1] and first.index.tolist() == [0, 1, 2, 3, 4]
     assert all(np.array_equal(a, b) for a, b in zip(first[:3], second[:3], strict=True))
@@ -272,7 +273,7 @@ def file(**changes):
 
 def test_a_file_is_read_as_it_was_written(tmp_path):
     (tmp_path / "x.npz").write_bytes(file())
-    found = predictions.read(tmp_path / "x.npz")
+    found = prediction_file.read(tmp_path / "x.npz")
     assert found.meta == META | {"format": 1} and found.paths.tolist() == ["é.png"] * 4
     assert found.labels.tolist() == [0, 1, 2, 0] and found.heads["cls"][1].tolist() == [3, 4, 5]
 
@@ -317,7 +318,7 @@ def test_files_that_are_none(tmp_path, content, text):
     path = tmp_path / "x.npz"
     path.write_bytes(content())
     with pytest.raises(ValueError) as caught:
-        predictions.read(path)
+        prediction_file.read(path)
     assert str(caught.value).startswith(f"{path}: ") and text in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -325,7 +326,7 @@ def test_files_that_are_none(tmp_path, content, text):
 def test_an_array_file_is_no_file_of_predictions(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros(3))
     with pytest.raises(ValueError, match="x.npy: it is damaged, or no file of predictions .it is one array"):
-        predictions.read(tmp_path / "x.npy")
+        prediction_file.read(tmp_path / "x.npy")
 
 
 def test_a_signal_ends_it(tested, monkeypatch):
@@ -365,7 +366,7 @@ def test_scores_of_a_file_are_those_of_the_run_in_bf16(load, tmp_path, caplog):
     recorded = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     own |= {"TEST__WEIGHTS": tmp_path / "run/checkpoints/last.pt", "TEST__PREDICTIONS": tmp_path / "x.npz"}
     runner.run("test", load("debug/base_debug", **own))
-    scores = analysis.analyze(predictions.read(tmp_path / "x.npz"))["predictions"]["cls"]
+    scores = analysis.analyze(prediction_file.read(tmp_path / "x.npz"))["predictions"]["cls"]
     assert scores["top1"] == pytest.approx(recorded["test/top1"], abs=1e-4)
     assert scores["top5"] == pytest.approx(recorded["test/top5"], abs=1e-4)
     assert scores["loss"] == pytest.approx(recorded["test/loss"], abs=1e-5)

@@ -10,10 +10,11 @@ from pathlib import Path
 if not __package__:  # run as a script, from anywhere
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pycls_std.core import prediction_file  # noqa: E402
 from pycls_std.core.regular import replace_text  # noqa: E402
 from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
-from pycls_std.results import analysis, comparison, predictions  # noqa: E402
+from pycls_std.results import analysis, comparison  # noqa: E402
 
 
 @streams.program("analyze.py")
@@ -45,18 +46,18 @@ def main(argv: list[str] | None = None) -> int:
 def analysis_of(run: Path) -> dict:
     """Return the analysis of a run, of its predictions where they are there.
 
-    Raises ValueError for a run that has neither; see `predictions.read` and `analysis.read`.
+    Raises ValueError for a run that has neither; see `prediction_file.read` and `analysis.read`.
     """
     if not run.is_dir():
         raise ValueError(f"{run}: there is no such folder")
-    if (run / predictions.PREDICTIONS).exists():
-        return analysis.analyze(predictions.read(run / predictions.PREDICTIONS))
+    if (run / prediction_file.PREDICTIONS).exists():
+        return analysis.analyze(prediction_file.read(run / prediction_file.PREDICTIONS))
     if (run / analysis.ANALYSIS).exists():
         return analysis.read(run / analysis.ANALYSIS)
     raise ValueError(
-        f"{run} has neither {predictions.PREDICTIONS} nor {analysis.ANALYSIS}, make it with: python run_net.py "
+        f"{run} has neither {prediction_file.PREDICTIONS} nor {analysis.ANALYSIS}, make it with: python run_net.py "
         f"--mode test --cfg {run}/config.yaml TEST.WEIGHTS={run}/checkpoints/best.pt "
-        f"TEST.PREDICTIONS={run}/{predictions.PREDICTIONS}"
+        f"TEST.PREDICTIONS={run}/{prediction_file.PREDICTIONS}"
     )
 
 

@@ -14,6 +14,7 @@ if not __package__:  # run as a script, from anywhere
 
 from pycls_std import config  # noqa: E402
 from pycls_std.config.shipped import find_config  # noqa: E402
+from pycls_std.core import prediction_file  # noqa: E402
 from pycls_std.core.text import first_of  # noqa: E402
 from pycls_std.process import signals, streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
@@ -23,7 +24,7 @@ from pycls_std.reproduce.running import MARGIN, Runner, Slot  # noqa: E402
 from pycls_std.reproduce.showing import gathered, rendered, write_page  # noqa: E402
 from pycls_std.reproduce.state import record_of  # noqa: E402
 from pycls_std.reproduce.table_file import read_table  # noqa: E402
-from pycls_std.results import analysis, predictions  # noqa: E402
+from pycls_std.results import analysis  # noqa: E402
 from pycls_std.results.columns import chosen  # noqa: E402
 from pycls_std.results.links import link_from  # noqa: E402
 from pycls_std.results.render import FORMATS  # noqa: E402
@@ -127,7 +128,8 @@ def _write_page(folder: Path, *shown) -> None:
 
 def keep_analysis(folder: Path) -> None:
     """Write analysis.json of a run's predictions beside them. Raises ValueError or OSError that names the file."""
-    analysis.write(analysis.analyze(predictions.read(folder / predictions.PREDICTIONS)), folder / analysis.ANALYSIS)
+    predictions = prediction_file.read(folder / prediction_file.PREDICTIONS)
+    analysis.write(analysis.analyze(predictions), folder / analysis.ANALYSIS)
 
 
 def part(jobs: list, number: int, parts: int) -> list:

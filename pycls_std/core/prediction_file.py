@@ -5,12 +5,15 @@ Shapes: N images, K classes.
 
 import io
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import first_of, printable, shortened
 
+PREDICTIONS = "predictions.npz"  # in the folder of a run, where TEST.PREDICTIONS puts it there
 FORMAT = 1
 HEAD, PREDICTION, TEACHER = "logits_", "pred_", "teacher_"  # before the names of arrays (N, K)
 
@@ -37,6 +40,19 @@ def packed(predictions: Predictions) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, meta=np.array(json.dumps({"format": FORMAT} | predictions.meta)), **arrays)
     return buffer.getvalue()
+
+
+def read(path: Path | str) -> Predictions:
+    """Return what `unpacked` returns, of a file.
+
+    Raises OSError that names the path if it cannot be read; ValueError that names it for a file that is damaged, or is
+    no file of predictions.
+    """
+    content = read_bytes(path)
+    try:
+        return unpacked(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def unpacked(content: bytes) -> Predictions:

@@ -11,11 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pycls_std.core.prediction_file import PREDICTIONS
 from pycls_std.core.text import first_of, printable, shortened
 from pycls_std.process import signals
 from pycls_std.reproduce.jobs import Job
 from pycls_std.reproduce.state import counts_as_kept, restore, state_of
-from pycls_std.results.predictions import PREDICTIONS
 
 LOG = logging.getLogger("pycls_std")
 SCRIPT = Path(__file__).resolve().parents[2] / "run_net.py"
