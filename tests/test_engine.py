@@ -15,7 +15,6 @@ from pycls_std.builders.training import build_schedule
 from pycls_std.core.meters import Meters
 from pycls_std.core.structures import World
 from pycls_std.engine import checkpoint
-from pycls_std.engine.ema import create_ema
 from pycls_std.engine.optim import create_optimizer, kernels_kept, set_learning_rate
 from pycls_std.engine.progress import ProgressBar, duration
 from pycls_std.engine.runtime import Runtime
@@ -223,17 +222,6 @@ def test_cuda_without_a_device_is_refused():
     with pytest.raises(ValueError, match="DEVICE is cuda"):
         Runtime(device="cuda")
     assert Runtime(device="auto").device.type == "cpu"
-
-
-def test_moving_average_in_closed_form():
-    module = nn.Linear(1, 1, bias=False)
-    nn.init.constant_(module.weight, 1.0)
-    ema = create_ema(module, decay=0.9, warmup=False)
-    for number in range(3):
-        nn.init.constant_(module.weight, 2.0)
-        ema.update(module, step=number + 2)
-    assert float(ema.module.weight.detach()) == pytest.approx(2 - 0.9**3)
-    assert create_ema(module, decay=0.0, warmup=False) is None
 
 
 # --------------------------------------------------------------------------------------------------------------- meters

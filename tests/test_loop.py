@@ -112,6 +112,7 @@ def test_average_in_closed_form(session):
     made = session(TRAIN__EMA_DECAY=0.9, TRAIN__EMA_WARMUP="false")
     expected, _ = by_hand(made, lambda number: 0.9, epochs=1)
     torch.testing.assert_close(parameters(made.ema.module), expected, rtol=1e-5, atol=1e-6)
+    assert session(TRAIN__EMA_DECAY=0).ema is None
 
 
 def test_average_that_starts_short_in_closed_form(session):

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim import Optimizer
 
@@ -18,7 +19,6 @@ from pycls_std.core.registry import SCHEDULES
 from pycls_std.core.seeding import seed_all
 from pycls_std.core.structures import World
 from pycls_std.engine.checkpoint import fingerprint
-from pycls_std.engine.ema import create_ema
 from pycls_std.engine.loop import Session
 from pycls_std.engine.optim import create_optimizer
 from pycls_std.engine.runtime import Runtime
@@ -121,7 +121,8 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
         runtime.place(module)
     for term in trainer.auxiliary_terms():
         term.optimizers = runtime.place_optimizers(term.optimizers)
-    ema = create_ema(trainer.student, decay=cfg.TRAIN.EMA_DECAY, warmup=cfg.TRAIN.EMA_WARMUP)
+    decay = cfg.TRAIN.EMA_DECAY
+    ema = ModelEmaV3(trainer.student, decay=decay, use_warmup=cfg.TRAIN.EMA_WARMUP) if decay else None
     teachers = LiveTeachers(trainer.teachers, teacher_requests(dict(trainer.terms.items()), len(trainer.teachers)))
     session = Session(
         trainer=trainer,
