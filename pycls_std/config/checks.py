@@ -3,7 +3,7 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pycls_std.config.catalogue import Catalogue
 from pycls_std.config.mistake import ConfigError
@@ -14,25 +14,15 @@ from pycls_std.core.option import Option
 RAND_AUGMENT = re.compile(r"(rand(-(m|n|inc|mmax)\d+|-(mstd|p)\d+(\.\d+)?)*)?")  # timm's notation
 
 
-class Refusal:
-    """Says what is wrong with an option, and where it was set."""
-
-    def __init__(self, flat: dict[str, Any], sources: dict[str, str]):
-        self.flat = flat
-        self.sources = sources
-
-    def __call__(self, key: str, expected: str) -> None:
-        """Raise ConfigError that says what is expected in place of an option's value."""
-        where = self.sources.get(key, "default")
-        raise ConfigError(f"{where}: {key} is {short(self.flat[key])}, expected {expected}")
-
-
 def check(catalogue: Catalogue, flat: dict[str, Any], start: dict[str, Any], sources: dict[str, str]) -> None:
     """Raise ConfigError for a value that no run can use.
 
     flat: all options. start: their defaults. sources: where each changed key was set.
     """
-    fail = Refusal(flat, sources)
+
+    def fail(key: str, expected: str) -> NoReturn:
+        raise ConfigError(f"{sources.get(key, 'default')}: {key} is {short(flat[key])}, expected {expected}")
+
     _check_values(catalogue, flat, fail)
     _check_read(catalogue, flat, start, sources)
     _check_data(flat, fail)
