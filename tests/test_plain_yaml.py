@@ -8,6 +8,7 @@ import pytest
 from pycls_std import config
 from pycls_std.config import ConfigError
 from pycls_std.config.plain_yaml import load_yaml
+from pycls_std.reproduce.table_file import read_table
 
 
 @pytest.fixture
@@ -66,6 +67,8 @@ def test_a_large_file_is_refused_before_it_is_read(complaint, tmp_path, size):
     (tmp_path / "large.yaml").touch()
     os.truncate(tmp_path / "large.yaml", size)  # it takes no room
     assert f"large.yaml: has {size} bytes, a config has at most 1000000" in complaint("_BASE_: large.yaml\n")
+    with pytest.raises(ConfigError, match=f"large.yaml: has {size} bytes, a table has at most 1000000"):
+        read_table(tmp_path / "large.yaml")
 
 
 def test_ordinary_aliases_work(load):

@@ -24,7 +24,7 @@ def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> list[dict[str, tuple[
         there = path.with_name(f"{path.name}.yaml")
         meant = f", did you mean {printable(shortened(str(there)))}?" if os.path.isfile(there) else ""
         raise ConfigError(f"{label}: a config is a .yaml file{meant}")
-    settings = dict(_settings(_text(path, label), label))
+    settings = dict(_settings(text_of(path, label, kind="config"), label))
     if "_BASE_" not in settings:
         return [settings]
     base, where = settings.pop("_BASE_")
@@ -44,10 +44,11 @@ def _settings(text: str, label: str) -> dict[str, tuple[object, str]]:
     return _walk(root, label)
 
 
-def _text(path, label) -> str:
+def text_of(path: Path, label: str, *, kind: str) -> str:
+    """Return the text of a file. Raises ConfigError that names it, as label, if it cannot be read; kind: for words."""
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise ConfigError(f"{label}: has {path.stat().st_size} bytes, a config has at most {MOST_BYTES}")
+            raise ConfigError(f"{label}: has {path.stat().st_size} bytes, a {kind} has at most {MOST_BYTES}")
         return read_bytes(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{label}: cannot be read: {getattr(error, 'strerror', None) or error}") from None

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pycls_std.config import ConfigError
-from pycls_std.config.plain_yaml import MOST_BYTES, Text, parse, short, value_of
-from pycls_std.core.regular import read_bytes
+from pycls_std.config.plain_yaml import Text, parse, short, value_of
+from pycls_std.config.reading import text_of
 
 
 def written(value) -> str:
@@ -25,13 +25,7 @@ def content_of(path: Path, label: str):
     """Return what a YAML file holds. Raises ConfigError that names it, as label, if it cannot be read."""
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"{label}: a table is a .yaml file")
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ConfigError(f"{label}: has {path.stat().st_size} bytes, a table has at most {MOST_BYTES}")
-        text = read_bytes(path).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{label}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    return value_of(parse(text, label), label)
+    return value_of(parse(text_of(path, label, kind="table"), label), label)
 
 
 def as_mapping(value, where: str, allowed: tuple[str, ...] = ()) -> dict:
