@@ -11,10 +11,9 @@ from processes import called
 from pycls_std import config
 from pycls_std.results import analysis
 from pycls_std.results.columns import GROUPS, chosen, headings
-from pycls_std.results.links import link_from
 from pycls_std.results.plots_of_scores import comparable
 from pycls_std.results.read import find_runs
-from pycls_std.results.render import cells, markdown
+from pycls_std.results.render import cells, link_from, markdown
 from pycls_std.results.rows import rows_of
 from pycls_std.results.table import aggregate
 
@@ -196,4 +195,3 @@ def test_what_is_expected_and_ran_is_one_row(record, tmp_path, load):
 
 def test_links_of_odd_names_are_quoted():
     assert link_from(Path("/a/page.md"))(Path("/a/b c/seed0")) == "b%20c/seed0"
-    assert link_from(None) is None

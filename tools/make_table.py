@@ -12,9 +12,8 @@ from pycls_std.core.regular import replace_text  # noqa: E402
 from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 from pycls_std.results.columns import GROUPS  # noqa: E402
-from pycls_std.results.links import link_from  # noqa: E402
 from pycls_std.results.read import find_runs  # noqa: E402
-from pycls_std.results.render import FORMATS  # noqa: E402
+from pycls_std.results.render import FORMATS, link_from  # noqa: E402
 from pycls_std.results.table import SELECTIONS, aggregate  # noqa: E402
 
 
@@ -44,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         streams.complain(f"make_table.py: {one_line(error)}")
         return 2
     try:
-        text = FORMATS[args.format](table, args.columns, link_from(args.link_from))
+        text = FORMATS[args.format](table, args.columns, args.link_from and link_from(args.link_from))
         replace_text(args.out, text) if args.out else print(text, end="")
     except (ValueError, OSError) as error:
         streams.complain(f"make_table.py: {one_line(error)}")

@@ -26,8 +26,7 @@ from pycls_std.reproduce.state import record_of  # noqa: E402
 from pycls_std.reproduce.table_file import read_table  # noqa: E402
 from pycls_std.results import analysis  # noqa: E402
 from pycls_std.results.columns import chosen  # noqa: E402
-from pycls_std.results.links import link_from  # noqa: E402
-from pycls_std.results.render import FORMATS  # noqa: E402
+from pycls_std.results.render import FORMATS, link_from  # noqa: E402
 
 LOG = logging.getLogger("pycls_std")
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -106,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         if stops and args.rows:
             frame = frame[frame["run"].map(lambda name: name.partition(" (")[0] in args.rows)]  # all that go by it
         columns = args.columns or list(table.columns)
-        text = rendered(table, frame, changes, args.format, columns, link_from(args.link_from))
+        text = rendered(table, frame, changes, args.format, columns, args.link_from and link_from(args.link_from))
         if not stops:
             _write_page(RUNS / folder_name(table, changes), table, frame, records, changes, columns)
         print(text, end="")

@@ -1,8 +1,10 @@
 """Render a table of results as Markdown, CSV or LaTeX."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -17,6 +19,12 @@ LATEX = str.maketrans(
 )
 # What is there to make other columns of.
 INNER = ("folders",)
+
+
+def link_from(page: Path) -> Callable[[Path], str]:
+    """Return the function from a folder to its address as a page sees it, relative to that of the page."""
+    start = os.path.abspath(page.parent)
+    return lambda folder: quote(os.fsencode(os.path.relpath(os.path.abspath(folder), start)))
 
 
 def cells(table: pd.DataFrame, columns: Sequence[str] = (), link: Callable[[Path], str] | None = None) -> pd.DataFrame:

@@ -10,12 +10,11 @@ from pycls_std.core.regular import read_bytes, replace_text
 from pycls_std.core.text import first_of, printable
 from pycls_std.results.costs import commits_of, starts_of
 from pycls_std.results.fidelity import fidelity
-from pycls_std.results.links import link_from
 from pycls_std.results.page import Html, anchor, cell, folded, grid, listing, page
 from pycls_std.results.picture_style import PAGE, inlined, rendered
 from pycls_std.results.plots import PICTURES, draw
 from pycls_std.results.read import Run, document
-from pycls_std.results.render import cells
+from pycls_std.results.render import cells, link_from
 from pycls_std.results.rows import rows_of
 from pycls_std.results.seeds import Rows, best_epoch, heading, result_of
 
