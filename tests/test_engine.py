@@ -12,13 +12,14 @@ from records import Malice, damage
 from torch import nn
 
 from pycls_std.builders.training import build_schedule
+from pycls_std.config.page import PAGE
 from pycls_std.core.meters import Meters
 from pycls_std.core.structures import World
 from pycls_std.engine import checkpoint
 from pycls_std.engine.optim import create_optimizer, kernels_kept, set_learning_rate
 from pycls_std.engine.progress import ProgressBar, duration
 from pycls_std.engine.runtime import Runtime
-from pycls_std.engine.schedule import cosine, learning_rate, step
+from pycls_std.engine.schedule import SCHEDULES, cosine, learning_rate, step
 from pycls_std.engine.structure import optimizer_differences
 from pycls_std.metrics.accuracy import Accuracy
 
@@ -57,6 +58,7 @@ def test_step_and_constant_schedules(load):
 
 
 def test_shapes_are_functions_of_progress():
+    assert tuple(SCHEDULES) == PAGE["OPTIM.SCHEDULE"].choices
     assert [cosine(x) for x in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
     assert [step(x, (0.5, 0.75), 0.1) for x in (0.4, 0.5, 0.8)] == pytest.approx([1, 0.1, 0.01])
     rates = [learning_rate(x, shape=cosine, peak=1, lowest=0.2, warmup=0, warmup_lr=9) for x in (0, 0.5, 1)]

@@ -15,14 +15,13 @@ from pycls_std.builders.models import PretrainedWeights, find_pretrained, find_t
 from pycls_std.builders.teachers import Lesson, build_teachers, optimize_teachers
 from pycls_std.builders.token_mixing import choose_token_mixing, refuse_unfit_student
 from pycls_std.builders.weights import Weights
-from pycls_std.core.registry import SCHEDULES
 from pycls_std.core.seeding import seed_all
 from pycls_std.core.structures import World
 from pycls_std.engine.checkpoint import fingerprint
 from pycls_std.engine.loop import Session
 from pycls_std.engine.optim import create_optimizer
 from pycls_std.engine.runtime import Runtime
-from pycls_std.engine.schedule import learning_rate
+from pycls_std.engine.schedule import SCHEDULES, learning_rate
 from pycls_std.teachers.outputs import LiveTeachers
 from pycls_std.teachers.teacher import Request, Teacher
 from pycls_std.terms.base import RunDescription
@@ -40,7 +39,7 @@ def peak_learning_rate(cfg) -> float:
 def build_schedule(cfg) -> Callable[[float], float]:
     """Return the function from progress in [0, 1] to the learning rate."""
     optim = cfg.OPTIM
-    shape = SCHEDULES.get(optim.SCHEDULE)
+    shape = SCHEDULES[optim.SCHEDULE]
     if optim.SCHEDULE == "step":
         shape = partial(shape, steps=tuple(epoch / optim.MAX_EPOCH for epoch in optim.STEPS), gamma=optim.GAMMA)
     return partial(

@@ -7,25 +7,23 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable
 
-from pycls_std.core.registry import SCHEDULES
 
-
-@SCHEDULES.register("cosine")
 def cosine(progress: float) -> float:
     """Half a cosine from 1 to 0."""
     return (1 + math.cos(math.pi * progress)) / 2
 
 
-@SCHEDULES.register("step")
 def step(progress: float, steps: tuple[float, ...] = (), gamma: float = 0.1) -> float:
     """1, multiplied by gamma at each of the steps, ascending values of progress."""
     return gamma ** bisect_right(steps, progress)
 
 
-@SCHEDULES.register("constant")
 def constant(progress: float) -> float:
     """1 throughout."""
     return 1.0
+
+
+SCHEDULES: dict[str, Callable[..., float]] = {"cosine": cosine, "step": step, "constant": constant}
 
 
 def learning_rate(
