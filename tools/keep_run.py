@@ -1,7 +1,6 @@
 """Copy what tables read of finished run records into logs/: options, cost, values, events, and the analysis."""
 
 import argparse
-import re
 import shutil
 import sys
 import tempfile
@@ -10,6 +9,7 @@ from pathlib import Path
 if not __package__:  # run as a script, from anywhere
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pycls_std.config.checks import NAME  # noqa: E402
 from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 from pycls_std.reproduce.state import is_whole  # noqa: E402
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     places = {}
     try:
         for run in find_runs(args.runs):
-            if not all(re.fullmatch(r"[\w.+-]*\w[\w.+-]*", str(part)) for part in (run.name, run.seed)):
+            if not all(NAME.fullmatch(str(part)) for part in (run.name, run.seed)):
                 raise ValueError(f"{run.folder}: its name {run.name!r} or its seed {run.seed!r} cannot name a folder")
             place = Path(args.table) / str(run.name) / run.seed
             missing = [name for name in names if not (run.folder / name).is_file()]

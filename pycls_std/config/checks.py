@@ -11,6 +11,7 @@ from pycls_std.config.plain_yaml import short
 from pycls_std.config.setting import BY_FOLDER
 from pycls_std.core.option import Option
 
+NAME = re.compile(r"[\w.+-]*\w[\w.+-]*")  # of a run, or of a row of a table: it names a folder
 RAND_AUGMENT = re.compile(r"(rand(-(m|n|inc|mmax)\d+|-(mstd|p)\d+(\.\d+)?)*)?")  # timm's notation
 
 
@@ -50,7 +51,7 @@ def _check_values(catalogue, flat, fail) -> None:
         _check_range(key, option, flat, fail)
         if option.path:
             _check_path(key, flat, fail)
-    if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", flat["NAME"]):
+    if not NAME.fullmatch(flat["NAME"]):
         fail("NAME", "letters, digits and . + - _ only")
     if len(flat["NAME"].encode()) > 200:
         fail("NAME", "at most 200 bytes, for it names a folder")

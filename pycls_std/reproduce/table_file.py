@@ -8,13 +8,13 @@ from typing import Any
 
 from pycls_std import config
 from pycls_std.config import ConfigError
+from pycls_std.config.checks import NAME
 from pycls_std.config.plain_yaml import Text, short
 from pycls_std.core.text import first_of, printable, shortened
 from pycls_std.reproduce.entries import as_list, as_mapping, as_options, as_seeds, content_of, written
 from pycls_std.results.columns import chosen
 from pycls_std.results.table import SELECTIONS
 
-NAME = re.compile(r"[\w.+-]*\w[\w.+-]*")  # of a row, which names a folder
 TABLE_KEYS = ("title", "source", "seeds", "baseline", "selection", "columns", "protocol", "options", "teachers", "runs")
 # What a row is by its name, its seeds and its teachers, and not by an option.
 OWN = {"NAME": "name", "OUT_DIR": "name", "SEED": "seeds"}

@@ -1,10 +1,9 @@
 """What a row's runs say beside their scores: what they cost, how they stand to their teachers, where they came from."""
 
-import math
 from typing import Any
 
 from pycls_std.results.analysis import of_folder
-from pycls_std.results.read import Run, document
+from pycls_std.results.read import Run, document, is_number
 
 MEGA, GIGA = 1e6, 1e9
 SPLITS = ("teachers", "held_out_teachers")  # where run.json has what they score on the test split and held out
@@ -47,7 +46,7 @@ def _short(commit: str) -> str:
 
 
 def _teachers(scores) -> str:
-    known = [score for score in scores.values() if _is_number(score)] if isinstance(scores, dict) else []
+    known = [score for score in scores.values() if is_number(score)] if isinstance(scores, dict) else []
     return " + ".join(f"{score:.2f}" for score in known)
 
 
@@ -68,10 +67,6 @@ def _numbers(run: Run) -> dict[str, float]:
     found |= {"student_nll": (said.get("loss"), 1), "student_ece": (said.get("ece"), 1)}
     beside = [teacher.get("agreement", {}) for teacher in analysis.get("teachers", {}).values()]
     agreements = [agreement.get(analysis["prediction"]) for agreement in beside]
-    if agreements and all(map(_is_number, agreements)):
+    if agreements and all(map(is_number, agreements)):
         found["agreement"] = (sum(agreements) / len(agreements), 1)
-    return {key: value / unit for key, (value, unit) in found.items() if _is_number(value)}
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return {key: value / unit for key, (value, unit) in found.items() if is_number(value)}

@@ -8,7 +8,7 @@ from pycls_std import config
 from pycls_std.core.text import first_of
 from pycls_std.results.analysis import of_folder
 from pycls_std.results.picture_style import COLUMN, LINE, MOST, PAGE, canvas, label, logarithmic, look, styled, title
-from pycls_std.results.read import Run, document
+from pycls_std.results.read import Run, document, is_number
 from pycls_std.results.rows import known_files, other_files
 from pycls_std.results.seeds import Rows, finished, heading, last, left_out, result_of, spread
 
@@ -189,8 +189,4 @@ def _fact(run: Run, *keys: str) -> float | None:
     value: Any = document(run.folder, "run.json")
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
-    return value if _number(value) and value > 0 else None
-
-
-def _number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return value if is_number(value) and value > 0 else None

@@ -1,6 +1,7 @@
 """Read run records: what ran, how far it came, and its curves."""
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +104,11 @@ def read_run(folder: Path) -> Run:
     else:
         run.status = _extended(run.curves, facts, epochs) or run.status
     return run
+
+
+def is_number(value) -> bool:
+    """Return whether a value of a document is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def document(folder: Path, name: str) -> dict:
