@@ -14,7 +14,7 @@ from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 from pycls_std.reproduce.state import is_whole  # noqa: E402
 from pycls_std.results import analysis  # noqa: E402
-from pycls_std.results.read import Run, find_runs  # noqa: E402
+from pycls_std.results.read import find_runs  # noqa: E402
 
 SMALL = ("config.yaml", "run.json", "metrics.jsonl")
 BEST = Path("checkpoints") / "best.pt"
@@ -48,7 +48,10 @@ def main(argv: list[str] | None = None) -> int:
             size = (run.folder / BEST).stat().st_size / 1e6 if args.weights else 0
             if size > MOST:
                 raise ValueError(f"{run.folder / BEST} has {size:.1f} MB, --weights keeps at most {MOST}")
-            places[place] = run.folder, (*names, *_analysis(run))
+            path = run.folder / analysis.ANALYSIS
+            if path.exists():
+                analysis.of_run(path, run.name, run.options["SEED"])
+            places[place] = run.folder, (*names, path.name) if path.exists() else names
         done = []
         try:
             for place, (folder, names) in places.items():
@@ -62,17 +65,6 @@ def main(argv: list[str] | None = None) -> int:
         streams.complain(f"keep_run.py: {one_line(error)}")
         return 2
     return 0
-
-
-def _analysis(run: Run) -> tuple[str, ...]:
-    """Return the name of a run's analysis, if it has one. Raises ValueError if it is not whole, or another run's."""
-    path = run.folder / analysis.ANALYSIS
-    if not path.exists():
-        return ()
-    found = analysis.read(path)
-    if (found["name"], f"seed{found['seed']}") != (run.name, run.seed):
-        raise ValueError(f"{path} is that of {found['name']} seed{found['seed']}, and not of {run.name} {run.seed}")
-    return (path.name,)
 
 
 def _copy(folder: Path, place: Path, names: tuple[str, ...]) -> None:

@@ -177,25 +177,27 @@ def correct(analysis: dict, name: str = "") -> np.ndarray:
 def of_folder(folder: Path, name: str, seed: int | None) -> dict:
     """Return the analysis in the folder of a run, {} if there is none that is whole and that run's."""
     try:
-        return _of_run(folder / ANALYSIS, name, seed)
+        return of_run(folder / ANALYSIS, name, seed)
     except (ValueError, OSError):
         return {}
 
 
-def _of_run(path: Path, name: str, seed: int | None) -> dict:
+def of_run(path: Path, name: str, seed: int | None) -> dict:
+    """Return the analysis of a run. Raises what `read` does, and ValueError for that of another run."""
     analysis = read(path)
     if (analysis["name"], analysis["seed"]) != (name, seed):
-        raise ValueError(f"{path}: it is that of {analysis['name']} seed{analysis['seed']}")
+        other = f"{analysis['name']} seed{analysis['seed']}"
+        raise ValueError(f"{path}: it is that of {other}, and not of {name} seed{seed}")
     return analysis
 
 
 def hits_of(folder: Path, name: str, seed: int) -> tuple[str, int | None, np.ndarray] | None:
     """Return a digest of the labels, the epoch, and for which test images the prediction that counts is right, (N,).
 
-    None where no analysis is kept. Raises what `read` does, and ValueError for that of another run.
+    None where no analysis is kept. Raises what `of_run` does.
     """
     path = folder / ANALYSIS
     if not path.exists():
         return None
-    analysis = _of_run(path, name, seed)
+    analysis = of_run(path, name, seed)
     return analysis["split"], analysis.get("epoch"), correct(analysis)
