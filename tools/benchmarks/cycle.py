@@ -5,8 +5,6 @@ Both take steps in turns, on one batch of random maps of each size; ratios are o
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -16,6 +14,7 @@ from torchvision.ops import deform_conv2d
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from pycls_std.core.interleaved import interleaved  # noqa: E402
 from pycls_std.engine.runtime import Runtime  # noqa: E402
 from pycls_std.models.cyclemlp import WIDTH, CycleLinear  # noqa: E402
 
@@ -31,27 +30,19 @@ def deformable(layer: CycleLinear, x: Tensor) -> Tensor:
     return deform_conv2d(x.permute(0, 3, 1, 2), offsets, layer.weight[:, :, None, None], layer.bias).permute(0, 2, 3, 1)
 
 
-def seconds(way: Callable, layer: CycleLinear, x: Tensor, runtime: Runtime) -> float:
-    """Return how long a step takes."""
-    runtime.synchronize()
-    start = time.perf_counter()
-    way(layer, x).square().mean().backward()
-    runtime.synchronize()
-    return time.perf_counter() - start
-
-
 def compare(size: str, options, runtime: Runtime) -> str:
     """Return the row of a table for maps of a size, places of a side x channels."""
     side, channels = map(int, size.split("x"))
     layer = runtime.place(CycleLinear(channels, WIDTH))
     x = runtime.to_device(torch.randn(options.batch, side, side, channels)).requires_grad_()
     torch.testing.assert_close(layer(x), deformable(layer, x), rtol=1e-3, atol=1e-3)
-    turns = [
-        [seconds(way, layer, x, runtime) for way in (CycleLinear.forward, deformable)]
-        for _ in range(options.rounds + 1)
-    ][1:]  # the first warms up
-    ratios = [slow / fast for fast, slow in turns]
-    times = " | ".join(f"{1e3 * median(column):.1f}" for column in zip(*turns, strict=True))
+    ways = {
+        "slices": lambda: layer(x).square().mean().backward(),
+        "deformable": lambda: deformable(layer, x).square().mean().backward(),
+    }
+    seconds = interleaved(ways, rounds=options.rounds, wait=runtime.synchronize)
+    ratios = [slow / fast for fast, slow in zip(*seconds.values(), strict=True)]
+    times = " | ".join(f"{1e3 * median(own):.1f}" for own in seconds.values())
     return f"| {size} | {times} | {median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}) |"
 
 
