@@ -92,7 +92,7 @@ def test_nothing_is_learnt_and_nothing_written(timed, load, tmp_path, monkeypatc
 
 def row(key, kind, taken, annotation=False):
     """A row of a profile, taken: microseconds on the device."""
-    own = {"self_device_time_total": taken, "self_cpu_time_total": 1.0}
+    own = {"self_device_time_total": taken, "self_cpu_time_total": 1.0, "count": 1}
     return SimpleNamespace(key=key, device_type=kind, is_user_annotation=annotation, **own)
 
 

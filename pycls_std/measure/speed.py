@@ -2,7 +2,7 @@
 
 import logging
 import os
-from itertools import count
+from itertools import count, islice
 
 import torch
 from torch.autograd import DeviceType
@@ -43,7 +43,7 @@ def time(cfg) -> None:
         LOG.info("DISTILLATION.CACHE is not used here: the teachers are asked")
     tf32 = ", fp32 is TF32" if cfg.CUDA.TF32 and runtime.device.type == "cuda" else ""
     LOG.info("%s, %s%s, batch %d", runtime.device_name(), cfg.PRECISION, tf32, cfg.TRAIN.BATCH_SIZE)
-    batches = _endless(session)
+    batches = endless(session)
     held = session.task.batch(runtime.to_device(next(batches)), START)
     session.trainer.student.train()
     own = Steps(session, held)
@@ -114,7 +114,8 @@ def _plain(cfg, data, runtime) -> loop.Session:
     return assemble(cfg, data=data, runtime=build_runtime(cfg), weights=find_pretrained(cfg, fetch=False))
 
 
-def _endless(session):
+def endless(session: loop.Session):
+    """Give loaded batches of one epoch after the other."""
     for epoch in count():
         session.train_loader.sampler.epoch = epoch
         yield from session.train_loader
@@ -176,20 +177,27 @@ def memory(steps: Steps) -> tuple[int, int]:
     return held, sum(size for place, size in kept.items() if place not in own)
 
 
-def _show_profile(own) -> None:
-    """Print the operations that take most of a step's time, on CUDA the kernels."""
-    runtime = own.session.runtime
+def profiled(steps: Steps) -> tuple[dict[str, float], dict[str, int]]:
+    """Return the microseconds of a step's operations, on CUDA of its kernels, most first; and how often each ran."""
+    runtime = steps.session.runtime
     cuda = runtime.device.type == "cuda"
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it tells of itself on stderr
     kinds = [torch.profiler.ProfilerActivity.CPU] + ([torch.profiler.ProfilerActivity.CUDA] if cuda else [])
     with torch.profiler.profile(activities=kinds) as profile:
-        own.step()
+        steps.step()
         runtime.synchronize()
-    times = (kernel_times if cuda else operator_times)(profile.key_averages())
+    rows = profile.key_averages()
+    times = (kernel_times if cuda else operator_times)(rows)
+    return dict(sorted(times.items(), key=lambda item: -item[1])), {row.key: row.count for row in rows}
+
+
+def _show_profile(own) -> None:
+    """Print the operations that take most of a step's time, on CUDA the kernels."""
+    times, _ = profiled(own)
     total = sum(times.values())
     if not total:
         LOG.warning("the profiler saw nothing of a step: what takes its time is not known")
-    for name, taken in sorted(times.items(), key=lambda item: -item[1])[:TOP] if total else ():
+    for name, taken in islice(times.items(), TOP if total else 0):
         LOG.info("%5.1f %%  %9.2f ms  %s", 100 * taken / total, taken / 1e3, name[:80])
 
 

@@ -32,7 +32,7 @@ from pycls_std.builders.training import build_all, build_runtime  # noqa: E402
 from pycls_std.core.interleaved import interleaved, report  # noqa: E402
 from pycls_std.core.structures import Progress  # noqa: E402
 from pycls_std.engine import checkpoint, loop  # noqa: E402
-from pycls_std.measure.speed import START, Steps, kernel_times, operator_times  # noqa: E402
+from pycls_std.measure.speed import START, Steps, endless, profiled  # noqa: E402
 from pycls_std.models.create import create_backbone  # noqa: E402
 from pycls_std.models.token_mixing import mixer_blocks  # noqa: E402
 from pycls_std.run.record import PACKAGES, commit, version  # noqa: E402
@@ -78,16 +78,9 @@ class Look(NamedTuple):
         return session
 
 
-def batches(session):
-    """Give loaded batches without an end."""
-    for epoch in range(10**6):
-        session.train_loader.sampler.epoch = epoch
-        yield from session.train_loader
-
-
 def take_steps(session, count: int):
     """Take the first steps of a run; give the losses and monitors of each."""
-    loaded = batches(session)
+    loaded = endless(session)
     for number in range(count):
         progress = Progress(0, number, count, 300)
         batch = session.task.batch(session.runtime.to_device(next(loaded)), progress)
@@ -147,7 +140,7 @@ def sync(look: Look) -> None:
 def views(look: Look) -> None:
     """Tell whether augmented images on the device are those of the CPU."""
     own, other = (look.session("TRAIN.COMPILE=off", *words) for words in ([], ["DEVICE=cpu"]))
-    first, second = (next(batches(session)).images.cpu() for session in (own, other))
+    first, second = (next(endless(session)).images.cpu() for session in (own, other))
     apart = (first - second).abs()
     images = (apart.flatten(1).amax(1) > 1e-6).float().mean()
     look.say("views", most=float(apart.max()), pixels=float((apart > 1e-6).float().mean()), images=float(images))
@@ -175,7 +168,7 @@ def determinism(look: Look) -> None:
 
 def arithmetic(session, **switches: bool) -> Callable[[], None]:
     """Return what takes ten steps on a held batch with these switches of CUDA, whatever they were before."""
-    own = Steps(session, session.task.batch(session.runtime.to_device(next(batches(session))), START))
+    own = Steps(session, session.task.batch(session.runtime.to_device(next(endless(session))), START))
 
     def steps():
         session.runtime.set_arithmetic(**switches)
@@ -195,7 +188,7 @@ def speed(look: Look) -> None:
     """Time the parts of a step, and steps in every mode, and in fp32 with TF32 and without; tell where time goes."""
     for mode in look.modes:
         own, pair = first_step(look, mode)
-        loaded, task, runtime = batches(own.session), own.session.task, own.session.runtime
+        loaded, task, runtime = endless(own.session), own.session.task, own.session.runtime
         if mode == look.modes[0]:
             parts_of_a_step(look, own, pair)
         fed = lambda: own.step(task.batch(runtime.to_device(next(loaded)), START))  # noqa: E731, B023
@@ -212,7 +205,7 @@ def speed(look: Look) -> None:
 def first_step(look: Look, mode: str) -> tuple[Steps, Any]:
     """Return steps on a held batch, of which the first is taken and its time told, and the batch as it was loaded."""
     session = look.session(f"TRAIN.COMPILE={mode}")
-    pair = next(batches(session))
+    pair = next(endless(session))
     own = Steps(session, session.task.batch(session.runtime.to_device(pair), START))
     start = time.perf_counter()
     own.step()
@@ -240,7 +233,7 @@ def autotune(look: Look) -> None:
 def parts_of_a_step(look: Look, own: Steps, pair) -> None:
     """Time what a step, an epoch's end and an evaluation are made of."""
     session, block = own.session, getattr(own.session.train_loader, "block", 1)
-    runtime, trainer, loaded, ema = session.runtime, session.trainer, batches(session), session.ema
+    runtime, trainer, loaded, ema = session.runtime, session.trainer, endless(session), session.ema
     taken = timed(look, session, lambda: [next(loaded) for _ in range(block)])
     look.say("data of a batch", block=block, **{name: value / block for name, value in taken.items()})
     ways: dict[str, Callable[[], object]] = {
@@ -264,15 +257,8 @@ def parts_of_a_step(look: Look, own: Steps, pair) -> None:
 
 def profile(look: Look, own: Steps, mode: str) -> None:
     """Tell the kernels of a step, those first that take most of its time; on a CPU the operations."""
-    cuda = own.session.runtime.device.type == "cuda"
-    kinds = [torch.profiler.ProfilerActivity.CPU] + ([torch.profiler.ProfilerActivity.CUDA] if cuda else [])
-    with torch.profiler.profile(activities=kinds) as seen:
-        own.step()
-        own.session.runtime.synchronize()
-    rows = seen.key_averages()
-    times, launches = (kernel_times if cuda else operator_times)(rows), {row.key: row.count for row in rows}
-    top = sorted(times.items(), key=lambda item: -item[1])[:12]
-    kernels = [[round(taken / 1e3, 3), launches[name], name[:90]] for name, taken in top]
+    times, launches = profiled(own)
+    kernels = [[round(taken / 1e3, 3), launches[name], name[:90]] for name, taken in list(times.items())[:12]]
     look.say("profile", mode=mode, ms=round(sum(times.values()) / 1e3, 3), top=kernels)
 
 
