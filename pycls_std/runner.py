@@ -101,7 +101,7 @@ def train(cfg) -> None:
 
 
 def as_begun(cfg, saved: dict | None, runtime):
-    """Return the options with what those that are auto chose when the run was begun.
+    """Return the options, those that are `auto` resolved as at the run's start.
 
     A run that is extended has more iterations, and would be compiled from there on; what is timed anew may come out
     otherwise. On a CPU both are off in any case.

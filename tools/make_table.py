@@ -1,4 +1,4 @@
-"""Turn run records into a table: mean and deviation over seeds, beside the published result."""
+"""Turn run records into a table: mean and standard deviation over seeds, beside the published result."""
 
 import argparse
 import sys

@@ -41,7 +41,7 @@ class Data(NamedTuple):
 
     @property
     def judge(self) -> Loader:
-        """What epochs are chosen by and teachers are judged on: the held-out images, else the test split."""
+        """The split for model selection, where teachers are scored, too: the held-out images, else the test split."""
         return self.val or self.test
 
     @property

@@ -84,7 +84,7 @@ def _build(described: DescribedTeacher, found: Weights, wanted: str, label: str)
 
 
 class Lesson(NamedTuple):
-    """What of a session is asked when teachers are made fast."""
+    """What of a session is asked when teachers are made fast; used in its place where there is no student."""
 
     teacher_outputs: LiveTeachers
     task: Task

@@ -109,7 +109,7 @@ def _check_teachers(flat, fail, sources) -> None:
             raise ConfigError(f"{where}: DISTILLATION.TEACHERS has {len(teachers)} entries, {key} has {len(entries)}")
     _check_kept(flat, fail)
     if flat["DISTILLATION.CACHE_TOP"] and flat["DISTILLATION.LOGIT_STANDARD"]:
-        fail("DISTILLATION.CACHE_TOP", "0 with LOGIT_STANDARD, which needs the deviation of all logits")
+        fail("DISTILLATION.CACHE_TOP", "0 with LOGIT_STANDARD, which needs the standard deviation of all logits")
     if flat["TRAIN.COMPILE"] == "graphs" and flat["DEVICE"] == "cpu":
         fail("TRAIN.COMPILE", "auto, off or on, for graphs need DEVICE cuda")
     if flat["CUDA.TOKEN_MIXING"] == "fused" and flat["DEVICE"] == "cpu":

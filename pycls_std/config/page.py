@@ -79,7 +79,7 @@ PAGE = {
     "DATA.SEED": Option(-1, least=-1, greatest=2**32 - 1, recipe=False),
     # Side of the square input images, pixels; in detection the shortest side at test, from which other sizes follow.
     "DATA.IMAGE_SIZE": Option(32, least=1, greatest=4096, student=True),
-    # Channel mean and deviation of the student's input; "" = the dataset's own, or imagenet, half, cifar10,
+    # Channel mean and standard deviation of the student's input; "" = the dataset's own, or imagenet, half, cifar10,
     # cifar100, tiny_imagenet, digits.
     "DATA.NORMALIZATION": Option("", student=True),
     # At test, the shorter side (FIT squash: both) is resized to IMAGE_SIZE / CROP_RATIO and the centre cut out; 1 = a
@@ -170,7 +170,7 @@ PAGE = {
     "DISTILLATION.TYPE": Option("hard", registry="LOGIT_LOSSES", column="form"),
     # Temperature of soft, decoupled, nkd and dist; the base temperature of standardized logits.
     "DISTILLATION.TEMPERATURE": Option(1.0, least=1e-6, when="DISTILLATION.TYPE!=hard,ttm,wttm,ctkd,ofa"),
-    # Compare logits of mean 0 and deviation 1 over the classes, the student's and the teacher's (logit
+    # Compare logits of mean 0 and standard deviation 1 over the classes, the student's and the teacher's (logit
     # standardization). A head that would start at zero, as a mixer's, starts small and random then.
     "DISTILLATION.LOGIT_STANDARD": Option(False, column="standardized"),
     # Factor of the distillation loss while LOGIT_STANDARD is on.

@@ -1,4 +1,4 @@
-"""Arrays of the host on their way to a device, which nothing waits for."""
+"""A pinned, non-blocking copy of arrays from the host to a device."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def send(values: np.ndarray, device: torch.device) -> Tensor:
-    """Return an array as a tensor on a device; on the CPU it is the array's own memory.
+    """Return an array as a tensor on a device, a non-blocking copy; on the CPU it is the array's own memory.
 
     A device copies by itself from pinned memory alone, without gaps: for any other, the host waits until it has been
     read, or copied to where it has none.

@@ -86,7 +86,7 @@ class Output(NamedTuple):
 
 
 class Normalization(NamedTuple):
-    """Channel mean and deviation of an input, in units of pixels from 0 to 1."""
+    """Channel mean and standard deviation of an input, in units of pixels from 0 to 1."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

@@ -21,7 +21,7 @@ def solarized(image: Image.Image, sigma: float) -> Image.Image:
 
 
 def blurred(image: Image.Image, sigma: float) -> Image.Image:
-    """Return an image blurred by Pillow's approximation of a Gaussian of this deviation, pixels."""
+    """Return an image blurred by Pillow's approximation of a Gaussian of this standard deviation, pixels."""
     return image.filter(ImageFilter.GaussianBlur(sigma))
 
 

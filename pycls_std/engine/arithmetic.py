@@ -24,12 +24,12 @@ def cpu_has_bf16() -> bool:
 
 
 class WideProducts(TorchDispatchMode):
-    """The context in which products of bf16 are computed in fp32 and rounded once, as instructions for bf16 do.
+    """The context in which matrix products (matmuls, convolutions, attention) of bf16 are computed in fp32.
 
-    For a CPU that has none, where a step by torch's own kernels takes ten times as long as in fp32
-    (logs/benchmarks/bf16_amd-epyc.txt). Their sums differ in the order of their terms alone, as from one CPU to the
-    next. All else stays in bf16, as torch computes it: what needs no product, and those that are not in PRODUCTS, such
-    as of a matrix and a vector.
+    Each result is rounded once, as by instructions for bf16: for a CPU that has none, where a step by torch's own
+    kernels takes ten times as long as in fp32 (logs/benchmarks/bf16_amd-epyc.txt). The sums differ in the order of
+    their terms alone, as from one CPU to the next. All else stays in bf16, as torch computes it: what needs no product,
+    and those that are not in PRODUCTS, such as of a matrix and a vector.
     """
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -43,7 +43,7 @@ class WideProducts(TorchDispatchMode):
 
 
 class WideAttention(TorchFunctionMode):
-    """The context in which scaled dot-product attention of bf16 is computed in fp32 and its output rounded.
+    """The context in which scaled dot-product attention of bf16 is computed in fp32, its output rounded to bf16.
 
     For a CPU, whose fused attention of bf16 is slow with instructions for bf16, too (logs/benchmarks/bf16_*.txt). It is
     for a forward pass; the backward pass is then that of fp32 by itself. It sees calls of torch's function, not those

@@ -1,11 +1,14 @@
-"""Tensors on their way from the device to the host, which nothing waits for until they are read."""
+"""An asynchronous copy of tensors from the device to the host, which nothing waits for until they are read."""
 
 import torch
 from torch import Tensor
 
 
 class Arriving:
-    """Tensors as they were when this was made; of a CPU they are the tensors themselves, and nothing is copied."""
+    """An asynchronous copy to the host, in pinned memory, of tensors as they are now.
+
+    Those of a CPU are the tensors themselves, and nothing is copied.
+    """
 
     def __init__(self, tensors: dict[str, Tensor]):
         self.copies = tensors
@@ -23,5 +26,5 @@ class Arriving:
 
 
 def _pinned(tensor: Tensor) -> Tensor:
-    """Return what will be a copy, in memory that the device writes to while the host goes on."""
+    """Return what will be a copy, in pinned memory, which the device writes to while the host goes on."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)

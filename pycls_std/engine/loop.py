@@ -50,7 +50,7 @@ class Session:
 
     @property
     def judge(self) -> str:
-        """The split whose result says which epoch is the best: `val`, or `test` where nothing is held out."""
+        """The split for model selection, of the best epoch: `val`, or `test` where nothing is held out."""
         return "val" if self.val_loader else "test"
 
     def epoch_images(self) -> int:

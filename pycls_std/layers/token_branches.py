@@ -25,7 +25,7 @@ class TokenLayout:
     propagate: one token set is carried from tap to tap and read at the end (the reproduction's STD-57); otherwise each
         tap has tokens, a branch and heads of its own (the paper).
     shared_update: all tokens of a set get the same update, as in the reference code; otherwise each its own.
-    init_std: deviation of the tokens' initial values.
+    init_std: standard deviation of the tokens' initial values.
     decay_tokens: weight decay acts on the tokens too, as in the reference code.
     """
 
@@ -47,7 +47,7 @@ class TokenSet(nn.Module):
     """The tokens of one layer: M spatial ones of C channels, M channel ones of P patches, one of each for each teacher.
 
     kind: `both`, `spatial` or `channel`; what is left out is None and has no parameters.
-    init_std: deviation of the truncated normal they start from; the reference uses 0.2.
+    init_std: standard deviation of the truncated normal they start from; the reference uses 0.2.
     """
 
     def __init__(self, channels: int, patches: int, tokens: int, *, kind: str = "both", init_std: float = 0.2):

@@ -28,11 +28,11 @@ def layer(features: Tensor, population: Tensor) -> Tensor:
 
 @FEATURE_NORMS.register("standardize")
 def standardize(features: Tensor, population: Tensor) -> Tensor:
-    """Return features (B, C) less the mean of each channel, divided by its deviation, over the population; fp32.
+    """Return features (B, C) less the mean of each channel, divided by its standard deviation; fp32.
 
-    N - 1 in the deviation. Channels that do not vary become 0.
+    Both are those of the population, N - 1 in the deviation. Channels that do not vary become 0.
     Raises ValueError for a population of fewer than 2 images.
-    Source: Miles et al. (VkD), detection, where the code has nothing beside the deviation: such channels are NaN there.
+    Source: Miles et al. (VkD), detection, where the code adds nothing to it: such channels are NaN there.
     """
     _need_two(population)
     mean, deviation = population.float().mean(dim=0), population.float().std(dim=0)

@@ -16,12 +16,13 @@ from pycls_std.core.registry import LOGIT_LOSSES
 
 
 def standardized(logits: Tensor) -> Tensor:
-    """Return logits (..., K) with mean 0 and deviation 1 over the classes of each image, fp32.
+    """Return logits (..., K) with mean 0 and standard deviation 1 over the classes of each image, fp32.
 
     A student is then asked for the teacher's ranking and relations, not for its range; neither a shift nor a positive
     scale of the logits changes them. Logits that are all alike become 0, with a gradient that is of no use: a student's
     head must not start at zero (`models.create.randomize_zero_heads`).
-    Source: Sun et al., CVPR 2024 (logit standardization), the z-score of its code: K - 1 in the deviation, 1e-7 beside.
+    Source: Sun et al., CVPR 2024 (logit standardization), the z-score of its code: K - 1 in the standard deviation,
+    1e-7 beside.
     """
     logits = logits.float()
     return (logits - logits.mean(dim=-1, keepdim=True)) / (logits.std(dim=-1, keepdim=True) + 1e-7)

@@ -12,7 +12,7 @@ from pycls_std.losses.feature import similarity
 
 SAME = 1e-12  # squared distance, relative to the squared lengths, below which two images have the same features
 SMALL = 1e-7  # beside probabilities, whose logarithm is taken
-SPREAD = 1e-5  # beside a deviation that is divided by
+SPREAD = 1e-5  # beside a standard deviation that is divided by
 
 
 def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from pycls_std.core.structures import Padded
 
 
 class Adopted(NamedTuple):
-    """Weights of another model, by the names of this one."""
+    """A state dict converted from another architecture: its weights, by the names of this model."""
 
     state: dict[str, Tensor]  # of the whole model
     new: list[str]  # names in it of those that the other has not, which stay as they are

@@ -64,7 +64,7 @@ def create_backbone(
 def reset_layers(backbone: nn.Module) -> None:
     """Give linear layers and convolutions the weights and biases that PyTorch starts them with.
 
-    Both are uniform within 1 / sqrt(n), n inputs of a unit, so their deviation is 1 / sqrt(3 n).
+    Both are uniform within 1 / sqrt(n), n inputs of a unit, so their standard deviation is 1 / sqrt(3 n).
     """
     for module in backbone.modules():
         if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
@@ -93,10 +93,11 @@ def _within(name: str, pattern: str) -> bool:
 
 
 def randomize_zero_heads(backbone: Backbone) -> None:
-    """Give classifiers whose weights all start at zero small random ones, deviation 0.02, as timm's transformers have.
+    """Give classifiers whose weights all start at zero small random ones, std 0.02, as timm's transformers have.
 
-    Logits that are all alike cannot be standardized: their deviation is 0, the gradient there 1e7 times what it should
-    be, and an optimizer that remembers squares of gradients holds the head almost still for thousands of steps.
+    Logits that are all alike cannot be standardized: their standard deviation is 0, the gradient there 1e7 times what
+    it should be, and an optimizer that remembers squares of gradients holds the head almost still for thousands of
+    steps.
     timm's mixers start so.
     """
     for name in classifier_names(backbone):

@@ -100,7 +100,7 @@ def split_rates(drop_path: float, depths: tuple[int, ...]) -> list[list[float]]:
 
 
 def _initialize_linear(backbone: nn.Module) -> None:
-    """Draw the weights of linear layers with deviation 0.02, cut at 2, and set their biases to 0."""
+    """Draw the weights of linear layers with standard deviation 0.02, cut at 2, and set their biases to 0."""
     for module in backbone.modules():
         if isinstance(module, nn.Linear):
             trunc_normal_(module.weight, std=0.02)

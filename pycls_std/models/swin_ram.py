@@ -94,7 +94,7 @@ class RamStage(nn.Module):
 class SwinRam(nn.Module):
     """Patches of 4 x 4 pixels and learned detection tokens, with learned positions (1, Q, D), through all stages.
 
-    drop_path: rate of the last block, to which it rises from 0. Linear layers start as Swin's, deviation 0.02.
+    drop_path: rate of the last block, to which it rises from 0. Linear layers start as Swin's, std 0.02.
     Raises ValueError for lists of different lengths or of one entry, and for heads that do not divide the channels.
     """
 

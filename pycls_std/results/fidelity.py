@@ -14,7 +14,7 @@ Found = dict[tuple[str, ...], dict[str, list[float]]]  # values of the runs by l
 
 
 def fidelity(catalogue, runs: list[Run]) -> str:
-    """Return two tables in HTML, means and sample deviations over the runs that were analysed; "" if none was."""
+    """Return two tables in HTML, mean and sample standard deviation over the runs that were analysed; "" if none."""
     analyses = [found for run in finished(runs) if (found := of_folder(run.folder, run.name, run.options.get("SEED")))]
     scores: Found = {}
     shares: Found = {}

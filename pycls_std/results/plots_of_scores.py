@@ -132,7 +132,7 @@ def cost(rows: Rows, baseline: str = ""):
 
 
 def _against(rows: Rows, across: dict[str, list[float]], unit: str, said: str):
-    """Return a point for each row: mean and sample deviation of the last epoch's score against those of a fact."""
+    """Return a point for each row: last epoch's score against a fact, each as mean and sample standard deviation."""
     catalogue = config.Catalogue()
     scores = {name: result_of(catalogue, runs) for name, runs in rows.items()}
     score = next(filter(None, scores.values()), "")
@@ -142,7 +142,7 @@ def _against(rows: Rows, across: dict[str, list[float]], unit: str, said: str):
         return None
     gone = left_out(rows)
     several = any(len(own) > 1 for own in values.values())
-    said += " Point: mean over seeds; bars: sample deviation." if several else " One seed each."
+    said += " Point: mean over seeds; bars: sample standard deviation." if several else " One seed each."
     said += f" Left out: {gone}." if gone else ""
     points = {name: (*spread(across[name]), *spread(own)) for name, own in values.items()}
     looks = {name: look(position) for position, name in enumerate(values)}

@@ -48,7 +48,7 @@ def cells(table: pd.DataFrame, columns: Sequence[str] = (), link: Callable[[Path
 
 
 def markdown(table: pd.DataFrame, columns: Sequence[str] = (), link: Callable[[Path], str] | None = None) -> str:
-    """Return a GitHub table; mean +- sample deviation in percent."""
+    """Return a GitHub table; mean +- sample standard deviation in percent."""
     return grid(cells(table, columns, link))
 
 
@@ -60,7 +60,9 @@ def grid(texts: pd.DataFrame) -> str:
 
 
 def csv(table: pd.DataFrame, columns: Sequence[str] = (), link=None) -> str:
-    """Return the columns, by default all, as numbers, means and deviations apart. No text is a formula to a program.
+    """Return the columns, by default all, as numbers, means and standard deviations apart.
+
+    No text is a formula to a program.
 
     Beside a gain and a difference from what is published stand in `selection` which epoch's scores they are of, and in
     `baseline` over what; what the test split chose is called optimistic.

@@ -19,8 +19,8 @@ from pycls_std.results.rows import rows_of
 from pycls_std.results.seeds import Rows, best_epoch, heading, result_of
 
 NOTE = (
-    "Mean and sample deviation over the n finished runs of a row, on the test split, after the last epoch. What is "
-    "selected is marked: on held-out images of the training split, or on the test split itself, which flatters."
+    "Mean and sample standard deviation over the n finished runs of a row, on the test split, after the last epoch. "
+    "What is selected is marked: on held-out images of the training split, or on the test split itself, which flatters."
 )
 
 

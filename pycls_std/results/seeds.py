@@ -51,7 +51,7 @@ def last(runs: list[Run], tag: str) -> list[float]:
 
 
 def spread(values: list[float]) -> tuple[float, float]:
-    """Return mean and sample deviation; the deviation of one value is 0 to draw, for nothing is known of it."""
+    """Return mean and sample standard deviation; that of one value is 0 to draw, for nothing is known of it."""
     return mean(values), stdev(values) if len(values) > 1 else 0.0
 
 

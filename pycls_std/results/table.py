@@ -44,7 +44,7 @@ def aggregate(
     seed, by the scores of the selection: `last`, or `held-out`. failed: {name of a row: why}. varied: keys of options
     that have a column whatever they say.
     apart: names of rows that are not compared, such as teachers.
-    Columns <score> and <score>_std are mean and sample deviation over the n finished runs, of the last epoch;
+    Columns <score> and <score>_std are mean and sample standard deviation over the n finished runs, of the last epoch;
     selected_<result> of the epoch that is the best on the held-out images; and best_<result> of the best epoch on the
     test split itself, which flatters. delta_<score> is what is selected minus what is published. Nothing unfinished
     enters them. `columns.headings` has all columns.
@@ -113,7 +113,7 @@ def _row(catalogue, runs: list[Run], selection: str, varied) -> dict:
 
 
 def _last_scores(scores, finished: list[Run], trouble: list[str]) -> dict:
-    """Return mean and deviation of every score after the last epoch; what is wrong with one goes to trouble."""
+    """Return mean and standard deviation of each score after the last epoch; what is wrong with one goes to trouble."""
     row: dict[str, float] = {}
     for score in scores:
         for column, tag in ((score, f"test/{score}"), (f"ema_{score}", f"ema/{score}")):

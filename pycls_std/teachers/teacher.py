@@ -73,7 +73,7 @@ class Teacher(nn.Module):
         self.precision = precision
 
     def use_batch_statistics(self) -> None:
-        """Let batch norms take mean and deviation of each batch from now on, and forget those they were trained with.
+        """Let batch norms take mean and variance of each batch from now on, and forget those they were trained with.
 
         The references of locality guidance and logit standardization put the teacher in train mode together with the
         student, so that it teaches by these.

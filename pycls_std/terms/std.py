@@ -42,7 +42,7 @@ class STD(LogitTerm):
         "TOKENS": Option(("both", "spatial", "channel", "none"), student=True, column="tokens"),
         # Each token its own update, or one update shared by all tokens of a tap, as in the reference code.
         "UPDATE": Option(("own", "shared"), student=True),
-        # Deviation of the tokens' initial values.
+        # Standard deviation of the tokens' initial values.
         "TOKEN_STD": Option(0.2, least=0, student=True),
         # Let weight decay act on the tokens, as in the reference code.
         "DECAY_TOKENS": Option(False, student=True),

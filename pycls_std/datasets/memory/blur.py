@@ -16,7 +16,8 @@ PIXELS = 2**17  # that are blurred at once: more do not fit into the processor's
 def box_weights(sigma: np.ndarray) -> np.ndarray:
     """Return (B, 3) weights of a pixel, of each neighbour, and of each next but one; they are whole, and sum to ONE.
 
-    sigma: (B,) deviations of the Gaussian, pixels, above 0 and at most 2. Pillow computes them in single precision.
+    sigma: (B,) standard deviations of the Gaussian, pixels, above 0 and at most 2. Pillow computes them in single
+        precision.
     """
     sigma = sigma.astype(np.float32)
     variance = sigma * sigma / np.float32(PASSES)

@@ -30,6 +30,6 @@ def three_augment(images: Tensor, draws: CounterRNG) -> Tensor:
 
 
 def draw(draws: CounterRNG) -> tuple[np.ndarray, np.ndarray]:
-    """Return the position in CHANGES, and the deviation of the Gaussian, pixels, of each image, (B,)."""
+    """Return the position in CHANGES, and the standard deviation of the Gaussian, pixels, of each image, (B,)."""
     choice, sigma = draws.uniform(2).T
     return (choice * len(CHANGES)).astype(np.int64), SIGMA[0] + (SIGMA[1] - SIGMA[0]) * sigma
