@@ -78,11 +78,12 @@ def train(cfg) -> None:
     if world.rank == 0:
         flops = operations(session.trainer.student, cfg.DATA.IMAGE_SIZE)
         record = folder.start(session, identity, saved, seed=cfg.SEED, teachers=results, flops=flops)
-    if saved and saved["journal"][-1]["run/epochs"] != session.epochs:
+    before = saved["journal"][-1]["run/epochs"] if saved else session.epochs
+    if before != session.epochs and not config.same_when_extended(config.flatten(cfg), before):
         LOG.warning(
-            "%s: extended from %d to %d epochs (OPTIM.MAX_EPOCH); no run of this length has these learning rates, and "
-            "tables leave it out",
-            *(folder, saved["journal"][-1]["run/epochs"], session.epochs),
+            "%s: extended from %d to %d epochs (OPTIM.MAX_EPOCH); no run of this length has these learning rates or "
+            "evaluations, and tables leave it out",
+            *(folder, before, session.epochs),
         )
     LOG.info("objective: %s", session.trainer.describe())
     start = f"continues from {path}" if saved else "started"

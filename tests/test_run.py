@@ -11,7 +11,7 @@ import torch
 import yaml
 from conftest import ROOT
 from PIL import Image
-from records import SMALL, assert_same_run, load_config, load_state, same, words
+from records import SMALL, assert_same_run, assert_same_state, curves, load_config, load_state, same, words
 
 from pycls_std import config, runner
 from pycls_std.builders import models
@@ -248,6 +248,18 @@ def test_a_finished_run_can_be_continued_for_longer(longer, tmp_path, caplog):
     assert load_state(tmp_path / "run")["epoch"] == 2
     status = read_run(tmp_path / "run").status
     assert status == "extended to 2 epochs after epoch 1", "its schedule is no run's of 2 epochs"
+
+
+@pytest.mark.parametrize("schedule", [{"SCHEDULE": "constant"}, {"SCHEDULE": "step", "STEPS": [0.5], "GAMMA": 0.2}])
+def test_a_run_whose_rates_do_not_follow_from_its_length_is_as_if_begun_as_long(load, tmp_path, caplog, schedule):
+    own = SMALL | {f"OPTIM__{key}": value for key, value in schedule.items()} | {"OPTIM__WARMUP_EPOCHS": 0}
+    for name, epochs in (("once", 2), ("grown", 1), ("grown", 2)):
+        runner.train(load("debug/base_debug", **own, OPTIM__MAX_EPOCH=epochs, OUT_DIR=tmp_path / name))
+    assert not [message for message in caplog.messages if "extended" in message]
+    once, grown = tmp_path / "once", tmp_path / "grown"
+    assert_same_state((once, "last"), (grown, "last"))
+    assert curves(once) | {"run/epochs": {1: 1.0, 2: 2.0}} == curves(grown)
+    assert [read_run(folder).status for folder in (once, grown)] == ["finished", "finished"]
 
 
 @pytest.mark.defect(9)

@@ -174,13 +174,28 @@ def test_a_metric_that_came_while_a_run_went_on(record, tmp_path):
 
 def test_an_extended_run_is_no_result(record, tmp_path):
     """Continued beyond its MAX_EPOCH, it had the learning rates of two runs; it says so without run.json, too."""
-    record("multi", 0, [1, 2, 30])
-    folder = record("multi", 1, [1, 2, 90], plans=[2, 2, 3])
+    record("multi", 0, [1, 2, 30], OPTIM__SCHEDULE="cosine")
+    folder = record("multi", 1, [1, 2, 90], plans=[2, 2, 3], OPTIM__SCHEDULE="cosine")
     for _ in range(2):
         table = aggregate(find_runs([str(tmp_path / "logs")])).iloc[0]
         assert (table["n"], table["top1"]) == (1, 30)
         assert table["status"] == "seed1: extended to 3 epochs after epoch 2"
         (folder / "run.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "plan", "period", "left_out"),
+    [("cosine", 2, 1, True), ("constant", 2, 1, False), ("step", 2, 1, False), ("constant", 1, 2, True)],
+)
+def test_an_extended_run_is_a_result_if_it_is_as_one_begun_as_long(record, schedule, plan, period, left_out):
+    own = {"OPTIM__SCHEDULE": schedule, "TEST__PERIOD": period, "OPTIM__STEPS": [1.5] if schedule == "step" else []}
+    folder = record(
+        "base", 0, [1, 2, 30, 40], "debug/base_debug", epochs=4, plans=[plan] * plan + [4] * (4 - plan), **own
+    )
+    expected = f"extended to 4 epochs after epoch {plan}" if left_out else "finished"
+    assert read_run(folder).status == expected
+    older(folder, [{"epochs_done": 0, "epochs": plan}, {"epochs_done": plan, "epochs": 4}])
+    assert read_run(folder).status == expected
 
 
 def older(folder, starts):

@@ -17,12 +17,12 @@ from pycls_std.config.older import upgraded, upgraded_record
 from pycls_std.config.plain_yaml import dump_yaml, load_yaml, short
 from pycls_std.config.published import changed_recipe, stack
 from pycls_std.config.reading import parse_overrides, read_yaml
-from pycls_std.config.setting import BY_FOLDER, dataset_name, flatten, locate, set_option, tree
+from pycls_std.config.setting import BY_FOLDER, dataset_name, flatten, locate, same_when_extended, set_option, tree
 from pycls_std.config.shipped import find_config
 from pycls_std.core.text import printable, shortened
 
 __all__ = ["BY_FOLDER", "Catalogue", "ConfigError", "complete", "dataset_name", "defaults", "dump", "flatten", "load"]
-__all__ += ["out_dir", "restored"]
+__all__ += ["out_dir", "restored", "same_when_extended"]
 
 LOG = logging.getLogger("pycls_std")
 

@@ -29,6 +29,14 @@ def dataset_name(flat: dict[str, Any]) -> str:
     return Path(str(flat["DATA.ROOT"])).name if folder else str(flat["DATA.NAME"])
 
 
+def same_when_extended(flat: dict[str, Any], epochs: int) -> bool:
+    """Return whether a run that was extended from epochs is what one that was begun as long would have been.
+
+    It is not if its learning rates follow from its length, or if it was evaluated where the longer one is not.
+    """
+    return flat["OPTIM.SCHEDULE"] in ("step", "constant") and epochs % flat["TEST.PERIOD"] == 0
+
+
 def tree(flat: dict[str, Any]) -> CfgNode:
     """Return the options of {"SECTION.KEY": value} as a tree; an empty dictionary is a section that takes any keys."""
     root = CfgNode()

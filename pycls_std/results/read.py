@@ -102,7 +102,7 @@ def read_run(folder: Path) -> Run:
         claimed = facts.get("status") == "finished" or epochs in done
         run.status = "events damaged" if claimed else f"unfinished, epoch {max(done)} of {epochs}"
     else:
-        run.status = _extended(run.curves, facts, epochs) or run.status
+        run.status = _extended(run.curves, facts, run.options) or run.status
     return run
 
 
@@ -137,11 +137,15 @@ def _foreign(folder: Path, options: dict) -> list[str]:
     return [name for name, text in texts.items() if not text or set(_edited(options, _options_of(text))) - grown]
 
 
-def _extended(curves: dict, facts: dict, epochs: int) -> str:
-    """Return in words whether a run was continued beyond its plan: its learning rate is that of no run, then."""
-    planned = curves.get("run/epochs")
+def _extended(curves: dict, facts: dict, options: dict) -> str:
+    """Return in words whether a run was continued beyond its plan, and is no run of its length then."""
+
+    def other(plan: float) -> bool:
+        return plan != epochs and not config.same_when_extended(options, int(plan))
+
+    epochs, planned = options["OPTIM.MAX_EPOCH"], curves.get("run/epochs")
     if planned:
-        earlier = [epoch for epoch, plan in planned.items() if plan != planned[max(planned)]]
+        earlier = [epoch for epoch, plan in planned.items() if other(plan)]
         return f"extended to {epochs} epochs after epoch {max(earlier)}" if earlier else ""
     try:  # as records of before November 2026 have it
         lengths = {start["epochs"]: start["epochs_done"] for start in facts["starts"]}
@@ -149,7 +153,7 @@ def _extended(curves: dict, facts: dict, epochs: int) -> str:
         lengths = {}
     if not lengths:
         return "run.json is gone or not whole, so it is not known whether it was extended"
-    return f"extended to {epochs} epochs after epoch {lengths.get(epochs)}" if len(lengths) > 1 else ""
+    return f"extended to {epochs} epochs after epoch {lengths.get(epochs)}" if any(map(other, lengths)) else ""
 
 
 def _whole(curves: list[set[int]]) -> set[int]:
