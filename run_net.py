@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         trains = args.mode == "train" and launch().rank == 0
         if trains:
             console.listen()
-        cfg = config.load(args.cfg, args.overrides)
+        cfg = config.load(args.cfg, args.overrides, mode=args.mode)
         limits.open_more_files()
         limits.refuse_few_files(cfg.DATA.NUM_WORKERS if args.mode != "info" else 0)
         with locked(config.out_dir(cfg)) if trains else nullcontext():

@@ -38,7 +38,7 @@ def train(path: str, *words: str, **options) -> Run:
             raise config.ConfigError(f"{key} is None, expected text; '' is what an option that is not set has")
     overrides = [*words, *(f"{key.replace('__', '.')}={_text(value)}" for key, value in options.items())]
     with _told(), _called_by(path, overrides):
-        cfg = config.load(path, overrides)
+        cfg = config.load(path, overrides, mode="train")
         limits.open_more_files()
         limits.refuse_few_files(cfg.DATA.NUM_WORKERS)
         folder = config.out_dir(cfg).resolve()

@@ -141,3 +141,16 @@ def test_train_then_test_with_flags_in_any_place(tmp_path):
     code, text, errors = Running(tmp_path, gone).end()
     assert (code, text) == (1, "")
     assert errors == f"run_net.py: there is no checkpoint {folder / 'gone.pt'}\n"
+
+
+def test_what_another_mode_reads_alone_is_told(caplog):
+    def told(mode, *words):
+        caplog.clear()
+        config.load(CONFIG, words, mode=mode)
+        return caplog.messages
+
+    assert told("train", "TEST.JSON=true", "TIME.STEPS=2", "TEST.PERIOD=1") == [
+        "command line: TEST.JSON is read by --mode test alone",
+        "command line: TIME.STEPS is read by --mode time alone",
+    ]
+    assert told("test", "TEST.JSON=true") == told("", "TEST.JSON=true") == []

@@ -70,6 +70,7 @@ def row(logs, *columns, name="multi"):
 def test_what_a_run_cost_and_how_it_stands_to_its_teachers(logs):
     """Each number by hand: means and sample deviations over two seeds."""
     assert row(logs, "cost", "teaching", "calibration", "commit") == {
+        "n": "2",
         "deployed parameters (M)": "1.50 ± 0.00",
         "train-only parameters (M)": "0.25 ± 0.00",
         "GFLOPs (2 a multiply-add)": "2.500 ± 0.000",
@@ -83,12 +84,12 @@ def test_what_a_run_cost_and_how_it_stands_to_its_teachers(logs):
         "commit": "cccccccccc, dddddddddd",
         "status": "finished",
     }
-    assert set(row(logs, "cost", "commit", name="base").values()) == {"-", "finished"}
+    assert set(row(logs, "cost", "commit", name="base").values()) == {"1", "-", "finished"}
 
 
 def test_columns_are_chosen_by_name_and_by_group_and_the_empty_ones_left_out(logs):
-    assert list(row(logs, "top1")) == ["top-1", "status"]
-    assert list(row(logs, "gain", "top5", "n")) == ["n", "top-5", "status"]
+    assert list(row(logs, "top1")) == ["n", "top-1", "status"]
+    assert list(row(logs, "gain", "top5")) == ["n", "top-5", "status"]
     everything, usual = row(logs, "all"), row(logs)
     assert usual.keys() < everything.keys() and "hours a run" not in usual
     assert "EMA top-1" not in everything
@@ -109,7 +110,7 @@ def test_a_csv_has_all_columns_unless_some_are_chosen(logs):
     assert code == 0 and table.loc["multi", "hours"] == 0.75 and table.loc["multi", "hours_std"] > 0.35
     assert table.loc["multi", "records"].split() == [str(logs / "multi" / f"seed{seed}") for seed in (0, 1)]
     code, text, _ = called("tools/make_table.py", logs, "--format", "csv", "--columns", "hours")
-    assert list(pd.read_csv(io.StringIO(text))) == ["run", "status", "hours", "hours_std"]
+    assert list(pd.read_csv(io.StringIO(text))) == ["run", "n", "status", "hours", "hours_std"]
 
 
 def test_the_gap_to_what_is_published_is_of_the_score_that_is_selected(record, tmp_path):

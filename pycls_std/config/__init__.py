@@ -27,12 +27,13 @@ __all__ += ["out_dir", "restored", "same_when_extended"]
 LOG = logging.getLogger("pycls_std")
 
 
-def load(path: str, overrides: Sequence[str] = ()) -> CfgNode:
+def load(path: str, overrides: Sequence[str] = (), *, mode: str = "") -> CfgNode:
     """Return the frozen options of a run: the page, changed by the trainer, a YAML file, then by the command line.
 
     path: YAML file; its `_BASE_` names another file, relative to it, that is merged first. Either, if it is configs/...
     and not there, is looked for among the package's own configs.
-    overrides: `KEY VALUE` pairs and `KEY=VALUE` entries, mixed as they come.
+    overrides: `KEY VALUE` pairs and `KEY=VALUE` entries, mixed as they come. mode: in which a warning tells of those of
+    them that another one reads alone.
     Raises ConfigError for an unknown key, a value of the wrong type or range, an option that the run does not read, and
     a file that is not as it should be.
     """
@@ -45,6 +46,9 @@ def load(path: str, overrides: Sequence[str] = ()) -> CfgNode:
     last = {key: where for key, (_, where) in (levels[-1] or levels[-2]).items()}  # what is below it may be idle by it
     for line in without_effect(catalogue, flatten(options), start, last):
         LOG.warning(line)
+    for key, (_, where) in levels[-1].items() if mode else ():
+        if key in catalogue.options and catalogue.options[key].mode not in ("", mode):
+            LOG.warning(f"{where}: {key} is read by --mode {catalogue.options[key].mode} alone")
     if recipe:
         published = flatten(_built(catalogue, recipe)[0])
         options.PUBLISHED.CHANGED = options.PUBLISHED.CHANGED + changed_recipe(catalogue, published, flatten(options))

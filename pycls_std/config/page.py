@@ -254,23 +254,23 @@ PAGE = {
     # Epochs between evaluations; the last epoch is always evaluated.
     "TEST.PERIOD": Option(1, least=1),
     # Checkpoint that --mode test scores.
-    "TEST.WEIGHTS": neutral("", path=True),
+    "TEST.WEIGHTS": neutral("", path=True, mode="test"),
     # Images that --mode test scores: of the test split, those held out of the training split, or those trained on.
-    "TEST.SPLIT": neutral(("test", "held-out", "train")),
+    "TEST.SPLIT": neutral(("test", "held-out", "train"), mode="test"),
     # File to which --mode test writes what is said of every test image, in a folder that is there; its name ends in
     # .npz in classification (logits of the student and its teachers), in .json in detection (COCO's standard results of
     # the student); "" = off.
-    "TEST.PREDICTIONS": neutral("", path=True),
+    "TEST.PREDICTIONS": neutral("", path=True, mode="test"),
     # Write the scores of --mode test to test.json, too, in the folder of TEST.WEIGHTS, with what was tested.
-    "TEST.JSON": neutral(False),
+    "TEST.JSON": neutral(False, mode="test"),
     # Score the moving average in that checkpoint instead of the weights.
-    "TEST.EMA": neutral(False),
+    "TEST.EMA": neutral(False, mode="test"),
     # Prediction that counts as the result: avg (class and distillation heads), cls, dist; "" = the method's own.
     "TEST.PREDICTION": Option(""),
     # Iterations of --mode time that are not counted, at first.
-    "TIME.WARMUP": neutral(3, least=0),
+    "TIME.WARMUP": neutral(3, least=0, mode="time"),
     # Iterations of --mode time that are counted.
-    "TIME.STEPS": neutral(10, least=1),
+    "TIME.STEPS": neutral(10, least=1, mode="time"),
     # Where they are published; "" = nowhere.
     "PUBLISHED.SOURCE": neutral(""),
     # In what the run is not the recipe that the published scores belong to, that of the file that states them. It is

@@ -25,6 +25,7 @@ class Option:
     when: where it has an effect, of other options: `KEY` for one that is not 0, empty or false, `KEY=value`,
         `KEY!=value`, where several values stand with commas, joined by ` and `, or by ` or `; "" = everywhere.
     recipe: it is part of the recipe that a published number belongs to, and not only of how that is computed.
+    mode: the only --mode that reads it; "" = there are several.
     column: heading under which a table shows it, where a run has another value than the default; "" = not shown.
     """
 
@@ -40,6 +41,7 @@ class Option:
     rows: bool = True
     when: str = ""
     recipe: bool = True
+    mode: str = ""
     column: str = ""
 
     @property

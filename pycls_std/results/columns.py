@@ -7,8 +7,8 @@ from pycls_std.core.text import first_of
 
 # Columns that are there even if no row has a value in them, where none are asked for.
 ALWAYS = ("run", "model", "method", "teachers", "data", "epochs", "n", "status")
-# What names a row, and what is wrong with it, are there whatever is asked for.
-KEPT = ("run", "status")
+# What names a row, how many runs it is of, and what is wrong with it, are there whatever is asked for.
+KEPT = ("run", "n", "status")
 GROUPS = {
     "options": ("options",),
     "recipe": ("model", "method", "options", "teachers", "data", "epochs"),
@@ -20,7 +20,7 @@ GROUPS = {
     "calibration": ("student_nll", "student_ece"),
     "origin": ("commit", "records"),
 }
-DEFAULT = ("recipe", "n", "scores", "gain", "published")
+DEFAULT = ("recipe", "scores", "gain", "published")
 # Headings of what is no option and no score, with the digits after the point where it is a number.
 FIXED = {
     "deployed": ("deployed parameters (M)", 2),
