@@ -164,21 +164,21 @@ def test_a_student_that_it_does_not_compute_is_refused_before_the_run(load):
 def chosen(load, monkeypatch, caplog):
     """Return chosen(choice, seconds, ...): a session whose choice is made as on a device, and the log's last line.
 
-    seconds: that each form takes, or the error of timing them. rank_zero: what the first process says, if it is another
-    one. missing: a package that is not there.
+    seconds: that plain and fused take, or the error of timing fused. rank_zero: what the first process says, if it is
+    another one. missing: a package that is not there. before: how a run was computed that goes on.
     """
 
-    def choose(choice, seconds=(), device="cuda", rank_zero=None, missing="", **overrides):
+    def choose(choice, seconds=(), device="cuda", rank_zero=None, missing="", before="", **overrides):
         def timed(block, images, runtime, forms=token_mixing.FORMS, rounds=10):
-            asked.append(images)
+            asked.append((images, *forms))
             if isinstance(seconds, Exception):
                 raise seconds
-            return {form: [each] for form, each in zip(forms, seconds, strict=True)}
+            return {form: [seconds[token_mixing.FORMS.index(form)]] for form in forms}
 
         asked = []
         cfg = load("debug/base_debug", DEVICE="cpu", TRAIN__EMA_DECAY=0.9, **overrides)
         session, *_ = build_all(cfg, build_runtime(cfg))
-        session.runtime.device = torch.device(device)
+        session.runtime.device, session.runtime.token_mixing = torch.device(device), before
         if rank_zero:
             monkeypatch.setattr(session.runtime.world, "broadcast_from_rank_zero", lambda make: rank_zero)
         monkeypatch.setattr(token_mixing, "time_forms", timed)
@@ -204,7 +204,7 @@ def forms(session):
     ("choice", "words", "form", "line"),
     [
         ("plain", {}, "plain", ""),
-        ("fused", {"seconds": (0.03,)}, "fused", "CUDA.TOKEN_MIXING fused: fused"),
+        ("fused", {"seconds": (0.02, 0.03)}, "fused", "CUDA.TOKEN_MIXING fused: fused"),
         (
             "auto",
             {"seconds": (0.03, 0.02)},
@@ -223,7 +223,7 @@ def forms(session):
             "auto",
             {"seconds": ValueError("out of resources\nand a page of it")},
             "plain",
-            "CUDA.TOKEN_MIXING auto: plain, for fused fails here: out of resources and a page of it",
+            "CUDA.TOKEN_MIXING auto: plain, not fused, which fails here: out of resources and a page of it",
         ),
         ("auto", {"device": "cpu"}, "plain", "CUDA.TOKEN_MIXING auto: plain, not fused, which needs DEVICE cuda"),
         (
@@ -238,7 +238,32 @@ def forms(session):
             "plain",
             f"CUDA.TOKEN_MIXING auto: plain, not fused, {DROPOUT}",
         ),
-        ("auto", {"rank_zero": ("fused", "as told")}, "fused", "CUDA.TOKEN_MIXING auto: fused, as told"),
+        (
+            "auto",
+            {"seconds": (0.02, 0.03), "rank_zero": ("fused", "as told")},
+            "fused",
+            "CUDA.TOKEN_MIXING auto: fused, as told",
+        ),
+        # what a run goes on by, whatever is faster now, where it can be
+        ("auto", {"before": "plain"}, "plain", "CUDA.TOKEN_MIXING auto: plain, as before"),
+        (
+            "auto",
+            {"before": "fused", "seconds": (0.02, 0.03)},
+            "fused",
+            "CUDA.TOKEN_MIXING auto: fused, as before",
+        ),
+        (
+            "auto",
+            {"before": "fused", "seconds": RuntimeError("out of resources")},
+            "plain",
+            "CUDA.TOKEN_MIXING auto: plain, not fused, which fails here: out of resources",
+        ),
+        (
+            "auto",
+            {"before": "fused", "missing": "triton"},
+            "plain",
+            "CUDA.TOKEN_MIXING auto: plain, not fused, which needs triton, and it is not installed",
+        ),
     ],
 )
 def test_what_is_chosen_and_that_it_is_said(chosen, choice, words, form, line):
@@ -249,7 +274,7 @@ def test_what_is_chosen_and_that_it_is_said(chosen, choice, words, form, line):
 
 def test_each_form_is_timed_on_what_a_process_computes_at_once(chosen):
     found = chosen("auto", (1.0, 1.0), TRAIN__BATCH_SIZE=48, TRAIN__ACCUMULATE=3)
-    assert found.asked == [16]
+    assert found.asked == [(16, "fused"), (16, "plain", "fused")]  # the first to see that it can be
     assert forms(found.session) == "plain"  # no gain
 
 
@@ -293,22 +318,43 @@ def test_records_say_how_it_was_computed(load, tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["token_mixing"] == "plain"
 
 
-@pytest.mark.parametrize(
-    ("choice", "device", "saved", "found"),
-    [
-        ("auto", "cuda", {"token_mixing": "fused"}, "fused"),
-        ("auto", "cuda", {"token_mixing": "plain", "compiled": "on"}, "plain"),
-        ("auto", "cpu", {"token_mixing": "fused"}, "auto"),  # where it is plain
-        ("auto", "cuda", {}, "auto"),  # of a checkpoint that does not say
-        ("auto", "cuda", None, "auto"),
-        ("plain", "cuda", {"token_mixing": "fused"}, "plain"),  # which is refused, as another option
-    ],
-)
-def test_what_auto_chose_is_kept_by_a_run_that_goes_on(load, choice, device, saved, found):
-    cfg = load("debug/base_debug", CUDA__TOKEN_MIXING=choice)
-    runtime = SimpleNamespace(device=torch.device(device))
-    assert found == runner.as_begun(cfg, saved, runtime).CUDA.TOKEN_MIXING
-    assert choice == cfg.CUDA.TOKEN_MIXING
+@pytest.fixture
+def kernels(monkeypatch):
+    """Let fused be chosen on this CPU, where a plain function stands for the kernels; returns a list of its calls."""
+
+    def computed(*inputs):
+        calls.append(inputs[0].shape)
+        return plain(*inputs)
+
+    calls = []
+    monkeypatch.setattr(token_mixing, "_missing", lambda runtime: "")
+    monkeypatch.setattr(token_mixing, "_failure", lambda *_: "")
+    monkeypatch.setattr(token_mixing, "_faster", lambda *_: ("fused", "as told"))
+    monkeypatch.setattr(layers, "token_mixing", computed)
+    return calls
+
+
+def test_a_run_goes_on_as_it_was_begun_and_by_plain_layers_where_the_kernels_cannot_be(
+    load, tmp_path, kernels, monkeypatch, caplog
+):
+    def go_on(epochs):
+        caplog.clear()
+        words = SHORT | {"OPTIM__MAX_EPOCH": epochs, "OUT_DIR": tmp_path, "CUDA__TOKEN_MIXING": "auto"}
+        runner.train(load("debug/base_debug", **words))
+        return [line for line in caplog.messages if "bit for bit" in line]
+
+    assert go_on(1) == [] and kernels
+    monkeypatch.setattr(token_mixing, "_faster", lambda *_: ("plain", "as told"))
+    assert go_on(2) == []
+    kernels.clear()
+    monkeypatch.setattr(token_mixing, "_failure", lambda *_: "which fails here: out of resources")
+    assert go_on(3) == [
+        f"{tmp_path}/checkpoints/last.pt was computed by fused token mixing, it goes on by plain: sums round "
+        "otherwise, so the run will not end as one that was not interrupted, bit for bit (CUDA.TOKEN_MIXING)"
+    ]
+    assert not kernels and go_on(4) == []
+    starts = json.loads((tmp_path / "run.json").read_text())["starts"]
+    assert [start["token_mixing"] for start in starts] == ["fused", "fused", "plain", "plain"]
 
 
 def test_it_is_part_of_what_a_run_is(load):
