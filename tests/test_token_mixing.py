@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pycls_std import config, runner
 from pycls_std.builders import token_mixing
 from pycls_std.builders.training import build_all, build_described_trainer, build_runtime
+from pycls_std.check import trial
 from pycls_std.config import ConfigError
 from pycls_std.models.create import create_backbone
 from pycls_std.models.token_mixing import fuse, mixer_blocks, obstacle
@@ -245,12 +246,12 @@ def forms(session):
             "CUDA.TOKEN_MIXING auto: fused, as told",
         ),
         # what a run goes on by, whatever is faster now, where it can be
-        ("auto", {"before": "plain"}, "plain", "CUDA.TOKEN_MIXING auto: plain, as before"),
+        ("auto", {"before": "plain"}, "plain", "CUDA.TOKEN_MIXING auto: plain, not timed here"),
         (
             "auto",
             {"before": "fused", "seconds": (0.02, 0.03)},
             "fused",
-            "CUDA.TOKEN_MIXING auto: fused, as before",
+            "CUDA.TOKEN_MIXING auto: fused, not timed here",
         ),
         (
             "auto",
@@ -361,3 +362,34 @@ def test_it_is_part_of_what_a_run_is(load):
     before, now = (config.dump(load("debug/base_debug", CUDA__TOKEN_MIXING=choice)) for choice in ("plain", "auto"))
     with pytest.raises(ValueError, match="CUDA.TOKEN_MIXING was 'plain', is 'auto'"):
         refuse_other_options({"config": before, "processes": 1}, now, 1, Path("last.pt"))
+
+
+# ------------------------------------------------------------------------------------------------------- a run in small
+@pytest.mark.parametrize(
+    ("choice", "kind", "failure", "used"),
+    [
+        ("fused", "cuda", "", True),
+        ("auto", "cuda", "", True),  # without timing
+        ("auto", "cuda", "which fails here", False),
+        ("fused", "cpu", "", False),  # where another device is meant
+    ],
+)
+def test_check_tries_the_kernels_where_the_run_may(load, tmp_path, kernels, monkeypatch, choice, kind, failure, used):
+    """But for its two processes, which are on a CPU."""
+    monkeypatch.setattr(token_mixing, "_failure", lambda *_: failure)
+    monkeypatch.setattr(token_mixing, "_faster", lambda *_: pytest.fail("it was timed"))
+    reduced = trial.reduced
+    monkeypatch.setattr(trial, "reduced", lambda cfg, _: reduced(cfg, kind))
+    if choice == "auto":
+        monkeypatch.setattr(trial, "spread_over_two", lambda *_: None)
+    runner.check(load("debug/base_debug", DEVICE="auto", OUT_DIR=tmp_path, CUDA__TOKEN_MIXING=choice))
+    assert bool(kernels) is used
+
+
+def test_check_refuses_kernels_that_fail_as_the_run_does(load, tmp_path, kernels, monkeypatch, caplog):
+    monkeypatch.setattr(token_mixing, "_failure", lambda *_: "which fails here: out of resources")
+    reduced = trial.reduced
+    monkeypatch.setattr(trial, "reduced", lambda cfg, _: reduced(cfg, "cuda"))
+    with pytest.raises(ValueError, match="^1 of 8 checks failed$"):
+        runner.check(load("debug/base_debug", DEVICE="auto", OUT_DIR=tmp_path, CUDA__TOKEN_MIXING="fused"))
+    assert "FAIL  models      CUDA.TOKEN_MIXING is fused, which fails here: out of resources" in caplog.messages

@@ -59,7 +59,7 @@ def _form(choice, student, images, runtime) -> tuple[str, str]:
     if found:
         return "plain", f"not fused, {found}"
     if form in FORMS:
-        return form, "as before" if choice == "auto" else ""
+        return form, "not timed here" if choice == "auto" else ""
     return runtime.world.broadcast_from_rank_zero(partial(_faster, mixer_blocks(student)[0], images, runtime))
 
 

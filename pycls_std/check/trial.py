@@ -38,7 +38,8 @@ class Trial:
         self.runtime = build_runtime(cfg)
         if self.runtime.world.size > 1:
             raise ValueError("--mode check starts two processes of its own, run it without torchrun")
-        self.small = reduced(cfg)
+        self.runtime.token_mixing = "fused"  # of auto, where the kernels can be: the run times them on its own batches
+        self.small = reduced(cfg, self.runtime.device.type)
         self.trial_images = self.small.TRAIN.BATCH_SIZE // cfg.AUG.REPEATS
 
     def data(self) -> str:
@@ -203,15 +204,16 @@ class Trial:
         return f"{section}.{key} {self.cfg[section][key]}"
 
 
-def reduced(cfg):
-    """Return the options with a batch that two processes can share and mix in pairs."""
+def reduced(cfg, kind: str = "cpu"):
+    """Return the options with a batch that two processes can share and mix in pairs. kind: of device, cpu or cuda."""
     small = cfg.clone()
     small.defrost()
     small.TRAIN.BATCH_SIZE = max(8, 4 * cfg.AUG.REPEATS)
     # 2 parts of each process's share tell what more would
     small.TRAIN.ACCUMULATE = min(cfg.TRAIN.ACCUMULATE, 2)
     small.TRAIN.COMPILE = "off"  # it would take longer than all checks, and gradients are asked for term by term
-    small.CUDA.TOKEN_MIXING = "plain"  # two processes try it on a CPU
+    if kind == "cpu":  # which has no kernels, of a run that another device may be meant for
+        small.CUDA.TOKEN_MIXING = "plain"
     small.freeze()
     return small
 
