@@ -27,11 +27,7 @@ from pycls_std.run.record import commit
 LOG = logging.getLogger("pycls_std")
 TESTED = {"teachers": [str]}  # what is read of a checkpoint that is tested, where it has it
 SPLITS = {"test": "the test split", "val": "the held-out images"}
-# Options that may choose by themselves, the entry of a checkpoint that says what was chosen, and what it may say.
-CHOSEN = (
-    ("TRAIN", "COMPILE", "compiled", ("off", "on")),
-    ("CUDA", "TOKEN_MIXING", "token_mixing", ("plain", "fused")),
-)
+OTHERWISE = "sums round otherwise, so the run will not end as one that was not interrupted, bit for bit"
 
 
 def train(cfg) -> None:
@@ -54,6 +50,8 @@ def train(cfg) -> None:
 
     if saved and saved["best"].get("epoch") == start_epoch and world.rank == 0:  # it may have ended before best.pt
         folder.repair_best(saved)
+    if saved:
+        runtime.token_mixing = saved.get("token_mixing", "")  # which auto keeps where it can be
     session, data, weights = build_all(as_begun(cfg, saved, runtime), runtime, start=not saved)
     identity = _identity(options, session, data)  # the teachers' fingerprints are of the weights as they were found
     if saved:
@@ -62,11 +60,11 @@ def train(cfg) -> None:
         if "DATA.FIT" in session.task.READS and cfg.DATA.FIT == "crop":
             refuse_squashed(saved, path, _sizes(cfg))
         if saved["threads"] != identity.threads and runtime.device.type == "cpu":
-            LOG.warning(
-                "%s was computed by %d threads, it goes on with %d: sums round otherwise, so the run will not end as "
-                "one that was not interrupted, bit for bit (OMP_NUM_THREADS)",
-                *(path, saved["threads"], identity.threads),
-            )
+            told = f"was computed by {saved['threads']} threads, it goes on with {identity.threads}"
+            LOG.warning("%s %s: %s (OMP_NUM_THREADS)", path, told, OTHERWISE)
+        if saved.get("token_mixing", identity.token_mixing) != identity.token_mixing:
+            told = f"was computed by {saved['token_mixing']} token mixing, it goes on by {identity.token_mixing}"
+            LOG.warning("%s %s: %s (CUDA.TOKEN_MIXING)", path, told, OTHERWISE)
     results = _score_teachers(cfg, session)
     set_batch_norm_mode(cfg, session.trainer.teachers)
     epochs = range(start_epoch, session.epochs)
@@ -102,18 +100,16 @@ def train(cfg) -> None:
 
 
 def as_begun(cfg, saved: dict | None, runtime):
-    """Return the options, those that are `auto` resolved as at the run's start.
+    """Return the options, TRAIN.COMPILE auto resolved as at the run's start.
 
-    A run that is extended has more iterations, and would be compiled from there on; what is timed anew may come out
-    otherwise. On a CPU both are off in any case.
+    A run that is extended has more iterations, and would be compiled from there on. On a CPU it is off in any case.
     """
     cfg = cfg.clone()
     cfg.defrost()
-    for section, key, entry, choices in CHOSEN:
-        chosen = saved.get(entry) if saved and runtime.device.type == "cuda" else None
-        if cfg[section][key] == "auto" and chosen in choices:
-            LOG.info("%s.%s auto: %s, as when the run was begun", section, key, chosen)
-            cfg[section][key] = chosen
+    chosen = saved.get("compiled") if saved and runtime.device.type == "cuda" else None
+    if cfg.TRAIN.COMPILE == "auto" and chosen in ("off", "on"):
+        LOG.info("TRAIN.COMPILE auto: %s, as when the run was begun", chosen)
+        cfg.TRAIN.COMPILE = chosen
     cfg.freeze()
     return cfg
 

@@ -321,21 +321,21 @@ def test_what_auto_chose_is_kept_by_an_extended_run(options, tmp_path, monkeypat
     assert "COMPILE: auto\n" in (tmp_path / "run" / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize(("section", "key", "entry", "choices"), runner.CHOSEN)
-def test_what_auto_chose_is_kept_by_a_run_that_goes_on(load, section, key, entry, choices):
-    def found(choice, saved, device="cuda"):
-        cfg = load("debug/base_debug", **{f"{section}__{key}": choice})
-        runtime = SimpleNamespace(device=torch.device(device))
-        continued = runner.as_begun(cfg, saved, runtime)[section][key]
-        assert cfg[section][key] == choice
-        return continued
-
-    first, second = choices
-    assert [found("auto", {entry: chosen}) for chosen in choices] == list(choices)
-    assert found("auto", {entry: second}, "cpu") == "auto"  # where it is neither
-    assert found("auto", None) == found("auto", {}) == "auto"  # of a checkpoint that does not say
-    assert found("auto", {other: each[-1] for *_, other, each in runner.CHOSEN if other != entry}) == "auto"
-    assert found(first, {entry: second}) == first  # which is refused, as another option
+@pytest.mark.parametrize(
+    ("choice", "device", "saved", "found"),
+    [
+        ("auto", "cuda", {"compiled": "on"}, "on"),
+        ("auto", "cpu", {"compiled": "on"}, "auto"),  # where it is off
+        ("auto", "cuda", {}, "auto"),  # of a checkpoint that does not say
+        ("auto", "cuda", None, "auto"),
+        ("on", "cuda", {"compiled": "off"}, "on"),  # which is refused, as another option
+    ],
+)
+def test_what_auto_chose_is_kept_by_a_run_that_goes_on(load, choice, device, saved, found):
+    cfg = load("debug/base_debug", TRAIN__COMPILE=choice)
+    runtime = SimpleNamespace(device=torch.device(device))
+    assert runner.as_begun(cfg, saved, runtime).TRAIN.COMPILE == found
+    assert choice == cfg.TRAIN.COMPILE
 
 
 def trace():

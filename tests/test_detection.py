@@ -10,7 +10,7 @@ import pytest
 import torch
 from coco_files import IDS, annotation, write_coco
 from faster_coco_eval import COCO, COCOeval_faster
-from processes import Running, two_ranks
+from processes import Running, called, two_ranks
 from records import assert_same_state, curves, load_state, words
 
 from pycls_std import config, runner
@@ -216,7 +216,7 @@ def emptied(which, images):
 
 
 @pytest.mark.parametrize(
-    ("split", "images", "words", "text"),
+    ("split", "images", "options", "text"),
     [
         ("train", [], {}, "none of the 10 training images of DATA.ROOT ROOT has an object that is no crowd"),
         ("train", [5, 15, 25, 35], {"DATA__IMAGES": 3}, "none of the 3 training images of DATA.ROOT ROOT has"),
@@ -224,15 +224,18 @@ def emptied(which, images):
         ("val", [], {}, "none of the 4 test images of DATA.ROOT ROOT has an object that is no crowd"),
     ],
 )
-def test_a_split_without_objects_is_told_at_the_start(load, tmp_path, split, images, words, text):
+def test_a_split_without_objects_is_told_at_the_start(load, tmp_path, split, images, options, text):
     write_coco(tmp_path, train=10, val=4, edit=emptied(split, images))
-    own = {"DATA__NAME": "coco", "DATA__ROOT": tmp_path, "TRAIN__BATCH_SIZE": 2} | words
+    own = {"DATA__NAME": "coco", "DATA__ROOT": tmp_path, "TRAIN__BATCH_SIZE": 2} | options
     with pytest.raises(ValueError) as error:
         build_data(load("debug/detection_debug", **own))
     assert str(error.value).replace(str(tmp_path), "ROOT").startswith(text)
-    scored = {"train": "held-out" if "DATA__VAL_FRACTION" in words else "train", "val": "test"}[split]
+    scored = {"train": "held-out" if "DATA__VAL_FRACTION" in options else "train", "val": "test"}[split]
     with pytest.raises(ValueError, match=f"^{text[:20]}"):
         build_data(load("debug/detection_debug", **own, TEST__SPLIT=scored), train=False)
+    tool = ["tools/check_data.py", "--cfg=configs/debug/detection_debug.yaml", *words(**own)]
+    code, _, errors = called(*tool)
+    assert (code, errors) == (1, f"check_data.py: {error.value}\n")
 
 
 def test_nothing_to_learn_from_is_refused(load):

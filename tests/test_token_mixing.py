@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pycls_std import config, runner
 from pycls_std.builders import token_mixing
 from pycls_std.builders.training import build_all, build_described_trainer, build_runtime
+from pycls_std.check import trial
 from pycls_std.config import ConfigError
 from pycls_std.models.create import create_backbone
 from pycls_std.models.token_mixing import fuse, mixer_blocks, obstacle
@@ -164,21 +165,21 @@ def test_a_student_that_it_does_not_compute_is_refused_before_the_run(load):
 def chosen(load, monkeypatch, caplog):
     """Return chosen(choice, seconds, ...): a session whose choice is made as on a device, and the log's last line.
 
-    seconds: that each form takes, or the error of timing them. rank_zero: what the first process says, if it is another
-    one. missing: a package that is not there.
+    seconds: that plain and fused take, or the error of timing fused. rank_zero: what the first process says, if it is
+    another one. missing: a package that is not there. before: how a run was computed that goes on.
     """
 
-    def choose(choice, seconds=(), device="cuda", rank_zero=None, missing="", **overrides):
+    def choose(choice, seconds=(), device="cuda", rank_zero=None, missing="", before="", **overrides):
         def timed(block, images, runtime, forms=token_mixing.FORMS, rounds=10):
-            asked.append(images)
+            asked.append((images, *forms))
             if isinstance(seconds, Exception):
                 raise seconds
-            return {form: [each] for form, each in zip(forms, seconds, strict=True)}
+            return {form: [seconds[token_mixing.FORMS.index(form)]] for form in forms}
 
         asked = []
         cfg = load("debug/base_debug", DEVICE="cpu", TRAIN__EMA_DECAY=0.9, **overrides)
         session, *_ = build_all(cfg, build_runtime(cfg))
-        session.runtime.device = torch.device(device)
+        session.runtime.device, session.runtime.token_mixing = torch.device(device), before
         if rank_zero:
             monkeypatch.setattr(session.runtime.world, "broadcast_from_rank_zero", lambda make: rank_zero)
         monkeypatch.setattr(token_mixing, "time_forms", timed)
@@ -204,7 +205,7 @@ def forms(session):
     ("choice", "words", "form", "line"),
     [
         ("plain", {}, "plain", ""),
-        ("fused", {"seconds": (0.03,)}, "fused", "CUDA.TOKEN_MIXING fused: fused"),
+        ("fused", {"seconds": (0.02, 0.03)}, "fused", "CUDA.TOKEN_MIXING fused: fused"),
         (
             "auto",
             {"seconds": (0.03, 0.02)},
@@ -223,7 +224,7 @@ def forms(session):
             "auto",
             {"seconds": ValueError("out of resources\nand a page of it")},
             "plain",
-            "CUDA.TOKEN_MIXING auto: plain, for fused fails here: out of resources and a page of it",
+            "CUDA.TOKEN_MIXING auto: plain, not fused, which fails here: out of resources and a page of it",
         ),
         ("auto", {"device": "cpu"}, "plain", "CUDA.TOKEN_MIXING auto: plain, not fused, which needs DEVICE cuda"),
         (
@@ -238,7 +239,32 @@ def forms(session):
             "plain",
             f"CUDA.TOKEN_MIXING auto: plain, not fused, {DROPOUT}",
         ),
-        ("auto", {"rank_zero": ("fused", "as told")}, "fused", "CUDA.TOKEN_MIXING auto: fused, as told"),
+        (
+            "auto",
+            {"seconds": (0.02, 0.03), "rank_zero": ("fused", "as told")},
+            "fused",
+            "CUDA.TOKEN_MIXING auto: fused, as told",
+        ),
+        # what a run goes on by, whatever is faster now, where it can be
+        ("auto", {"before": "plain"}, "plain", "CUDA.TOKEN_MIXING auto: plain, not timed here"),
+        (
+            "auto",
+            {"before": "fused", "seconds": (0.02, 0.03)},
+            "fused",
+            "CUDA.TOKEN_MIXING auto: fused, not timed here",
+        ),
+        (
+            "auto",
+            {"before": "fused", "seconds": RuntimeError("out of resources")},
+            "plain",
+            "CUDA.TOKEN_MIXING auto: plain, not fused, which fails here: out of resources",
+        ),
+        (
+            "auto",
+            {"before": "fused", "missing": "triton"},
+            "plain",
+            "CUDA.TOKEN_MIXING auto: plain, not fused, which needs triton, and it is not installed",
+        ),
     ],
 )
 def test_what_is_chosen_and_that_it_is_said(chosen, choice, words, form, line):
@@ -249,7 +275,7 @@ def test_what_is_chosen_and_that_it_is_said(chosen, choice, words, form, line):
 
 def test_each_form_is_timed_on_what_a_process_computes_at_once(chosen):
     found = chosen("auto", (1.0, 1.0), TRAIN__BATCH_SIZE=48, TRAIN__ACCUMULATE=3)
-    assert found.asked == [16]
+    assert found.asked == [(16, "fused"), (16, "plain", "fused")]  # the first to see that it can be
     assert forms(found.session) == "plain"  # no gain
 
 
@@ -293,7 +319,77 @@ def test_records_say_how_it_was_computed(load, tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["token_mixing"] == "plain"
 
 
+@pytest.fixture
+def kernels(monkeypatch):
+    """Let fused be chosen on this CPU, where a plain function stands for the kernels; returns a list of its calls."""
+
+    def computed(*inputs):
+        calls.append(inputs[0].shape)
+        return plain(*inputs)
+
+    calls = []
+    monkeypatch.setattr(token_mixing, "_missing", lambda runtime: "")
+    monkeypatch.setattr(token_mixing, "_failure", lambda *_: "")
+    monkeypatch.setattr(token_mixing, "_faster", lambda *_: ("fused", "as told"))
+    monkeypatch.setattr(layers, "token_mixing", computed)
+    return calls
+
+
+def test_a_run_goes_on_as_it_was_begun_and_by_plain_layers_where_the_kernels_cannot_be(
+    load, tmp_path, kernels, monkeypatch, caplog
+):
+    def go_on(epochs):
+        caplog.clear()
+        words = SHORT | {"OPTIM__MAX_EPOCH": epochs, "OUT_DIR": tmp_path, "CUDA__TOKEN_MIXING": "auto"}
+        runner.train(load("debug/base_debug", **words))
+        return [line for line in caplog.messages if "bit for bit" in line]
+
+    assert go_on(1) == [] and kernels
+    monkeypatch.setattr(token_mixing, "_faster", lambda *_: ("plain", "as told"))
+    assert go_on(2) == []
+    kernels.clear()
+    monkeypatch.setattr(token_mixing, "_failure", lambda *_: "which fails here: out of resources")
+    assert go_on(3) == [
+        f"{tmp_path}/checkpoints/last.pt was computed by fused token mixing, it goes on by plain: sums round "
+        "otherwise, so the run will not end as one that was not interrupted, bit for bit (CUDA.TOKEN_MIXING)"
+    ]
+    assert not kernels and go_on(4) == []
+    starts = json.loads((tmp_path / "run.json").read_text())["starts"]
+    assert [start["token_mixing"] for start in starts] == ["fused", "fused", "plain", "plain"]
+
+
 def test_it_is_part_of_what_a_run_is(load):
     before, now = (config.dump(load("debug/base_debug", CUDA__TOKEN_MIXING=choice)) for choice in ("plain", "auto"))
     with pytest.raises(ValueError, match="CUDA.TOKEN_MIXING was 'plain', is 'auto'"):
         refuse_other_options({"config": before, "processes": 1}, now, 1, Path("last.pt"))
+
+
+# ------------------------------------------------------------------------------------------------------- a run in small
+@pytest.mark.parametrize(
+    ("choice", "kind", "failure", "used"),
+    [
+        ("fused", "cuda", "", True),
+        ("auto", "cuda", "", True),  # without timing
+        ("auto", "cuda", "which fails here", False),
+        ("fused", "cpu", "", False),  # where another device is meant
+    ],
+)
+def test_check_tries_the_kernels_where_the_run_may(load, tmp_path, kernels, monkeypatch, choice, kind, failure, used):
+    """But for its two processes, which are on a CPU."""
+    monkeypatch.setattr(token_mixing, "_failure", lambda *_: failure)
+    monkeypatch.setattr(token_mixing, "_faster", lambda *_: pytest.fail("it was timed"))
+    reduced = trial.reduced
+    monkeypatch.setattr(trial, "reduced", lambda cfg, _: reduced(cfg, kind))
+    if choice == "auto":
+        monkeypatch.setattr(trial, "spread_over_two", lambda *_: None)
+    runner.check(load("debug/base_debug", DEVICE="auto", OUT_DIR=tmp_path, CUDA__TOKEN_MIXING=choice))
+    assert bool(kernels) is used
+
+
+def test_check_refuses_kernels_that_fail_as_the_run_does(load, tmp_path, kernels, monkeypatch, caplog):
+    monkeypatch.setattr(token_mixing, "_failure", lambda *_: "which fails here: out of resources")
+    reduced = trial.reduced
+    monkeypatch.setattr(trial, "reduced", lambda cfg, _: reduced(cfg, "cuda"))
+    with pytest.raises(ValueError, match="^1 of 8 checks failed$"):
+        runner.check(load("debug/base_debug", DEVICE="auto", OUT_DIR=tmp_path, CUDA__TOKEN_MIXING="fused"))
+    assert "FAIL  models      CUDA.TOKEN_MIXING is fused, which fails here: out of resources" in caplog.messages

@@ -84,9 +84,7 @@ def build_data(
         digests |= _digests(train=train_set)
         task.check_share(cfg.TRAIN.BATCH_SIZE // world.size, cfg.TRAIN.BATCH_SIZE, world.size)
         train_set, held_out = _parts(cfg, train_set)
-        parts = {"training": train_set, "test": test_set} | ({"held-out": held_out} if held_out else {})
-        for part, images in parts.items():
-            _check_images(cfg, task, images, part)
+        _check_images(cfg, task, {"training": train_set, "test": test_set, "held-out": held_out})
         train_set = task.training_set(train_set)
         loaders.check_batch_size(len(train_set), cfg.TRAIN.BATCH_SIZE, world)
         views = train_views(cfg, train_set, task, normalization, device=device, crops=crops)
@@ -108,7 +106,7 @@ def build_data(
 
     if not train:
         scored = _scored(cfg, test_set, info)
-        _check_images(cfg, task, scored, {"train": "training"}.get(cfg.TEST.SPLIT, cfg.TEST.SPLIT))
+        _check_images(cfg, task, {{"train": "training"}.get(cfg.TEST.SPLIT, cfg.TEST.SPLIT): scored})
         return Data(info, task, normalization, plain(scored), contents=digests)
     val = plain(held_out) if held_out else None
     return Data(info, task, normalization, plain(test_set), train_batches, len(train_set), val, digests)
@@ -137,8 +135,10 @@ def _scored(cfg, test_set: ImageSet, info: DatasetInfo) -> ImageSet:
     return held_out
 
 
-def _check_images(cfg, task: Task, images: ImageSet, part: str) -> None:
-    task.check_images(images, f"{part} images of DATA.ROOT {printable(cfg.DATA.ROOT)}")
+def _check_images(cfg, task: Task, parts: dict[str, ImageSet | None]) -> None:
+    for part, images in parts.items():
+        if images is not None:
+            task.check_images(images, f"{part} images of DATA.ROOT {printable(cfg.DATA.ROOT)}")
 
 
 def _parts(cfg, train_set: ImageSet) -> tuple[ImageSet, ImageSet | None]:
@@ -195,9 +195,18 @@ def test_files(cfg) -> list[str]:
 
 
 def scan(cfg, split: str) -> tuple[Iterator[str], int, str]:
-    """Return what is wrong with each image of a split, "" if nothing is, their number, and what is left out."""
+    """Return what is wrong with each image of a split, "" if nothing is, their number, and what is left out.
+
+    Raises ValueError before they are read, in the words of training, if it would refuse the split: if its images cannot
+    be divided as the options say, nothing can be learned from a part of it, or no score be computed of one.
+    """
     dataset, info = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split=split)
     task = build_task(cfg, len(info.classes))
+    if split == "train":
+        trained, held_out = _parts(cfg, dataset)
+        _check_images(cfg, task, {"training": trained, "held-out": held_out})
+    else:
+        _check_images(cfg, task, {"test": dataset})
     return read_all(dataset, check=task.check, workers=cfg.DATA.NUM_WORKERS), len(dataset), info.left_out
 
 

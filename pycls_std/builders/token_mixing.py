@@ -31,29 +31,36 @@ def refuse_unfit_student(cfg, student: nn.Module) -> None:
 def choose_token_mixing(cfg, session: Session) -> None:
     """Let a session's student and its average mix tokens as CUDA.TOKEN_MIXING says, and the log say how.
 
-    With auto the first process times both forms on a block of the student, compiled as the session is, and all take the
-    faster one; it is plain where the kernels cannot be. It comes before the first step.
+    With auto it is the form that the runtime has, as a run that goes on has its own; where it has none yet, the first
+    process times both on a block of the student, compiled as the session is, and all take the faster one. Where the
+    kernels cannot be, or fail, auto is plain. It comes before the first step.
     Raises ValueError if they cannot be, or fail, and CUDA.TOKEN_MIXING is fused.
     """
     choice, runtime, student = cfg.CUDA.TOKEN_MIXING, session.runtime, session.trainer.student
-    if choice == "plain":
-        return
-    found = next(filter(None, runtime.world.gather(_missing(runtime) or obstacle(student))), "")  # the same for all
-    if found and choice == "fused":
-        raise ValueError(f"CUDA.TOKEN_MIXING is fused, {found}")
-    images = cfg.TRAIN.BATCH_SIZE // runtime.world.size // session.accumulate
-    if choice == "fused":
-        chosen, reason = _tried(mixer_blocks(student)[0], images, runtime)
-    elif found:
-        chosen, reason = "plain", f"not fused, {found}"
-    else:
-        time = partial(_faster, mixer_blocks(student)[0], images, runtime)
-        chosen, reason = runtime.world.broadcast_from_rank_zero(time)
-    if chosen == "fused":
+    form = choice
+    if choice != "plain":
+        form, reason = _form(choice, student, cfg.TRAIN.BATCH_SIZE // runtime.world.size // session.accumulate, runtime)
+        LOG.info("CUDA.TOKEN_MIXING %s: %s%s", choice, form, f", {reason}" if reason else "")
+    if form == "fused":
         for model in (student, *([session.ema.module] if session.ema else [])):
             fuse(model)
-    runtime.token_mixing = chosen
-    LOG.info("CUDA.TOKEN_MIXING %s: %s%s", choice, chosen, f", {reason}" if reason else "")
+    runtime.token_mixing = form
+
+
+def _form(choice, student, images, runtime) -> tuple[str, str]:
+    """Return the form of fused or auto, the same in all processes, and in words why."""
+    form = runtime.token_mixing if choice == "auto" else choice
+    own = _missing(runtime) or obstacle(student)
+    if not own and form != "plain":
+        own = _failure(mixer_blocks(student)[0], images, runtime)
+    found = next(filter(None, runtime.world.gather(own)), "")
+    if found and choice == "fused":
+        raise ValueError(f"CUDA.TOKEN_MIXING is fused, {found}")
+    if found:
+        return "plain", f"not fused, {found}"
+    if form in FORMS:
+        return form, "not timed here" if choice == "auto" else ""
+    return runtime.world.broadcast_from_rank_zero(partial(_faster, mixer_blocks(student)[0], images, runtime))
 
 
 def _missing(runtime) -> str:
@@ -62,21 +69,18 @@ def _missing(runtime) -> str:
     return "" if find_spec("triton") else "which needs triton, and it is not installed"
 
 
-def _tried(block, images, runtime) -> tuple[str, str]:
-    """Return the fused form, if it runs here. Raises ValueError if it does not: a tile may not fit on the chip."""
+def _failure(block, images, runtime) -> str:
+    """Return in words how the kernels fail here, "" if they do not: a tile may not fit on the chip."""
     try:
         time_forms(block, images, runtime, forms=["fused"], rounds=1)
     except Exception as error:  # whatever a compiler of kernels raises
-        raise ValueError(f"CUDA.TOKEN_MIXING is fused, which fails here: {one_line(error)}") from error
-    return "fused", ""
+        return f"which fails here: {one_line(error)}"
+    return ""
 
 
 def _faster(block, images, runtime) -> tuple[str, str]:
     """Return the faster form, and in words why."""
-    try:
-        plain, fused = (median(seconds) for seconds in time_forms(block, images, runtime).values())
-    except Exception as error:  # as above, but the other form is there
-        return "plain", f"for fused fails here: {one_line(error)}"
+    plain, fused = (median(seconds) for seconds in time_forms(block, images, runtime).values())
     times = [f"{1e3 * seconds / CALLS:.3f} ms" for seconds in (plain, fused)]
     told = f"fused is {plain / fused:.2f} times as fast on a block, forward and backward, {times[0]} and {times[1]}"
     return ("fused" if fused < plain else "plain"), told

@@ -47,7 +47,7 @@ def spread_over_two(cfg, data: Data, trial_images: int) -> None:
         port = free.getsockname()[1]
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.DEVICE, cfg.PRECISION = "cpu", "fp32"
+    cfg.DEVICE, cfg.PRECISION, cfg.CUDA.TOKEN_MIXING = "cpu", "fp32", "plain"
     threads = max(1, torch.get_num_threads() // 2)
     try:
         nothing: Any = None  # in place of a loader, which would have to be sent to both: they do not test

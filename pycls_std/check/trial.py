@@ -13,7 +13,7 @@ from pycls_std.builders.cache import check_folder
 from pycls_std.builders.data import build_data
 from pycls_std.builders.models import find_pretrained
 from pycls_std.builders.teachers import optimize_teachers, set_batch_norm_mode
-from pycls_std.builders.training import assemble, build_runtime
+from pycls_std.builders.training import assemble, build_runtime, parts_of_batch
 from pycls_std.builders.views import data_seed
 from pycls_std.check.processes import spread_over_two, steps, train
 from pycls_std.core.structures import mapped
@@ -38,7 +38,8 @@ class Trial:
         self.runtime = build_runtime(cfg)
         if self.runtime.world.size > 1:
             raise ValueError("--mode check starts two processes of its own, run it without torchrun")
-        self.small = reduced(cfg)
+        self.runtime.token_mixing = "fused"  # of auto, where the kernels can be: the run times them on its own batches
+        self.small = reduced(cfg, self.runtime.device.type)
         self.trial_images = self.small.TRAIN.BATCH_SIZE // cfg.AUG.REPEATS
 
     def data(self) -> str:
@@ -135,13 +136,14 @@ class Trial:
         )
 
     def steps(self) -> str:
-        """Training steps are finite, and leave the teachers as they were."""
+        """Training steps are finite, and leave the teachers as they were; the batches of the run can be parted, too."""
         teachers = self.session.trainer.teachers
         before = {name: value.clone() for name, value in teachers.state_dict().items()}
         loss = train(self.session, epoch=0)
         moved = [name for name, value in teachers.state_dict().items() if not torch.equal(value, before[name])]
         if moved:
             raise ValueError(f"the teachers changed while they taught: {', '.join(moved[:5])}")
+        parts_of_batch(self.cfg, self.runtime.world)  # a trial has smaller batches, and compiles nothing
         still = ", the teachers stayed as they were" if len(teachers) else ""
         return f"{STEPS} with {self.small.TRAIN.BATCH_SIZE} images each, last loss {loss:.3f}{still}"
 
@@ -202,15 +204,16 @@ class Trial:
         return f"{section}.{key} {self.cfg[section][key]}"
 
 
-def reduced(cfg):
-    """Return the options with a batch that two processes can share and mix in pairs."""
+def reduced(cfg, kind: str = "cpu"):
+    """Return the options with a batch that two processes can share and mix in pairs. kind: of device, cpu or cuda."""
     small = cfg.clone()
     small.defrost()
     small.TRAIN.BATCH_SIZE = max(8, 4 * cfg.AUG.REPEATS)
     # 2 parts of each process's share tell what more would
     small.TRAIN.ACCUMULATE = min(cfg.TRAIN.ACCUMULATE, 2)
     small.TRAIN.COMPILE = "off"  # it would take longer than all checks, and gradients are asked for term by term
-    small.CUDA.TOKEN_MIXING = "plain"  # two processes try it on a CPU
+    if kind == "cpu":  # which has no kernels, of a run that another device may be meant for
+        small.CUDA.TOKEN_MIXING = "plain"
     small.freeze()
     return small
 

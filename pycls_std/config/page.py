@@ -31,7 +31,8 @@ PAGE = {
     "CUDA.DETERMINISTIC": Option(False, when="DEVICE!=cpu", rows=False, recipe=False),
     # On CUDA, how the token mixing MLPs of an MLP-Mixer student are computed: plain = by torch's layers; fused = by
     # kernels in Triton that write no hidden units to memory, the same within rounding; auto = time both on a block when
-    # a run is begun, forward and backward, and take the faster one, which stays when the run is extended.
+    # a run is begun, forward and backward, and take the faster one; a run that goes on keeps it, but where the kernels
+    # cannot be, such as without Triton: there it is plain, and says so.
     "CUDA.TOKEN_MIXING": Option(("plain", "fused", "auto"), when="DEVICE!=cpu", recipe=False),
     # Iterations between two progress lines; 0 = one line an epoch.
     "LOG_PERIOD": neutral(50, least=0),

@@ -88,7 +88,7 @@ class Runtime:
         self.step_monitor = StepMonitor(self.world, lag=lag if lag is not None else LAG if kind == "cuda" else 0)
         self.compiler = compiler
         self.compiled = "off"  # how the losses are: off, on, autotune or graphs
-        self.token_mixing = "plain"  # or fused: how the student's token mixing MLPs are computed
+        self.token_mixing = ""  # plain or fused, how the student's token mixing MLPs are computed; "" = not chosen yet
         self.wide_products = self.wide_attention = False  # those of bf16, see `arithmetic`
         self.told = False  # whether the log says so
         self._use(precision)

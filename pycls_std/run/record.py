@@ -21,7 +21,7 @@ class Record:
     teachers: the result of each, by split and name. fingerprints: of their weights. contents: digest of the files of
     each split that is made of files. flops: operations of a forward pass of an image, 2 for a multiply-add.
     start_epoch: epochs done before this start. earlier: the facts as they were then.
-    A run that was started several times lists each start, with its command and its commit.
+    A run that was started several times lists each start, with its command, its commit and its token mixing.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Record:
             "epochs": session.epochs,
             "command": shlex.join([*_as_called(sys.argv[0]), *sys.argv[1:]]),
             "commit": commit(),
+            "token_mixing": session.runtime.token_mixing,
         }
         self.facts = {
             "starts": [*earlier.get("starts", ()), start],
