@@ -127,7 +127,7 @@ def _identity(options: str, session, data) -> Identity:
         threads=session.runtime.threads,
         compiled=session.runtime.compiled,
         token_mixing=session.runtime.token_mixing,
-        teachers=[checkpoint.fingerprint(teacher) for teacher in session.trainer.teachers],
+        teachers=[checkpoint.fingerprint(teacher, teacher.args) for teacher in session.trainer.teachers],
         data={
             "name": data.info.name,
             "classes": list(map(str, data.info.classes)),

@@ -165,6 +165,49 @@ def test_as_student_and_folded_as_teacher(load, name):
     torch.testing.assert_close(folded(images), backbone(images), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", ["resnet8", "resnet20", "resnet8x4"])
+def test_stages_read_before_their_last_relu(name, layout):
+    """By what enters the last block of each stage; nothing else is another: names, logits, pooled features."""
+    plain, before = build(name), create_backbone(name, num_classes=100, image_size=32, taps="before_relu")
+    assert names_of(plain.state_dict()) == names_of(before.state_dict())
+    before.load_state_dict(plain.state_dict())
+    for each in (plain, before):
+        each.train().to(memory_format=layout)(torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+        each.eval()
+    entered = []
+    for stage in plain.stages():
+        stage[-1].register_forward_pre_hook(lambda block, inputs: entered.append((block, inputs[0].clone())))
+    images = torch.randn(4, 3, 32, 32).to(memory_format=layout)
+    with torch.no_grad():
+        logits, (features, maps) = before(images), before.forward_intermediates(images)
+        _, active = plain.forward_intermediates(images)
+        for (block, x), found, after in zip(entered, maps, active, strict=True):
+            shortcut = x if block.downsample is None else block.downsample(x)
+            assert torch.equal(found, block.bn2(block.conv2(block.bn1(block.conv1(x)).relu())) + shortcut)
+            assert (found < 0).any() and torch.equal(found.relu(), after)
+            assert found.is_contiguous(memory_format=layout)
+        assert torch.equal(logits, plain(images)) and torch.equal(before.forward_head(features), logits)
+        pooled = [each.forward_head(each.forward_features(images), pre_logits=True) for each in (plain, before)]
+        assert torch.equal(*pooled)
+        early = before.forward_intermediates(images, indices=[0, 1], stop_early=True, intermediates_only=True)
+        assert len(early) == 2 and torch.equal(early[1], maps[1])
+    folded, count = fold_batch_norms(before, images, tuple(info["module"] for info in before.feature_info))
+    assert count == sum(isinstance(module, torch.nn.BatchNorm2d) for module in before.modules())
+    for found, expected in zip(folded.forward_intermediates(images)[1], maps, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_student_read_before_its_last_relu_learns_the_same():
+    plain, before = build("resnet8"), create_backbone("resnet8", num_classes=100, image_size=32, taps="before_relu")
+    before.load_state_dict(plain.state_dict())
+    images = torch.randn(4, 3, 32, 32)
+    for each in (plain, before):
+        each(images).square().sum().backward()
+    pairs = zip(plain.parameters(), before.parameters(), strict=True)
+    assert all(torch.equal(one.grad, two.grad) for one, two in pairs)
+
+
 def test_a_published_teacher_is_imported(tmp_path):
     """Of a file as RepDistiller saves it: epoch and accuracy beside the weights."""
     wrn = build("wrn_40_2")

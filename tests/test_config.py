@@ -88,6 +88,9 @@ def test_numbers_of_yaml_that_read_as_text(write):
         ("STD.PROPAGATE=1", ["STD.PROPAGATE", "true or false", "1"]),
         ("DISTILLATION.TEACHERS=resnet50", ["DISTILLATION.TEACHERS", "a list such as [a, b]", "resnet50"]),
         ("DISTILLATION.TEACHER_SIZES=[a]", ["DISTILLATION.TEACHER_SIZES[0]", "a whole number"]),
+        ("DISTILLATION.TEACHER_ARGS=[taps]", ["DISTILLATION.TEACHER_ARGS[0]", "a mapping such as {key: value}"]),
+        ("DISTILLATION.TEACHER_ARGS=[{x: {y: 1}}]", ["DISTILLATION.TEACHER_ARGS[0].x", "a value", "{'y': '1'}"]),
+        ("DISTILLATION.TEACHER_ARGS=[{}, {x: 010}]", ["DISTILLATION.TEACHER_ARGS[1].x", "010", "decimal"]),
         ("PRECISION=fp8", ["PRECISION", "fp8", "fp32, bf16, fp16"]),
         ("STD.TOKENS=neither", ["STD.TOKENS", "neither", "spatial"]),
         ("TRAINER=kdd", ["TRAINER", "kdd", "baseline", "std"]),
@@ -128,8 +131,25 @@ def test_parallel_lists_of_teachers(write):
     assert "DISTILLATION.TEACHERS has 2 entries, TEACHER_WEIGHTS has 1" in complaint(path)
     text = complaint(path, "DISTILLATION.TEACHER_WEIGHTS=[a,b]", "DISTILLATION.TEACHER_NORMS=[half]")
     assert "DISTILLATION.TEACHERS has 2 entries, TEACHER_NORMS has 1" in text
+    text = complaint(path, "DISTILLATION.TEACHER_WEIGHTS=[a,b]", "DISTILLATION.TEACHER_ARGS=[{}]")
+    assert "DISTILLATION.TEACHERS has 2 entries, TEACHER_ARGS has 1" in text
     text = complaint(path, "DISTILLATION.TEACHER_WEIGHTS=[a,b]", "DISTILLATION.TEACHER_SIZES=[8,-8]")
     assert "DISTILLATION.TEACHER_SIZES is [8, -8], expected entries of 0 to 4096" in text
+
+
+def test_arguments_of_teachers(write):
+    """In a file, on the command line and in a record alike: each with the type that it is written in."""
+    text = "[{taps: before_relu, widths: [1, 2], rate: 1e-3, word: 'no'}, {}, {mask_padding: false}]"
+    value = [{"taps": "before_relu", "widths": [1, 2], "rate": 1e-3, "word": "no"}, {}, {"mask_padding": False}]
+    teachers = "TRAINER: kd\nDISTILLATION:\n  TEACHERS: [a, b, c]\n  TEACHER_WEIGHTS: [a.pt, b.pt, c.pt]\n"
+    for cfg in (
+        config.load(write(f"{teachers}  TEACHER_ARGS: {text}\n", "own.yaml")),
+        config.load(write("_BASE_: own.yaml\n", "based.yaml")),
+        config.load(write(teachers), [f"DISTILLATION.TEACHER_ARGS={text}"]),
+    ):
+        for options in (cfg, cfg.clone(), config.restored(config.dump(cfg))):
+            assert value == options.DISTILLATION.TEACHER_ARGS
+    assert config.load(write("_BASE_: own.yaml\n"), ["DISTILLATION.TEACHER_ARGS=[]"]).DISTILLATION.TEACHER_ARGS == []
 
 
 def test_odd_batches_cannot_be_mixed(write):

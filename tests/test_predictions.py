@@ -132,6 +132,9 @@ def test_what_another_teacher_says_is_not_kept(tested, teacher, load, tmp_path):
         ValueError, match="TEACHER_WEIGHTS .*teacher.pt has other weights of teacher 0 resnet8, or another"
     ):
         runner.run("test", cfg)
+    args = {"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}]", "DISTILLATION__TEACHER_ARGS": "[{taps: before_relu}]"}
+    with pytest.raises(ValueError, match="resnet8, or another normalisation or other arguments, than taught"):
+        runner.run("test", load("debug/std_debug", OUT_DIR=tmp_path, **args, **own))
     assert not (tmp_path / "x.npz").exists()
 
 

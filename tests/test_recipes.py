@@ -303,7 +303,7 @@ def featured(pair, form, weight, **more):
 
 
 REVIEWED = {"OPTIM": MDISTILLER["OPTIM"] | {"NAME": "sgd", "BASE_LR": 0.1}, "TRAIN": {"BATCH_SIZE": 128}}
-REVIEWED |= {"DISTILLATION": {"TEACHER_BN": "batch"}}
+REVIEWED |= {"DISTILLATION": {"TEACHER_BN": "batch", "TEACHER_ARGS": [{"taps": "before_relu"}]}}
 # Exponent and weight of a pair. Source: Zheng and Yang, ICLR 2024, table 8.
 MATCHED = {
     "r-20": {"TTM": (0.3, 7), "WTTM": (0.3, 1.5)},

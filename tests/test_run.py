@@ -621,6 +621,12 @@ def test_a_run_is_not_continued_with_other_weights_of_a_teacher(std, finished, m
         runner.train(std(**(LENGTH | {"OUT_DIR": finished, "OPTIM__MAX_EPOCH": 3})))
 
 
+def test_a_run_is_not_continued_with_other_arguments_of_a_teacher(std, finished):
+    own = {"OUT_DIR": finished, "OPTIM__MAX_EPOCH": 3, "DISTILLATION__TEACHER_ARGS": "[{taps: before_relu}]"}
+    with pytest.raises(ValueError, match=r"DISTILLATION.TEACHER_ARGS was \[\], is \[{'taps': 'before_relu'}\]. Choose"):
+        runner.train(std(**(LENGTH | own)))
+
+
 def test_an_extension_that_does_not_come_to_an_epoch_leaves_the_result(longer, tmp_path, monkeypatch):
     def interrupted(*args, **options):
         raise Interrupted
@@ -654,6 +660,10 @@ def test_an_interrupted_run_is_not_finished_by_a_smaller_number_of_epochs(load, 
     [
         ({"DATA__NORMALIZATION": "mnist"}, "DATA.NORMALIZATION is 'mnist'"),
         ({"DISTILLATION__TEACHER_NORMS": "[half, mnist]"}, "DISTILLATION.TEACHER_NORMS is 'mnist'"),
+        (
+            {"DISTILLATION__TEACHER_ARGS": "[{}, {img_size: 3}]"},
+            r"DISTILLATION.TEACHER_ARGS\[1\] has img_size, which is not for it to set",
+        ),
         ({"OPTIM__NAME": "adamww"}, "OPTIM.NAME is 'adamww'"),
         ({"MODEL__NAME": "mixer_s5"}, "no model 'mixer_s5'"),
         ({"STD__TAPS": "[middle]"}, "STD.TAPS has 'middle'"),

@@ -206,6 +206,7 @@ OTHERS = [
     {"DATA__NORMALIZATION": "half"},
     {"DISTILLATION__TEACHER_PRECISION": "bf16"},
     {"DISTILLATION__TEACHER_NORMS": "[half]"},
+    {"DISTILLATION__TEACHER_ARGS": "[{taps: before_relu}]"},
     {"DISTILLATION__CACHE_PRECISION": "fp16"},
     {"DISTILLATION__CACHE_TOP": 3},
     {"taps": ("layer1",)},
@@ -233,6 +234,24 @@ def test_what_changes_what_is_said_changes_the_folder(folder, teacher, tmp_path,
     for what, path in found.items():
         names.setdefault(path, []).append(what)
     assert [alike for alike in names.values() if len(alike) > 1] == [["{'SEED': 1}", "{'DATA__SEED': 1}"]]
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_arguments_change_the_folder_whoever_gives_them(folder, teacher, tmp_path, offline):
+    """No module shows where taps are read: a checkpoint that says so, a file of its weights, that file given them."""
+    state = torch.load(teacher, weights_only=True)
+    own = state["config"].replace("  ARGS: {}", "  ARGS: {taps: before_relu}")
+    assert own != state["config"]
+    torch.save(state | {"config": own}, tmp_path / "own.pt")
+    options = {"AUG__MIXUP": 0, "AUG__CUTMIX": 0, "DISTILLATION__OFFLINE": True} if offline else {}
+    found = {}
+    for path, own in ((teacher, ""), (tmp_path / "own.pt", "before_relu")):
+        for given in ("", "before_relu", "after_relu"):
+            args = f"[{{taps: {given}}}]" if given else "[{}]"
+            more = {"DISTILLATION__TEACHER_WEIGHTS": f"[{path}]", "DISTILLATION__TEACHER_ARGS": args}
+            found.setdefault(given or own, set()).add(folder(**more, **options))
+    assert {taps: len(folders) for taps, folders in found.items()} == {"": 1, "before_relu": 1, "after_relu": 1}
+    assert len(set.union(*found.values())) == 3
 
 
 def test_another_share_of_each_batch_changes_the_folder(method, tmp_path):

@@ -357,6 +357,14 @@ def test_a_student_that_teaches_does_so_by_its_own_prediction(load, taught_stude
     )
 
 
+def test_a_student_that_teaches_takes_arguments(load, taught_student):
+    own = {"TEACHERS": "[mixer_nano4]", "TEACHER_WEIGHTS": f"[{taught_student[0]}]"}
+    own |= {"TEACHER_ARGS": "[{drop_rate: 0.3}]"}
+    cfg = load("debug/kd_debug", **{f"DISTILLATION__{key}": value for key, value in own.items()})
+    (its,) = build_all(cfg, build_runtime(cfg))[0].trainer.teachers
+    assert its.backbone.prediction == "avg" and its.backbone.student.backbone.head_drop.p == 0.3
+
+
 def test_predictions_that_a_teacher_does_not_offer(load, teacher, taught_student, tmp_path):
     for name, path, wanted, known in (
         ("resnet8", teacher, "avg", "cls"),

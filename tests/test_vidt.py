@@ -10,9 +10,11 @@ from processes import called
 from torch.nn.functional import pad
 from torch.optim import AdamW
 
-from pycls_std.builders.models import start_from
+from pycls_std.builders.models import find_teacher_weights, start_from
+from pycls_std.builders.teachers import build_teachers
 from pycls_std.builders.weights import Weights, find_weights
 from pycls_std.core.structures import Padded
+from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.engine.checkpoint import load_weights
 from pycls_std.engine.optim import create_optimizer
 from pycls_std.layers.masked_projection import MaskedProjection
@@ -458,11 +460,29 @@ def test_published_files_are_imported(tmp_path):
     code, output, errors = called("tools/import_weights.py", source, target, "--key=model", "--model=vidt_swin_nano")
     assert (code, errors) == (0, "")
     assert "\nunused: 48 tensors: transformer.decoder.bbox_embed.0.layers.0.weight, " in output
-    assert output.endswith("published model with MODEL.ARGS.mask_padding=false; a teacher is built without\n")
+    said = 'MODEL.ARGS.mask_padding=false, as a teacher with "DISTILLATION.TEACHER_ARGS=[{mask_padding: false}]"'
+    assert output.endswith(f"computes as the published model with {said}\n")
     load_weights(model, find_weights("vidt_swin_nano", str(target)).state, "plain.pt")
     for name, text in (("vidt", "no model of this project"), ("resnet8", "no published names of resnet8")):
         code, _, errors = called("tools/import_weights.py", source, tmp_path / "x", "--key=model", f"--model={name}")
         assert code == 1 and text in errors
+
+
+def test_a_teacher_of_a_file_sees_padding_if_it_is_told_to(load, tmp_path):
+    model = small()
+    torch.save(model.state_dict(), tmp_path / "plain.pt")
+    args = ", ".join(f"{name}: {list(value) if isinstance(value, tuple) else value}" for name, value in SMALL.items())
+    own = {"TRAINER": "token_matching", "DISTILLATION__TEACHERS": "[vidt_swin_nano]"}
+    own |= {"DISTILLATION__TEACHER_WEIGHTS": f"[{tmp_path}/plain.pt]", "TOKENS__STUDENT_QUERIES": "[]"}
+    for more, sees in (("", False), (", mask_padding: false", True)):
+        cfg = load("debug/detection_debug", DISTILLATION__TEACHER_ARGS=f"[{{{args}{more}}}]", **own)
+        (teacher,) = build_teachers(cfg, 3, NORMALIZATIONS["half"], find_teacher_weights(cfg))
+        expected = small(mask_padding=not sees)
+        images = batch()[1]
+        with torch.no_grad():
+            found = teacher.backbone(images)["classes"]
+            assert torch.equal(found, expected(images)["classes"])
+            assert torch.equal(found, model(images)["classes"]) is not sees
 
 
 SWIN = {"embed_dim": 16, "depths": (2, 2, 1, 2), "num_heads": (1, 2, 2, 4), "window_size": 4}

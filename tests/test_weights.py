@@ -25,6 +25,7 @@ from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.engine import checkpoint
 from pycls_std.models.create import create_backbone
 from pycls_std.models.resnet_cifar import PUBLISHED, PUBLISHED_URL
+from pycls_std.teachers.teacher import Request
 
 HALF = NORMALIZATIONS["half"]
 
@@ -318,6 +319,59 @@ def test_mixer_as_a_teacher_is_built_as_it_was_trained(load, tmp_path):
     cfg = load("debug/std_debug", DISTILLATION__TEACHERS="[mixer_nano4]", DISTILLATION__TEACHER_WEIGHTS=f"[{path}]")
     teacher = build_teachers(cfg, 10, HALF, find_teacher_weights(cfg))[0]
     assert (len(teacher.backbone.blocks), teacher.backbone.norm.eps, teacher.image_size) == (4, 1e-5, 8)
+
+
+def test_teachers_are_built_with_arguments_of_their_own(std, teacher, tmp_path):
+    """A plain file's and a checkpoint's; what says how maps are read is in no weights."""
+    path, _, _ = plain_file(tmp_path)
+    for args in ("[{}, {taps: before_relu}]", "[{taps: before_relu}, {}]"):
+        lists = {"TEACHERS": "[resnet8, resnet8]", "TEACHER_WEIGHTS": f"[{teacher}, {path}]", "TEACHER_ARGS": args}
+        cfg = std(**{f"DISTILLATION__{key}": value for key, value in lists.items()})
+        teachers = build_teachers(cfg, 10, HALF, find_teacher_weights(cfg))
+        ends = ["built with {'taps': 'before_relu'}" in each.description for each in teachers]
+        assert ends == ["taps" in each for each in args.split(", ")]
+        images = torch.randn(2, 3, 8, 8)
+        maps = [each(images, Request(taps=("layer3",))).features["layer3"] for each in teachers]
+        assert [bool((each < 0).any()) for each in maps] == ends
+
+
+def test_arguments_replace_those_of_a_checkpoint_and_leave_the_others(load, tmp_path):
+    """Of a mixer of 4 blocks; weights that do not fit the result are refused, as any."""
+    from pycls_std import runner
+
+    runner.train(load("debug/base_debug", OUT_DIR=tmp_path, OPTIM__MAX_EPOCH=1, MODEL__ARGS__drop_rate=0.1))
+    own = {"TEACHERS": "[mixer_nano4]", "TEACHER_WEIGHTS": f"[{tmp_path}/checkpoints/last.pt]"}
+    own = {f"DISTILLATION__{key}": value for key, value in own.items()}
+    cfg = load("debug/std_debug", DISTILLATION__TEACHER_ARGS="[{drop_rate: 0.2}]", **own)
+    backbone = build_teachers(cfg, 10, HALF, find_teacher_weights(cfg))[0].backbone
+    assert (len(backbone.blocks), backbone.head_drop.p) == (4, 0.2)
+    cfg = load("debug/std_debug", DISTILLATION__TEACHER_ARGS="[{num_blocks: 3}]", **own)
+    with pytest.raises(ValueError, match="teacher 0 mixer_nano4 .*last.pt.* unexpected blocks.3"):
+        build_teachers(cfg, 10, HALF, find_teacher_weights(cfg))
+
+
+@pytest.mark.parametrize("given", ["gone.pt", "plain file", "checkpoint"])
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        ("{depth: 3}", r"DISTILLATION.TEACHER_ARGS\[0\] {'depth': 3} of resnet8 at 8 px: .*'depth'"),
+        ("{taps: relu}", r"\[0\] {'taps': 'relu'} of .* px: taps is 'relu', expected after_relu or before_relu"),
+        ("{num_classes: 3}", r"DISTILLATION.TEACHER_ARGS\[0\] has num_classes, which is not for it to set"),
+    ],
+)
+def test_arguments_that_a_teacher_cannot_take_are_told_first(load, teacher, tmp_path, args, text, given):
+    """Before data is read: there is none."""
+    from pycls_std import runner
+    from pycls_std.config import ConfigError
+
+    path = {"plain file": plain_file(tmp_path)[0], "checkpoint": teacher}.get(given, given)
+    own = {"DISTILLATION__TEACHER_WEIGHTS": f"[{path}]", "DISTILLATION__TEACHER_ARGS": f"[{args}]"}
+    cfg = load("debug/kd_debug", OUT_DIR=tmp_path / "run", DATA__NAME="image_folder", DATA__ROOT=tmp_path / "no", **own)
+    for mode in ("train", "check", "info", "time"):
+        with pytest.raises(ConfigError, match=text) as caught:
+            runner.run(mode, cfg)
+        assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.defect(32)

@@ -146,7 +146,10 @@ def of_source(weights: dict[str, torch.Tensor], source: str, path: str) -> tuple
 
 
 def _as_options(args: Mapping[str, Any]) -> str:
-    return " ".join(f"MODEL.ARGS.{name}={str(value).lower()}" for name, value in args.items())
+    values = {name: str(value).lower() for name, value in args.items()}
+    student = " ".join(f"MODEL.ARGS.{name}={value}" for name, value in values.items())
+    teacher = ", ".join(f"{name}: {value}" for name, value in values.items())
+    return f'{student}, as a teacher with "DISTILLATION.TEACHER_ARGS=[{{{teacher}}}]"'
 
 
 def _tensors(entry: dict) -> dict[str, torch.Tensor]:
@@ -188,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
     if unused:
         print(f"unused: {len(unused)} tensors: {printable(', '.join(unused)) if args.source else first_of(unused)}")
     if needed:
-        print(f"computes as the published model with {_as_options(needed)}; a teacher is built without")
+        print(f"computes as the published model with {_as_options(needed)}")
     return 0
 
 

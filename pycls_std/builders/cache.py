@@ -158,8 +158,9 @@ def _specs(cfg, seen: dict, session, data, weights) -> list[CacheSpec]:
     for teacher, request, description in zip(live.teachers, live.requests, described, strict=True):
         shapes = output_shapes(description, request)
         kind = entry_type(shapes, options.CACHE_PRECISION, options.CACHE_TOP)
+        args = {name: value for name, value in description.args.items() if name != "norm_eps"}  # that, modules show
         own = {
-            "weights": fingerprint(teacher),
+            "weights": fingerprint(teacher, args),
             "size": teacher.image_size,
             "resize": "bilinear",
             "modules": repr(teacher),

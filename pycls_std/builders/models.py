@@ -6,6 +6,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 import pycls_std.models  # noqa: F401  (registers the models)
 from pycls_std.builders.weights import (
     Weights,
@@ -137,13 +139,27 @@ def describe_student(cfg, num_classes: int) -> Description:
 class DescribedTeacher(Description):
     """A teacher without its weights; what is known of them is found when it is first asked for.
 
-    find: returns it. size: side of its input, pixels; 0 = that of its weights, or `student`, the student's.
+    find: returns it. size: side of its input, pixels; 0 = that of its weights, or `student`, the student's. given:
+    keyword arguments of its constructor beside those of its weights, which they replace. source: the option that these
+    are of.
     """
 
-    def __init__(self, name: str, *, num_classes: int, size: int, student: int, find: Callable[[], Weights]):
+    def __init__(
+        self,
+        name: str,
+        *,
+        num_classes: int,
+        size: int,
+        student: int,
+        given: dict,
+        source: str,
+        find: Callable[[], Weights],
+    ):
         self.name = name
         self.num_classes = num_classes
-        self._given = size, student
+        self.given = given
+        self.source = source if given else Description.source
+        self._side = size, student
         self._find = find
 
     @cached_property
@@ -154,33 +170,45 @@ class DescribedTeacher(Description):
     @cached_property
     def image_size(self) -> int:
         """Side of its input, pixels."""
-        size, student = self._given
+        size, student = self._side
         return size or self.weights.image_size or student
 
     @cached_property
     def args(self) -> dict:
         """Keyword arguments of its constructor."""
-        return dict(self.weights.args)
+        return {**self.weights.args, **self.given}
 
 
 def describe_teachers(cfg, num_classes: int, weights: list[Weights] | None = None) -> list[DescribedTeacher]:
     """Return what can be said of the teachers without their weights.
 
     weights: what is known of each; by default what is at hand, looked up when it is asked for. Raises ConfigError for
-    sizes where the task resizes nothing.
+    sizes where the task resizes nothing, and ValueError for TEACHER_ARGS that other options set.
     """
     options, student = cfg.DISTILLATION, cfg.DATA.IMAGE_SIZE
     sizes = options.TEACHER_SIZES or [0] * len(options.TEACHERS)
+    args = options.TEACHER_ARGS or [{}] * len(options.TEACHERS)
     if not TASKS.get(cfg.TASK.NAME).RESIZES:
         if any(sizes):
             told = f"TASK.NAME {cfg.TASK.NAME} shows teachers the student's images as they are"
             raise ConfigError(f"DISTILLATION.TEACHER_SIZES is {list(sizes)}, expected []: {told}")
         sizes = [student] * len(sizes)
     described = []
-    for index, (name, size) in enumerate(zip(options.TEACHERS, sizes, strict=True)):
+    for index, (name, size, given) in enumerate(zip(options.TEACHERS, sizes, args, strict=True)):
+        source = f"DISTILLATION.TEACHER_ARGS[{index}]"
+        refuse_reserved(given, source)
         find = partial(_known_weights, cfg, index) if weights is None else partial(weights.__getitem__, index)
-        described.append(DescribedTeacher(name, num_classes=num_classes, size=size, student=student, find=find))
+        own = {"num_classes": num_classes, "size": size, "student": student, "given": given, "source": source}
+        described.append(DescribedTeacher(name, find=find, **own))
     return described
+
+
+def refuse_other_arguments(cfg, num_classes: int) -> None:
+    """Raise ValueError that names DISTILLATION.TEACHER_ARGS for arguments that a teacher's constructor cannot take."""
+    for teacher in describe_teachers(cfg, num_classes):
+        if teacher.given:
+            with torch.device("meta"):  # where nothing is allocated
+                teacher.build()
 
 
 def _known_weights(cfg, index: int) -> Weights:

@@ -39,6 +39,7 @@ def build_teachers(cfg, num_classes: int, normalization: Normalization, weights:
         own = named_normalization("DISTILLATION.TEACHER_NORMS", norm) or found.normalization or normalization
         sees = f", mean {own.mean}, deviation {own.std}" if found.state else ""
         by = f", by its prediction {prediction}" if prediction else ""
+        built = f", built with {each.given}" if each.given else ""
         teachers.append(
             Teacher(
                 backbone,
@@ -46,7 +47,8 @@ def build_teachers(cfg, num_classes: int, normalization: Normalization, weights:
                 normalization=own,
                 student=normalization,
                 image_size=each.image_size,
-                description=f"{label}, {each.image_size} px{sees}{by}",
+                args=each.given,
+                description=f"{label}, {each.image_size} px{sees}{by}{built}",
             )
         )
     return teachers
@@ -64,6 +66,7 @@ def _build(described: DescribedTeacher, found: Weights, wanted: str, label: str)
         own = found.student.cfg.clone()
         own.defrost()
         own.DATA.IMAGE_SIZE = described.image_size
+        own.MODEL.ARGS.update(described.given)
         task = build_task(own, described.num_classes)
         student = build_student(own, build_backbone(own, described.num_classes), describe_run(own, task))
         known = tuple(task.prediction_heads(student.heads))

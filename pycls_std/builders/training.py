@@ -11,7 +11,13 @@ from torch.optim import Optimizer
 from pycls_std import config
 from pycls_std.builders.data import Data, build_data, build_task
 from pycls_std.builders.method import build_backbone, build_student, build_trainer, describe_run, teacher_requests
-from pycls_std.builders.models import PretrainedWeights, find_pretrained, find_teacher_weights, start_from
+from pycls_std.builders.models import (
+    PretrainedWeights,
+    find_pretrained,
+    find_teacher_weights,
+    refuse_other_arguments,
+    start_from,
+)
 from pycls_std.builders.teachers import Lesson, build_teachers, optimize_teachers
 from pycls_std.builders.token_mixing import choose_token_mixing, refuse_unfit_student
 from pycls_std.builders.weights import Weights
@@ -98,8 +104,10 @@ def build_runtime(cfg) -> Runtime:
 def build_described_trainer(cfg, classes: int) -> tuple[Trainer, RunDescription]:
     """Return the method as it can be built without data and weights, to be counted and checked; it has no teachers.
 
-    Raises ValueError if TRAIN.COMPILE is graphs, and the task's losses, or a term's, cannot be recorded.
+    Raises ValueError for arguments that a teacher cannot take, and if TRAIN.COMPILE is graphs, and the task's losses,
+    or a term's, cannot be recorded.
     """
+    refuse_other_arguments(cfg, classes)
     run = describe_run(cfg, build_task(cfg, classes))
     if cfg.TRAIN.COMPILE == "graphs" and not run.task.GRAPHS:
         task = cfg.TASK.NAME
@@ -164,9 +172,9 @@ def build_scored_teachers(
     if len(known) != len(teachers):
         raise ValueError(f"DISTILLATION.TEACHERS has {len(teachers)}, {cfg.TEST.WEIGHTS} was taught by {len(known)}")
     for index, (teacher, digest) in enumerate(zip(teachers, known, strict=True)):
-        if digest not in (None, fingerprint(teacher)):
+        if digest not in (None, fingerprint(teacher, teacher.args)):
             where = f"DISTILLATION.TEACHER_WEIGHTS {cfg.DISTILLATION.TEACHER_WEIGHTS[index]}"
-            other = f"other weights of teacher {index} {teacher.name}, or another normalisation"
+            other = f"other weights of teacher {index} {teacher.name}, or another normalisation or other arguments"
             raise ValueError(f"{where} has {other}, than taught {cfg.TEST.WEIGHTS}")
     lesson = Lesson(LiveTeachers(nn.ModuleList(teachers), requests), data.task, data.test, runtime)
     for line in optimize_teachers(cfg, lesson):

@@ -102,7 +102,7 @@ def _check_data(flat, fail) -> None:
 
 def _check_teachers(flat, fail, sources) -> None:
     teachers = flat["DISTILLATION.TEACHERS"]
-    for key in ("TEACHER_WEIGHTS", "TEACHER_NORMS", "TEACHER_SIZES", "TEACHER_PREDICTIONS"):
+    for key in ("TEACHER_WEIGHTS", "TEACHER_NORMS", "TEACHER_SIZES", "TEACHER_ARGS", "TEACHER_PREDICTIONS"):
         entries = flat[f"DISTILLATION.{key}"]
         if len(entries) != len(teachers) and (entries or key == "TEACHER_WEIGHTS"):
             where = sources.get(f"DISTILLATION.{key}") or sources.get("DISTILLATION.TEACHERS")

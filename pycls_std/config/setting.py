@@ -124,7 +124,7 @@ def coerce(value, default, entry, where: str):
     """Return value as the type of default.
 
     An integer becomes a float where a float is due, and so does 1e-3, which YAML reads as text. entry: type of a list's
-    entries where the default list is empty. default None: anything goes (MODEL.ARGS).
+    entries where the default list is empty. default None: anything goes (MODEL.ARGS); a dictionary: a mapping to such.
     Raises ConfigError that names where, what was expected and what was given.
     """
     given = value
@@ -136,6 +136,10 @@ def coerce(value, default, entry, where: str):
             raise ConfigError(f"{where} expects a list such as [a, b], got {short(given)}{quote}")
         example = entry() if entry else default[0] if default else None
         return [coerce(item, example, None, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(default, dict):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where} expects a mapping such as {{key: value}}, got {short(given)}")
+        return {key: coerce(item, None, None, f"{where}.{key}") for key, item in value.items()}
     if default is None:
         if isinstance(value, dict):
             raise ConfigError(f"{where} expects a value, got the mapping {short(value)}")

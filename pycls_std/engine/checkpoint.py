@@ -7,7 +7,9 @@ import re
 import shlex
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import safetensors.torch
@@ -211,10 +213,12 @@ def refuse_not_finite(state, when: str) -> None:
         raise FloatingPointError(f"not finite {when}: {', '.join(broken[:5])}")
 
 
-def fingerprint(module: nn.Module) -> str:
-    """Return the SHA-256 of a module's weights and buffers."""
+def fingerprint(module: nn.Module, args: Mapping = MappingProxyType({})) -> str:
+    """Return the SHA-256 of a module's weights and buffers, and of arguments that it was built with, if there are."""
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    if args:
+        digest.update(repr(sorted(args.items())).encode())
     return digest.hexdigest()

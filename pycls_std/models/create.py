@@ -14,7 +14,7 @@ from pycls_std.models.contract import Backbone, classifier_names
 from pycls_std.models.deit import use_image_token
 
 # Arguments that are not for MODEL.ARGS: other options set them, or timm loads files by them.
-RESERVED = {"name", "num_classes", "image_size", "img_size", "drop_path", "drop_path_rate", "norm_eps"}
+RESERVED = {"name", "num_classes", "image_size", "img_size", "drop_path", "drop_path_rate", "norm_eps", "source"}
 RESERVED |= {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_custom_load"}
 RESERVED |= {"checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit", "features_only", "model_name"}
 
@@ -35,12 +35,20 @@ def refuse_place(name: str) -> None:
 
 
 def create_backbone(
-    name: str, *, num_classes: int, image_size: int, drop_path: float = 0.0, norm_eps: float = 0.0, **args
+    name: str,
+    *,
+    num_classes: int,
+    image_size: int,
+    drop_path: float = 0.0,
+    norm_eps: float = 0.0,
+    source: str = "MODEL.ARGS",
+    **args,
 ) -> Backbone:
     """Return a backbone with random weights.
 
     name: a name of BACKBONES, or of timm (a pretrained tag after a dot is allowed). norm_eps: epsilon of every
-    LayerNorm, 0 = the model's own. args: further keyword arguments of the constructor.
+    LayerNorm, 0 = the model's own. args: further keyword arguments of the constructor. source: the option that they
+    are of, for the error.
     Raises ValueError for an unknown name, for arguments the constructor cannot take, and for an image size that is no
     multiple of the patch.
     """
@@ -49,7 +57,7 @@ def create_backbone(
         backbone = make(num_classes=num_classes, image_size=image_size, drop_path=drop_path, **args)
     except Exception as error:  # a constructor raises whatever a wrong argument leads to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"MODEL.ARGS {args} of {name} at {image_size} px: {reason}") from error
+        raise ValueError(f"{source} {args} of {name} at {image_size} px: {reason}") from error
     embedding = getattr(backbone, "patch_embed", getattr(backbone, "stem", None))
     patch = embedding.patch_size[0] if isinstance(embedding, PatchEmbed) else 1
     if image_size % patch:  # timm would leave out the last pixels

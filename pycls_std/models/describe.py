@@ -20,6 +20,8 @@ class Description:
     name, num_classes, image_size, args: see `create_backbone`.
     """
 
+    source = "MODEL.ARGS"  # the option that its arguments are of
+
     def __init__(self, name: str, *, num_classes: int, image_size: int, **args):
         self.name = name
         self.num_classes = num_classes
@@ -93,7 +95,8 @@ class Description:
 
     def build(self) -> Backbone:
         """Return the model with random weights, in training mode."""
-        return create_backbone(self.name, num_classes=self.num_classes, image_size=self.image_size, **self.args)
+        sizes = {"num_classes": self.num_classes, "image_size": self.image_size}
+        return create_backbone(self.name, source=self.source, **sizes, **self.args)
 
 
 def _head_shapes(backbone, image) -> dict[str, tuple[int, ...]]:

@@ -13,6 +13,8 @@ from torch.nn.functional import relu
 from pycls_std.models.entry_points import register
 from pycls_std.models.staged import Staged, initialize_convolutions, refuse_drop_path
 
+TAPS = ("after_relu", "before_relu")
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where the size changes."""
@@ -30,21 +32,36 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W)."""
+        return relu(self.before_relu(x), inplace=True)
+
+    def before_relu(self, x: Tensor) -> Tensor:
+        """Return the sum of both branches, before the activation. x: (B, C, H, W)."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = relu(self.bn1(self.conv1(x)), inplace=True)
         x = self.bn2(self.conv2(x))
         x += shortcut  # in place, as the activations: on a CPU, fresh memory of this size costs more than the sum
-        return relu(x, inplace=True)
+        return x
 
 
 class CifarResNet(Staged):
     """ResNet of depth 6 n + 2: three stages of n blocks.
 
-    widths: channels of the stem and of the three stages.
+    widths: channels of the stem and of the three stages. taps: a stage is read after the ReLU of its last block, or
+    before it; the logits are the same.
     """
 
-    def __init__(self, *, num_classes: int, blocks: int, widths: tuple[int, ...] = (16, 16, 32, 64)):
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        blocks: int,
+        widths: tuple[int, ...] = (16, 16, 32, 64),
+        taps: str = TAPS[0],
+    ):
         super().__init__()
+        if taps not in TAPS:
+            raise ValueError(f"taps is {taps!r}, expected {' or '.join(TAPS)}")
+        self.before_relu = taps == "before_relu"
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.layer1 = _stage(widths[0], widths[1], blocks, stride=1)
@@ -60,8 +77,13 @@ class CifarResNet(Staged):
         return relu(self.bn1(self.conv1(images)), inplace=True)
 
     def stages(self):
-        """Return the three stages."""
-        return self.layer1, self.layer2, self.layer3
+        """Return the three stages; taps before the ReLU leave it to the one that comes next."""
+        layers = self.layer1, self.layer2, self.layer3
+        return tuple(partial(_before_relu, layer) for layer in layers) if self.before_relu else layers
+
+    def after_stages(self, features: Tensor) -> Tensor:
+        """features: (B, C, H, W), which stay as they are."""
+        return relu(features) if self.before_relu else features
 
     def get_classifier(self) -> nn.Linear:
         """Return the layer that makes the logits."""
@@ -73,10 +95,23 @@ def _stage(channels_in, channels_out, blocks, stride):
     return nn.Sequential(first, *(BasicBlock(channels_out, channels_out, 1) for _ in range(blocks - 1)))
 
 
-def resnet(depth, /, *, num_classes, image_size, drop_path=0.0, **widths) -> CifarResNet:
-    """Build a CIFAR ResNet; it takes any image size and has no stochastic depth."""
+def _before_relu(stage: nn.Sequential, x: Tensor) -> Tensor:
+    """Return what a stage says before its last ReLU.
+
+    x: of the stage before, whose ReLU is still due; it stays as it is, for it may be a tap. The stem's only repeats.
+    """
+    *blocks, last = stage
+    assert isinstance(last, BasicBlock), "stages are made of them"
+    x = relu(x)
+    for block in blocks:
+        x = block(x)
+    return last.before_relu(x)
+
+
+def resnet(depth, /, *, num_classes, image_size, drop_path=0.0, **args) -> CifarResNet:
+    """Build a CIFAR ResNet; it takes any image size and has no stochastic depth. args: `widths` and `taps`."""
     refuse_drop_path(drop_path, "CIFAR ResNet")
-    return CifarResNet(num_classes=num_classes, blocks=(depth - 2) // 6, **widths)
+    return CifarResNet(num_classes=num_classes, blocks=(depth - 2) // 6, **args)
 
 
 for _depth in (8, 14, 20, 32, 44, 56, 110):

@@ -3,8 +3,9 @@
 Shapes: B batch, C channels, H height, W width, K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ class Teacher(nn.Module):
     """A backbone that never trains: no gradient, in eval whatever the trainer calls.
 
     normalization: what its weights were trained with. student: what the batch arrives with. image_size: side its input
-    is resized to, 0 = as it comes. description: for the log.
+    is resized to, 0 = as it comes. args: those of its constructor that the options give it. description: for the log.
     It computes in the precision of the training step until it is given its own, see `use`.
     """
 
@@ -43,6 +44,7 @@ class Teacher(nn.Module):
         normalization: Normalization,
         student: Normalization,
         image_size: int = 0,
+        args: Mapping = MappingProxyType({}),
         description: str = "",
     ):
         super().__init__()
@@ -50,6 +52,7 @@ class Teacher(nn.Module):
         self.name = name
         self.description = description
         self.image_size = image_size
+        self.args = dict(args)
         own, given = ((torch.tensor(n.mean), torch.tensor(n.std)) for n in (normalization, student))
         # (x * given_std + given_mean - own_mean) / own_std as one multiplication and one addition
         self.register_buffer("scale", (given[1] / own[1]).view(3, 1, 1))

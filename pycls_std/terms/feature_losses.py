@@ -114,7 +114,7 @@ class VariationalInformation(FeatureLoss):
 class KnowledgeReview(FeatureLoss):
     """Maps of every stage and the pooled features, each of the student's fused with those after it.
 
-    Source: Chen et al., CVPR 2021. Its code reads the teacher's maps before their last ReLU; here they are the taps.
+    Source: Chen et al., CVPR 2021. Its code reads the teacher's maps before their last ReLU: DISTILLATION.TEACHER_ARGS.
     """
 
     WITH_POOLED = True

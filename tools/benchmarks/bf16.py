@@ -8,6 +8,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ from pycls_std.engine.arithmetic import cpu_has_bf16  # noqa: E402
 from pycls_std.engine.runtime import Runtime  # noqa: E402
 from pycls_std.models.create import create_backbone  # noqa: E402
 
-STUDENTS = {"mixer_nano4": {}, "resnet20": {}, "deit_tiny_patch16_224": {"patch_size": 4}}
+STUDENTS: dict[str, dict[str, Any]] = {"mixer_nano4": {}, "resnet20": {}, "deit_tiny_patch16_224": {"patch_size": 4}}
 WAYS = {  # precision, whether products and attention of bf16 are computed in fp32
     "fp32": ("fp32", False, False),
     "bf16, torch's own": ("bf16", False, False),
