@@ -334,7 +334,7 @@ def test_what_auto_chose_is_kept_by_an_extended_run(options, tmp_path, monkeypat
 def test_what_auto_chose_is_kept_by_a_run_that_goes_on(load, choice, device, saved, found):
     cfg = load("debug/base_debug", TRAIN__COMPILE=choice)
     runtime = SimpleNamespace(device=torch.device(device))
-    assert runner.as_begun(cfg, saved, runtime).TRAIN.COMPILE == found
+    assert found == runner.as_begun(cfg, saved, runtime).TRAIN.COMPILE
     assert choice == cfg.TRAIN.COMPILE
 
 

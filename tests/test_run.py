@@ -665,7 +665,15 @@ def test_an_interrupted_run_is_not_finished_by_a_smaller_number_of_epochs(load, 
             r"DISTILLATION.TEACHER_ARGS\[1\] has img_size, which is not for it to set",
         ),
         ({"OPTIM__NAME": "adamww"}, "OPTIM.NAME is 'adamww'"),
-        ({"MODEL__NAME": "mixer_s5"}, "no model 'mixer_s5'"),
+        ({"MODEL__NAME": "mixer_s5"}, "^MODEL.NAME: no model 'mixer_s5'"),
+        (
+            {"MODEL__NAME": "resnet50.tv_in1kk"},
+            "^MODEL.NAME: no model 'resnet50.tv_in1kk' .* near it: resnet50.tv_in1k,",
+        ),
+        (
+            {"DISTILLATION__TEACHERS": "[resnet32, resnet57]"},
+            "^DISTILLATION.TEACHERS: no model 'resnet57' .*: resnet56",
+        ),
         ({"STD__TAPS": "[middle]"}, "STD.TAPS has 'middle'"),
         (
             {f"DISTILLATION__{key}": "[]" for key in ("TEACHERS", "TEACHER_WEIGHTS", "TEACHER_NORMS")},

@@ -22,7 +22,7 @@ from pycls_std.core.registry import TASKS
 from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint
 from pycls_std.models.contract import Backbone, adopted, classifier_names
-from pycls_std.models.create import refuse_reserved
+from pycls_std.models.create import refuse_reserved, refuse_unknown
 from pycls_std.models.describe import Description
 
 LOG = logging.getLogger("pycls_std")
@@ -54,13 +54,20 @@ def find_teacher_weights(cfg, *, fetch: bool = True) -> list[Weights]:
 
 
 def refuse_unknown_forms(cfg) -> None:
-    """Raise ConfigError that names the option for weights that no file can be; nothing is read or fetched."""
+    """Raise ConfigError that names the option for a model that is nowhere, and for weights that no file can be.
+
+    Nothing is read or fetched.
+    """
     student = [("MODEL.WEIGHTS", cfg.MODEL.NAME, cfg.MODEL.WEIGHTS)] if cfg.MODEL.WEIGHTS else []
-    for label, name, origin in [*student, *_of_teachers(cfg)]:
-        try:
+    teachers = [("DISTILLATION.TEACHERS", name) for name in cfg.DISTILLATION.TEACHERS]
+    label = ""
+    try:
+        for label, name in [("MODEL.NAME", cfg.MODEL.NAME), *teachers]:
+            refuse_unknown(name)
+        for label, name, origin in [*student, *_of_teachers(cfg)]:
             refuse_unknown_form(name, origin)
-        except ValueError as error:
-            raise ConfigError(f"{label}: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{label}: {error}") from error
 
 
 def _of_teachers(cfg) -> list[tuple[str, str, str]]:

@@ -34,6 +34,23 @@ def refuse_place(name: str) -> None:
         )
 
 
+def refuse_unknown(name: str) -> None:
+    """Raise ValueError with near names for a model, or a tag of its weights, that is neither here nor in timm."""
+    if name in BACKBONES:
+        return
+    refuse_place(name)
+    if is_model(name) and get_arch_name(name) not in BACKBONES:  # ours have no tags
+        try:
+            get_pretrained_cfg(name)
+            return
+        except RuntimeError:  # timm's, of an unknown tag
+            known = timm.list_pretrained(f"{get_arch_name(name)}.*")
+    else:
+        known = [*BACKBONES.entries, *timm.list_models()]
+    near = ", ".join(difflib.get_close_matches(name, known, n=3)) or ", ".join(sorted(BACKBONES.entries))
+    raise ValueError(f"no model {name!r} here or in timm; near it: {near}")
+
+
 def create_backbone(
     name: str,
     *,
@@ -52,6 +69,7 @@ def create_backbone(
     Raises ValueError for an unknown name, for arguments the constructor cannot take, and for an image size that is no
     multiple of the patch.
     """
+    refuse_unknown(name)
     make = BACKBONES.get(name) if name in BACKBONES else _timm_model(name)
     try:
         backbone = make(num_classes=num_classes, image_size=image_size, drop_path=drop_path, **args)
@@ -61,7 +79,8 @@ def create_backbone(
     embedding = getattr(backbone, "patch_embed", getattr(backbone, "stem", None))
     patch = embedding.patch_size[0] if isinstance(embedding, PatchEmbed) else 1
     if image_size % patch:  # timm would leave out the last pixels
-        raise ValueError(f"image size {image_size} is no multiple of the patch {patch} of {name}")
+        keys = f"DATA.IMAGE_SIZE, {source}.patch_size"
+        raise ValueError(f"image size {image_size} is no multiple of the patch {patch} of {name} ({keys})")
     if norm_eps:
         for module in backbone.modules():
             if isinstance(module, nn.LayerNorm):
@@ -121,12 +140,6 @@ def timm_arguments(name: str, image_size: int, args: dict) -> dict:
 
 
 def _timm_model(name: str):
-    if not is_model(name) or get_arch_name(name) in BACKBONES:  # ours have no tags
-        refuse_place(name)
-        known = {*BACKBONES.entries, *timm.list_models()}
-        near = ", ".join(difflib.get_close_matches(name, known, n=3)) or ", ".join(sorted(BACKBONES.entries))
-        raise ValueError(f"no model {name!r} here or in timm; near it: {near}")
-
     def make(*, num_classes, image_size, drop_path, image_token=False, **args):
         args = timm_arguments(name, image_size, args)
         if drop_path:
