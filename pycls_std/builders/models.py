@@ -58,16 +58,15 @@ def refuse_unknown_forms(cfg) -> None:
 
     Nothing is read or fetched.
     """
+    asked = [("MODEL.NAME", partial(refuse_unknown, cfg.MODEL.NAME))]
+    asked += [("DISTILLATION.TEACHERS", partial(refuse_unknown, name)) for name in cfg.DISTILLATION.TEACHERS]
     student = [("MODEL.WEIGHTS", cfg.MODEL.NAME, cfg.MODEL.WEIGHTS)] if cfg.MODEL.WEIGHTS else []
-    teachers = [("DISTILLATION.TEACHERS", name) for name in cfg.DISTILLATION.TEACHERS]
-    label = ""
-    try:
-        for label, name in [("MODEL.NAME", cfg.MODEL.NAME), *teachers]:
-            refuse_unknown(name)
-        for label, name, origin in [*student, *_of_teachers(cfg)]:
-            refuse_unknown_form(name, origin)
-    except ValueError as error:
-        raise ConfigError(f"{label}: {error}") from error
+    asked += [(label, partial(refuse_unknown_form, *which)) for label, *which in [*student, *_of_teachers(cfg)]]
+    for label, refuse in asked:
+        try:
+            refuse()
+        except ValueError as error:
+            raise ConfigError(f"{label}: {error}") from error
 
 
 def _of_teachers(cfg) -> list[tuple[str, str, str]]:
