@@ -175,7 +175,7 @@ def test_weights_of_another_architecture(teacher, tmp_path):
 @pytest.mark.fault(38)
 @pytest.mark.parametrize("mode", ["train", "test", "time", "check"])
 def test_cuda_without_a_gpu(mode, teacher, tmp_path):
-    words = ["DEVICE=cuda", f"OUT_DIR={tmp_path}/run", f"TEST.WEIGHTS={teacher}"]
+    words = ["DEVICE=cuda", f"OUT_DIR={tmp_path}/run", *([f"TEST.WEIGHTS={teacher}"] if mode == "test" else [])]
     ended = Running(tmp_path, ["--mode", mode, "--cfg", "configs/debug/teacher_debug.yaml", *words]).end()
     assert one_line(*ended, expected=1) == "run_net.py: DEVICE is cuda, torch finds no CUDA device here\n"
     assert not (tmp_path / "run").exists()
