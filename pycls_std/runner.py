@@ -232,7 +232,7 @@ def run(mode: str, cfg) -> None:
     Raises ConfigError for options that contradict each other, before data and weights are fetched: student and method
     are built from them, with teachers that are described and not built.
     """
-    refuse_unknown_forms(cfg)
+    refuse_unknown_forms(cfg, teach=mode != "test" or bool(cfg.TEST.PREDICTIONS))
     try:
         named_normalization("DATA.NORMALIZATION", cfg.DATA.NORMALIZATION)
         for name in cfg.DISTILLATION.TEACHER_NORMS:

@@ -264,8 +264,8 @@ def test_a_row_has_the_tables_baseline_or_its_own(table, capsys):
     said = capsys.readouterr().out
     assert "Gains are over the row under *baseline*; the last epoch counts." in said
     lines = [[cell.strip() for cell in line.split("|")][1:-1] for line in said.splitlines() if "|" in line]
-    assert lines[0] == ["run", "baseline", "status"]
-    assert [line[:2] for line in lines[2:]] == [["t", "-"], ["base", "-"], ["KD", "base"], ["third", "KD"]]
+    assert lines[0] == ["run", "n", "baseline", "status"]
+    assert [[line[0], line[2]] for line in lines[2:]] == [["t", "-"], ["base", "-"], ["KD", "base"], ["third", "KD"]]
 
 
 def test_what_a_sweep_varies_and_the_columns_that_a_table_names_are_shown(table, capsys):

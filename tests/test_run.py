@@ -262,6 +262,13 @@ def test_a_run_whose_rates_do_not_follow_from_its_length_is_as_if_begun_as_long(
     assert [read_run(folder).status for folder in (once, grown)] == ["finished", "finished"]
 
 
+def test_a_warm_up_of_an_extended_run_is_that_of_one_begun_as_long_within_rounding(load):
+    own = {"OPTIM__SCHEDULE": "step", "OPTIM__STEPS": [1.5], "OPTIM__WARMUP_EPOCHS": 1}
+    shorter, longer = (build_schedule(load("debug/base_debug", **own, OPTIM__MAX_EPOCH=epochs)) for epochs in (2, 3))
+    for step in range(2 * 8):
+        assert shorter(step / (2 * 8)) == pytest.approx(longer(step / (3 * 8)), rel=1e-12)
+
+
 @pytest.mark.defect(9)
 def test_test_mode_gives_the_recorded_scores(std, finished, caplog):
     last = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
@@ -668,7 +675,7 @@ def test_an_interrupted_run_is_not_finished_by_a_smaller_number_of_epochs(load, 
         ({"MODEL__NAME": "mixer_s5"}, "^MODEL.NAME: no model 'mixer_s5'"),
         (
             {"MODEL__NAME": "resnet50.tv_in1kk"},
-            "^MODEL.NAME: no model 'resnet50.tv_in1kk' .* near it: resnet50.tv_in1k,",
+            "^MODEL.NAME: timm has no weights 'resnet50.tv_in1kk', but .*resnet50",
         ),
         (
             {"DISTILLATION__TEACHERS": "[resnet32, resnet57]"},
@@ -684,8 +691,8 @@ def test_an_interrupted_run_is_not_finished_by_a_smaller_number_of_epochs(load, 
 def test_contradictions_are_told_before_anything_is_fetched(load, tmp_path, overrides, text):
     cfg = load("std/mixer-s4_c100_multi", DATA__ROOT=tmp_path / "data", OUT_DIR=tmp_path / "run", **overrides)
     for mode in ("train", "test"):
-        if (mode, *overrides) == ("test", "OPTIM__NAME"):
-            text = "TEST.WEIGHTS is empty"  # no optimizer is made
+        if (mode, *overrides) in (("test", "OPTIM__NAME"), ("test", "DISTILLATION__TEACHERS")):
+            text = "TEST.WEIGHTS is empty"  # no optimizer and no teacher is made
         with pytest.raises(config.ConfigError, match=text):
             runner.run(mode, cfg)
     assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,7 @@ from pycls_std.datasets.contents import contents
 from pycls_std.datasets.memory.views import MemoryViews
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.scan import read_all
-from pycls_std.datasets.subsets import training_parts
+from pycls_std.datasets.subsets import known_labels, training_parts
 from pycls_std.tasks.contract import Task
 
 LOG = logging.getLogger("pycls_std")
@@ -198,15 +198,16 @@ def scan(cfg, split: str) -> tuple[Iterator[str], int, str]:
     """Return what is wrong with each image of a split, "" if nothing is, their number, and what is left out.
 
     Raises ValueError before they are read, in the words of training, if it would refuse the split: if its images cannot
-    be divided as the options say, nothing can be learned from a part of it, or no score be computed of one.
+    be divided as the options say, nothing can be learned from a part of it, or no score be computed of one. What can
+    only be divided by reading it is not.
     """
     dataset, info = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split=split)
     task = build_task(cfg, len(info.classes))
-    if split == "train":
+    if split != "train":
+        _check_images(cfg, task, {"test": dataset})
+    elif not cfg.DATA.PER_CLASS or known_labels(dataset):
         trained, held_out = _parts(cfg, dataset)
         _check_images(cfg, task, {"training": trained, "held-out": held_out})
-    else:
-        _check_images(cfg, task, {"test": dataset})
     return read_all(dataset, check=task.check, workers=cfg.DATA.NUM_WORKERS), len(dataset), info.left_out
 
 

@@ -53,13 +53,13 @@ def find_teacher_weights(cfg, *, fetch: bool = True) -> list[Weights]:
     return [_find(label, name, origin, fetch) for label, name, origin in _of_teachers(cfg)]
 
 
-def refuse_unknown_forms(cfg) -> None:
+def refuse_unknown_forms(cfg, *, teach: bool) -> None:
     """Raise ConfigError that names the option for a model that is nowhere, and for weights that no file can be.
 
-    Nothing is read or fetched.
+    Nothing is read or fetched. teach: teachers are built.
     """
     asked = [("MODEL.NAME", partial(refuse_unknown, cfg.MODEL.NAME))]
-    asked += [("DISTILLATION.TEACHERS", partial(refuse_unknown, name)) for name in cfg.DISTILLATION.TEACHERS]
+    asked += [("DISTILLATION.TEACHERS", partial(refuse_unknown, name)) for name in cfg.DISTILLATION.TEACHERS if teach]
     student = [("MODEL.WEIGHTS", cfg.MODEL.NAME, cfg.MODEL.WEIGHTS)] if cfg.MODEL.WEIGHTS else []
     asked += [(label, partial(refuse_unknown_form, *which)) for label, *which in [*student, *_of_teachers(cfg)]]
     for label, refuse in asked:
@@ -164,7 +164,7 @@ class DescribedTeacher(Description):
         self.name = name
         self.num_classes = num_classes
         self.given = given
-        self.source = source if given else Description.source
+        self.source = source
         self._side = size, student
         self._find = find
 
@@ -204,6 +204,7 @@ def describe_teachers(cfg, num_classes: int, weights: list[Weights] | None = Non
         source = f"DISTILLATION.TEACHER_ARGS[{index}]"
         refuse_reserved(given, source)
         find = partial(_known_weights, cfg, index) if weights is None else partial(weights.__getitem__, index)
+        source = source if given else f"DISTILLATION.TEACHERS[{index}] with"
         own = {"num_classes": num_classes, "size": size, "student": student, "given": given, "source": source}
         described.append(DescribedTeacher(name, find=find, **own))
     return described

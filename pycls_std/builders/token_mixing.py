@@ -79,8 +79,11 @@ def _failure(block, images, runtime) -> str:
 
 
 def _faster(block, images, runtime) -> tuple[str, str]:
-    """Return the faster form, and in words why."""
-    plain, fused = (median(seconds) for seconds in time_forms(block, images, runtime).values())
+    """Return the faster form, plain if the two cannot be timed, and in words why."""
+    try:
+        plain, fused = (median(seconds) for seconds in time_forms(block, images, runtime).values())
+    except Exception as error:  # of memory, for both are there at once; the other processes wait for what is returned
+        return "plain", f"not fused, for the two could not be timed: {one_line(error)}"
     times = [f"{1e3 * seconds / CALLS:.3f} ms" for seconds in (plain, fused)]
     told = f"fused is {plain / fused:.2f} times as fast on a block, forward and backward, {times[0]} and {times[1]}"
     return ("fused" if fused < plain else "plain"), told

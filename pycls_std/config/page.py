@@ -217,7 +217,8 @@ PAGE = {
     "OPTIM.MOMENTUM": Option(0.9, least=0, greatest=1),
     # Largest gradient norm of the main objective; 0 = no clipping. MINE's steps are not clipped.
     "OPTIM.CLIP_NORM": Option(0.0, least=0),
-    # Epochs of the run; more of them extend one that is finished, which with SCHEDULE cosine leaves it out of tables.
+    # Epochs of the run; more of them extend it. Tables leave it out then if SCHEDULE is cosine, or if the number before
+    # is no multiple of TEST.PERIOD.
     "OPTIM.MAX_EPOCH": Option(300, least=1, on_resume="longer"),
     # Shape of the learning rate after the warm-up; the shape is counted from the first epoch on.
     "OPTIM.SCHEDULE": Option(("cosine", "step", "constant")),

@@ -30,7 +30,7 @@ def dataset_name(flat: dict[str, Any]) -> str:
 
 
 def same_when_extended(flat: dict[str, Any], epochs: int) -> bool:
-    """Return whether a run that was extended from epochs is what one that was begun as long would have been.
+    """Return whether a run that was extended from epochs is, within rounding, one that was begun as long.
 
     It is not if its learning rates follow from its length, or if it was evaluated where the longer one is not.
     """

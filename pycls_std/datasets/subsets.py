@@ -46,7 +46,7 @@ def _subset(dataset: ImageSet, places: list[int]) -> Subset:
 
 
 def _held_out(dataset: ImageSet, fraction: float) -> set[int]:
-    labels = np.asarray(_known_labels(dataset) or [0] * len(dataset))
+    labels = np.asarray(known_labels(dataset) or [0] * len(dataset))
     draws, chosen = np.random.default_rng(SEED), set()
     for label in np.unique(labels):
         own = np.flatnonzero(labels == label)
@@ -73,10 +73,10 @@ def _first_of_each_class(labels: list, kept: list[int], count: int) -> list[int]
 
 
 def _labels(dataset: ImageSet) -> list:
-    return _known_labels(dataset) or [dataset[index][1] for index in range(len(dataset))]
+    return known_labels(dataset) or [dataset[index][1] for index in range(len(dataset))]
 
 
-def _known_labels(dataset: ImageSet) -> list:
+def known_labels(dataset: ImageSet) -> list:
     """Return the classes that a dataset knows without reading its images, [] if it knows none, or has no classes."""
     if hasattr(dataset, "samples"):
         known = [label for _, label in dataset.samples]

@@ -10,6 +10,7 @@ from timm.models import get_arch_name, get_pretrained_cfg, is_model
 from torch import nn
 
 from pycls_std.core.registry import BACKBONES
+from pycls_std.core.text import first_of
 from pycls_std.models.contract import Backbone, classifier_names
 from pycls_std.models.deit import use_image_token
 
@@ -35,7 +36,7 @@ def refuse_place(name: str) -> None:
 
 
 def refuse_unknown(name: str) -> None:
-    """Raise ValueError with near names for a model, or a tag of its weights, that is neither here nor in timm."""
+    """Raise ValueError with near names for a model, or a tag of timm's weights, that is not known."""
     if name in BACKBONES:
         return
     refuse_place(name)
@@ -44,9 +45,9 @@ def refuse_unknown(name: str) -> None:
             get_pretrained_cfg(name)
             return
         except RuntimeError:  # timm's, of an unknown tag
-            known = timm.list_pretrained(f"{get_arch_name(name)}.*")
-    else:
-        known = [*BACKBONES.entries, *timm.list_models()]
+            tags = timm.list_pretrained(f"{get_arch_name(name)}.*")
+            raise ValueError(f"timm has no weights {name!r}, but {first_of(tags) or 'none of this model'}") from None
+    known = [*BACKBONES.entries, *timm.list_models()]
     near = ", ".join(difflib.get_close_matches(name, known, n=3)) or ", ".join(sorted(BACKBONES.entries))
     raise ValueError(f"no model {name!r} here or in timm; near it: {near}")
 
@@ -79,7 +80,8 @@ def create_backbone(
     embedding = getattr(backbone, "patch_embed", getattr(backbone, "stem", None))
     patch = embedding.patch_size[0] if isinstance(embedding, PatchEmbed) else 1
     if image_size % patch:  # timm would leave out the last pixels
-        keys = f"DATA.IMAGE_SIZE, {source}.patch_size"
+        own = source == "MODEL.ARGS"
+        keys = "DATA.IMAGE_SIZE, MODEL.ARGS.patch_size" if own else "DISTILLATION.TEACHER_SIZES"
         raise ValueError(f"image size {image_size} is no multiple of the patch {patch} of {name} ({keys})")
     if norm_eps:
         for module in backbone.modules():
