@@ -662,7 +662,7 @@ def test_every_other_mode_has_its_colours(tmp_path, mode, colour, ending, expect
     """What is transparent keeps the colour that is written, as with torchvision. Grey of lightness 50 is 119."""
     Image.new(mode, (8, 8), colour).save(tmp_path / f"a.{ending}")
     image = open_image(tmp_path / f"a.{ending}")
-    assert image.mode == mode
+    assert image.mode in (mode, "RGB" if mode == "YCbCr" else mode)  # as Pillow 11.0 opens it
     assert to_rgb(image).getpixel((3, 3)) == pytest.approx(expected, abs=1)
 
 

@@ -179,9 +179,14 @@ def test_what_is_said_of_resnets_by_logits_and_features(prose):
     """On one seed."""
     folder = ROOT / "logs" / "tinyimagenet100-32px_methods-r20_cpu"
     found = {path.name: scores(path) for path in folder.iterdir() if path.name != "r-32"}
-    assert all(list(own) == [0] for own in found.values())
-    gains = {row: own[0] - found["base"][0] for row, own in found.items() if row != "base"}
-    order = sorted(gains, key=gains.get, reverse=True)
-    assert order == ["DIST", "VkD", "KD", "FitNet"]
-    dist, vkd, kd, fitnet = (f"{gains[row]:.1f}" for row in order)
-    assert f"DIST gains {dist} points over the baseline, VkD {vkd}, KD {kd} and FitNet {fitnet}:" in prose
+    assert all(list(own) == [0] for own in found.values()) and len(found) == 11
+    gains = {row: own[0] - found["base"][0] for row, own in found.items()}
+    order = ["DIST", "RSD", "AT", "KD", "RKD", "FitNet"]
+    assert order == [row for row in sorted(gains, key=gains.get, reverse=True) if row in order]
+    assert gains["AT"] - gains["KD"] < 0.1
+    dist, rsd, at, kd, rkd, fitnet = (f"{gains[row]:.1f}" for row in order)
+    told = f"DIST gains {dist} points over the baseline, RSD {rsd}, AT {at}, KD {kd}, RKD {rkd} and FitNet {fitnet};"
+    assert told in prose
+    vkd, linear, mlp, none = (f"{gains[f'VkD{form}']:.1f}" for form in ("", "_linear", "_mlp", "_none"))
+    assert f"VkD gains {vkd} by its orthogonal projection, {linear} by a linear one" in prose
+    assert f", {mlp} by two layers and {none} by none: a projection helps" in prose

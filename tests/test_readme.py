@@ -139,7 +139,7 @@ def test_files_that_the_pages_name_are_there(path):
 
 def anchors(page):
     """Anchors of a page's headings, as GitHub makes them."""
-    text = re.sub(r"^```.*?^```|^<!-- python.*?^<!-- end", "", page.read_text(), flags=re.M | re.S)
+    text = re.sub(r"^```.*?^```|^<!-- (?:python|logs).*?^<!-- end", "", page.read_text(), flags=re.M | re.S)
     headings = re.findall(r"^#+ (.+)$", text, re.M)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -182,6 +182,8 @@ def test_lines_of_pages_are_at_most_120_characters():
     """But for tables and what is made with them, code, comments and pictures."""
     long = []
     for page in PAGES:
-        prose = re.sub(r"^```.*?^```|^<!-- python.*?^<!-- end", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        prose = re.sub(
+            r"^```.*?^```|^<!-- (?:python|logs).*?^<!-- end", "", page.read_text(), flags=re.DOTALL | re.MULTILINE
+        )
         long += [line for line in prose.splitlines() if len(line) > 120 and not line.startswith(("|", "<!--", "!["))]
     assert long == []
