@@ -9,7 +9,7 @@ from pycls_std import config
 from pycls_std.builders.cache import build_cache
 from pycls_std.builders.data import build_data, build_task, named_normalization, training_images
 from pycls_std.builders.method import build_backbone, build_student, choose_prediction, describe_run
-from pycls_std.builders.models import absent_files, refuse_unknown_forms
+from pycls_std.builders.models import absent_files, refuse_unknown_models
 from pycls_std.builders.teachers import optimize_teachers, set_batch_norm_mode
 from pycls_std.builders.training import build_all, build_described_trainer, build_optimizer, build_runtime
 from pycls_std.builders.weights import WeightsError, student_weights
@@ -232,7 +232,7 @@ def run(mode: str, cfg) -> None:
     Raises ConfigError for options that contradict each other, before data and weights are fetched: student and method
     are built from them, with teachers that are described and not built.
     """
-    refuse_unknown_forms(cfg, teach=mode != "test" or bool(cfg.TEST.PREDICTIONS))
+    refuse_unknown_models(cfg, teach=mode != "test" or bool(cfg.TEST.PREDICTIONS))
     try:
         named_normalization("DATA.NORMALIZATION", cfg.DATA.NORMALIZATION)
         for name in cfg.DISTILLATION.TEACHER_NORMS:

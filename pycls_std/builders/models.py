@@ -53,7 +53,7 @@ def find_teacher_weights(cfg, *, fetch: bool = True) -> list[Weights]:
     return [_find(label, name, origin, fetch) for label, name, origin in _of_teachers(cfg)]
 
 
-def refuse_unknown_forms(cfg, *, teach: bool) -> None:
+def refuse_unknown_models(cfg, *, teach: bool) -> None:
     """Raise ConfigError that names the option for a model that is nowhere, and for weights that no file can be.
 
     Nothing is read or fetched. teach: teachers are built.
