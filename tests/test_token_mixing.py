@@ -316,7 +316,7 @@ def test_timing_leaves_the_block_as_it_is(load):
 def test_records_say_how_it_was_computed(load, tmp_path):
     runner.train(load("debug/base_debug", **SHORT, OPTIM__MAX_EPOCH=1, OUT_DIR=tmp_path, CUDA__TOKEN_MIXING="auto"))
     assert load_state(tmp_path)["token_mixing"] == "plain"
-    assert json.loads((tmp_path / "run.json").read_text())["token_mixing"] == "plain"
+    assert json.loads((tmp_path / "run.json").read_text())["starts"][0]["token_mixing"] == "plain"
 
 
 @pytest.fixture
