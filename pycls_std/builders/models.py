@@ -219,4 +219,4 @@ def refuse_other_arguments(cfg, num_classes: int) -> None:
 
 
 def _known_weights(cfg, index: int) -> Weights:
-    return find_teacher_weights(cfg, fetch=False)[index]
+    return _find(*_of_teachers(cfg)[index], fetch=False)
