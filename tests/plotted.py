@@ -8,9 +8,16 @@ from pycls_std import config
 from pycls_std.run.journal import Journal
 
 FACTS = {
-    "device": "Abacus, 2 threads",
     "parameters": {"deployed": 2_000_000, "train_only": 0},
-    "starts": [{"epochs_done": 0, "epochs": 3, "command": "python run_net.py --cfg <a&b>.yaml", "commit": "c0ffee"}],
+    "starts": [
+        {
+            "epochs_done": 0,
+            "epochs": 3,
+            "command": "python run_net.py --cfg <a&b>.yaml",
+            "commit": "c0ffee",
+            "device": "Abacus, 2 threads",
+        }
+    ],
 }
 
 

@@ -429,7 +429,7 @@ def test_half_an_archive_is_not_data(tmp_path):
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\nhalf"])
 def test_a_server_that_stalls(answer, tmp_path):
     """It accepts, and never answers, or never goes on."""
-    data = tmp_path / "data"
+    data = tmp_path / "data" / "cifar"
     words = ["--mode", "train", "--cfg", "configs/resnet/r-20_c100.yaml", f"DATA.ROOT={data}", "DEVICE=cpu"]
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/archive"
@@ -440,7 +440,7 @@ def test_a_server_that_stalls(answer, tmp_path):
     assert f"{data} has no whole copy and {url} could not be downloaded (" in errors.splitlines()[-1]
     assert "timed out" in errors.splitlines()[-1]
     assert answer or len(errors.splitlines()) == 1  # a download that has begun shows how far it is
-    assert list(data.iterdir()) == []
+    assert not data.parent.exists()
 
 
 def stall(server, answer):

@@ -466,7 +466,7 @@ def test_teachers_are_told_the_students_normalisation():
 
 
 def test_model_arguments_that_other_options_set(load):
-    for name in ("num_classes", "img_size", "norm_eps"):
+    for name, end in (("num_classes", ""), ("img_size", ""), ("norm_eps", ": MODEL.NORM_EPS does")):
         cfg = load("debug/base_debug", **{f"MODEL__ARGS__{name}": 3})
-        with pytest.raises(ValueError, match=f"MODEL.ARGS has {name}, which is not for it"):
+        with pytest.raises(ValueError, match=f"MODEL.ARGS has {name}, which is not for it to set{end}$"):
             build_backbone(cfg, 10)

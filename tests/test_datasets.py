@@ -118,7 +118,12 @@ def test_cifar_pickles(name, kind, train_images, tmp_path, monkeypatch):
 
 
 @pytest.mark.fault(31)
-def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("before", ["", "data", "data/mine"])
+def test_a_download_that_breaks_off_leaves_what_was_there(before, tmp_path, monkeypatch):
+    """Folders that it made for the archive are gone, too, so that none looks like data."""
+    (tmp_path / before).mkdir(parents=True, exist_ok=True)
+    there = [*tmp_path.rglob("*")]
+
     class Half(io.BytesIO):
         url, length = None, 10_000
 
@@ -133,8 +138,8 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: Half(bytes(5000)))
     with pytest.raises(ValueError, match="could not be downloaded \\(connection reset\\); put cifar-10-python.tar.gz"):
-        DATASETS.get("cifar10")(root=str(tmp_path), split="train")
-    assert list(tmp_path.iterdir()) == []
+        DATASETS.get("cifar10")(root=str(tmp_path / "data" / "mine"), split="train")
+    assert [*tmp_path.rglob("*")] == there
 
 
 @pytest.mark.fault(31)

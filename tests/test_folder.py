@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 from functools import partial
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -436,6 +437,21 @@ def test_the_record_of_a_run_that_lost_its_own_goes_on(finished):
     assert [(s["epochs_done"], s["epochs"]) for s in facts["starts"]] == [(0, 2), (2, 3)]
 
 
+def test_what_an_older_record_says_beside_its_starts_is_of_the_last_of_them(finished):
+    """As records of before December 2026 had it."""
+    state = load_state(finished)
+    aside = {"device": "Loom", "versions": {"torch": "1.0"}, "threads": 9, "precision": "bf16", "compiled": "on"}
+    starts = [{"epochs_done": done, "epochs": 2, "commit": "c0ffee"} for done in (0, 1)]
+    state["record"] |= {"starts": starts, **aside}
+    checkpoint.save(state, finished / "checkpoints" / "last.pt")
+    runner.train(options(finished, OPTIM__MAX_EPOCH=3))
+    facts = json.loads((finished / "run.json").read_text())
+    first, second, third = facts["starts"]
+    assert (first, second) == (starts[0], starts[1] | aside)
+    assert third.keys() >= aside.keys() and third["device"] != "Loom"
+    assert not facts.keys() & aside.keys()
+
+
 # ------------------------------------------------------------------------------------------------------------- identity
 def test_event_files_say_what_their_values_are_of(finished):
     assert options_in(events(finished)) == (finished / "config.yaml").read_text()
@@ -481,7 +497,10 @@ def test_a_run_that_goes_on_with_other_threads_says_so(finished, caplog):
     assert (
         f"last.pt was computed by {before} threads, it goes on with {before + 1}: sums round otherwise" in caplog.text
     )
-    assert json.loads((finished / "run.json").read_text())["threads"] == before + 1
+    starts = json.loads((finished / "run.json").read_text())["starts"]
+    assert [start["threads"] for start in starts] == [before, before + 1]
+    assert [start["device"].partition(", ")[2] for start in starts] == [f"{n} threads" for n in (before, before + 1)]
+    assert [start["versions"]["torch"] for start in starts] == [version("torch")] * 2
     caplog.clear()
     torch.set_num_threads(before + 1)
     try:

@@ -179,10 +179,15 @@ def test_scores_against_parameters_and_cost(two_rows):
 
 def test_devices_that_differ_are_said(record, tmp_path):
     record("a", 0, {"test/top1": [1.0, 2.0, 3.0]}, hours=1.0)
-    record("b", 0, {"test/top1": [1.0, 2.0, 3.0]}, hours=2.0, device="Loom")
+    record("b", 0, {"test/top1": [1.0, 2.0, 3.0]}, hours=2.0, device="Loom", starts=[{}])
     said = texts(plots.cost(rows_of(find_runs([str(tmp_path / "logs")]))))
     assert "different devices (Abacus, 2 threads, Loom): do not compare" in said
     assert "What teachers said was kept" not in said
+    starts = [{"device": "Loom"}, {"device": "Abacus"}]
+    record("c", 0, {"test/top1": [1.0, 2.0, 3.0]}, hours=2.0, starts=starts)  # which was continued
+    rows = rows_of(find_runs([str(tmp_path / "logs")]))
+    one = {name: runs for name, runs in rows.items() if runs[0].name == "c"}
+    assert len(one) == 1 and "different devices (Abacus, Loom): do not compare" in texts(plots.cost(one))
 
 
 def test_hours_that_kept_teachers_spared_are_said(record, tmp_path):

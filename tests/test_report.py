@@ -135,6 +135,21 @@ def test_what_it_says_of_each_run(report):
     assert "  MAX_EPOCH: 3\n" in text
 
 
+@pytest.mark.parametrize(
+    ("facts", "device"),
+    [
+        ({"starts": [{"device": "Loom"}, {"device": "Abacus"}, {"device": "Loom"}]}, "Loom; Abacus"),
+        ({"starts": [{}, {}], "device": "Loom"}, "Loom"),  # as records of before December 2026 have it
+    ],
+)
+def test_all_devices_of_a_run_are_named(logs, facts, device):
+    runs = find_runs([str(logs / "base" / "seed0")])
+    (runs[0].folder / "run.json").write_text(json.dumps(facts))
+    words = {"title": "", "notes": [], "baseline": "", "figures": {}, "link": str}
+    head, line = Page(report_html(table=pd.DataFrame(), rows={"base": runs}, **words)).tables[1]
+    assert line[head.index("device")] == device
+
+
 def test_fidelity(report):
     """Means and sample deviations over the two seeds that were analysed."""
     page = Page(report.read_text())

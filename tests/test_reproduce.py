@@ -140,6 +140,16 @@ def test_what_is_wrong_with_a_table_is_told_before_anything_runs(table, old, new
     assert said in str(error.value) and "small.yaml" in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["small.json", "small", "small.yaml.txt"])
+def test_a_file_that_is_no_yaml_is_no_table(name, tmp_path):
+    (tmp_path / name).write_text("title: A small table\n")
+    with pytest.raises(ConfigError, match=f"^{tmp_path / name}: a table is a .yaml file$"):
+        read_table(tmp_path / name)
+    (tmp_path / "small.yml").write_text("title: A small table\n")
+    with pytest.raises(ConfigError, match="small.yml: runs is missing"):
+        read_table(tmp_path / "small.yml")
+
+
 def test_the_command_says_so_in_one_line(table, tmp_path):
     table()
     (tmp_path / "small.yaml").write_text(TABLE.replace("baseline: base", "baseline: bass"))

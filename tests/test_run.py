@@ -74,8 +74,6 @@ def test_run_record(finished, teacher):
     assert facts["starts"][0]["command"].startswith("python ")
     assert facts.keys() >= {
         "seed",
-        "device",
-        "versions",
         "images_per_second",
         "peak_memory_gib",
         "hours",
@@ -117,8 +115,10 @@ def test_run_record(finished, teacher):
     best = max(lines, key=lambda line: line["test/top1"])
     assert facts["best"] == {"epoch": best["epoch"], "top1": best["test/top1"]}
     assert facts["seed"] == 0
-    assert facts["device"].endswith("1 threads")
-    assert facts["versions"]["torch"] == torch.__version__.split("+")[0]
+    (start,) = facts["starts"]
+    assert start["device"].endswith("1 threads")
+    assert (start["threads"], start["precision"], start["compiled"]) == (1, "fp32", "off")
+    assert start["versions"]["torch"] == torch.__version__.split("+")[0]
     assert facts["hours"] > 0 and facts["images_per_second"] > 0 and facts["peak_memory_gib"] > 0.05
     assert facts["teachers"] == {"0_resnet8": pytest.approx(load_state(teacher.parents[1], "last")["best"]["top1"])}
     assert all(list(curve) == [1, 2] for curve in read_run(finished).curves.values())

@@ -1,6 +1,8 @@
 """Teachers made fast: what is folded and converted, that they say the same, and what follows if not."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from records import SMALL, load_state, same, words
 from waits import Products
 
 from pycls_std import config, runner
+from pycls_std.builders.models import describe_teachers
 from pycls_std.builders.teachers import optimize_teachers
 from pycls_std.builders.training import build_all, build_described_trainer, build_runtime
 from pycls_std.engine import checkpoint, loop
@@ -38,6 +41,17 @@ def optimized(std):
         return teacher, line, session
 
     return optimize
+
+
+def test_each_file_is_read_once_to_describe_the_teachers(load, teacher, tmp_path, monkeypatch):
+    paths = [str(shutil.copy(teacher, tmp_path / f"{index}.pt")) for index in range(3)]
+    words = {"DISTILLATION__TEACHERS": "[resnet8, resnet8, resnet8]", "DISTILLATION__TEACHER_WEIGHTS": paths}
+    described = describe_teachers(load("debug/kd_debug", **words), 10)
+    found, read = [], checkpoint.read
+    monkeypatch.setattr(checkpoint, "read", lambda path: found.append(path) or read(path))
+    assert [each.image_size for each in described] == [8, 8, 8]
+    assert [each.args for each in described] == [{"norm_eps": 0.0}] * 3
+    assert found == [*map(Path, paths)]
 
 
 def images():

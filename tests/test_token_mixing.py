@@ -26,6 +26,7 @@ from pycls_std.models.token_mixing import fuse, mixer_blocks, obstacle
 from pycls_std.run.identity import refuse_other_options
 
 layers = pytest.importorskip("pycls_std.layers.token_mixing")
+FAILURE = token_mixing._failure
 DROPOUT = "which has no dropout, that of the student's token mixing MLPs is 0.1"
 
 
@@ -316,7 +317,7 @@ def test_timing_leaves_the_block_as_it_is(load):
 def test_records_say_how_it_was_computed(load, tmp_path):
     runner.train(load("debug/base_debug", **SHORT, OPTIM__MAX_EPOCH=1, OUT_DIR=tmp_path, CUDA__TOKEN_MIXING="auto"))
     assert load_state(tmp_path)["token_mixing"] == "plain"
-    assert json.loads((tmp_path / "run.json").read_text())["token_mixing"] == "plain"
+    assert json.loads((tmp_path / "run.json").read_text())["starts"][0]["token_mixing"] == "plain"
 
 
 @pytest.fixture
@@ -356,6 +357,26 @@ def test_a_run_goes_on_as_it_was_begun_and_by_plain_layers_where_the_kernels_can
     assert not kernels and go_on(4) == []
     starts = json.loads((tmp_path / "run.json").read_text())["starts"]
     assert [start["token_mixing"] for start in starts] == ["fused", "fused", "plain", "plain"]
+
+
+def test_a_run_of_fused_that_goes_on_where_the_kernels_fail_is_refused_in_a_line(load, tmp_path, kernels, monkeypatch):
+    """Its folder stays as it was, to go on elsewhere."""
+
+    def fails(*_):
+        raise RuntimeError("out of resource: shared memory\nand a page of it")
+
+    def content():
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    words = SHORT | {"OUT_DIR": tmp_path, "CUDA__TOKEN_MIXING": "fused"}
+    runner.train(load("debug/base_debug", **words, OPTIM__MAX_EPOCH=1))
+    before = content()
+    monkeypatch.setattr(token_mixing, "_failure", FAILURE)
+    monkeypatch.setattr(layers, "token_mixing", fails)
+    said = "^CUDA.TOKEN_MIXING is fused, which fails here: out of resource: shared memory and a page of it$"
+    with pytest.raises(ValueError, match=said):
+        runner.train(load("debug/base_debug", **words, OPTIM__MAX_EPOCH=2))
+    assert kernels and content() == before
 
 
 def test_it_is_part_of_what_a_run_is(load):

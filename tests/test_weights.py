@@ -18,7 +18,7 @@ import torch
 
 import pycls_std
 from pycls_std.builders import downloads, weights
-from pycls_std.builders.models import find_teacher_weights
+from pycls_std.builders.models import find_teacher_weights, refuse_other_arguments
 from pycls_std.builders.teachers import build_teachers
 from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.datasets.normalizations import NORMALIZATIONS
@@ -38,9 +38,9 @@ def hub(tmp_path, monkeypatch):
     return tmp_path / "hub" / "checkpoints"
 
 
-def plain_file(folder, name="resnet8", classes=10, stem="weights"):
+def plain_file(folder, name="resnet8", classes=10, stem="weights", image_size=32):
     """Save a plain dictionary of weights under a name that ends with the start of its SHA-256."""
-    state = create_backbone(name, num_classes=classes, image_size=32).state_dict()
+    state = create_backbone(name, num_classes=classes, image_size=image_size).state_dict()
     torch.save(state, folder / "new.pt")
     digest = hashlib.sha256((folder / "new.pt").read_bytes()).hexdigest()
     path = folder / f"{stem}-{digest[:8]}.pt"
@@ -350,12 +350,34 @@ def test_arguments_replace_those_of_a_checkpoint_and_leave_the_others(load, tmp_
         build_teachers(cfg, 10, HALF, find_teacher_weights(cfg))
 
 
+def test_the_epsilon_of_a_teacher_is_its_own_that_of_its_checkpoint_or_the_models(load, tmp_path):
+    from pycls_std import runner
+
+    runner.train(load("debug/base_debug", OUT_DIR=tmp_path, OPTIM__MAX_EPOCH=1, MODEL__NORM_EPS=1e-5))
+    saved, plain = tmp_path / "checkpoints" / "last.pt", plain_file(tmp_path, "mixer_nano4", image_size=8)[0]
+    for path, args, expected in (
+        (saved, "{}", 1e-5),
+        (saved, "{norm_eps: 1e-3}", 1e-3),
+        (saved, "{norm_eps: 0}", 1e-6),
+        (plain, "{}", 1e-6),
+        (plain, "{norm_eps: 1e-5}", 1e-5),
+    ):
+        lists = {"TEACHERS": "[mixer_nano4]", "TEACHER_WEIGHTS": f"[{path}]", "TEACHER_ARGS": f"[{args}]"}
+        cfg = load("debug/kd_debug", **{f"DISTILLATION__{key}": value for key, value in lists.items()})
+        refuse_other_arguments(cfg, 10)
+        (teacher,) = build_teachers(cfg, 10, HALF, find_teacher_weights(cfg))
+        assert {m.eps for m in teacher.modules() if isinstance(m, torch.nn.LayerNorm)} == {expected}, (path, args)
+
+
 @pytest.mark.parametrize("given", ["gone.pt", "plain file", "checkpoint"])
 @pytest.mark.parametrize(
     ("args", "text"),
     [
         ("{depth: 3}", r"DISTILLATION.TEACHER_ARGS\[0\] {'depth': 3} of resnet8 at 8 px: .*'depth'"),
         ("{taps: relu}", r"\[0\] {'taps': 'relu'} of .* px: taps is 'relu', expected after_relu or before_relu"),
+        ("{norm_eps: 2}", r"TEACHER_ARGS\[0\] of resnet8 has norm_eps 2, expected a number from 0 to 1"),
+        ("{norm_eps: a}", r"TEACHER_ARGS\[0\] of resnet8 has norm_eps 'a', expected a number from 0 to 1"),
+        ("{norm_eps: 1e-5}", r"TEACHER_ARGS\[0\] of resnet8 has norm_eps 1e-05, the model has no LayerNorm"),
         ("{num_classes: 3}", r"DISTILLATION.TEACHER_ARGS\[0\] has num_classes, which is not for it to set"),
     ],
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 import pycls_std.models  # noqa: F401  (registers the models)
 from pycls_std.builders.weights import (
@@ -202,7 +203,7 @@ def describe_teachers(cfg, num_classes: int, weights: list[Weights] | None = Non
     described = []
     for index, (name, size, given) in enumerate(zip(options.TEACHERS, sizes, args, strict=True)):
         source = f"DISTILLATION.TEACHER_ARGS[{index}]"
-        refuse_reserved(given, source)
+        refuse_reserved(given.keys() - {"norm_eps"}, source)  # which of a student is an option
         find = partial(_known_weights, cfg, index) if weights is None else partial(weights.__getitem__, index)
         source = source if given else f"DISTILLATION.TEACHERS[{index}] with"
         own = {"num_classes": num_classes, "size": size, "student": student, "given": given, "source": source}
@@ -215,8 +216,17 @@ def refuse_other_arguments(cfg, num_classes: int) -> None:
     for teacher in describe_teachers(cfg, num_classes):
         if teacher.given:
             with torch.device("meta"):  # where nothing is allocated
-                teacher.build()
+                backbone = teacher.build()
+            if "norm_eps" in teacher.given:
+                _refuse_epsilon(teacher.given["norm_eps"], backbone, f"{teacher.source} of {teacher.name}")
+
+
+def _refuse_epsilon(epsilon, backbone: Backbone, source: str) -> None:
+    if type(epsilon) not in (int, float) or not 0 <= epsilon <= 1:
+        raise ValueError(f"{source} has norm_eps {epsilon!r}, expected a number from 0 to 1")
+    if not any(isinstance(module, nn.LayerNorm) for module in backbone.modules()):
+        raise ValueError(f"{source} has norm_eps {epsilon}, the model has no LayerNorm")
 
 
 def _known_weights(cfg, index: int) -> Weights:
-    return find_teacher_weights(cfg, fetch=False)[index]
+    return _find(*_of_teachers(cfg)[index], fetch=False)

@@ -66,7 +66,8 @@ def _build(described: DescribedTeacher, found: Weights, wanted: str, label: str)
         own = found.student.cfg.clone()
         own.defrost()
         own.DATA.IMAGE_SIZE = described.image_size
-        own.MODEL.ARGS.update(described.given)
+        own.MODEL.NORM_EPS = described.args["norm_eps"]
+        own.MODEL.ARGS.update({name: each for name, each in described.given.items() if name != "norm_eps"})
         task = build_task(own, described.num_classes)
         student = build_student(own, build_backbone(own, described.num_classes), describe_run(own, task))
         known = tuple(task.prediction_heads(student.heads))

@@ -138,8 +138,8 @@ PAGE = {
     # Input side, pixels; 0 = what the weights were trained at, or the student's where that is not known. [] in
     # detection, where all see the same images.
     "DISTILLATION.TEACHER_SIZES": Option([], of=int, least=0, greatest=4096),
-    # Keyword arguments of each one's constructor, [{taps: before_relu}, {}]; {} = none. As MODEL.ARGS; those that a
-    # checkpoint was trained with stay where they are not given here.
+    # Keyword arguments of each one's constructor, [{taps: before_relu}, {}]; {} = none. As MODEL.ARGS, and norm_eps,
+    # as MODEL.NORM_EPS; those that a checkpoint was trained with stay where they are not given here.
     "DISTILLATION.TEACHER_ARGS": Option([], of=dict),
     # Prediction that each teaches by, of a student trained here with several heads: avg, cls, dist; "" = the one that
     # its run counted (TEST.PREDICTION).

@@ -23,7 +23,8 @@ RESERVED |= {"checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit
 def refuse_reserved(args, source: str) -> None:
     """Raise ValueError that names a source for arguments of a constructor that are not for it to set."""
     if taken := RESERVED & set(args):
-        raise ValueError(f"{source} has {', '.join(sorted(taken))}, which is not for it to set")
+        instead = ": MODEL.NORM_EPS does" if "norm_eps" in taken else ""
+        raise ValueError(f"{source} has {', '.join(sorted(taken))}, which is not for it to set{instead}")
 
 
 def refuse_place(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pycls_std.core.text import printable
 from pycls_std.results.analysis import of_folder
 from pycls_std.results.read import Run, document, is_number
 
@@ -38,6 +39,15 @@ def starts_of(facts: dict) -> list[dict]:
     """Return what run.json says of the starts of a run, [] of none."""
     starts = facts.get("starts")
     return [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
+
+
+def of_starts(facts: dict, key: str) -> list[str]:
+    """Return what the starts of a run say under a key, what is said again left out.
+
+    Records of before December 2026 say most of the last start alone, beside the starts.
+    """
+    said = [printable(str(each[key])) for each in [*starts_of(facts), facts] if each.get(key)]
+    return list(dict.fromkeys(said))
 
 
 def _short(commit: str) -> str:

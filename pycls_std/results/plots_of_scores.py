@@ -7,6 +7,7 @@ from typing import Any
 from pycls_std import config
 from pycls_std.core.text import first_of
 from pycls_std.results.analysis import of_folder
+from pycls_std.results.costs import of_starts
 from pycls_std.results.picture_style import COLUMN, LINE, MOST, PAGE, canvas, label, logarithmic, look, styled, title
 from pycls_std.results.read import Run, document, is_number
 from pycls_std.results.rows import known_files, other_files
@@ -121,9 +122,8 @@ def cost(rows: Rows, baseline: str = ""):
     """The score that counts against the hours that training took, evaluations included."""
     hours = {name: [_fact(run, "hours") for run in finished(runs)] for name, runs in rows.items()}
     known = {name: [value for value in own if value] for name, own in hours.items() if all(own)}
-    devices = sorted(
-        {str(document(run.folder, "run.json").get("device")) for name in known for run in finished(rows[name])}
-    )
+    facts = [document(run.folder, "run.json") for name in known for run in finished(rows[name])]
+    devices = sorted({device for each in facts for device in of_starts(each, "device") or ["unknown"]})
     said = "Hours of one run, without those of its teachers, on "
     said += f"{devices[0]}." if len(devices) == 1 else f"different devices ({first_of(devices, 3)}): do not compare."
     if any(run.options.get("DISTILLATION.CACHE") for name in known for run in finished(rows[name])):

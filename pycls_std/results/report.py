@@ -8,7 +8,7 @@ from pycls_std import config
 from pycls_std.config.plain_yaml import load_yaml
 from pycls_std.core.regular import read_bytes, replace_text
 from pycls_std.core.text import first_of, printable
-from pycls_std.results.costs import commits_of, starts_of
+from pycls_std.results.costs import commits_of, of_starts
 from pycls_std.results.fidelity import fidelity
 from pycls_std.results.page import Html, anchor, cell, folded, grid, listing, page
 from pycls_std.results.picture_style import PAGE, inlined, rendered
@@ -118,7 +118,7 @@ def _seed(run: Run, score: str, better: str, link) -> dict[str, str]:
         "files": _files(run, link(run.folder)),
         "status": printable(run.status),
         "commit": Html(", ".join(f"<code>{cell(printable(each))}</code>" for each in dict.fromkeys(commits_of(facts)))),
-        "device": printable(str(facts.get("device", ""))),
+        "device": "; ".join(of_starts(facts, "device")),
         "hours": f"{facts['hours']:.2f}" if isinstance(facts.get("hours"), (int, float)) else "",
     }
 
@@ -130,11 +130,6 @@ def _files(run: Run, place: str) -> Html:
     events = sorted(path for path in run.folder.glob("*tfevents*") if path.is_file())
     paths |= {f"events {number}" if len(events) > 1 else "events": path for number, path in enumerate(events, start=1)}
     return Html(" ".join(anchor(f"{place}/{quote(path.name)}", name) for name, path in paths.items()))
-
-
-def _starts(facts: dict, key: str) -> list[str]:
-    """Return what each start of a run says under a key, what is said again left out."""
-    return list(dict.fromkeys(printable(str(start[key])) for start in starts_of(facts) if start.get(key)))
 
 
 def _teachers(runs: list[Run]) -> str:
@@ -151,8 +146,8 @@ def _commands(runs: list[Run]) -> str:
     lines = []
     for run in runs:
         facts = document(run.folder, "run.json")
-        commits = ", ".join(_starts(facts, "commit")) or "unknown"
-        for command in _starts(facts, "command"):
+        commits = ", ".join(of_starts(facts, "commit")) or "unknown"
+        for command in of_starts(facts, "command"):
             code = f"<code>{cell(command)}</code>"
             lines.append(Html(f"{cell(printable(run.seed))}, commit <code>{cell(commits)}</code>: {code}"))
     return folded("Commands", listing(lines)) if lines else ""

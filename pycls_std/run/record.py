@@ -21,7 +21,7 @@ class Record:
     teachers: the result of each, by split and name. fingerprints: of their weights. contents: digest of the files of
     each split that is made of files. flops: operations of a forward pass of an image, 2 for a multiply-add.
     start_epoch: epochs done before this start. earlier: the facts as they were then.
-    A run that was started several times lists each start, with its command, its commit and its token mixing.
+    A run that was started several times lists each start: its command, its commit, and what computed it and how.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Record:
         earlier: dict,
     ):
         self.session = session
-        trainer = session.trainer
+        trainer, runtime = session.trainer, session.runtime
         deployed = trainer.deployed_parameters()
         trained = trainer.trained_parameters()
         start = {
@@ -45,18 +45,17 @@ class Record:
             "epochs": session.epochs,
             "command": shlex.join([*_as_called(sys.argv[0]), *sys.argv[1:]]),
             "commit": commit(),
-            "token_mixing": session.runtime.token_mixing,
+            "device": runtime.device_name(),
+            "threads": runtime.threads,
+            "precision": runtime.precision,
+            "compiled": runtime.compiled,
+            "token_mixing": runtime.token_mixing,
+            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         }
         self.facts = {
-            "starts": [*earlier.get("starts", ()), start],
+            "starts": _with(start, earlier),
             "seed": seed,
-            "processes": session.runtime.world.size,
-            "device": session.runtime.device_name(),
-            "threads": session.runtime.threads,
-            "precision": session.runtime.precision,
-            "compiled": session.runtime.compiled,
-            "token_mixing": session.runtime.token_mixing,
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+            "processes": runtime.world.size,
             "parameters": {"deployed": deployed, "train_only": trained - deployed},
             "flops": flops,
             "teachers": teachers["test"],
@@ -78,6 +77,14 @@ class Record:
             "peak_memory_gib": round(session.runtime.peak_memory(), 3),
             "hours": round((session.train_seconds + session.test_seconds) / 3600, 4),
         }
+
+
+def _with(start: dict, earlier: dict) -> list[dict]:
+    """Return the earlier starts and this one. Records of before December 2026 say most of the last one beside it."""
+    starts = list(earlier.get("starts", ()))
+    if starts:
+        starts[-1] = {key: earlier[key] for key in start if key in earlier} | starts[-1]
+    return [*starts, start]
 
 
 def record_of(facts: dict) -> bytes:
