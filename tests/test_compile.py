@@ -166,7 +166,6 @@ def test_a_method_that_looks_at_the_progress_is_not_compiled_at_every_step(optio
     ],
 )
 def test_what_is_chosen_and_that_it_is_said(device, choice, iterations, compiled, caplog):
-    caplog.set_level("INFO")
     runtime = Runtime(device="cpu")
     runtime.device = torch.device(device)
     trainer = SimpleNamespace(losses=lambda batch, teachers, progress: {})

@@ -339,7 +339,6 @@ def test_which_folders_are_read_is_said(tmp_path, load, caplog):
     write_folders(tmp_path, "test", ["cat", "dog"])
     words = {"DATA__NAME": "image_folder", "DATA__ROOT": tmp_path, "MODEL__NUM_CLASSES": 0, "TRAIN__BATCH_SIZE": 4}
     cfg = load("debug/base_debug", **words, DATA__NUM_WORKERS=0)
-    caplog.set_level("INFO")
     build_data(cfg)
     images = len(get_folder(tmp_path, "test")[0])
     assert f"image_folder: {tmp_path}/train is trained on: " in caplog.text

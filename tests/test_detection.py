@@ -438,7 +438,6 @@ def test_two_processes_train_what_one_trains(tmp_path):
 
 
 def test_check_and_info(load, tmp_path, caplog):
-    caplog.set_level("INFO")
     cfg = load("debug/detection_debug", **TINY, OUT_DIR=tmp_path)
     runner.run("check", cfg)
     assert caplog.text.count("ok    ") == 8 and "class, l1, giou, aux" in caplog.text

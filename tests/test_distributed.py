@@ -1,7 +1,6 @@
 """Two processes that share every batch: the numbers of one, one set of logs, and what happens when one dies."""
 
 import json
-import logging
 import os
 import random
 import re
@@ -172,8 +171,7 @@ def test_evaluation_is_exact_for_an_odd_number_of_images(train, load, tmp_path, 
     folder = train(2, "run", *base)
     recorded = json.loads((folder / "metrics.jsonl").read_text())
     own |= {"TEST__WEIGHTS": folder / "checkpoints" / "last.pt"}
-    with caplog.at_level(logging.INFO):
-        runner.test(load("debug/base_debug", **own))
+    runner.test(load("debug/base_debug", **own))
     together = [one.end() for one in two_ranks(tmp_path, ["--mode", "test", *base, *words(**own)])]
     assert [code for code, *_ in together] == [0, 0]
     assert scores("\n".join(caplog.messages)) == scores(together[0][1]) != []
@@ -189,8 +187,7 @@ def test_batch_norm_is_the_first_process_s_wherever_it_is_tested(train, load, ca
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     for ema, tag in (("false", "test"), ("true", "ema")):
         caplog.clear()
-        with caplog.at_level(logging.INFO):
-            runner.test(load("debug/teacher_debug", TEST__WEIGHTS=folder / "checkpoints" / "last.pt", TEST__EMA=ema))
+        runner.test(load("debug/teacher_debug", TEST__WEIGHTS=folder / "checkpoints" / "last.pt", TEST__EMA=ema))
         wanted = f"top-1 {last[f'{tag}/top1']:6.2f}  top-5 {last[f'{tag}/top5']:6.2f}  loss {last[f'{tag}/loss']:.4f}"
         assert wanted in caplog.text
 

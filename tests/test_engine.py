@@ -1,7 +1,6 @@
 """Schedules, optimizers, precision, meters and checkpoint files."""
 
 import io
-import logging
 import math
 import pickle
 
@@ -254,13 +253,12 @@ def test_duration():
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(terminal, monkeypatch, caplog, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
-    with caplog.at_level(logging.INFO):
-        bar = ProgressBar("epoch 2/3", 10, period=5, done=10, run_total=30)
-        for iteration in range(10):
-            bar.advance()
-            if bar.due(iteration):
-                bar.show(iteration, "loss 1.234")
-        bar.close()
+    bar = ProgressBar("epoch 2/3", 10, period=5, done=10, run_total=30)
+    for iteration in range(10):
+        bar.advance()
+        if bar.due(iteration):
+            bar.show(iteration, "loss 1.234")
+    bar.close()
     if terminal:
         assert caplog.messages == []
         assert "loss 1.234" in capsys.readouterr().err

@@ -385,8 +385,7 @@ def test_a_finished_run_is_repaired(finished, once, caplog, name, how):
         path.write_bytes({"empty": b"", "cut": old[:-40], "flipped": flipped, "added to": old + b"x"}[how])
     for told in (True, False):
         caplog.clear()
-        with caplog.at_level("INFO"):
-            runner.train(options(finished))
+        runner.train(options(finished))
         assert caplog.messages[-1] == f"{finished}: already finished, 2 epochs"
         harmless = name == "best.pt" and how == "added to"  # which a zip archive does not mind
         assert (len(caplog.messages) == 2) is (told and not harmless)

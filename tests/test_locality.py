@@ -424,7 +424,6 @@ def test_projectors_are_saved_for_a_resume_and_not_needed_to_test(method, tmp_pa
     state = load_state(tmp_path / "run")
     assert {key.split(".")[0] for key in state["trainer"]["terms"]} == {"locality"}
     assert not any("projector" in key for key in (*state["student"], *load_state(tmp_path / "run", "best")["student"]))
-    caplog.set_level("INFO")
     words = {"TEST__WEIGHTS": tmp_path / "run" / "checkpoints" / "best.pt"}
     runner.run("test", method("locality", **words, DISTILLATION__TEACHER_WEIGHTS="[gone.pt]"))
     assert any(line.startswith("* cls") for line in caplog.messages)
@@ -434,7 +433,6 @@ def test_a_teacher_of_small_images_guides_a_student_of_large_ones(load, tmp_path
     """As published: the teacher at its own size under a student of several times that."""
     words = options_of("locality", size=24, DISTILLATION__TEACHER_WEIGHTS=f"[{teacher}]")
     cfg = load("debug/base_debug", **words | SMALL, OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=1)
-    with caplog.at_level("INFO"):
-        runner.train(cfg)
+    runner.train(cfg)
     assert "8 px" in caplog.text
     assert not any(isinstance(module, nn.BatchNorm2d) for module in load_state(tmp_path / "run")["student"])

@@ -568,8 +568,7 @@ def folder(path, sizes):
 def chosen(load, caplog, **words):
     """The training loader's dataset, and what was logged of the choice."""
     caplog.clear()
-    with caplog.at_level("INFO", logger="pycls_std"):
-        data = build_data(load("debug/base_debug", **words))
+    data = build_data(load("debug/base_debug", **words))
     return data.train.dataset, next(line for line in caplog.messages if line.startswith("training images"))
 
 

@@ -103,8 +103,7 @@ def test_the_file_says_what_ran(tested):
 def test_operations_are_those_of_mode_info(tested, caplog):
     cfg, folder, _ = tested
     flops = prediction_file.read(folder / "predictions.npz").meta["flops"]
-    with caplog.at_level(logging.INFO):
-        runner.run("info", cfg)
+    runner.run("info", cfg)
     assert f"operations  {flops / 1e9:.3f} GFLOPs for an image forward" in caplog.text
     assert flops > 0 and isinstance(flops, int)
 
@@ -113,8 +112,7 @@ def test_a_test_without_the_option_writes_nothing_and_asks_no_teacher(tested, lo
     _, folder, text = tested
     monkeypatch.setattr(runner, "keep_predictions", lambda *_, **__: pytest.fail("asked"))
     own = {"DISTILLATION__TEACHER_WEIGHTS": "[gone.pt]", "TEST__WEIGHTS": folder / "checkpoints" / "best.pt"}
-    with caplog.at_level(logging.INFO):
-        runner.run("test", load("debug/std_debug", OUT_DIR=tmp_path, **own))
+    runner.run("test", load("debug/std_debug", OUT_DIR=tmp_path, **own))
     scores = [line for line in caplog.messages if "top-1" in line]
     assert scores == [line for line in text.splitlines() if "top-1" in line] and len(scores) == 3
     assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,6 @@
 """Whole runs on digits: what is recorded, that a resume is exact, and what a run refuses."""
 
 import json
-import logging
 import shutil
 import subprocess
 from pathlib import Path
@@ -242,8 +241,7 @@ def test_the_folder_that_a_refusal_suggests(load, options, processes, suggested)
 
 @pytest.mark.fault(20)
 def test_a_finished_run_can_be_continued_for_longer(longer, tmp_path, caplog):
-    with caplog.at_level(logging.INFO):
-        runner.train(longer())
+    runner.train(longer())
     assert "objective: task 1" in caplog.messages
     assert load_state(tmp_path / "run")["epoch"] == 2
     status = read_run(tmp_path / "run").status
@@ -274,8 +272,7 @@ def test_test_mode_gives_the_recorded_scores(std, finished, caplog):
     last = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
     for ema, prefix in (("false", "test"), ("true", "ema")):
         caplog.clear()
-        with caplog.at_level(logging.INFO):
-            runner.test(std(TEST__WEIGHTS=finished / "checkpoints" / "last.pt", TEST__EMA=ema))
+        runner.test(std(TEST__WEIGHTS=finished / "checkpoints" / "last.pt", TEST__EMA=ema))
         for name in ("avg", "cls", "dist"):
             line = next(line for line in caplog.messages if f" {name} " in line)
             top1, top5, loss = (last[f"{prefix}/{name}_{score}"] for score in ("top1", "top5", "loss"))
@@ -320,8 +317,7 @@ def test_a_checkpoint_of_format_3_is_tested_and_teaches(load, std, finished, fir
             scores = []
             for path in paths:
                 caplog.clear()
-                with caplog.at_level(logging.INFO):
-                    runner.test(load(f"debug/{kind}_debug", TEST__WEIGHTS=path, TEST__EMA=ema, **taught))
+                runner.test(load(f"debug/{kind}_debug", TEST__WEIGHTS=path, TEST__EMA=ema, **taught))
                 scores.append([line for line in caplog.messages if "top-1" in line])
                 told = "was trained with other options" in caplog.text
                 assert told is (path == now[1]), "which was trained as a baseline"
@@ -338,8 +334,7 @@ def test_a_checkpoint_of_format_3_is_tested_and_teaches(load, std, finished, fir
 
     last = tmp_path / "run" / "checkpoints" / "last.pt"
     as_in_format_3(last, last, std_of_format_3)  # of a run that has come to its end
-    with caplog.at_level(logging.INFO):
-        runner.train(std(**SMALL, **taught, OPTIM__MAX_EPOCH=1))
+    runner.train(std(**SMALL, **taught, OPTIM__MAX_EPOCH=1))
     assert caplog.messages[-1] == f"{tmp_path}/run: already finished, 1 epochs"
     old[0].replace(last)
     with pytest.raises(ValueError, match="last.pt has no training state of format 5, it cannot be continued from"):
@@ -353,8 +348,7 @@ def test_evaluation_counts_every_image_once(load, first_epoch, caplog):
     for size in (360, 7):
         caplog.clear()
         own = {"TEST__WEIGHTS": first_epoch / "checkpoints" / "last.pt", "TEST__BATCH_SIZE": size}
-        with caplog.at_level(logging.INFO):
-            runner.test(load("debug/base_debug", **own))
+        runner.test(load("debug/base_debug", **own))
         results.append(caplog.messages[-1])
     assert results[0] == results[1]
 
@@ -456,8 +450,7 @@ def test_a_checkpoint_without_training_state_cannot_be_continued_from(std, finis
 
 
 def test_testing_with_other_options_than_in_training_is_told(std, finished, caplog):
-    with caplog.at_level(logging.INFO):
-        runner.test(std(TEST__WEIGHTS=finished / "checkpoints" / "last.pt", DATA__NORMALIZATION="half"))
+    runner.test(std(TEST__WEIGHTS=finished / "checkpoints" / "last.pt", DATA__NORMALIZATION="half"))
     assert "was trained with other options: DATA.NORMALIZATION was '', is 'half'" in caplog.text
 
 
@@ -481,21 +474,18 @@ def test_a_teacher_of_another_size_does_not_hinder_test_info_and_time(load, tmp_
         "TIME__STEPS": 1,
         "TIME__WARMUP": 1,
     }
-    with caplog.at_level(logging.INFO):
-        runner.train(load("debug/std_debug", OUT_DIR=tmp_path / "small", **own))
+    runner.train(load("debug/std_debug", OUT_DIR=tmp_path / "small", **own))
     assert "objective: task 0.5 + std 0.5; auxiliary: mine" in caplog.messages
     caplog.clear()
-    with caplog.at_level(logging.INFO):
-        runner.test(load("debug/std_debug", TEST__WEIGHTS=tmp_path / "small" / "checkpoints" / "last.pt", **own))
-        runner.time(load("debug/std_debug", **(own | {"TRAIN__BATCH_SIZE": 128})))  # which is timed in larger blocks
-        runner.info(load("debug/std_debug", **own))
+    runner.test(load("debug/std_debug", TEST__WEIGHTS=tmp_path / "small" / "checkpoints" / "last.pt", **own))
+    runner.time(load("debug/std_debug", **(own | {"TRAIN__BATCH_SIZE": 128})))  # which is timed in larger blocks
+    runner.info(load("debug/std_debug", **own))
     assert caplog.text.count("last.pt), 16 px") == 2
 
 
 def test_info_takes_timms_word_for_a_teachers_size(load, caplog):
     words = {"DISTILLATION__TEACHERS": "[resnet18.a1_in1k]", "DISTILLATION__TEACHER_WEIGHTS": "[timm]"}
-    with caplog.at_level(logging.INFO):
-        runner.info(load("std/mixer-s16_in1k_single", **words))
+    runner.info(load("std/mixer-s16_in1k_single", **words))
     assert "teacher 0 resnet18.a1_in1k (timm resnet18.a1_in1k), 224 px" in caplog.text
     assert "resnet18.a1_in1k: 11689512 parameters, 3.628 GFLOPs" in caplog.text
 
@@ -514,8 +504,7 @@ def test_a_run_on_cuda(std, precision, tmp_path):
 
 
 def test_info_counts(std, caplog):
-    with caplog.at_level(logging.INFO):
-        runner.info(std())
+    runner.info(std())
     text = caplog.text
     student = build_described_trainer(std(), 10)[0].student
     total = sum(p.numel() for p in student.parameters())
@@ -529,8 +518,7 @@ def test_info_counts(std, caplog):
 
 def test_info_counts_operations_in_closed_form(load, caplog):
     """A Mixer's multiply-adds: patch embedding, two two-layer networks a block, the head."""
-    with caplog.at_level(logging.INFO):
-        runner.info(load("mixer/mixer-s4_c100_base"))
+    runner.info(load("mixer/mixer-s4_c100_base"))
     patches, width, blocks = 64, 512, 8
     each = 2 * width * patches * (width // 2) + 2 * patches * width * 4 * width
     total = patches * 48 * width + blocks * each + width * 100
@@ -540,8 +528,7 @@ def test_info_counts_operations_in_closed_form(load, caplog):
 
 def test_time_prints_images_per_second(std, caplog, tmp_path):
     """At a peak rate that would diverge, too: nothing is learned while time is taken."""
-    with caplog.at_level(logging.INFO):
-        runner.time(std(TIME__STEPS=2, TIME__WARMUP=1, OPTIM__NAME="sgd", OPTIM__BASE_LR=1e9, OPTIM__CLIP_NORM=0))
+    runner.time(std(TIME__STEPS=2, TIME__WARMUP=1, OPTIM__NAME="sgd", OPTIM__BASE_LR=1e9, OPTIM__CLIP_NORM=0))
     for job in ("data, 16 batches", "student forward", "teachers forward", "step in fp32", "data and step, 16 times"):
         assert any(line.startswith(job) and "images/s" in line for line in caplog.messages), job
     assert any(line.startswith("memory: ") and "peak" in line for line in caplog.messages)

@@ -21,8 +21,7 @@ def tested(std, caplog):
     cfg.defrost()
     cfg.TEST.WEIGHTS, cfg.TEST.JSON = f"{cfg.OUT_DIR}/checkpoints/best.pt", True
     caplog.clear()
-    with caplog.at_level("INFO"):
-        runner.run("test", cfg)
+    runner.run("test", cfg)
     return cfg, caplog.messages
 
 

@@ -1,7 +1,6 @@
 """What teachers say is kept and told again: the same run, other seeds and students, and what makes another cache."""
 
 import errno
-import logging
 import math
 import os
 import shutil
@@ -331,7 +330,6 @@ def words_of(teacher, tmp_path, cache=True, **overrides):
 
 def test_a_cached_run_is_the_run(train, copied, caplog):
     """Without, writing, reading: the same bits, with mixup, cutmix, repeats, MINE, average. Reading asks no teacher."""
-    caplog.set_level(logging.INFO, logger="pycls_std")
     plain, asked = train("plain", cache=False)
     assert asked == EPOCHS * ASKED
     assert_same_run(plain, copied)
@@ -420,7 +418,6 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_run(train, tmp_path)
 
 def test_sizes_are_told_before_anything_is_written(build, copied, caplog):
     """An entry has 10 logits of 4 bytes, and of features as many numbers as they have."""
-    caplog.set_level(logging.INFO, logger="pycls_std")
     build()
     _, kept = build(taps=TAPS)
     assert kept.specs[0].kind.itemsize == 4 * (10 + 16 * 8 * 8 + 64 * 2 * 2 + 64)

@@ -228,10 +228,9 @@ def test_a_teacher_is_scored_by_its_own_statistics_and_then_switches_to_those_of
         seen.append([m.running_mean for m in teacher.modules() if isinstance(m, torch.nn.BatchNorm2d)])
 
     monkeypatch.setattr(loop, "fit", lambda session, **options: (fit(session), session.best.update(top1=0, epoch=0)))
-    with caplog.at_level("INFO"):
-        for choice in ("eval", "batch"):
-            options = {"DISTILLATION__TEACHER_BN": choice, "DISTILLATION__TEACHER_FOLD": "false"}
-            runner.train(method("kd", TEST__BATCH_SIZE=2, **options))
+    for choice in ("eval", "batch"):
+        options = {"DISTILLATION__TEACHER_BN": choice, "DISTILLATION__TEACHER_FOLD": "false"}
+        runner.train(method("kd", TEST__BATCH_SIZE=2, **options))
     first, second = [line for line in caplog.messages if line.startswith("teacher 0 resnet8: top-1")]
     assert first == second
     assert len(seen[1]) == 9 and all(mean is None for mean in seen[1])
@@ -263,7 +262,6 @@ def test_checkpoints_know_teachers_by_the_weights_that_were_found(std, tmp_path,
     found = [checkpoint.fingerprint(teacher) for teacher in session.trainer.teachers]
     optimize_teachers(cfg, session)
     assert [checkpoint.fingerprint(teacher) for teacher in session.trainer.teachers] != found
-    caplog.set_level("INFO")
     runner.train(cfg)
     assert load_state(tmp_path / "run")["teachers"] == found
     (line,) = [text for text in caplog.messages if "batch norms folded" in text]

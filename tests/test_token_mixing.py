@@ -186,8 +186,7 @@ def chosen(load, monkeypatch, caplog):
         monkeypatch.setattr(token_mixing, "find_spec", lambda name: name != missing)
         cfg.defrost()
         cfg.CUDA.TOKEN_MIXING = choice
-        with caplog.at_level("INFO"):
-            token_mixing.choose_token_mixing(cfg, session)
+        token_mixing.choose_token_mixing(cfg, session)
         lines = [line for line in caplog.messages if "TOKEN_MIXING" in line]
         return SimpleNamespace(session=session, line=lines[-1] if lines else "", asked=asked)
 

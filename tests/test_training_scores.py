@@ -50,8 +50,7 @@ def test_it_is_the_share_of_the_views_that_the_prediction_names_rightly(std, mon
 
 
 def test_it_is_recorded_and_told_beside_that_of_the_test(load, tmp_path, caplog):
-    with caplog.at_level("INFO"):
-        runner.run("train", load("debug/base_debug", OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=2, **UNMIXED))
+    runner.run("train", load("debug/base_debug", OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=2, **UNMIXED))
     lines = logged(tmp_path / "run")
     assert [set(line) >= {"train/top1", "test/top1", "train/ce"} for line in lines] == [True, True]
     told = [message for message in caplog.messages if message.startswith("epoch 2/2  loss ")]
@@ -63,8 +62,7 @@ def test_it_is_recorded_and_told_beside_that_of_the_test(load, tmp_path, caplog)
 @pytest.mark.parametrize("mixing", ["MIXUP", "CUTMIX"])
 def test_nothing_is_recorded_where_labels_are_mixed(load, tmp_path, caplog, mixing):
     own = UNMIXED | {f"AUG__{mixing}": 0.5, "AUG__MIX_PROB": 0.5, "OPTIM__MAX_EPOCH": 1}
-    with caplog.at_level("INFO"):
-        runner.run("train", load("debug/base_debug", OUT_DIR=tmp_path / "run", **own))
+    runner.run("train", load("debug/base_debug", OUT_DIR=tmp_path / "run", **own))
     assert not [key for line in logged(tmp_path / "run") for key in line if key == "train/top1"]
     assert "train top-1" not in caplog.text
 

@@ -328,7 +328,6 @@ def test_the_projection_is_not_deployed(load, method, tmp_path, caplog):
     assert trainer.deployed_parameters() == student
     assert trainer.trained_parameters() == student + WIDTH * TEACHERS
     runner.train(method("vkd", OPTIM__MAX_EPOCH=1, **SMALL))
-    caplog.set_level("INFO")
     words = {"TEST__WEIGHTS": tmp_path / "run" / "checkpoints" / "best.pt"}
     runner.run("test", method("vkd", **words, DISTILLATION__TEACHER_WEIGHTS="[gone.pt]"))
     assert any(line.startswith("* avg") for line in caplog.messages)
