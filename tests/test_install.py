@@ -16,6 +16,7 @@ from zipfile import ZipFile
 
 import pytest
 import torch
+from records import logged
 
 import pycls_std
 from pycls_std import config
@@ -143,7 +144,7 @@ def test_train_returns_the_folder_and_the_last_scores(tmp_path, monkeypatch):
     run = pycls_std.train(BASE, *SMALL, OUT_DIR=tmp_path / "run", SEED=3, AUG__CROP="none", OPTIM__STEPS=[])
     assert sys.argv is words
     assert run.folder == tmp_path / "run"
-    last = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[-1])
+    last = logged(run.folder)[-1]
     assert run.scores and all(last[name] == value for name, value in run.scores.items())
     assert run.scores["test/top1"] == last["test/top1"] and "train/loss" not in run.scores
     kept = config.load(str(run.folder / "config.yaml"))

@@ -1,13 +1,11 @@
 """Locality guidance: its loss against a plain second computation, its pairs, and its teachers, online and offline."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from methods import DEIT, START, STUDENTS, Method, batch, make, options_of
 from PIL import Image
-from records import SMALL, assert_same_run, load_state
+from records import SMALL, assert_same_run, load_state, logged
 from torch import nn
 from torch.nn.functional import interpolate
 from waits import NoReads
@@ -229,9 +227,9 @@ def test_of_plain_views_offline_says_what_online_does(method, tmp_path, loader):
     states = [load_state(tmp_path / name)["student"] for name in ("online", "offline")]
     for key, value in states[0].items():
         torch.testing.assert_close(states[1][key], value, rtol=1e-3, atol=1e-4, msg=key)
-    lines = [json.loads((tmp_path / name / "metrics.jsonl").read_text()) for name in ("online", "offline")]
+    ((first,), (second,)) = (logged(tmp_path / name) for name in ("online", "offline"))
     for term in ("ce", "kd", "locality"):
-        assert lines[0][f"train/{term}"] == pytest.approx(lines[1][f"train/{term}"], rel=1e-4)
+        assert first[f"train/{term}"] == pytest.approx(second[f"train/{term}"], rel=1e-4)
 
 
 @pytest.mark.parametrize("crop", ["pad", "resized"])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import Running, two_ranks
-from records import SMALL, words
+from processes import Running, finish, two_ranks
+from records import SMALL, logged, words
 from test_extending import ROOT, tree  # noqa: F401  (a fixture)
 
 from pycls_std import runner
@@ -210,12 +210,10 @@ def test_several_processes_write_what_one_writes(tmp_path):
     own |= {"TRAIN__BATCH_SIZE": 4, "OPTIM__MAX_EPOCH": 1, "TEST__BATCH_SIZE": 2, "OUT_DIR": tmp_path / "run"}
     own |= {"TEST__WEIGHTS": tmp_path / "run/checkpoints/last.pt"}
     base = ["--cfg", "configs/debug/base_debug.yaml", *words(**own)]
-    assert Running(tmp_path, ["--mode", "train", *base]).end()[0] == 0
+    finish(Running(tmp_path, ["--mode", "train", *base]))
     one = Running(tmp_path, ["--mode", "test", *base, f"TEST.PREDICTIONS={tmp_path}/one.npz"])
     two = two_ranks(tmp_path, ["--mode", "test", *base, f"TEST.PREDICTIONS={tmp_path}/two.npz"])
-    for each in (one, *two):
-        code, _, errors = each.end()
-        assert (code, errors) == (0, "")
+    finish(one, *two)
     first, second = (prediction_file.read(tmp_path / f"{name}.npz") for name in ("one", "two"))
     assert first.paths.tolist() == [f"val/cat/{i}.png" for i in (0, 2, 4)] + [f"val/dog/{i}.png" for i in (1, 3)]
     assert first.labels.tolist() == [0, 0, 0, 1, 1] and first.index.tolist() == [0, 1, 2, 3, 4]
@@ -364,7 +362,7 @@ def test_equal_logits_are_kept_in_the_order_that_metrics_see():
 def test_scores_of_a_file_are_those_of_the_run_in_bf16(load, tmp_path, caplog):
     own = {"OUT_DIR": tmp_path / "run", "OPTIM__MAX_EPOCH": 1, "PRECISION": "bf16"}
     runner.run("train", load("debug/base_debug", **own))
-    recorded = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    (recorded,) = logged(tmp_path / "run")
     own |= {"TEST__WEIGHTS": tmp_path / "run/checkpoints/last.pt", "TEST__PREDICTIONS": tmp_path / "x.npz"}
     runner.run("test", load("debug/base_debug", **own))
     scores = analysis.analyze(prediction_file.read(tmp_path / "x.npz"))["predictions"]["cls"]

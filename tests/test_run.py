@@ -10,7 +10,7 @@ import torch
 import yaml
 from conftest import ROOT
 from PIL import Image
-from records import SMALL, assert_same_run, assert_same_state, curves, load_config, load_state, same, words
+from records import SMALL, assert_same_run, assert_same_state, curves, load_config, load_state, logged, same, words
 
 from pycls_std import config, runner
 from pycls_std.builders import models
@@ -87,7 +87,7 @@ def test_run_record(finished, teacher):
     assert facts["parameters"] == {"deployed": count(student), "train_only": count(critics)}
     assert count(critics) > 0
     assert facts["flops"] == operations(build_described_trainer(load_config(finished), 10)[0].student, 8)
-    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    lines = logged(finished)
     assert [line["epoch"] for line in lines] == [1, 2]
     scores = [f"{name}{score}" for name in ("", "avg_", "cls_", "dist_") for score in ("loss", "top1", "top5")]
     assert (
@@ -180,8 +180,7 @@ def test_resume_is_exact(method, tmp_path, monkeypatch, kind):
     assert all(optimizer["state"] for optimizer in state["trainer"]["optimizers"])
     starts = json.loads((tmp_path / "broken" / "run.json").read_text())["starts"]
     assert [start["epochs_done"] for start in starts] == [0, 1]
-    lines = (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    assert [line["epoch"] for line in logged(tmp_path / "broken")] == [1, 2]
 
 
 def test_a_run_on_images_in_memory_is_not_continued_from_workers(longer, monkeypatch):
@@ -269,7 +268,7 @@ def test_a_warm_up_of_an_extended_run_is_that_of_one_begun_as_long_within_roundi
 
 @pytest.mark.defect(9)
 def test_test_mode_gives_the_recorded_scores(std, finished, caplog):
-    last = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
+    last = logged(finished)[-1]
     for ema, prefix in (("false", "test"), ("true", "ema")):
         caplog.clear()
         runner.test(std(TEST__WEIGHTS=finished / "checkpoints" / "last.pt", TEST__EMA=ema))
@@ -328,7 +327,7 @@ def test_a_checkpoint_of_format_3_is_tested_and_teaches(load, std, finished, fir
     taught = {f"DISTILLATION__{key}": value for key, value in teachers.items()}
     runner.train(std(**SMALL, **taught, OPTIM__MAX_EPOCH=1))
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
-    recorded = [json.loads((path.parents[1] / "metrics.jsonl").read_text().splitlines()[-1]) for path in now]
+    recorded = [logged(path.parents[1])[-1] for path in now]
     expected = {"0_mixer_nano4": recorded[0]["test/avg_top1"], "1_mixer_nano4": recorded[1]["test/top1"]}
     assert facts["teachers"] == pytest.approx(expected)
 
@@ -420,8 +419,7 @@ def test_lost_and_cut_metrics_come_back_with_a_resume(longer, tmp_path):
     for path in (tmp_path / "run").glob("*tfevents*"):
         path.unlink()
     runner.train(longer())
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    assert [line["epoch"] for line in logged(tmp_path / "run")] == [1, 2]
     assert list(read_run(tmp_path / "run").curves["train/ce"]) == [1, 2]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from processes import Running, two_ranks, wait_for
+from processes import Running, finish, paused, two_ranks
 from records import assert_same_run, same
 from waits import NoReads
 
@@ -363,16 +363,14 @@ def test_a_run_that_reads_features(train):
 def test_a_stopped_or_killed_run_leaves_no_half_epoch(teacher, written, tmp_path, train):
     """Stopped, then killed in its second epoch, then finished; what it kept is then whole."""
     words = words_of(teacher, tmp_path, OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=EPOCHS)
-    for number, code, pause in ((15, 143, 0.3), (9, -9, 3600.0)):
-        (tmp_path / "paused").unlink(missing_ok=True)
-        running = Running(tmp_path, words, hook="processes:pause", arguments=(str(tmp_path), 1, 5, pause))
-        wait_for((tmp_path / "paused").exists)
+    for number, code, seconds in ((15, 143, 0.3), (9, -9, 3600.0)):
+        running = paused(tmp_path, words, epoch=1, iteration=5, seconds=seconds)
         running.signal(number)
         assert running.end()[0] == code
         names = [name.split("/")[1] for name in kept_files(tmp_path)]
         assert [name for name in names if ".tmp" not in name] == ["epoch-0001.npy"]
         assert len(names) == (1 if number == 15 else 2), "only who is killed leaves a part"
-    assert Running(tmp_path, words).end()[0] == 0
+    finish(Running(tmp_path, words))
     assert_same_run(tmp_path / "run", written)
     reading, asked = train("reading")
     assert asked == 0
@@ -383,8 +381,7 @@ def test_a_stopped_or_killed_run_leaves_no_half_epoch(teacher, written, tmp_path
 def test_two_processes_keep_their_own_shares(teacher, tmp_path):
     for name in ("plain", "writing", "reading"):
         words = words_of(teacher, tmp_path, name != "plain", OPTIM__MAX_EPOCH=1, OUT_DIR=tmp_path / name)
-        for one in two_ranks(tmp_path / f"of {name}", words):
-            assert one.end()[0] == 0
+        finish(*two_ranks(tmp_path / f"of {name}", words))
         if name == "writing":
             names = [f"epoch-0001-{rank}of2.npy" for rank in (0, 1)]
             assert [name.split("/")[1] for name in kept_files(tmp_path)] == names
@@ -507,7 +504,7 @@ def test_a_cache_that_is_no_file_is_named(teacher, tmp_path, offline):
     """A pipe lets its reader wait for ever."""
     options = {"DISTILLATION__OFFLINE": "true", "AUG__MIXUP": 0, "AUG__CUTMIX": 0} if offline else {}
     words = words_of(teacher, tmp_path, OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=1, **options)
-    assert Running(tmp_path, words).end()[0] == 0
+    finish(Running(tmp_path, words))
     (name,) = kept_files(tmp_path)
     path = tmp_path / "kept" / name
     for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):

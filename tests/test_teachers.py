@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from processes import ROOT
-from records import SMALL, load_state, same, words
+from records import SMALL, load_state, logged, same, words
 from waits import Products
 
 from pycls_std import config, runner
@@ -293,7 +293,7 @@ def taught_student(teacher, tmp_path_factory):
     own = {"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}]", "OUT_DIR": folder, "OPTIM__MAX_EPOCH": 2}
     own |= {"STD__WEIGHT": 1.0, "TASK__WEIGHT": 1e-6}
     runner.train(config.load(str(ROOT / "configs/debug/std_debug.yaml"), words(**own)))
-    line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    line = logged(folder)[-1]
     scores = {name: line[f"test/{name}_top1"] for name in ("avg", "cls", "dist")}
     assert len(set(scores.values())) == 3
     return folder / "checkpoints" / "last.pt", scores

@@ -1,10 +1,8 @@
 """Accuracy on the training views, logged where labels are unmixed: that of a plain count, at no wait for the device."""
 
-import json
-
 import pytest
 import torch
-from records import SMALL, assert_same_run
+from records import SMALL, assert_same_run, logged
 from waits import NoReads
 
 from pycls_std import runner
@@ -15,11 +13,6 @@ from pycls_std.engine import loop
 from pycls_std.engine.runtime import Runtime
 
 UNMIXED = {"AUG__MIXUP": 0, "AUG__CUTMIX": 0, **SMALL}
-
-
-def logged(folder):
-    """The lines of metrics.jsonl."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("name", ["avg", "cls", "dist"])
