@@ -68,11 +68,11 @@ def apart(first, second):
 
 @pytest.mark.defect(29)
 @pytest.mark.fault(29)
-@pytest.mark.parametrize("method", ["std mine epoch", "std mine step", "locality", "vkd"])
+@pytest.mark.parametrize("method", ["std mine epoch", "std mine step", "locality", "vkd", "base"])
 def test_two_processes_train_what_one_trains(train, teacher, method):
     """With mixup, cutmix, repeated and random augmentation on: pairs that are mixed are not parted.
 
-    Both methods have modules beside the student: critics, stepped on their own, and projections, stepped with it.
+    All have modules beside the student: critics, stepped on their own, and projections, stepped with it.
     """
     name, _, period = method.partition(" mine ")
     own = SMALL | SGD | {"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}]"}
@@ -84,6 +84,9 @@ def test_two_processes_train_what_one_trains(train, teacher, method):
     if name == "vkd":  # dropout, and the statistics of the stem's batch norms, are each process's own
         own |= {"VKD__NORM": "standardize", "MODEL__ARGS__pos_drop_rate": 0.0}
         own |= {"MODEL__NAME": "deit_tiny_distilled_patch16_224"}
+    if name == "base":  # a classifier's maps are tokens, too
+        own |= {"DISTILLATION__TEACHERS": "[resnet8]", "TOKENS__WEIGHT": 1.0, "TOKENS__STUDENT_MAPS": "[0, last]"}
+        own |= {"TOKENS__TEACHER_MAPS": "[layer1, layer2]", "TOKENS__STUDENT_QUERIES": "[]"}
     own = ["--cfg", f"configs/debug/{name}_debug.yaml", *words(**own)]
     one, two = train(1, "one", *own), train(2, "two", *own)
     assert apart(one, two) < 1e-5

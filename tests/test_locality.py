@@ -5,7 +5,7 @@ import pytest
 import torch
 from methods import DEIT, START, STUDENTS, Method, batch, make, options_of
 from PIL import Image
-from records import SMALL, assert_same_run, load_state, logged
+from records import SMALL, load_state, logged
 from torch import nn
 from torch.nn.functional import interpolate
 from waits import NoReads
@@ -404,18 +404,6 @@ def test_the_largest_logits_are_of_no_use_where_none_are_read(method, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------------- runs
-def test_the_cache_keeps_features_besides_logits(method, tmp_path):
-    """With mixup, cutmix, repeats: a run that asks, one that writes and one that reads are one, bit for bit."""
-    words = SMALL | {"OPTIM__MAX_EPOCH": 2, "KD__WEIGHT": 0.5}
-    cache = {"DISTILLATION__CACHE": tmp_path / "kept"}
-    for name, own in (("asking", {}), ("writing", cache), ("reading", cache)):
-        runner.train(method("locality", OUT_DIR=tmp_path / name, **words, **own))
-    assert_same_run(tmp_path / "asking", tmp_path / "writing")
-    assert_same_run(tmp_path / "asking", tmp_path / "reading")
-    kinds = np.load(next((tmp_path / "kept").rglob("*1.npy"))).dtype
-    assert kinds.names == ("head:cls", "tap:layer1", "tap:layer2", "tap:layer3")
-
-
 @pytest.mark.defect(21)
 def test_projectors_are_saved_for_a_resume_and_not_needed_to_test(method, tmp_path, caplog):
     runner.train(method("locality", OPTIM__MAX_EPOCH=1, **SMALL))

@@ -175,6 +175,7 @@ def test_resume_is_exact(method, tmp_path, monkeypatch, kind):
     runner.train(method(kind, OUT_DIR=tmp_path / "broken", **options))
 
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    assert ("train/top1" in curves(tmp_path / "whole")) is (kind == "feature")  # whose labels are unmixed
     state = load_state(tmp_path / "broken")
     assert bool(state["scaler"]) is (kind == "std")
     assert all(optimizer["state"] for optimizer in state["trainer"]["optimizers"])

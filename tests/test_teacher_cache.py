@@ -350,14 +350,31 @@ def test_every_method_reads_it(train, copied, kind):
     assert_same_run(plain, reading)
 
 
-def test_a_run_that_reads_features(train):
-    options = {"OPTIM__MAX_EPOCH": 1, "LOCALITY__WEIGHT": 1.0, "LOCALITY__STUDENT_TAPS": "[1, last]"}
-    options |= {"LOCALITY__TEACHER_TAPS": "[0, 1]", "MINE__SAMPLES": 0}
-    plain, _ = train("plain", cache=False, **options)
+MAPS = {"LOCALITY__WEIGHT": 1.0, "LOCALITY__STUDENT_TAPS": "[1, last]", "LOCALITY__TEACHER_TAPS": "[0, 1]"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "entries"),
+    [
+        ("std", MAPS | {"MINE__SAMPLES": 0}, ("head:cls", "tap:layer1", "tap:layer2")),
+        ("locality", {"KD__WEIGHT": 0.5}, ("head:cls", "tap:layer1", "tap:layer2", "tap:layer3")),
+        ("vkd", {}, ("head:cls", "tap:pooled")),
+        ("feature", {"FEATURE__LOSS": "rkd"}, ("tap:pooled",)),
+        (
+            *("feature", {"FEATURE__LOSS": "reviewkd", "FEATURE__WARMUP_EPOCHS": 0}),
+            ("tap:layer1", "tap:layer2", "tap:layer3", "tap:pooled"),
+        ),
+    ],
+)
+def test_a_run_that_reads_features(train, tmp_path, kind, options, entries):
+    """One that asks, one that writes and one that reads are one, bit for bit; nothing is kept that nobody reads."""
+    options = options | {"OPTIM__MAX_EPOCH": 1}
+    plain, _ = train("plain", cache=False, kind=kind, **options)
     for name, calls in (("writing", ASKED), ("reading", 0)):
-        run, asked = train(name, **options)
+        run, asked = train(name, kind=kind, **options)
         assert asked == calls
         assert_same_run(plain, run)
+    assert np.load(next((tmp_path / "kept").rglob("*1.npy"))).dtype.names == entries
 
 
 def test_a_stopped_or_killed_run_leaves_no_half_epoch(teacher, written, tmp_path, train):

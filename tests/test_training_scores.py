@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from records import SMALL, assert_same_run, logged
+from records import SMALL, logged
 from waits import NoReads
 
 from pycls_std import runner
@@ -70,25 +70,3 @@ def test_a_step_waits_for_nothing(std):
         losses, _ = loop.train_step(session, batch, Progress(0, 0, 8, 3))
         meters.add(losses | session.trainer.monitors, len(loaded.index))
     assert "top1" in meters.sums
-
-
-def test_a_resume_goes_on_bit_for_bit(load, tmp_path, monkeypatch):
-    own = {"OPTIM__MAX_EPOCH": 2, **UNMIXED}
-    runner.run("train", load("debug/base_debug", OUT_DIR=tmp_path / "whole", **own))
-    cut = load("debug/base_debug", OUT_DIR=tmp_path / "cut", **own)
-    epoch_of = loop.train_epoch
-
-    def ends(session, epoch):
-        if epoch == 1:
-            raise RuntimeError("ended")
-        return epoch_of(session, epoch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_epoch", ends)
-        with pytest.raises(RuntimeError, match="ended"):
-            runner.run("train", cut)
-    runner.run("train", cut)
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
-    assert [line["train/top1"] for line in logged(tmp_path / "cut")] == [
-        line["train/top1"] for line in logged(tmp_path / "whole")
-    ]
