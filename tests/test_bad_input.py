@@ -9,6 +9,7 @@ import urllib.request
 from functools import partial
 
 import pytest
+from image_folders import write_images
 from PIL import Image
 from processes import Running, called, finish
 from records import SMALL
@@ -213,14 +214,10 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def folders(tmp_path):
     """Return the words for a dataset of 3 classes in tmp_path/data."""
-    for split, count in (("train", 8), ("val", 4)):
-        for label in ("ape", "bee", "cat"):
-            (tmp_path / "data" / split / label).mkdir(parents=True)
-            for index in range(count):
-                path = tmp_path / "data" / split / label / f"{index}.png"
-                Image.effect_noise((8, 8), 50 + index).convert("RGB").save(path)
-    words = ["--cfg", CONFIG, "DATA.NAME=image_folder", f"DATA.ROOT={tmp_path}/data", f"OUT_DIR={tmp_path}/run"]
-    return [*words, "MODEL.NUM_CLASSES=0", "TRAIN.BATCH_SIZE=4", "OPTIM.MAX_EPOCH=1", "AUG.REPEATS=1"]
+    noise = lambda number: Image.effect_noise((8, 8), 50 + number).convert("RGB")  # noqa: E731
+    own = write_images(tmp_path / "data", train=8, classes=("ape", "bee", "cat"), make=noise)
+    own |= {"OUT_DIR": tmp_path / "run", "MODEL__NUM_CLASSES": 0, "TRAIN__BATCH_SIZE": 4, "OPTIM__MAX_EPOCH": 1}
+    return ["--cfg", CONFIG, *in_words(**own, AUG__REPEATS=1)]
 
 
 def assert_it_stops(folders, tmp_path, loader, text):

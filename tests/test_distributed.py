@@ -102,7 +102,7 @@ def test_two_processes_train_what_one_trains(train, teacher, method):
 @pytest.mark.fault(29)
 def test_one_set_of_logs(whole):
     assert sorted(re.sub(r"\d{9,}", "N", path.name) for path in whole.iterdir()) == [
-        *("checkpoints", "config.yaml", "console.log", "events.out.tfevents.N", "metrics.jsonl", "run.json"),
+        *("checkpoints", "config.yaml", "console.log", "events.out.tfevents.N", "metrics.jsonl", "run.json")
     ]
     assert [line["epoch"] for line in logged(whole)] == list(range(1, EPOCHS + 1))
     outputs = [(whole.parent / f"rank{rank}" / "process0.out").read_text() for rank in range(2)]

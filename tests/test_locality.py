@@ -3,17 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from methods import DEIT, START, STUDENTS, Method, batch, make, options_of
-from PIL import Image
+from image_folders import write_images
+from methods import DEIT, START, STUDENTS, Method, batch, cached, make, options_of
 from records import SMALL, load_state, logged
 from torch import nn
 from torch.nn.functional import interpolate
 from waits import NoReads
 
 from pycls_std import runner
-from pycls_std.builders.cache import build_cache
 from pycls_std.builders.data import build_data, plain_batches
-from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.core.structures import Output, Progress
 from pycls_std.datasets.digits import Digits
 from pycls_std.losses.feature import attention, feature_distance, similarity
@@ -237,9 +235,8 @@ def test_what_is_kept_is_cut_as_the_views_are(method, tmp_path, crop):
     """Of the images of a batch, by their positions: the teacher's features of the whole image, cropped as recorded."""
     words = OFFLINE | {"DISTILLATION__CACHE": tmp_path / "kept", "AUG__CROP": crop, "AUG__FLIP": 0.5}
     cfg = method("locality", **words)
-    session, data, weights = build_all(cfg, build_runtime(cfg))
+    session, data, offline = cached(cfg)
     teacher, request = session.trainer.teachers[0], session.teacher_outputs.requests[0]
-    offline = build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1))
     loaded = next(iter(session.train_loader))
     (output,) = offline(session.task.batch(loaded, START), START)
     pixels = session.train_loader.dataset.pixels[loaded.index][..., :3].permute(0, 3, 1, 2) / 255
@@ -255,8 +252,7 @@ def test_a_step_with_offline_teachers_waits_for_nothing(method, tmp_path, monkey
     """The positions of its images come from the host, and what was kept goes to the device from pinned memory."""
     words = OFFLINE | {"DISTILLATION__CACHE": tmp_path / "kept", "DATA__LOADER": loader, "AUG__REPEATS": 1}
     cfg = method("locality", **words)
-    session, data, weights = build_all(cfg, build_runtime(cfg))
-    offline = build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1))
+    session, _, offline = cached(cfg)
     loaded = next(iter(session.train_loader))
     assert loaded.places.tolist() == loaded.index.tolist()
     (expected,) = offline(session.task.batch(loaded, START), START)
@@ -272,8 +268,7 @@ def test_a_step_with_offline_teachers_waits_for_nothing(method, tmp_path, monkey
 def test_positions_on_the_host_do_not_break_a_compiled_step(method, tmp_path):
     """Nor make it compile anew, whose numbers differ in every batch."""
     cfg = method("locality", **OFFLINE, DISTILLATION__CACHE=tmp_path / "kept")
-    session, data, weights = build_all(cfg, build_runtime(cfg))
-    offline = build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1))
+    session, _, offline = cached(cfg)
     graphs = []
     losses = torch.compile(session.trainer.losses, backend=lambda graph, _: graphs.append(graph) or graph.forward)
     for number, loaded in zip(range(3), session.train_loader, strict=False):
@@ -327,21 +322,14 @@ def test_other_files_are_kept_elsewhere(load, teacher, tmp_path):
         words |= {"DISTILLATION__TEACHER_MIN_ACC": 0, "DISTILLATION__CACHE": tmp_path / "kept"} | OFFLINE
         words |= {"DISTILLATION__TEACHERS": "[resnet8]", "DISTILLATION__TEACHER_WEIGHTS": "[none]"}
         cfg = load("debug/locality_debug", **words)
-        session, data, weights = build_all(cfg, build_runtime(cfg), fetch=False)
-        return build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1)).specs[0].folder
+        return cached(cfg, fetch=False)[2].specs[0].folder
 
-    def write(root, color):
-        for split in ("train", "val"):
-            for name in "ab":
-                (root / split / name).mkdir(parents=True)
-                Image.new("RGB", (9, 9), color).save(root / split / name / "0.png")
-        return root
-
+    first, again = (tmp_path / name / "own" for name in "xy")
+    for root in (first, again):
+        write_images(root, train=1, val=1, classes="ab", size=(9, 9))
     torch.manual_seed(0)
-    first = write(tmp_path / "x" / "own", (255, 0, 0))
     kept = folder(first)
     assert folder(first) == kept
-    again = write(tmp_path / "y" / "own", (255, 0, 0))
     assert folder(again) == kept
     (again / "train" / "a" / "0.png").rename(again / "train" / "a" / "1.png")
     assert folder(again) != kept
@@ -352,9 +340,7 @@ def test_whole_images_are_kept_apart_by_how_they_are_made_square(method, tmp_pat
 
     def folder(**words):
         own = OFFLINE | {"DATA__LOADER": "workers", "DISTILLATION__CACHE": tmp_path / "kept", "AUG__REPEATS": 1}
-        cfg = method("locality", **own | words)
-        session, data, weights = build_all(cfg, build_runtime(cfg))
-        return build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1)).specs[0].folder
+        return cached(method("locality", **own | words))[2].specs[0].folder
 
     padded, resized = folder(AUG__CROP="pad"), folder(AUG__CROP="resized")
     assert padded != resized
@@ -366,8 +352,7 @@ def test_other_pixels_are_kept_elsewhere(method, tmp_path, monkeypatch):
     cfg = method("locality", **OFFLINE, DATA__LOADER="workers", DISTILLATION__CACHE=tmp_path / "kept")
 
     def folder():
-        session, data, weights = build_all(cfg, build_runtime(cfg))
-        return build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1)).specs[0].folder
+        return cached(cfg)[2].specs[0].folder
 
     kept = folder()
     assert folder() == kept

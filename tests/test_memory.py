@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from image_folders import write_images
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from timm.data import auto_augment as reference
 from timm.data import random_erasing
@@ -557,12 +558,9 @@ def test_plain_views_follow_the_indices():
 # --------------------------------------------------------------------------------------------------------------- choice
 def folder(path, sizes):
     """An image folder of two classes; sizes: of each image of a class."""
-    for split in ("train", "val"):
-        for name in ("cat", "dog"):
-            (path / split / name).mkdir(parents=True)
-            for number, (width, height) in enumerate(sizes):
-                photograph(number, width, height).save(path / split / name / f"{number}.png")
-    return {"DATA__NAME": "image_folder", "DATA__ROOT": path, "MODEL__NUM_CLASSES": 2, "TRAIN__BATCH_SIZE": 4}
+    counts = {"train": len(sizes), "val": len(sizes)}
+    own = write_images(path, **counts, make=lambda number: photograph(number, *sizes[number]))
+    return own | {"TRAIN__BATCH_SIZE": 4}
 
 
 def chosen(load, caplog, **words):

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from image_folders import write_images
 from PIL import Image
 from processes import Running, finish, two_ranks
 from records import SMALL, logged, words
@@ -148,13 +149,8 @@ def test_a_student_that_nobody_taught_agrees_with_no_teacher(teacher, load, tmp_
 @pytest.mark.parametrize("name, refused", [("data", True), ("other", False)])
 def test_predictions_are_of_the_test_images_of_the_run(tmp_path, load, name, refused):
     """Of files that have changed since, in a folder of its name, they would say nothing of the run."""
-    for split in ("train", "val"):
-        for label in ("cat", "dog"):
-            (tmp_path / name / split / label).mkdir(parents=True)
-            for index in range(4):
-                Image.new("RGB", (8, 8), (60 * index, 9, 9)).save(tmp_path / name / split / label / f"{index}.png")
-    data = {"DATA__NAME": "image_folder", "MODEL__NUM_CLASSES": 0, "TRAIN__BATCH_SIZE": 4}
-    own = data | {"DATA__ROOT": tmp_path / name, "OUT_DIR": tmp_path / "run", "OPTIM__MAX_EPOCH": 1}
+    own = write_images(tmp_path / name) | {"MODEL__NUM_CLASSES": 0, "TRAIN__BATCH_SIZE": 4}
+    own |= {"OUT_DIR": tmp_path / "run", "OPTIM__MAX_EPOCH": 1}
     runner.run("train", load("debug/base_debug", **own))
     (tmp_path / name).rename(tmp_path / "data") if name != "data" else None
     Image.new("RGB", (64, 64)).save(tmp_path / "data" / "val" / "cat" / "0.png")

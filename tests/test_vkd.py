@@ -193,9 +193,7 @@ def test_the_ablation_of_the_projection(load, form):
     assert all(p.grad.any() for p in projection.parameters())
     assert (
         sum(p.numel() for p in projection.parameters())
-        == {
-            **{"orthogonal": TEACHERS**2, "linear": TEACHERS**2, "mlp": 2 * (TEACHERS**2 + TEACHERS), "none": 0},
-        }[form]
+        == {**{"orthogonal": TEACHERS**2, "linear": TEACHERS**2, "mlp": 2 * (TEACHERS**2 + TEACHERS), "none": 0}}[form]
     )
 
 
