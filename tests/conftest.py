@@ -1,7 +1,6 @@
 """What several tests share: where they run, one thread, shipped configs, a trained teacher, records of runs."""
 
 import gc
-import json
 import os
 from collections import Counter
 from functools import partial
@@ -13,10 +12,9 @@ import pytest
 import torch
 
 pytest.register_assert_rewrite("records")
-from records import words  # noqa: E402
+from records import words, write_record  # noqa: E402
 
 from pycls_std import config, runner  # noqa: E402
-from pycls_std.run.journal import Journal  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)  # the models are tiny, and threads that wait for each other are slow
@@ -131,19 +129,14 @@ def record(load, tmp_path):
     def write(
         name, seed, top1s, of="std/mixer-s4_c100_multi", finished=True, epochs=3, plans=(), edit=str, **overrides
     ):
-        folder = tmp_path / "logs" / name / f"seed{seed}"
-        folder.mkdir(parents=True)
         cfg = load(
             of, **({"NAME": name, "SEED": seed} | (SHORT | {"OPTIM__MAX_EPOCH": epochs} if epochs else {}) | overrides)
         )
-        text = edit(config.dump(cfg))
-        (folder / "config.yaml").write_text(text)
-        journal = Journal(folder, text)
         top1s = top1s if epochs else [0.0] * (cfg.OPTIM.MAX_EPOCH - len(top1s)) + top1s
+        values = [{"train/loss": 1.0, "test/top1": top1, "test/top5": top1 + 10} for top1 in top1s]
+        facts = {"status": "finished" if finished else "running"}
         plans = plans or [cfg.OPTIM.MAX_EPOCH] * len(top1s)
-        for epoch, (top1, plan) in enumerate(zip(top1s, plans, strict=True), start=1):
-            journal.epoch(epoch, plan, {"train/loss": 1.0, "test/top1": top1, "test/top5": top1 + 10})
-        (folder / "run.json").write_text(json.dumps({"status": "finished" if finished else "running"}))
-        return folder
+        folder = tmp_path / "logs" / name / f"seed{seed}"
+        return write_record(folder, edit(config.dump(cfg)), values, plans=plans, facts=facts)
 
     return write

@@ -5,9 +5,11 @@ from inspect import signature
 import numpy as np
 import torch
 
+from pycls_std.builders.cache import build_cache
 from pycls_std.builders.data import build_task
 from pycls_std.builders.method import build_backbone, build_student, build_trainer, describe_run, teacher_requests
 from pycls_std.builders.teachers import build_teachers
+from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.builders.weights import Weights
 from pycls_std.core.registry import LOGIT_LOSSES
 from pycls_std.core.structures import Loaded, Normalization, Progress
@@ -104,6 +106,12 @@ def two_steps(method, way, lr=0.01):
     assert all(value.isfinite() and value.ndim == 0 for value in values.values())
     assert all(p.grad is not None for p in trainer.objective.parameters())
     return values
+
+
+def cached(cfg, epochs=1, **options):
+    """A session of a run that keeps what its teachers say of so many epochs, its data, and what keeps it."""
+    session, data, weights = build_all(cfg, build_runtime(cfg), **options)
+    return session, data, build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(epochs))
 
 
 def batch(size=4, side=32, classes=10):

@@ -3,9 +3,9 @@
 import json
 
 import numpy as np
+from records import write_record
 
 from pycls_std import config
-from pycls_std.run.journal import Journal
 
 FACTS = {
     "parameters": {"deployed": 2_000_000, "train_only": 0},
@@ -26,15 +26,10 @@ def write_run(folder, cfg, values, *, analysis=None, done=None, **facts):
 
     facts: of run.json, beside FACTS. analysis: of analysis.json.
     """
-    folder.mkdir(parents=True)
-    text = config.dump(cfg)
-    (folder / "config.yaml").write_text(text)
-    journal = Journal(folder, text)
     epochs = cfg.OPTIM.MAX_EPOCH
-    for epoch in range(1, (done or epochs) + 1):
-        journal.epoch(epoch, epochs, {tag: curve[epoch - 1] for tag, curve in values.items()})
-    status = "finished" if done in (None, epochs) else "unfinished"
-    (folder / "run.json").write_text(json.dumps(FACTS | {"status": status} | facts))
+    each = [{tag: curve[epoch] for tag, curve in values.items()} for epoch in range(done or epochs)]
+    facts = FACTS | {"status": "finished" if done in (None, epochs) else "unfinished"} | facts
+    write_record(folder, config.dump(cfg), each, plans=[epochs] * len(each), facts=facts)
     if analysis:
         (folder / "analysis.json").write_text(json.dumps(analysis | {"name": cfg.NAME, "seed": cfg.SEED}))
     return folder

@@ -77,6 +77,31 @@ def two_ranks(folder: Path, words, *, second=(), **options) -> list[Running]:
     return [Running(folder / f"rank{env['RANK']}", each, env=env, **options) for each, env in pairs]
 
 
+def finish(*running: Running, patience=PATIENCE) -> list[str]:
+    """Return what processes print until they end; fail if one ends badly or complains."""
+    ends = [one.end(patience) for one in running]
+    assert [(code, errors) for code, _, errors in ends] == [(0, "")] * len(ends), ends
+    return [output for _, output, _ in ends]
+
+
+def paused(folder: Path, words, epoch, iteration, seconds=3600.0) -> Running:
+    """Start a command and return it as soon as it sleeps before a step, as `pause` says."""
+    (folder / "paused").unlink(missing_ok=True)
+    own = {"hook": "processes:pause", "arguments": (str(folder), epoch, iteration, seconds)}
+    running = Running(folder, words, **own)
+    wait_for((folder / "paused").exists)
+    return running
+
+
+def killed(folder: Path, words, epoch, iteration) -> str:
+    """Start a command, kill it before a step, counted from 0, and return what it printed."""
+    running = paused(folder, words, epoch, iteration)
+    running.signal(signal.SIGKILL)
+    code, output, _ = running.end()
+    assert code == -signal.SIGKILL
+    return output
+
+
 def _main(words, files, hook, arguments, env):
     os.setsid()  # so that a test can signal it with its children, as a terminal does
     gc.freeze()  # what the server has loaded stays shared with it

@@ -1,13 +1,16 @@
 """What a run left: its checkpoints, its options, its curves; whether two runs left the same; files that went bad."""
 
+import json
 import os
 import subprocess
+import time
 import zipfile
 
 import torch
 
 from pycls_std import config
 from pycls_std.results.read import read_run
+from pycls_std.run.journal import EPOCHS, METRICS, Journal
 
 # Options of a run whose epochs are short: 130 of the digits, 8 steps each.
 SMALL = {"DATA__PER_CLASS": 13, "TRAIN__BATCH_SIZE": 16}
@@ -37,6 +40,11 @@ def load_state(folder, name="last"):
     return torch.load(folder / "checkpoints" / f"{name}.pt", weights_only=True)
 
 
+def logged(folder):
+    """What metrics.jsonl says of each epoch."""
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+
+
 def curves(folder):
     """All scalars but those that measure time."""
     return {tag: curve for tag, curve in read_run(folder).curves.items() if "second" not in tag}
@@ -57,6 +65,19 @@ def assert_same_run(first, second):
         assert same(load_state(first, "best")[model], load_state(second, "best")[model])
     assert curves(first) == curves(second)
     assert [read_run(folder).status for folder in (first, second)] == ["finished", "finished"]
+
+
+def write_record(folder, options, values, *, plans, facts):
+    """Write the files of a run but for its checkpoints.
+
+    options: as text. values: of each epoch. plans: how many each epoch was recorded to be one of. facts: of run.json.
+    """
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(options)
+    (folder / "run.json").write_text(json.dumps(facts))
+    epochs, now = enumerate(zip(plans, values, strict=True), start=1), time.time()
+    Journal(folder, options, [{"epoch": epoch, "time": now, EPOCHS: plan, **each} for epoch, (plan, each) in epochs])
+    return folder
 
 
 def damage(path, how):

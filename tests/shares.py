@@ -4,7 +4,7 @@ import sys
 from types import SimpleNamespace
 
 import torch
-from processes import two_ranks
+from processes import finish, two_ranks
 from records import SMALL
 
 from pycls_std.builders.training import build_all, build_runtime
@@ -56,8 +56,7 @@ def apart(first, second):
 def steps_of_two(folder, methods):
     """Return what `steps_of` returns of several methods, {name: options}, in two processes; fail if they differ."""
     both = two_ranks(folder, [], hook="shares:take_steps", arguments=(str(folder), methods))
-    ends = [one.end(patience=240) for one in both]
-    assert [code for code, *_ in ends] == [0, 0], ends
+    finish(*both, patience=240)
     first, second = (torch.load(folder / f"steps{rank}.pt", weights_only=True) for rank in range(2))
     assert {name: apart(first[name], second[name]) for name in methods} == dict.fromkeys(methods, 0.0)
     return first

@@ -1,6 +1,5 @@
 """How products are computed: what CUDA has switches for, and bf16 on a CPU."""
 
-import logging
 import os
 from pathlib import Path
 
@@ -238,7 +237,6 @@ def test_attention_of_what_is_compiled_or_of_no_bf16_is_left_alone(monkeypatch):
 @pytest.mark.parametrize("there", [True, False])
 def test_a_cpu_without_bf16_computes_its_products_in_fp32(there, monkeypatch, caplog):
     monkeypatch.setattr(engine_runtime, "cpu_has_bf16", lambda: there)
-    caplog.set_level(logging.INFO, "pycls_std")
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 4))
     runtime = Runtime(device="cpu", precision="bf16")
     teacher = runtime.convert(nn.Linear(4, 4), "bf16")

@@ -207,10 +207,7 @@ PAIRS = [
     ),
     ({"STD__TAPS": "[last]", "STD__ASSIGN": "one_each"}, lambda p: p.branch.layout.teachers == ((0,),)),
     ({"STD__TOKENS": "spatial", "MINE__SAMPLES": 0}, lambda p: p.branch.tokens[0].channel is None),
-    (
-        {"OPTIM__NAME": "sgd", "OPTIM__MOMENTUM": 0.3},
-        lambda p: p.session.optimizer.param_groups[0]["momentum"] == 0.3,
-    ),
+    ({"OPTIM__NAME": "sgd", "OPTIM__MOMENTUM": 0.3}, lambda p: p.session.optimizer.param_groups[0]["momentum"] == 0.3),
     (
         {"OPTIM__SCHEDULE": "step", "OPTIM__STEPS": "[2]", "OPTIM__GAMMA": 0.5, "OPTIM__MIN_LR": 0.1},
         lambda p: [p.session.schedule(x) for x in (0.5, 0.7)] == [0.002, 0.001],

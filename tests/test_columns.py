@@ -1,12 +1,11 @@
 """Columns of tables: which there are, what they say, how they are chosen, and the way from a number to its run."""
 
-import io
 import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from processes import called
+from test_table import table_of
 
 from pycls_std import config
 from pycls_std.results import analysis
@@ -105,12 +104,10 @@ def test_columns_are_chosen_by_name_and_by_group_and_the_empty_ones_left_out(log
 
 
 def test_a_csv_has_all_columns_unless_some_are_chosen(logs):
-    code, text, _ = called("tools/make_table.py", logs, "--format", "csv")
-    table = pd.read_csv(io.StringIO(text)).set_index("run")
-    assert code == 0 and table.loc["multi", "hours"] == 0.75 and table.loc["multi", "hours_std"] > 0.35
+    table = table_of(logs)[0].set_index("run")
+    assert table.loc["multi", "hours"] == 0.75 and table.loc["multi", "hours_std"] > 0.35
     assert table.loc["multi", "records"].split() == [str(logs / "multi" / f"seed{seed}") for seed in (0, 1)]
-    code, text, _ = called("tools/make_table.py", logs, "--format", "csv", "--columns", "hours")
-    assert list(pd.read_csv(io.StringIO(text))) == ["run", "n", "status", "hours", "hours_std"]
+    assert list(table_of(logs, "--columns", "hours")[0]) == ["run", "n", "status", "hours", "hours_std"]
 
 
 def test_the_gap_to_what_is_published_is_of_the_score_that_is_selected(record, tmp_path):

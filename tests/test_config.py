@@ -77,11 +77,7 @@ def test_numbers_of_yaml_that_read_as_text(write):
 @pytest.mark.parametrize(
     ("word", "parts"),
     [
-        ("OPTIM.BASE_LRR=1", ["OPTIM.BASE_LRR", "OPTIM.BASE_LR?"]),
-        ("OPTIM.MAX_EPOCH=abc", ["OPTIM.MAX_EPOCH", "a whole number", "abc"]),
         ("OPTIM.MAX_EPOCH=0.5", ["OPTIM.MAX_EPOCH", "a whole number", "0.5"]),
-        ("OPTIM.MAX_EPOCH=-1", ["OPTIM.MAX_EPOCH", "-1", "at least 1"]),
-        ("TRAIN.BATCH_SIZE=0", ["TRAIN.BATCH_SIZE", "0", "at least 1"]),
         ("OPTIM.BASE_LR=nan", ["OPTIM.BASE_LR", "a number", "nan"]),
         ("OPTIM.BASE_LR=1e39", ["OPTIM.BASE_LR", "a number", "1e39"]),
         ("OPTIM.BASE_LR=true", ["OPTIM.BASE_LR", "a number"]),
@@ -96,7 +92,6 @@ def test_numbers_of_yaml_that_read_as_text(write):
         ("TRAINER=kdd", ["TRAINER", "kdd", "baseline", "std"]),
         ("DATA.NAME=cifar", ["DATA.NAME", "cifar100"]),
         ("OPTIM=3", ["OPTIM", "a section"]),
-        ("NAME=../x", ["NAME", "../x"]),
         ("AUG.RAND_AUGMENT=strong", ["AUG.RAND_AUGMENT", "strong", "rand-m9"]),
         ("MINE.SAMPLES=-1", ["MINE.SAMPLES", "-1", "at least 0"]),
         ("OPTIM.STEPS=[3, 1]", ["OPTIM.STEPS", "ascending"]),
@@ -109,11 +104,10 @@ def test_numbers_of_yaml_that_read_as_text(write):
         ("DISTILLATION.TYPE=warm", ["DISTILLATION.TYPE", "warm", "hard", "soft", "decoupled"]),
         ("AUG.RAND_AUGMENT=rand-q9", ["AUG.RAND_AUGMENT", "rand-q9"]),
         ("AUG.RAND_AUGMENT=rand-n2.5", ["AUG.RAND_AUGMENT", "rand-n2.5"]),
-        ("=x", ["=x", "KEY=VALUE"]),
-        ("SEED", ["SEED", "has no value"]),
     ],
 )
 def test_a_mistake_names_the_key_and_what_is_expected(write, word, parts):
+    """More in test_bad_input.py."""
     text = complaint(write("TRAINER: kd\n"), word)
     for part in ["command line", *parts]:
         assert part in text
@@ -160,40 +154,24 @@ def test_odd_batches_cannot_be_mixed(write):
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("", ":1: expected options"),
-        ("- 1\n", ":1: expected options"),
-        ("SEED: 1\nSEED: 2\n", ":2: SEED is set twice"),
         ("OPTIM:\n  BASE_LR: 1\n  BASE_LR: 2\n", ":3: OPTIM.BASE_LR is set twice"),
         ("OPTIM: {BASE_LR: 1}\nOPTIM:\n  GAMMA: 1\n  BASE_LR: 2\n", ":4: OPTIM.BASE_LR is set twice"),
-        ("SEED: [1\nNAME: x\n", ":2: "),
         ("OPTIM:\n\tBASE_LR: 1\n", ":2: "),
-        (
-            "NAME: !!python/object/apply:os.system ['touch marker']\n",
-            ":1: the tag !!python/object/apply:os",
-        ),
-        ("OPTIM:\n  BASE_LRR: 1\n", ":2: no option OPTIM.BASE_LRR, did you mean OPTIM.BASE_LR?"),
         ("OPTIM:\n", ":1: OPTIM is a section"),
         ("OPTIM: &a\n  STEPS: *a\n", "holds itself by an alias"),
         ("OPTIM:\n  STEPS: " + "[" * 1000, "nested too deeply"),
     ],
 )
-def test_a_bad_file_is_told_with_its_line(write, text, part, tmp_path):
+def test_a_bad_file_is_told_with_its_line(write, text, part):
+    """More in test_bad_input.py."""
     path = write(text)
     assert complaint(path).startswith(path)
     assert part in complaint(path)
-    assert not (tmp_path / "marker").exists()
 
 
-def test_files_that_are_no_config(tmp_path):
-    assert "No such file" in complaint(str(tmp_path / "missing.yaml"))
-    (tmp_path / "folder.yaml").mkdir()
-    assert "Is a directory" in complaint(str(tmp_path / "folder.yaml"))
-    (tmp_path / "code.py").write_text("raise SystemExit")
-    assert "a config is a .yaml file" in complaint(str(tmp_path / "code.py"))
-    (tmp_path / "named.yaml").write_text("SEED: 1\n")
-    assert complaint(str(tmp_path / "named")).endswith(f"a config is a .yaml file, did you mean {tmp_path}/named.yaml?")
-    (tmp_path / "binary.yaml").write_bytes(b"\x80\x81")
-    assert "cannot be read" in complaint(str(tmp_path / "binary.yaml"))
+def test_a_config_without_its_ending(write):
+    path = write("SEED: 1\n")
+    assert complaint(path[:-5]).endswith(f"a config is a .yaml file, did you mean {path}?")
 
 
 def test_base_is_merged_first_and_relative_to_the_file(write, tmp_path):
@@ -258,15 +236,6 @@ def test_private_options_have_a_section_of_their_own(tmp_path, monkeypatch):
     path.write_text('@TERMS.register("optim")\nclass N:\n    OPTIONS = {"WEIGHT": 0.0}\n')
     with pytest.raises(ConfigError, match="pycls_std/terms: none can be called 'optim', OPTIM is a section"):
         config.defaults()
-
-
-def test_base_must_exist_and_not_go_round(write):
-    assert "_BASE_ is 'gone.yaml'" in complaint(write("_BASE_: gone.yaml\n"))
-    write("_BASE_: b.yaml\n", "a.yaml")
-    text = complaint(write("_BASE_: a.yaml\n", "b.yaml"))
-    assert "circle" in text
-    assert text.count("a.yaml") == 1
-    assert text.count("b.yaml") == 2
 
 
 # ---------------------------------------------------------------------------------------------- what a method is about
@@ -509,22 +478,8 @@ FREE = {
 }
 PER_RUN = FREE - {"NAME"} | {"SEED"}
 # What a test of a checkpoint is warned of.
-SHAPING = (
-    "TRAINER",
-    "TASK.",
-    "MODEL.",
-    "STD.",
-    "KD.WEIGHT",
-    "DEIT.",
-    "DATA.NAME",
-    "DATA.IMAGE_SIZE",
-    "DATA.NORMALIZATION",
-)
-SHAPING += (
-    "DATA.CROP_RATIO",
-    "DATA.FIT",
-    "DATA.INTERPOLATION",
-)
+SHAPING = ("TRAINER", "TASK.", "MODEL.", "STD.", "KD.WEIGHT", "DEIT.", "DATA.NAME", "DATA.IMAGE_SIZE")
+SHAPING += ("DATA.NORMALIZATION", "DATA.CROP_RATIO", "DATA.FIT", "DATA.INTERPOLATION")
 
 
 def other(value):

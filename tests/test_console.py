@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from processes import Running, called, wait_for
+from processes import Running, called, finish, killed, paused
 from records import SMALL, words
 
 from pycls_std import config, notebook
@@ -17,13 +17,13 @@ CONFIG = "configs/debug/base_debug.yaml"
 
 @pytest.fixture
 def train(tmp_path):
-    """Return train(*words): start a run of two epochs in tmp_path/run; hooks are given by name."""
+    """Return train(*words, start=Running): start a run of two epochs in tmp_path/run."""
 
-    def start(*more, **options):
+    def train_(*more, start=Running, **options):
         own = words(OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=2, LOG_PERIOD=4, **SMALL)
-        return Running(tmp_path, ["--mode", "train", "--cfg", CONFIG, *own, *more], **options)
+        return start(tmp_path, ["--mode", "train", "--cfg", CONFIG, *own, *more], **options)
 
-    return start
+    return train_
 
 
 def kept(tmp_path):
@@ -33,17 +33,12 @@ def kept(tmp_path):
 @pytest.mark.slow
 def test_it_has_all_starts_of_a_run_and_why_each_ended(train, tmp_path):
     """Killed, then stopped, then finished; what was told before the folder was looked at is there, too."""
-    pause = {"hook": "processes:pause", "arguments": (str(tmp_path), 1, 3)}
-    running = train("OPTIM.WARMUP_LR=0.5", "OPTIM.WARMUP_EPOCHS=0", **pause)  # which has no effect, and is told first
-    wait_for((tmp_path / "paused").exists)
-    running.signal(signal.SIGKILL)
-    _, first, _ = running.end()
+    idle = "OPTIM.WARMUP_LR=0.5"  # has no effect, and is told first
+    first = train(idle, "OPTIM.WARMUP_EPOCHS=0", start=killed, epoch=1, iteration=3)
     assert kept(tmp_path) == first and first.startswith("command line: OPTIM.WARMUP_LR is 0.5, which has no effect")
     assert "epoch 1/2  4/8  loss " in first and "epoch 1/2  loss " in first
 
-    (tmp_path / "paused").unlink()
-    running = train("OPTIM.WARMUP_EPOCHS=0", hook="processes:pause", arguments=(str(tmp_path), 1, 3, 0.3))
-    wait_for((tmp_path / "paused").exists)
+    running = train("OPTIM.WARMUP_EPOCHS=0", start=paused, epoch=1, iteration=3, seconds=0.3)
     running.signal(signal.SIGTERM)
     code, second, errors = running.end()
     assert code == 143 and errors.startswith("run_net.py: stopped by SIGTERM at epoch 2 ")
@@ -56,7 +51,7 @@ def test_it_has_all_starts_of_a_run_and_why_each_ended(train, tmp_path):
 
 
 def test_a_start_that_the_folder_refuses_is_not_in_it(train, tmp_path):
-    assert train().end()[0] == 0
+    finish(train())
     before = kept(tmp_path)
     code, _, errors = train("OPTIM.BASE_LR=0.1").end()
     assert code == 1 and "is a run of other options" in errors
@@ -64,10 +59,7 @@ def test_a_start_that_the_folder_refuses_is_not_in_it(train, tmp_path):
 
 
 def test_a_run_that_came_to_no_epoch_gives_way_to_another(train, tmp_path):
-    running = train(hook="processes:pause", arguments=(str(tmp_path), 0, 1))
-    wait_for((tmp_path / "paused").exists)
-    running.signal(signal.SIGKILL)
-    _, first, _ = running.end()
+    first = train(start=killed, epoch=0, iteration=1)
     code, second, _ = train("SEED=3").end()
     assert code == 0 and kept(tmp_path) == first + second
 
@@ -78,8 +70,8 @@ def test_what_is_no_file_is_left_as_it_is(train, tmp_path, kind):
     path, target = tmp_path / "run" / "console.log", tmp_path / "target"
     target.write_text("mine")
     {"link": lambda: path.symlink_to(target), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[kind]()
-    code, output, errors = train("OPTIM.MAX_EPOCH=1", "OPTIM.WARMUP_EPOCHS=0").end()
-    assert (code, errors) == (0, "") and f"{path} is not written, what is told here is not kept: " in output
+    (output,) = finish(train("OPTIM.MAX_EPOCH=1", "OPTIM.WARMUP_EPOCHS=0"))
+    assert f"{path} is not written, what is told here is not kept: " in output
     assert target.read_text() == "mine"
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_folders import write_images
 from PIL import Image, ImageOps
 from timm.data.auto_augment import rand_augment_transform
 from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
@@ -156,6 +157,15 @@ def test_cifar_that_cannot_be_downloaded_says_what_to_do(tmp_path, monkeypatch):
     assert CIFAR100.tgz_md5 in str(error.value)
 
 
+def get_folder(root, split="train"):
+    return DATASETS.get("image_folder")(root=str(root), split=split)
+
+
+def on_folder(root, **options):
+    """Options of a run on the folders in root."""
+    return {"DATA__NAME": "image_folder", "DATA__ROOT": root, "MODEL__NUM_CLASSES": 0} | options
+
+
 def write_folders(root, split, classes, images=2):
     for position, name in enumerate(classes):
         (root / split / name).mkdir(parents=True)
@@ -169,8 +179,8 @@ def test_image_folder(test_split, tmp_path):
     write_folders(tmp_path, test_split, ["n02", "n01", "n10"])
     (tmp_path / "train" / ".cache").mkdir()
     (tmp_path / "train" / "n01" / "._0.JPEG").write_bytes(b"what a file manager leaves")
-    train, info = DATASETS.get("image_folder")(root=str(tmp_path), split="train")
-    test, _ = DATASETS.get("image_folder")(root=str(tmp_path), split="test")
+    train, info = get_folder(tmp_path)
+    test, _ = get_folder(tmp_path, "test")
     assert (len(train), len(test), info.classes) == (9, 6, ("n01", "n02", "n10"))
     assert [label for _, label in test] == [0, 0, 1, 1, 2, 2]
     assert train[0][0].size == (32, 32)
@@ -178,22 +188,17 @@ def test_image_folder(test_split, tmp_path):
 
 @pytest.mark.fault(23)
 def test_image_folders_that_are_wrong(tmp_path, load):
-    get = DATASETS.get("image_folder")
     with pytest.raises(ValueError, match="DATA.ROOT .* has no folder train; there is none in it$"):
-        get(root=str(tmp_path), split="train")
+        get_folder(tmp_path)
     write_folders(tmp_path, "train", ["cat", "dog"])
     (tmp_path / "train" / "empty").mkdir()
     with pytest.raises(ValueError, match="empty"):
-        get(root=str(tmp_path), split="train")
+        get_folder(tmp_path)
     (tmp_path / "train" / "empty").rmdir()
     write_folders(tmp_path, "val", ["cat", "mouse"])
-    cfg = load("debug/base_debug", DATA__NAME="image_folder", DATA__ROOT=tmp_path, MODEL__NUM_CLASSES=0)
+    cfg = load("debug/base_debug", **on_folder(tmp_path))
     with pytest.raises(ValueError, match=r"differ in 2 classes: dog \(train only\), mouse \(test only\)"):
         build_data(cfg)
-
-
-def get_folder(root, split="train"):
-    return DATASETS.get("image_folder")(root=str(root), split=split)
 
 
 def test_folders_are_read_in_the_order_of_torchvision(tmp_path):
@@ -288,8 +293,7 @@ def test_files_that_are_not_read_are_told_once(tmp_path, load, caplog):
         "image_folder: val has 1 images that lie in no class folder",
     ]
     assert [get_folder(tmp_path, split)[1].left_out for split in ("train", "test")] == lines
-    words = {"DATA__NAME": "image_folder", "DATA__ROOT": tmp_path, "MODEL__NUM_CLASSES": 2, "TRAIN__BATCH_SIZE": 2}
-    build_data(load("debug/base_debug", **words))
+    build_data(load("debug/base_debug", **on_folder(tmp_path, TRAIN__BATCH_SIZE=2)))
     assert sorted(record.message for record in caplog.records if record.levelname == "WARNING") == lines
     (tmp_path / "train" / "eel").mkdir()
     (tmp_path / "train" / "eel" / "1.bmp.gz").touch()
@@ -342,9 +346,7 @@ def test_which_folders_are_read_is_said(tmp_path, load, caplog):
     with pytest.raises(ValueError, match="DATA.ROOT .* has no folder val or test; it has train, valid$"):
         get_folder(tmp_path, "test")
     write_folders(tmp_path, "test", ["cat", "dog"])
-    words = {"DATA__NAME": "image_folder", "DATA__ROOT": tmp_path, "MODEL__NUM_CLASSES": 0, "TRAIN__BATCH_SIZE": 4}
-    cfg = load("debug/base_debug", **words, DATA__NUM_WORKERS=0)
-    caplog.set_level("INFO")
+    cfg = load("debug/base_debug", **on_folder(tmp_path, TRAIN__BATCH_SIZE=4, DATA__NUM_WORKERS=0))
     build_data(cfg)
     images = len(get_folder(tmp_path, "test")[0])
     assert f"image_folder: {tmp_path}/train is trained on: " in caplog.text
@@ -367,7 +369,7 @@ def test_val_that_is_no_folder_is_not_passed_over(tmp_path, content):
 def test_names_of_classes_are_shown_without_what_steers_a_terminal(tmp_path, load):
     write_folders(tmp_path, "train", ["cat", "do\x1b[2Jg"])
     write_folders(tmp_path, "val", ["cat", "two\nlines", os.fsdecode(b"\xff")])
-    cfg = load("debug/base_debug", DATA__NAME="image_folder", DATA__ROOT=tmp_path, MODEL__NUM_CLASSES=0)
+    cfg = load("debug/base_debug", **on_folder(tmp_path))
     with pytest.raises(ValueError) as error:
         build_data(cfg)
     odd = r"do\x1b[2Jg (train only), two\nlines (test only), \udcff (test only)"
@@ -387,7 +389,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, load, workers, content)
     write_folders(tmp_path, "val", ["cat", "dog"])
     path = tmp_path / "val" / "dog" / "1.JPEG"
     path.write_bytes(path.read_bytes()[:600] if content == "half" else content)
-    words = {"DATA__NAME": "image_folder", "DATA__ROOT": tmp_path, "MODEL__NUM_CLASSES": 2, "TRAIN__BATCH_SIZE": 2}
+    words = on_folder(tmp_path, TRAIN__BATCH_SIZE=2)
     data = build_data(load("debug/base_debug", **words, DATA__NUM_WORKERS=workers, DATA__LOADER="workers"))
     with pytest.raises(OSError, match="dog/1.JPEG cannot be read"):
         list(data.test)
@@ -434,21 +436,9 @@ def test_tiny_imagenet_in_its_original_layout(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        (
-            "val/val_annotations.txt",
-            "val_0.JPEG\tn09\t0\n",
-            r"annotations.txt has .*n09.*, expected an image and a",
-        ),
-        (
-            "val/val_annotations.txt",
-            "../x.JPEG\tn01\t0\n",
-            r"annotations.txt has .*x.JPEG.*, expected an image and a",
-        ),
-        (
-            "val/val_annotations.txt",
-            "val_0.JPEG\n",
-            r"annotations.txt has .*val_0.*, expected an image and a",
-        ),
+        ("val/val_annotations.txt", "val_0.JPEG\tn09\t0\n", r"annotations.txt has .*n09.*, expected an image and a"),
+        ("val/val_annotations.txt", "../x.JPEG\tn01\t0\n", r"annotations.txt has .*x.JPEG.*, expected an image and a"),
+        ("val/val_annotations.txt", "val_0.JPEG\n", r"annotations.txt has .*val_0.*, expected an image and a"),
         ("val/val_annotations.txt", "a.JPEG\tn01\na.JPEG\tn02\n", r"val_annotations.txt has a.JPEG twice"),
         ("val/val_annotations.txt", "", r"val_annotations.txt has no images"),
         ("val/val_annotations.txt", b"\xff\xfe", r"val_annotations.txt is no text"),
@@ -612,10 +602,7 @@ def test_colours_of_16_bits_keep_their_high_ones(tmp_path, order, channels):
         (lambda path: tiff(path, RAMP, photometric=0), "its 0 is white"),
         (lambda path: path.write_bytes(png_header(30_000, 30_000)), "900000000 pixels"),
         (lambda path: path.write_bytes(png_header(0, 3)), "cannot identify image file"),
-        (
-            lambda path: path.write_bytes(png_header(1, 1001)),
-            "it has 1 x 1001 pixels, a side over 1000 times",
-        ),
+        (lambda path: path.write_bytes(png_header(1, 1001)), "it has 1 x 1001 pixels, a side over 1000 times"),
         (lambda path: path.mkdir(), "Is a directory"),
         (lambda path: None, "No such file or directory"),
     ],
@@ -774,7 +761,7 @@ def test_images_of_several_shapes_are_the_same_in_memory_as_not(tmp_path, load):
         for number, path in enumerate(sorted((tmp_path / split).rglob("*.*"))):
             picture(size=40).resize((40 + 10 * number, 60 - 5 * number)).save(path)
     words = {"AUG__CROP": "none", "AUG__FLIP": 0, "AUG__RAND_AUGMENT": "", "AUG__ERASING": 0, "DATA__NUM_WORKERS": 0}
-    words |= {"DATA__NAME": "image_folder", "DATA__ROOT": tmp_path, "TRAIN__BATCH_SIZE": 4, "MODEL__NUM_CLASSES": 0}
+    words |= on_folder(tmp_path, TRAIN__BATCH_SIZE=4)
     for split in ("train", "test"):
         batches = []
         for loader in ("memory", "workers"):
@@ -1017,11 +1004,6 @@ def test_every_image_once_an_epoch_or_a_third_of_them_thrice():
     assert len(set(thrice)) == 12
 
 
-def test_fewer_images_than_a_batch():
-    with pytest.raises(ValueError, match="TRAIN.BATCH_SIZE is 32, the training split has 24 images"):
-        train_loader(views_of(Pictures(), None), batch_size=32, workers=0, seed=0)
-
-
 # ---------------------------------------------------------------------------------------------------------------- crops
 def reconstructed(picture, crop, size):
     """A view of a picture (3, H, W) without its padding, by its recorded crop alone, in closed form."""
@@ -1044,12 +1026,12 @@ def test_the_recorded_crop_is_what_a_view_shows(load, tmp_path, loader, crop):
             (tmp_path / split / name).mkdir(parents=True)
             for number in range(4):
                 jpeg(tmp_path / split / name / f"{number}.jpg", 40 + 2 * number if crop == "none" else 40, 40)
-    words = {"DATA__NAME": "image_folder", "DATA__ROOT": tmp_path, "MODEL__NUM_CLASSES": 2, "TRAIN__BATCH_SIZE": 8}
+    words = on_folder(tmp_path, TRAIN__BATCH_SIZE=8)
     words |= {"DATA__IMAGE_SIZE": 20 if crop == "resized" else 40, "DATA__NORMALIZATION": "half", "AUG__REPEATS": 1}
     words |= {"AUG__CROP": crop, "AUG__CROP_PADDING": 9, "AUG__FLIP": 0.5, "AUG__CROP_SCALE": 0.3}
     cfg = load("debug/base_debug", **words, AUG__RAND_AUGMENT="", AUG__ERASING=0, DATA__LOADER=loader)
     size = cfg.DATA.IMAGE_SIZE
-    dataset, _ = DATASETS.get("image_folder")(root=str(tmp_path), split="train")
+    dataset, _ = get_folder(tmp_path)
     mirrored, seen = 0, build_data(cfg, crops=True).train
     for epoch in range(4):
         seen.sampler.epoch = epoch
@@ -1162,8 +1144,8 @@ def test_what_tells_files_of_one_name_apart(tmp_path, monkeypatch):
 def test_the_first_images_of_a_folder_are_those_by_name(load, tmp_path):
     write_folders(tmp_path, "train", ["cat", "dog"], images=3)
     write_folders(tmp_path, "val", ["cat", "dog"])
-    words = {"DATA__NAME": "image_folder", "DATA__ROOT": tmp_path, "MODEL__NUM_CLASSES": 2, "TRAIN__BATCH_SIZE": 2}
-    data = build_data(load("debug/base_debug", **words, DATA__PER_CLASS=2, DATA__LOADER="workers"))
+    own = on_folder(tmp_path, TRAIN__BATCH_SIZE=2, DATA__PER_CLASS=2, DATA__LOADER="workers")
+    data = build_data(load("debug/base_debug", **own))
     subset = data.train.dataset.dataset
     names = [subset.dataset.samples[index][0].split("/train/")[1] for index in subset.indices]
     assert names == ["cat/0.JPEG", "cat/1.JPEG", "dog/0.JPEG", "dog/1.JPEG"]
@@ -1171,17 +1153,14 @@ def test_the_first_images_of_a_folder_are_those_by_name(load, tmp_path):
 
 def test_a_class_that_is_a_link_to_another_class_of_the_other_split(tmp_path):
     """Its test images were the other class's training images. A link to the same class is followed."""
-    for split in ("train", "val"):
-        for label in ("a", "b"):
-            (tmp_path / split / label).mkdir(parents=True)
-            Image.new("RGB", (8, 8)).save(tmp_path / split / label / "0.png")
+    write_images(tmp_path, train=1, val=1, classes="ab")
     (tmp_path / "val" / "b" / "0.png").unlink(), (tmp_path / "val" / "b").rmdir()
     (tmp_path / "val" / "b").symlink_to(tmp_path / "train" / "a")
     with pytest.raises(ValueError, match="val/b and .*train/a are one folder, by a link"):
-        DATASETS.get("image_folder")(root=str(tmp_path), split="test")
+        get_folder(tmp_path, "test")
     (tmp_path / "val" / "b").unlink()
     (tmp_path / "val" / "b").symlink_to(tmp_path / "train" / "b")
-    assert len(DATASETS.get("image_folder")(root=str(tmp_path), split="test")[0]) == 2
+    assert len(get_folder(tmp_path, "test")[0]) == 2
     (tmp_path / "val" / "a" / "1.png").symlink_to(tmp_path / "train" / "b" / "0.png")
     with pytest.raises(ValueError, match="the link .*val/a/1.png leads to .*train/b/0.png, an image of another class"):
-        DATASETS.get("image_folder")(root=str(tmp_path), split="test")
+        get_folder(tmp_path, "test")

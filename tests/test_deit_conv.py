@@ -25,8 +25,7 @@ def build(name="deit_ti_conv", size=32, **args):
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "stem"),
-    [("deit_ti_conv", 6_633_104, 870_144), ("deit_s_conv", 23_797_520, 1_656_768)],
+    ("name", "parameters", "stem"), [("deit_ti_conv", 6_633_104, 870_144), ("deit_s_conv", 23_797_520, 1_656_768)]
 )
 def test_sizes_are_the_published_ones(name, parameters, stem):
     """1000 classes, 224 px; both heads, and no distillation token."""

@@ -1,7 +1,6 @@
 """Two processes that share every batch: the numbers of one, one set of logs, and what happens when one dies."""
 
 import json
-import logging
 import os
 import random
 import re
@@ -16,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from processes import Running, free_port, two_ranks, wait_for
-from records import SMALL, assert_same_run, curves, load_state, words
+from processes import Running, finish, free_port, two_ranks, wait_for
+from records import SMALL, assert_same_run, curves, load_state, logged, words
 
 from pycls_std import runner
 from pycls_std.builders.data import build_data
@@ -40,8 +39,7 @@ def whole(tmp_path_factory):
     """Folder of the run of two processes that nothing happened to; what they printed is beside it."""
     folder = tmp_path_factory.mktemp("whole")
     own = [*BASE, f"OPTIM.MAX_EPOCH={EPOCHS}", f"OUT_DIR={folder / 'run'}"]
-    for one in two_ranks(folder, ["--mode", "train", *own]):
-        assert one.end()[0] == 0
+    finish(*two_ranks(folder, ["--mode", "train", *own]))
     return folder / "run"
 
 
@@ -51,10 +49,7 @@ def train(tmp_path):
 
     def run(processes, name, *words):
         own = ["--mode", "train", *words, f"OUT_DIR={tmp_path / name}"]
-        running = [Running(tmp_path, own)] if processes == 1 else two_ranks(tmp_path, own)
-        for one in running:
-            code, _, errors = one.end()
-            assert (code, errors) == (0, "")
+        finish(*([Running(tmp_path, own)] if processes == 1 else two_ranks(tmp_path, own)))
         return tmp_path / name
 
     return run
@@ -73,11 +68,11 @@ def apart(first, second):
 
 @pytest.mark.defect(29)
 @pytest.mark.fault(29)
-@pytest.mark.parametrize("method", ["std mine epoch", "std mine step", "locality", "vkd"])
+@pytest.mark.parametrize("method", ["std mine epoch", "std mine step", "locality", "vkd", "base"])
 def test_two_processes_train_what_one_trains(train, teacher, method):
     """With mixup, cutmix, repeated and random augmentation on: pairs that are mixed are not parted.
 
-    Both methods have modules beside the student: critics, stepped on their own, and projections, stepped with it.
+    All have modules beside the student: critics, stepped on their own, and projections, stepped with it.
     """
     name, _, period = method.partition(" mine ")
     own = SMALL | SGD | {"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}]"}
@@ -89,6 +84,9 @@ def test_two_processes_train_what_one_trains(train, teacher, method):
     if name == "vkd":  # dropout, and the statistics of the stem's batch norms, are each process's own
         own |= {"VKD__NORM": "standardize", "MODEL__ARGS__pos_drop_rate": 0.0}
         own |= {"MODEL__NAME": "deit_tiny_distilled_patch16_224"}
+    if name == "base":  # a classifier's maps are tokens, too
+        own |= {"DISTILLATION__TEACHERS": "[resnet8]", "TOKENS__WEIGHT": 1.0, "TOKENS__STUDENT_MAPS": "[0, last]"}
+        own |= {"TOKENS__TEACHER_MAPS": "[layer1, layer2]", "TOKENS__STUDENT_QUERIES": "[]"}
     own = ["--cfg", f"configs/debug/{name}_debug.yaml", *words(**own)]
     one, two = train(1, "one", *own), train(2, "two", *own)
     assert apart(one, two) < 1e-5
@@ -104,10 +102,9 @@ def test_two_processes_train_what_one_trains(train, teacher, method):
 @pytest.mark.fault(29)
 def test_one_set_of_logs(whole):
     assert sorted(re.sub(r"\d{9,}", "N", path.name) for path in whole.iterdir()) == [
-        *("checkpoints", "config.yaml", "console.log", "events.out.tfevents.N", "metrics.jsonl", "run.json"),
+        *("checkpoints", "config.yaml", "console.log", "events.out.tfevents.N", "metrics.jsonl", "run.json")
     ]
-    epochs = [json.loads(line)["epoch"] for line in (whole / "metrics.jsonl").open()]
-    assert epochs == list(range(1, EPOCHS + 1))
+    assert [line["epoch"] for line in logged(whole)] == list(range(1, EPOCHS + 1))
     outputs = [(whole.parent / f"rank{rank}" / "process0.out").read_text() for rank in range(2)]
     assert len(outputs[0].splitlines()) == 5 + EPOCHS
     assert outputs[1] == ""
@@ -115,8 +112,7 @@ def test_one_set_of_logs(whole):
 
 def test_values_of_all_processes_are_gathered(tmp_path):
     """Anything that pickles, of another size in each process; in the order of the ranks in both."""
-    both = two_ranks(tmp_path, [], hook="test_distributed:gather", arguments=(str(tmp_path),))
-    assert [one.end()[0] for one in both] == [0, 0]
+    finish(*two_ranks(tmp_path, [], hook="test_distributed:gather", arguments=(str(tmp_path),)))
     for rank in range(2):
         gathered = torch.load(tmp_path / f"gathered{rank}.pt", weights_only=True)
         assert [value["rank"] for value in gathered] == [0, 1]
@@ -125,9 +121,7 @@ def test_values_of_all_processes_are_gathered(tmp_path):
 
 def test_all_wait_for_what_one_makes(tmp_path):
     """Longer than for each other: with torch's own limit, of half an hour, at 2 s, for what takes 4."""
-    both = two_ranks(tmp_path, [], hook="test_distributed:patient")
-    ends = [one.end() for one in both]
-    assert [code for code, *_ in ends] == [0, 0], ends
+    finish(*two_ranks(tmp_path, [], hook="test_distributed:patient"))
 
 
 def patient():
@@ -170,27 +164,24 @@ def test_evaluation_is_exact_for_an_odd_number_of_images(train, load, tmp_path, 
     own |= {"TRAIN__BATCH_SIZE": 4, "OPTIM__MAX_EPOCH": 1, "TEST__BATCH_SIZE": 2}
     base = ["--cfg", "configs/debug/base_debug.yaml", *words(**own)]
     folder = train(2, "run", *base)
-    recorded = json.loads((folder / "metrics.jsonl").read_text())
+    (recorded,) = logged(folder)
     own |= {"TEST__WEIGHTS": folder / "checkpoints" / "last.pt"}
-    with caplog.at_level(logging.INFO):
-        runner.test(load("debug/base_debug", **own))
-    together = [one.end() for one in two_ranks(tmp_path, ["--mode", "test", *base, *words(**own)])]
-    assert [code for code, *_ in together] == [0, 0]
-    assert scores("\n".join(caplog.messages)) == scores(together[0][1]) != []
+    runner.test(load("debug/base_debug", **own))
+    together, _ = finish(*two_ranks(tmp_path, ["--mode", "test", *base, *words(**own)]))
+    assert scores("\n".join(caplog.messages)) == scores(together) != []
     assert recorded["test/top1"] == pytest.approx(100 * round(recorded["test/top1"] * images / 100) / images, abs=1e-9)
     wanted = f"top-1 {recorded['test/top1']:6.2f}  top-5 {100:6.2f}  loss {recorded['test/loss']:.4f}"
-    assert wanted in together[0][1]
+    assert wanted in together
 
 
 def test_batch_norm_is_the_first_process_s_wherever_it_is_tested(train, load, caplog):
     """Each process has its own statistics in training; scores and checkpoint agree all the same."""
     own = SMALL | {"TRAIN__EMA_DECAY": 0.9, "OPTIM__MAX_EPOCH": 1}
     folder = train(2, "run", "--cfg", "configs/debug/teacher_debug.yaml", *words(**own))
-    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    last = logged(folder)[-1]
     for ema, tag in (("false", "test"), ("true", "ema")):
         caplog.clear()
-        with caplog.at_level(logging.INFO):
-            runner.test(load("debug/teacher_debug", TEST__WEIGHTS=folder / "checkpoints" / "last.pt", TEST__EMA=ema))
+        runner.test(load("debug/teacher_debug", TEST__WEIGHTS=folder / "checkpoints" / "last.pt", TEST__EMA=ema))
         wanted = f"top-1 {last[f'{tag}/top1']:6.2f}  top-5 {last[f'{tag}/top5']:6.2f}  loss {last[f'{tag}/loss']:.4f}"
         assert wanted in caplog.text
 
@@ -477,5 +468,5 @@ def test_torchrun_is_asked_to_stop(whole, tmp_path):
     assert places and len(set(places)) == 1, log
     assert load_state(tmp_path / "run")["epoch"] >= 2
     own = ["--mode", "train", *BASE, f"OPTIM.MAX_EPOCH={EPOCHS}", f"OUT_DIR={tmp_path / 'run'}"]
-    assert [one.end()[0] for one in two_ranks(tmp_path, own)] == [0, 0]
+    finish(*two_ranks(tmp_path, own))
     assert_same_run(whole, tmp_path / "run")

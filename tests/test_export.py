@@ -9,6 +9,7 @@ import pytest
 import torch
 from backbones import build
 from processes import called
+from records import logged
 from safetensors.torch import load_file
 
 from pycls_std import config, runner
@@ -76,7 +77,7 @@ def test_a_branch_that_predicts_is_kept(run, tmp_path):
     state = torch.load(run / "checkpoints" / "best.pt", weights_only=True)["student"]
     found = load_file(tmp_path / "out" / "model.safetensors")
     assert found.keys() == state.keys() and all(torch.equal(found[key], state[key]) for key in state)
-    line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    line = logged(run)[-1]
     start = json.loads((run / "run.json").read_text())["starts"][0]
     for text in ("`avg`", "digits", "resnet8, ", f"top-1 {line['test/top1']:.2f}", start["commit"], "1 of 1"):
         assert text in card
@@ -93,7 +94,7 @@ def test_a_branch_that_does_not_predict_is_dropped(run, tmp_path):
     torch.testing.assert_close(program.module()(images), heads_of(run, images)["cls"], rtol=1e-5, atol=1e-5)
     names = load_file(tmp_path / "out" / "model.safetensors").keys()
     assert not any(name.startswith(("branches", "backbone")) for name in names)
-    line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    line = logged(run)[-1]
     assert f"top-1 {line['test/cls_top1']:.2f}" in card and "branches" not in card
     names = after_the_cards_code(card, tmp_path / "out")
     torch.testing.assert_close(names["model"](images), heads_of(run, images)["cls"], rtol=1e-5, atol=1e-5)

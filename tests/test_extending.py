@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import free_port
+from records import logged
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = (ROOT / "docs" / "extending.md").read_text()
@@ -77,7 +78,7 @@ def tree(tmp_path):
 
 def metrics(tmp_path, name):
     """Last line of metrics.jsonl of a run."""
-    return json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])
+    return logged(tmp_path / name)[-1]
 
 
 @pytest.mark.slow

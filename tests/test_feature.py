@@ -3,11 +3,10 @@
 import copy
 import math
 
-import numpy as np
 import pytest
 import torch
 from methods import CAPTURES, START, batch, make
-from records import SMALL, assert_same_run, load_state
+from records import SMALL, load_state
 from shares import FEW, IMAGES, STEPS, apart, steps_of, steps_of_two
 from test_check import check  # noqa: F401  (a fixture)
 from torch import nn
@@ -396,19 +395,6 @@ def test_the_memory_is_saved_and_grows_with_the_images(method, tmp_path):
     assert counts.min() >= 11 and counts.max() == 13
     assert (terms["feature.form.memory.scales"] > 0).all()
     assert not any("memory" in key for key in (*state["student"], *load_state(tmp_path / "run", "best")["student"]))
-
-
-@pytest.mark.parametrize("form", ["rkd", "reviewkd"])
-def test_what_teachers_say_can_be_kept(method, tmp_path, form):
-    """Vectors and maps: a run that asks, one that writes and one that reads end the same, bit for bit."""
-    own = {"FEATURE__LOSS": form, "OPTIM__MAX_EPOCH": 1} | SMALL | OWN.get(form, {})
-    cache = {"DISTILLATION__CACHE": tmp_path / "kept"}
-    for name, more in (("asking", {}), ("writing", cache), ("reading", cache)):
-        runner.train(method("feature", OUT_DIR=tmp_path / name, **own, **more))
-    assert_same_run(tmp_path / "asking", tmp_path / "writing")
-    assert_same_run(tmp_path / "asking", tmp_path / "reading")
-    names = np.load(next((tmp_path / "kept").rglob("*1.npy"))).dtype.names
-    assert names == (("tap:pooled",) if form == "rkd" else ("tap:layer1", "tap:layer2", "tap:layer3", "tap:pooled"))
 
 
 def test_it_joins_other_terms(load):

@@ -116,5 +116,5 @@ def test_statistics_need_two_images(name):
     with pytest.raises(ValueError, match="statistics over a batch need at least 2 images, this one has 1"):
         FEATURE_NORMS.get(name)(FEATURES[:1], FEATURES[:1], **options)
     assert [name for name, norm in FEATURE_NORMS.entries.items() if getattr(norm, "of_population", False)] == [
-        *("standardize", "whiten"),
+        *("standardize", "whiten")
     ]

@@ -11,8 +11,8 @@ from importlib.metadata import version
 
 import pytest
 import torch
-from processes import ROOT, Running, called, two_ranks, wait_for
-from records import SMALL, assert_same_run, damage, load_state, words
+from processes import ROOT, Running, called, finish, killed, two_ranks
+from records import SMALL, assert_same_run, damage, load_state, logged, words
 
 from pycls_std import config, runner
 from pycls_std.core.event_options import options_in
@@ -242,7 +242,7 @@ def test_a_checkpoint_that_cannot_be_written_beside_training_ends_it_after_the_n
         runner.train(options(tmp_path / "run", OPTIM__MAX_EPOCH=4))
     assert [each for each in beside if isinstance(each, int)] == [0, 1]
     assert not (tmp_path / "run" / "run.json").exists()
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert len(logged(tmp_path / "run")) == 1
 
 
 def test_what_is_being_written_is_on_the_disk_when_a_run_is_stopped(beside, tmp_path, monkeypatch):
@@ -264,15 +264,10 @@ def test_a_run_is_continued_that_was_not_evaluated_yet(tmp_path):
     """It has no best epoch then."""
     line = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={tmp_path}/run", "OPTIM.MAX_EPOCH=3", "TEST.PERIOD=3"]
     line += words(**SMALL)
-    running = Running(tmp_path, line, hook="processes:pause", arguments=(str(tmp_path), 2, 3))
-    wait_for((tmp_path / "paused").exists)
-    running.signal(signal.SIGKILL)
-    running.end()
+    killed(tmp_path, line, epoch=2, iteration=3)
     assert load_state(tmp_path / "run")["best"] == {}
-    code, output, errors = Running(tmp_path, line).end()
-    assert (code, errors) == (0, "") and "continues from" in output
-    other = [word.replace(f"{tmp_path}/run", f"{tmp_path}/whole") for word in line]
-    assert Running(tmp_path, other).end()[0] == 0
+    assert "continues from" in finish(Running(tmp_path, line))[0]
+    finish(Running(tmp_path, [*line, f"OUT_DIR={tmp_path}/whole"]))
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
@@ -289,22 +284,8 @@ def test_values_of_an_epoch_that_are_no_numbers(finished, value):
 def test_a_start_that_came_to_no_epoch_is_replaced(tmp_path, once):
     """By the same run, and by one of other options: nothing was recorded."""
     for seed in (5, 0):
-        line = [
-            "--mode",
-            "train",
-            "--cfg",
-            CONFIG,
-            f"OUT_DIR={tmp_path}/run",
-            "OPTIM.MAX_EPOCH=2",
-            "TEST.PERIOD=2",
-            *words(**SMALL),
-        ]
-        arguments = (str(tmp_path), 0, 3)
-        running = Running(tmp_path, [*line, f"SEED={seed}"], hook="processes:pause", arguments=arguments)
-        wait_for((tmp_path / "paused").exists)
-        running.signal(signal.SIGKILL)
-        running.end()
-        (tmp_path / "paused").unlink()
+        line = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={tmp_path}/run", "OPTIM.MAX_EPOCH=2", "TEST.PERIOD=2"]
+        killed(tmp_path, [*line, *words(**SMALL), f"SEED={seed}"], epoch=0, iteration=3)
         assert list((tmp_path / "run").glob("*tfevents*"))
     runner.train(options(tmp_path / "run"))
     assert_same_run(once, tmp_path / "run")
@@ -342,7 +323,7 @@ def test_a_lock_that_a_kill_left_behind(once, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").write_text("process 4000000 on a-machine\n")
     line = ["--mode", "train", "--cfg", CONFIG, f"OUT_DIR={tmp_path}/run", "OPTIM.MAX_EPOCH=1", *words(**SMALL)]
-    assert Running(tmp_path, line).end()[0] == 0
+    finish(Running(tmp_path, line))
     assert not (tmp_path / "run" / ".lock").exists()
 
 
@@ -386,8 +367,7 @@ def test_a_finished_run_is_repaired(finished, once, caplog, name, how):
         path.write_bytes({"empty": b"", "cut": old[:-40], "flipped": flipped, "added to": old + b"x"}[how])
     for told in (True, False):
         caplog.clear()
-        with caplog.at_level("INFO"):
-            runner.train(options(finished))
+        runner.train(options(finished))
         assert caplog.messages[-1] == f"{finished}: already finished, 2 epochs"
         harmless = name == "best.pt" and how == "added to"  # which a zip archive does not mind
         assert (len(caplog.messages) == 2) is (told and not harmless)

@@ -48,8 +48,7 @@ def test_names_of_wrapped_modules(state, tmp_path, prefix):
 def test_wrappers(state, tmp_path, wrapper, caplog):
     content = {"epoch": 3, "arch": "resnet8", wrapper: {f"module.{key}": value for key, value in state.items()}}
     torch.save(content, tmp_path / "a.pth")
-    with caplog.at_level("INFO"):
-        assert_found(tmp_path / "a.pth", state)
+    assert_found(tmp_path / "a.pth", state)
     assert f"a.pth: its weights are those under {wrapper}" in caplog.text
 
 
@@ -141,7 +140,6 @@ def test_names_that_do_not_fit_are_shown_beside_those_that_are_missing(state, tm
 def test_info_says_what_a_student_starts_from(state, tmp_path, load, caplog):
     torch.save(state, tmp_path / "a.pt")
     torch.save({"options": argparse.Namespace(lr=1)}, tmp_path / "b.pt")
-    caplog.set_level("INFO")
     given = ["", f"{tmp_path}/a.pt", "c.pt", "hf-hub:timm/resnet18.a1_in1k"]
     for origin, said in zip(
         given, ["random weights", given[1], "c.pt, not here", f"{given[3]}, not fetched"], strict=True

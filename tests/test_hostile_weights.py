@@ -109,8 +109,7 @@ def test_weights_of_half_precision_are_taken(load, teacher, tmp_path, caplog):
     state = torch.load(teacher, weights_only=True)
     half = {key: v.bfloat16() if v.is_floating_point() else v for key, v in state["student"].items()}
     torch.save(state | {"student": half}, tmp_path / "half.pt")
-    with caplog.at_level("INFO"):
-        runner.test(load("debug/teacher_debug", TEST__WEIGHTS=tmp_path / "half.pt"))
+    runner.test(load("debug/teacher_debug", TEST__WEIGHTS=tmp_path / "half.pt"))
     assert "top-1" in caplog.messages[-1]
 
 

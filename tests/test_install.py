@@ -4,7 +4,6 @@ import argparse
 import ast
 import importlib.util
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from zipfile import ZipFile
 
 import pytest
 import torch
+from records import logged
 
 import pycls_std
 from pycls_std import config
@@ -144,7 +144,7 @@ def test_train_returns_the_folder_and_the_last_scores(tmp_path, monkeypatch):
     run = pycls_std.train(BASE, *SMALL, OUT_DIR=tmp_path / "run", SEED=3, AUG__CROP="none", OPTIM__STEPS=[])
     assert sys.argv is words
     assert run.folder == tmp_path / "run"
-    last = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[-1])
+    last = logged(run.folder)[-1]
     assert run.scores and all(last[name] == value for name, value in run.scores.items())
     assert run.scores["test/top1"] == last["test/top1"] and "train/loss" not in run.scores
     kept = config.load(str(run.folder / "config.yaml"))
@@ -171,23 +171,21 @@ def test_train_takes_the_lock_and_raises_what_is_wrong(tmp_path):
 
 def test_a_config_that_is_here_comes_before_the_packages(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
-    with caplog.at_level(logging.INFO):
-        assert shipped.find_config(BASE) == ROOT / BASE
-        assert f"there is no {BASE} here, the package's own is used: {ROOT / BASE}" in caplog.text
-        caplog.clear()
-        (tmp_path / BASE).parent.mkdir(parents=True)
-        (tmp_path / BASE).write_text((ROOT / BASE).read_text())
-        for path in (BASE, "configs/none.yaml", "configs", "none.yaml", str(ROOT / BASE), "configs/\0"):
-            assert shipped.find_config(path) == Path(path)
-        assert not caplog.text
+    assert shipped.find_config(BASE) == ROOT / BASE
+    assert f"there is no {BASE} here, the package's own is used: {ROOT / BASE}" in caplog.text
+    caplog.clear()
+    (tmp_path / BASE).parent.mkdir(parents=True)
+    (tmp_path / BASE).write_text((ROOT / BASE).read_text())
+    for path in (BASE, "configs/none.yaml", "configs", "none.yaml", str(ROOT / BASE), "configs/\0"):
+        assert shipped.find_config(path) == Path(path)
+    assert not caplog.text
 
 
 def test_a_base_of_the_package_is_found_beside_no_file(tmp_path, monkeypatch, caplog):
     """That which lies beside the file comes first."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(f"_BASE_: {BASE}\nSEED: 7\n")
-    with caplog.at_level("INFO"):
-        own = config.load("mine.yaml")
+    own = config.load("mine.yaml")
     assert f"there is no {BASE} here, the package's own is used: {ROOT / BASE}" in caplog.text
     assert (own.SEED, own.MODEL.NAME) == (7, config.load(str(ROOT / BASE)).MODEL.NAME)
     (tmp_path / BASE).parent.mkdir(parents=True)

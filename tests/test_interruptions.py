@@ -12,8 +12,8 @@ import time
 
 import pytest
 import torch
-from processes import Running, group, wait_for
-from records import SMALL, assert_same_run, assert_same_state, load_state
+from processes import Running, finish, group, killed, paused, wait_for
+from records import SMALL, assert_same_run, assert_same_state, load_state, logged
 from records import words as in_words
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -37,38 +37,31 @@ def words(teacher):
 def whole(words, tmp_path_factory):
     """Folder of the run that was never interrupted, with its checkpoints of all epochs."""
     folder = tmp_path_factory.mktemp("whole")
-    own = ["--mode", "train", *words, f"OUT_DIR={folder / 'run'}", "TRAIN.KEEP=3"]
-    code, _, errors = Running(folder, own).end()
-    assert (code, errors) == (0, "")
+    finish(Running(folder, ["--mode", "train", *words, f"OUT_DIR={folder / 'run'}", "TRAIN.KEEP=3"]))
     return folder / "run"
 
 
 @pytest.fixture
 def run(words, tmp_path):
-    """Return run(*overrides, **options): start the training in tmp_path/run."""
+    """Return run(*overrides, start=Running, **options): start the training in tmp_path/run."""
 
-    def start(*overrides, **options):
-        return Running(tmp_path, ["--mode", "train", *words, f"OUT_DIR={tmp_path / 'run'}", *overrides], **options)
+    def train(*overrides, start=Running, **options):
+        return start(tmp_path, ["--mode", "train", *words, f"OUT_DIR={tmp_path / 'run'}", *overrides], **options)
 
-    return start
+    return train
 
 
-def paused_in_epoch_3(run, tmp_path, *overrides, seconds=3600.0):
+def paused_in_epoch_3(run, *overrides, **options):
     """Start a run and return it as soon as it is in the middle of its third epoch."""
-    running = run(*overrides, hook="processes:pause", arguments=(str(tmp_path), 2, 5, seconds))
-    wait_for((tmp_path / "paused").exists)
-    return running
+    return run(*overrides, start=paused, epoch=2, iteration=5, **options)
 
 
 @pytest.mark.fault(1)
 @pytest.mark.fault(35)
 def test_killed_in_the_middle_of_an_epoch(run, whole, tmp_path):
-    running = paused_in_epoch_3(run, tmp_path)
-    running.signal(signal.SIGKILL)
-    assert running.end()[0] == -signal.SIGKILL
+    run(start=killed, epoch=2, iteration=5)
     assert (tmp_path / "run" / LOCK).exists()
-    code, output, errors = run().end()
-    assert (code, errors) == (0, "")
+    (output,) = finish(run())
     assert f"continues from {tmp_path}/run/checkpoints/last.pt, at epoch 3 of 3" in output
     assert_same_run(whole, tmp_path / "run")
     starts = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
@@ -82,19 +75,15 @@ def test_killed_in_the_middle_of_an_epoch(run, whole, tmp_path):
 def test_killed_some_epochs_after_the_last_save(run, tmp_path):
     """Epochs 1 and 2 of 5 are saved, 3 is recorded and not saved: it is computed again, and recorded once."""
     long = ("OPTIM.MAX_EPOCH=5", "TEST.PERIOD=5")
-    assert run(*long, f"OUT_DIR={tmp_path / 'whole'}").end()[0] == 0
-    running = run(*long, "TRAIN.SAVE_PERIOD=2", hook="processes:pause", arguments=(str(tmp_path), 3, 5))
-    wait_for((tmp_path / "paused").exists)
-    running.signal(signal.SIGKILL)
-    running.end()
+    finish(run(*long, f"OUT_DIR={tmp_path / 'whole'}"))
+    run(*long, "TRAIN.SAVE_PERIOD=2", start=killed, epoch=3, iteration=5)
     folder = tmp_path / "run"
     assert load_state(folder)["epoch"] == json.loads((folder / "run.json").read_text())["epochs_done"] == 2
-    assert [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").open()] == [1, 2, 3]
-    code, output, errors = run(*long, "TRAIN.SAVE_PERIOD=2").end()
-    assert (code, errors) == (0, "")
+    assert [line["epoch"] for line in logged(folder)] == [1, 2, 3]
+    (output,) = finish(run(*long, "TRAIN.SAVE_PERIOD=2"))
     assert f"continues from {folder}/checkpoints/last.pt, at epoch 3 of 5" in output
     assert_same_run(tmp_path / "whole", folder)
-    assert [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").open()] == [1, 2, 3, 4, 5]
+    assert [line["epoch"] for line in logged(folder)] == [1, 2, 3, 4, 5]
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5]
     assert len(list(folder.glob("*tfevents*"))) == 1
@@ -183,7 +172,7 @@ def test_killed_at_random_moments_of_a_run(run, whole, tmp_path):
     strays = [tmp_path / "run" / ".run.json.tmp", tmp_path / "run" / "checkpoints" / ".last.pt.tmp"]
     for stray in strays:
         stray.write_bytes(b"half")
-    assert run().end()[0] == 0
+    finish(run())
     assert_same_run(whole, tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
@@ -192,7 +181,7 @@ def test_killed_at_random_moments_of_a_run(run, whole, tmp_path):
 @pytest.mark.fault(4)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_stopped_within_a_batch(run, whole, tmp_path, number, code):
-    running = paused_in_epoch_3(run, tmp_path, seconds=0.3)
+    running = paused_in_epoch_3(run, seconds=0.3)
     running.signal(number)
     started = len((tmp_path / "steps").read_text().splitlines())
     ended, output, errors = running.end()
@@ -201,7 +190,7 @@ def test_stopped_within_a_batch(run, whole, tmp_path, number, code):
     assert errors.startswith(f"run_net.py: stopped by {signal.Signals(number).name} at epoch 3 iteration ")
     assert len(errors.splitlines()) == 1
     assert output.splitlines()[-1].startswith("epoch 2/3 ")
-    assert [json.loads(line)["epoch"] for line in (tmp_path / "run" / "metrics.jsonl").open()] == [1, 2]
+    assert [line["epoch"] for line in logged(tmp_path / "run")] == [1, 2]
     every_point_once(tmp_path / "run", epochs=2)
     assert_same_state((tmp_path / "run", "last"), (whole, "last-1"))
 
@@ -209,7 +198,7 @@ def test_stopped_within_a_batch(run, whole, tmp_path, number, code):
 @pytest.mark.fault(4)
 def test_interrupted_twice_as_a_terminal_does_it(run, tmp_path):
     """Ctrl-C goes to all processes, the loader's workers too; a second one does not wait for the batch."""
-    running = paused_in_epoch_3(run, tmp_path, *WORKERS)
+    running = paused_in_epoch_3(run, *WORKERS)
     assert len(group(running.pid)) >= 3
     os.killpg(running.pid, signal.SIGINT)
     time.sleep(0.3)
@@ -224,7 +213,7 @@ def test_interrupted_twice_as_a_terminal_does_it(run, tmp_path):
 @pytest.mark.fault(3)
 def test_stopped_with_its_workers(run, tmp_path):
     """As torchrun and a closing terminal do it: the workers die of the same signal, and that is no error."""
-    running = paused_in_epoch_3(run, tmp_path, *WORKERS, seconds=0.3)
+    running = paused_in_epoch_3(run, *WORKERS, seconds=0.3)
     os.killpg(running.pid, signal.SIGTERM)
     code, _, errors = running.end()
     assert code == 143
@@ -289,7 +278,7 @@ def slow_evaluation(folder):
 
 @pytest.mark.fault(27)
 def test_two_processes_in_one_folder(run, tmp_path):
-    first = paused_in_epoch_3(run, tmp_path)
+    first = paused_in_epoch_3(run)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*") if path.is_file()}
     code, _, errors = run().end(patience=10)
     assert code == 1
@@ -300,7 +289,7 @@ def test_two_processes_in_one_folder(run, tmp_path):
 @pytest.mark.fault(27)
 def test_a_killed_owner_with_living_workers_leaves_no_lock(run, tmp_path):
     """The lock is not inherited: a loader's worker may outlive its run for some seconds."""
-    first = paused_in_epoch_3(run, tmp_path, *WORKERS)
+    first = paused_in_epoch_3(run, *WORKERS)
     first.signal(signal.SIGKILL)
     first.end()
     with locked(tmp_path / "run"):
@@ -310,7 +299,7 @@ def test_a_killed_owner_with_living_workers_leaves_no_lock(run, tmp_path):
 
 @pytest.mark.fault(33)
 def test_a_worker_that_dies(run, tmp_path):
-    running = paused_in_epoch_3(run, tmp_path, *WORKERS, seconds=0.2)
+    running = paused_in_epoch_3(run, *WORKERS, seconds=0.2)
     worker = next(pid for pid in group(running.pid) if pid != running.pid)
     os.kill(worker, signal.SIGKILL)
     code, _, errors = running.end()
@@ -325,8 +314,7 @@ def test_a_worker_that_dies(run, tmp_path):
 @pytest.mark.fault(21)
 def test_a_finished_run_is_left_alone(run, whole, words):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
-    code, output, errors = Running(whole.parent, ["--mode", "train", *words, f"OUT_DIR={whole}"]).end(patience=10)
-    assert (code, errors) == (0, "")
-    assert output == f"{whole}: already finished, 3 epochs\n"
+    again = Running(whole.parent, ["--mode", "train", *words, f"OUT_DIR={whole}"])
+    assert finish(again, patience=10) == [f"{whole}: already finished, 3 epochs\n"]
     assert {path for path in whole.rglob("*")} == set(before)
     assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path.is_file())

@@ -1,21 +1,17 @@
 """Locality guidance: its loss against a plain second computation, its pairs, and its teachers, online and offline."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from methods import DEIT, START, STUDENTS, Method, batch, make, options_of
-from PIL import Image
-from records import SMALL, assert_same_run, load_state
+from image_folders import write_images
+from methods import DEIT, START, STUDENTS, Method, batch, cached, make, options_of
+from records import SMALL, load_state, logged
 from torch import nn
 from torch.nn.functional import interpolate
 from waits import NoReads
 
 from pycls_std import runner
-from pycls_std.builders.cache import build_cache
 from pycls_std.builders.data import build_data, plain_batches
-from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.core.structures import Output, Progress
 from pycls_std.datasets.digits import Digits
 from pycls_std.losses.feature import attention, feature_distance, similarity
@@ -229,9 +225,9 @@ def test_of_plain_views_offline_says_what_online_does(method, tmp_path, loader):
     states = [load_state(tmp_path / name)["student"] for name in ("online", "offline")]
     for key, value in states[0].items():
         torch.testing.assert_close(states[1][key], value, rtol=1e-3, atol=1e-4, msg=key)
-    lines = [json.loads((tmp_path / name / "metrics.jsonl").read_text()) for name in ("online", "offline")]
+    ((first,), (second,)) = (logged(tmp_path / name) for name in ("online", "offline"))
     for term in ("ce", "kd", "locality"):
-        assert lines[0][f"train/{term}"] == pytest.approx(lines[1][f"train/{term}"], rel=1e-4)
+        assert first[f"train/{term}"] == pytest.approx(second[f"train/{term}"], rel=1e-4)
 
 
 @pytest.mark.parametrize("crop", ["pad", "resized"])
@@ -239,9 +235,8 @@ def test_what_is_kept_is_cut_as_the_views_are(method, tmp_path, crop):
     """Of the images of a batch, by their positions: the teacher's features of the whole image, cropped as recorded."""
     words = OFFLINE | {"DISTILLATION__CACHE": tmp_path / "kept", "AUG__CROP": crop, "AUG__FLIP": 0.5}
     cfg = method("locality", **words)
-    session, data, weights = build_all(cfg, build_runtime(cfg))
+    session, data, offline = cached(cfg)
     teacher, request = session.trainer.teachers[0], session.teacher_outputs.requests[0]
-    offline = build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1))
     loaded = next(iter(session.train_loader))
     (output,) = offline(session.task.batch(loaded, START), START)
     pixels = session.train_loader.dataset.pixels[loaded.index][..., :3].permute(0, 3, 1, 2) / 255
@@ -257,8 +252,7 @@ def test_a_step_with_offline_teachers_waits_for_nothing(method, tmp_path, monkey
     """The positions of its images come from the host, and what was kept goes to the device from pinned memory."""
     words = OFFLINE | {"DISTILLATION__CACHE": tmp_path / "kept", "DATA__LOADER": loader, "AUG__REPEATS": 1}
     cfg = method("locality", **words)
-    session, data, weights = build_all(cfg, build_runtime(cfg))
-    offline = build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1))
+    session, _, offline = cached(cfg)
     loaded = next(iter(session.train_loader))
     assert loaded.places.tolist() == loaded.index.tolist()
     (expected,) = offline(session.task.batch(loaded, START), START)
@@ -274,8 +268,7 @@ def test_a_step_with_offline_teachers_waits_for_nothing(method, tmp_path, monkey
 def test_positions_on_the_host_do_not_break_a_compiled_step(method, tmp_path):
     """Nor make it compile anew, whose numbers differ in every batch."""
     cfg = method("locality", **OFFLINE, DISTILLATION__CACHE=tmp_path / "kept")
-    session, data, weights = build_all(cfg, build_runtime(cfg))
-    offline = build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1))
+    session, _, offline = cached(cfg)
     graphs = []
     losses = torch.compile(session.trainer.losses, backend=lambda graph, _: graphs.append(graph) or graph.forward)
     for number, loaded in zip(range(3), session.train_loader, strict=False):
@@ -329,21 +322,14 @@ def test_other_files_are_kept_elsewhere(load, teacher, tmp_path):
         words |= {"DISTILLATION__TEACHER_MIN_ACC": 0, "DISTILLATION__CACHE": tmp_path / "kept"} | OFFLINE
         words |= {"DISTILLATION__TEACHERS": "[resnet8]", "DISTILLATION__TEACHER_WEIGHTS": "[none]"}
         cfg = load("debug/locality_debug", **words)
-        session, data, weights = build_all(cfg, build_runtime(cfg), fetch=False)
-        return build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1)).specs[0].folder
+        return cached(cfg, fetch=False)[2].specs[0].folder
 
-    def write(root, color):
-        for split in ("train", "val"):
-            for name in "ab":
-                (root / split / name).mkdir(parents=True)
-                Image.new("RGB", (9, 9), color).save(root / split / name / "0.png")
-        return root
-
+    first, again = (tmp_path / name / "own" for name in "xy")
+    for root in (first, again):
+        write_images(root, train=1, val=1, classes="ab", size=(9, 9))
     torch.manual_seed(0)
-    first = write(tmp_path / "x" / "own", (255, 0, 0))
     kept = folder(first)
     assert folder(first) == kept
-    again = write(tmp_path / "y" / "own", (255, 0, 0))
     assert folder(again) == kept
     (again / "train" / "a" / "0.png").rename(again / "train" / "a" / "1.png")
     assert folder(again) != kept
@@ -354,9 +340,7 @@ def test_whole_images_are_kept_apart_by_how_they_are_made_square(method, tmp_pat
 
     def folder(**words):
         own = OFFLINE | {"DATA__LOADER": "workers", "DISTILLATION__CACHE": tmp_path / "kept", "AUG__REPEATS": 1}
-        cfg = method("locality", **own | words)
-        session, data, weights = build_all(cfg, build_runtime(cfg))
-        return build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1)).specs[0].folder
+        return cached(method("locality", **own | words))[2].specs[0].folder
 
     padded, resized = folder(AUG__CROP="pad"), folder(AUG__CROP="resized")
     assert padded != resized
@@ -368,8 +352,7 @@ def test_other_pixels_are_kept_elsewhere(method, tmp_path, monkeypatch):
     cfg = method("locality", **OFFLINE, DATA__LOADER="workers", DISTILLATION__CACHE=tmp_path / "kept")
 
     def folder():
-        session, data, weights = build_all(cfg, build_runtime(cfg))
-        return build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1)).specs[0].folder
+        return cached(cfg)[2].specs[0].folder
 
     kept = folder()
     assert folder() == kept
@@ -406,25 +389,12 @@ def test_the_largest_logits_are_of_no_use_where_none_are_read(method, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------------------- runs
-def test_the_cache_keeps_features_besides_logits(method, tmp_path):
-    """With mixup, cutmix, repeats: a run that asks, one that writes and one that reads are one, bit for bit."""
-    words = SMALL | {"OPTIM__MAX_EPOCH": 2, "KD__WEIGHT": 0.5}
-    cache = {"DISTILLATION__CACHE": tmp_path / "kept"}
-    for name, own in (("asking", {}), ("writing", cache), ("reading", cache)):
-        runner.train(method("locality", OUT_DIR=tmp_path / name, **words, **own))
-    assert_same_run(tmp_path / "asking", tmp_path / "writing")
-    assert_same_run(tmp_path / "asking", tmp_path / "reading")
-    kinds = np.load(next((tmp_path / "kept").rglob("*1.npy"))).dtype
-    assert kinds.names == ("head:cls", "tap:layer1", "tap:layer2", "tap:layer3")
-
-
 @pytest.mark.defect(21)
 def test_projectors_are_saved_for_a_resume_and_not_needed_to_test(method, tmp_path, caplog):
     runner.train(method("locality", OPTIM__MAX_EPOCH=1, **SMALL))
     state = load_state(tmp_path / "run")
     assert {key.split(".")[0] for key in state["trainer"]["terms"]} == {"locality"}
     assert not any("projector" in key for key in (*state["student"], *load_state(tmp_path / "run", "best")["student"]))
-    caplog.set_level("INFO")
     words = {"TEST__WEIGHTS": tmp_path / "run" / "checkpoints" / "best.pt"}
     runner.run("test", method("locality", **words, DISTILLATION__TEACHER_WEIGHTS="[gone.pt]"))
     assert any(line.startswith("* cls") for line in caplog.messages)
@@ -434,7 +404,6 @@ def test_a_teacher_of_small_images_guides_a_student_of_large_ones(load, tmp_path
     """As published: the teacher at its own size under a student of several times that."""
     words = options_of("locality", size=24, DISTILLATION__TEACHER_WEIGHTS=f"[{teacher}]")
     cfg = load("debug/base_debug", **words | SMALL, OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=1)
-    with caplog.at_level("INFO"):
-        runner.train(cfg)
+    runner.train(cfg)
     assert "8 px" in caplog.text
     assert not any(isinstance(module, nn.BatchNorm2d) for module in load_state(tmp_path / "run")["student"])

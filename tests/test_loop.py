@@ -1,6 +1,5 @@
 """The loop hands every step what the options ask for: rate, order, mixing, precision, clipping, average, lines."""
 
-import logging
 import math
 from types import SimpleNamespace
 
@@ -127,8 +126,7 @@ def test_average_that_starts_short_in_closed_form(session):
 @pytest.mark.parametrize(("period", "lines"), [(0, 0), (3, 2), (STEPS, 1)])
 def test_progress_lines(session, caplog, period, lines):
     made = session(LOG_PERIOD=period)
-    with caplog.at_level(logging.INFO):
-        loop.train_epoch(made, 0)
+    loop.train_epoch(made, 0)
     assert sum("eta" in line for line in caplog.messages) == lines
 
 
@@ -179,8 +177,7 @@ def test_the_seconds_of_an_epoch_have_all_but_its_own_record(session, monkeypatc
     ran = {"train/loss": 1, "train/images_per_second": 1}
     monkeypatch.setattr(loop, "train_epoch", lambda session, epoch: takes(1, ran))
     monkeypatch.setattr(loop, "evaluate_all", lambda session, when: takes(4, {"test/top1": 1.0}))
-    with caplog.at_level(logging.INFO):
-        loop.fit(made, start_epoch=0, record=lambda done, values, _: takes(20, told.append(values)))
+    loop.fit(made, start_epoch=0, record=lambda done, values, _: takes(20, told.append(values)))
     assert [values["run/epoch_seconds"] for values in told] == [5, 25]
     lines = [message for message in caplog.messages if message.startswith("epoch ")]
     assert [line.split("  ")[-1] for line in lines] == ["0:00:05", "0:00:25"]

@@ -1,6 +1,5 @@
 """--mode time: the operations and the memory of a step in closed form, and what is compared with what."""
 
-import logging
 import re
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -23,8 +22,7 @@ def timed(load, caplog, monkeypatch):
 
     def run(name, **overrides):
         caplog.clear()
-        with caplog.at_level(logging.INFO, logger="pycls_std"):
-            runner.time(load(name, TIME__STEPS=2, TIME__WARMUP=1, **overrides))
+        runner.time(load(name, TIME__STEPS=2, TIME__WARMUP=1, **overrides))
         return list(caplog.messages)
 
     return run
@@ -102,8 +100,7 @@ def profile_of(rows, monkeypatch, caplog):
     monkeypatch.setattr(torch.profiler, "profile", lambda activities: nullcontext(profile))
     runtime = SimpleNamespace(device=torch.device("cuda"), synchronize=lambda: None)
     own = SimpleNamespace(session=SimpleNamespace(runtime=runtime), step=lambda: None)
-    with caplog.at_level(logging.INFO, logger="pycls_std"):
-        speed._show_profile(own)
+    speed._show_profile(own)
     return [line.split() for line in caplog.messages]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from image_folders import write_images
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 from timm.data import auto_augment as reference
 from timm.data import random_erasing
@@ -557,19 +558,15 @@ def test_plain_views_follow_the_indices():
 # --------------------------------------------------------------------------------------------------------------- choice
 def folder(path, sizes):
     """An image folder of two classes; sizes: of each image of a class."""
-    for split in ("train", "val"):
-        for name in ("cat", "dog"):
-            (path / split / name).mkdir(parents=True)
-            for number, (width, height) in enumerate(sizes):
-                photograph(number, width, height).save(path / split / name / f"{number}.png")
-    return {"DATA__NAME": "image_folder", "DATA__ROOT": path, "MODEL__NUM_CLASSES": 2, "TRAIN__BATCH_SIZE": 4}
+    counts = {"train": len(sizes), "val": len(sizes)}
+    own = write_images(path, **counts, make=lambda number: photograph(number, *sizes[number]))
+    return own | {"TRAIN__BATCH_SIZE": 4}
 
 
 def chosen(load, caplog, **words):
     """The training loader's dataset, and what was logged of the choice."""
     caplog.clear()
-    with caplog.at_level("INFO", logger="pycls_std"):
-        data = build_data(load("debug/base_debug", **words))
+    data = build_data(load("debug/base_debug", **words))
     return data.train.dataset, next(line for line in caplog.messages if line.startswith("training images"))
 
 

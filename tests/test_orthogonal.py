@@ -84,10 +84,7 @@ def test_maps_are_torchs(kind, outputs, inputs):
     torch.testing.assert_close(layer.weight(), reference.weight)
     ours, theirs = (
         torch.autograd.grad((w * torch.arange(w.numel()).view(w.shape)).sum(), p)
-        for w, p in (
-            (layer.weight(), layer.free),
-            (reference.weight, reference.parametrizations.weight.original),
-        )
+        for w, p in ((layer.weight(), layer.free), (reference.weight, reference.parametrizations.weight.original))
     )
     torch.testing.assert_close(ours[0], theirs[0].T if outputs < inputs else theirs[0])
 

@@ -307,20 +307,11 @@ def test_paths_that_are_too_long_or_not_printed(tmp_path):
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (
-            ["OPTIM.WARMUP_EPOCHS=301"],
-            "OPTIM.WARMUP_EPOCHS is 301.0, expected at most 300, for the run",
-        ),
+        (["OPTIM.WARMUP_EPOCHS=301"], "OPTIM.WARMUP_EPOCHS is 301.0, expected at most 300, for the run"),
         (["OPTIM.MAX_EPOCH=3", "OPTIM.WARMUP_EPOCHS=3.5"], "OPTIM.WARMUP_EPOCHS is 3.5, expected at most 3"),
         (["KD.WEIGHT=1", "KD.WARMUP_EPOCHS=20", "OPTIM.MAX_EPOCH=19"], "KD.WARMUP_EPOCHS is 20, expected at most 19"),
-        (
-            ["OPTIM.SCHEDULE=step", "OPTIM.STEPS=[1, 300]"],
-            "OPTIM.STEPS is [1.0, 300.0], expected epochs before the",
-        ),
-        (
-            ["OPTIM.SCHEDULE=step", "OPTIM.STEPS=[1, 301]"],
-            "OPTIM.STEPS is [1.0, 301.0], expected epochs before the",
-        ),
+        (["OPTIM.SCHEDULE=step", "OPTIM.STEPS=[1, 300]"], "OPTIM.STEPS is [1.0, 300.0], expected epochs before the"),
+        (["OPTIM.SCHEDULE=step", "OPTIM.STEPS=[1, 301]"], "OPTIM.STEPS is [1.0, 301.0], expected epochs before the"),
         (["STD.WEIGHT=1", "STD.TOKEN_STD=-1"], "STD.TOKEN_STD is -1.0, expected at least 0"),
         (["SEED=9223372036854775808"], "SEED is 9223372036854775808, expected 0 to 4294967295"),
         (

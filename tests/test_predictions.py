@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from image_folders import write_images
 from PIL import Image
-from processes import Running, two_ranks
-from records import SMALL, words
+from processes import Running, finish, two_ranks
+from records import SMALL, logged, words
 from test_extending import ROOT, tree  # noqa: F401  (a fixture)
 
 from pycls_std import runner
@@ -103,8 +104,7 @@ def test_the_file_says_what_ran(tested):
 def test_operations_are_those_of_mode_info(tested, caplog):
     cfg, folder, _ = tested
     flops = prediction_file.read(folder / "predictions.npz").meta["flops"]
-    with caplog.at_level(logging.INFO):
-        runner.run("info", cfg)
+    runner.run("info", cfg)
     assert f"operations  {flops / 1e9:.3f} GFLOPs for an image forward" in caplog.text
     assert flops > 0 and isinstance(flops, int)
 
@@ -113,8 +113,7 @@ def test_a_test_without_the_option_writes_nothing_and_asks_no_teacher(tested, lo
     _, folder, text = tested
     monkeypatch.setattr(runner, "keep_predictions", lambda *_, **__: pytest.fail("asked"))
     own = {"DISTILLATION__TEACHER_WEIGHTS": "[gone.pt]", "TEST__WEIGHTS": folder / "checkpoints" / "best.pt"}
-    with caplog.at_level(logging.INFO):
-        runner.run("test", load("debug/std_debug", OUT_DIR=tmp_path, **own))
+    runner.run("test", load("debug/std_debug", OUT_DIR=tmp_path, **own))
     scores = [line for line in caplog.messages if "top-1" in line]
     assert scores == [line for line in text.splitlines() if "top-1" in line] and len(scores) == 3
     assert list(tmp_path.iterdir()) == []
@@ -150,13 +149,8 @@ def test_a_student_that_nobody_taught_agrees_with_no_teacher(teacher, load, tmp_
 @pytest.mark.parametrize("name, refused", [("data", True), ("other", False)])
 def test_predictions_are_of_the_test_images_of_the_run(tmp_path, load, name, refused):
     """Of files that have changed since, in a folder of its name, they would say nothing of the run."""
-    for split in ("train", "val"):
-        for label in ("cat", "dog"):
-            (tmp_path / name / split / label).mkdir(parents=True)
-            for index in range(4):
-                Image.new("RGB", (8, 8), (60 * index, 9, 9)).save(tmp_path / name / split / label / f"{index}.png")
-    data = {"DATA__NAME": "image_folder", "MODEL__NUM_CLASSES": 0, "TRAIN__BATCH_SIZE": 4}
-    own = data | {"DATA__ROOT": tmp_path / name, "OUT_DIR": tmp_path / "run", "OPTIM__MAX_EPOCH": 1}
+    own = write_images(tmp_path / name) | {"MODEL__NUM_CLASSES": 0, "TRAIN__BATCH_SIZE": 4}
+    own |= {"OUT_DIR": tmp_path / "run", "OPTIM__MAX_EPOCH": 1}
     runner.run("train", load("debug/base_debug", **own))
     (tmp_path / name).rename(tmp_path / "data") if name != "data" else None
     Image.new("RGB", (64, 64)).save(tmp_path / "data" / "val" / "cat" / "0.png")
@@ -212,12 +206,10 @@ def test_several_processes_write_what_one_writes(tmp_path):
     own |= {"TRAIN__BATCH_SIZE": 4, "OPTIM__MAX_EPOCH": 1, "TEST__BATCH_SIZE": 2, "OUT_DIR": tmp_path / "run"}
     own |= {"TEST__WEIGHTS": tmp_path / "run/checkpoints/last.pt"}
     base = ["--cfg", "configs/debug/base_debug.yaml", *words(**own)]
-    assert Running(tmp_path, ["--mode", "train", *base]).end()[0] == 0
+    finish(Running(tmp_path, ["--mode", "train", *base]))
     one = Running(tmp_path, ["--mode", "test", *base, f"TEST.PREDICTIONS={tmp_path}/one.npz"])
     two = two_ranks(tmp_path, ["--mode", "test", *base, f"TEST.PREDICTIONS={tmp_path}/two.npz"])
-    for each in (one, *two):
-        code, _, errors = each.end()
-        assert (code, errors) == (0, "")
+    finish(one, *two)
     first, second = (prediction_file.read(tmp_path / f"{name}.npz") for name in ("one", "two"))
     assert first.paths.tolist() == [f"val/cat/{i}.png" for i in (0, 2, 4)] + [f"val/dog/{i}.png" for i in (1, 3)]
     assert first.labels.tolist() == [0, 0, 0, 1, 1] and first.index.tolist() == [0, 1, 2, 3, 4]
@@ -366,7 +358,7 @@ def test_equal_logits_are_kept_in_the_order_that_metrics_see():
 def test_scores_of_a_file_are_those_of_the_run_in_bf16(load, tmp_path, caplog):
     own = {"OUT_DIR": tmp_path / "run", "OPTIM__MAX_EPOCH": 1, "PRECISION": "bf16"}
     runner.run("train", load("debug/base_debug", **own))
-    recorded = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    (recorded,) = logged(tmp_path / "run")
     own |= {"TEST__WEIGHTS": tmp_path / "run/checkpoints/last.pt", "TEST__PREDICTIONS": tmp_path / "x.npz"}
     runner.run("test", load("debug/base_debug", **own))
     scores = analysis.analyze(prediction_file.read(tmp_path / "x.npz"))["predictions"]["cls"]

@@ -65,7 +65,6 @@ def test_every_shipped_table_and_every_kept_one_is_on_the_page_of_results():
 
 def test_the_steps_for_ones_own_images(tmp_path, caplog):
     """As they stand, in a size for a test: folders, config, all three commands; of images that are not square."""
-    caplog.set_level("INFO")
     page = (ROOT / "docs" / "data.md").read_text()
     steps = page[page.index("**Your own images.**") :]
     text, commands = (re.search(rf"```{start}.*?)```", steps, re.S)[1] for start in ("yaml\n(", "\n(python "))

@@ -185,7 +185,7 @@ RECIPES = {
     "mixer-s4_c100_single": [STD, TOKENS, hub("resnet56")],
     "mixer-s4_c100_multi": [STD, TOKENS, hub("resnet32", "resnet56")],
     "mixer-s4_c100_inter": [
-        *(STD, TOKENS, hub("resnet32", "resnet56"), {"STD": {"TAPS": ["2/3", "last"], "PROPAGATE": True}}),
+        *(STD, TOKENS, hub("resnet32", "resnet56"), {"STD": {"TAPS": ["2/3", "last"], "PROPAGATE": True}})
     ],
     "mixer-s16_in1k_single": [
         *(STD, TOKENS, IMAGENET, {"TRAIN": {"BATCH_SIZE": 64}, "MINE": {"SAMPLES": 64}}),
@@ -305,10 +305,7 @@ def featured(pair, form, weight, **more):
 REVIEWED = {"OPTIM": MDISTILLER["OPTIM"] | {"NAME": "sgd", "BASE_LR": 0.1}, "TRAIN": {"BATCH_SIZE": 128}}
 REVIEWED |= {"DISTILLATION": {"TEACHER_BN": "batch", "TEACHER_ARGS": [{"taps": "before_relu"}]}}
 # Exponent and weight of a pair. Source: Zheng and Yang, ICLR 2024, table 8.
-MATCHED = {
-    "r-20": {"TTM": (0.3, 7), "WTTM": (0.3, 1.5)},
-    "r-8x4": {"TTM": (0.1, 100), "WTTM": (0.1, 3)},
-}
+MATCHED = {"r-20": {"TTM": (0.3, 7), "WTTM": (0.3, 1.5)}, "r-8x4": {"TTM": (0.1, 100), "WTTM": (0.1, 3)}}
 
 
 def matched(pair, form):

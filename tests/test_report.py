@@ -13,8 +13,10 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 from plotted import analysis_with, scores_with, write_run
-from processes import called
+from processes import ROOT, called
+from records import words
 
+from pycls_std import config
 from pycls_std.results.analysis import SHARES
 from pycls_std.results.read import find_runs
 from pycls_std.results.report import report_html
@@ -25,30 +27,41 @@ TOP1 = {"base": [[10.0, 20.0, 15.0], [12.0, 26.0, 31.0]], "multi_with-quite-a-lo
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-@pytest.fixture
-def logs(load, tmp_path):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """Records of two rows, analysed, and of a run that is not finished; in a folder whose name needs quotes."""
-    top = tmp_path / "a folder #1" / "logs"
+
+    def load(**own):
+        return config.load(str(ROOT / "configs/mixer/mixer-s4_c100_base.yaml"), words(**SHORT, **own))
+
+    top = tmp_path_factory.mktemp("report") / "a folder #1" / "logs"
     for row, seeds in TOP1.items():
         for seed, top1 in enumerate(seeds):
-            cfg = load("mixer/mixer-s4_c100_base", **SHORT, NAME=row, SEED=seed, DATA__VAL_FRACTION=0.1)
+            cfg = load(NAME=row, SEED=seed, DATA__VAL_FRACTION=0.1)
             teacher = scores_with([80.0, 80.0], ece=1.0, **{share: {"cls": 60.0 + seed} for share in SHARES})
             more = {"teachers": {"0_<resnet>": teacher}, "checkpoint": "last.pt", "epoch": 3}
             analysis = analysis_with([top1[-1] + seed, 90.0], ["cat", "<b>dog</b>"], **more)
             values = {"test/top1": top1, "val/top1": [1.0, 3.0, 2.0], "train/ce": [1.0] * 3, "train/loss": [1.0] * 3}
             write_run(top / row / f"seed{seed}", cfg, values, analysis=analysis, hours=1.25, teachers={"0_<r>": 80.5})
-    cfg = load("mixer/mixer-s4_c100_base", **SHORT, NAME="base", SEED=2, DATA__VAL_FRACTION=0.1)
+    cfg = load(NAME="base", SEED=2, DATA__VAL_FRACTION=0.1)
     write_run(top / "base" / "seed2", cfg, {"test/top1": [98.0, 99.0], "val/top1": [1.0, 1.0]}, done=2)
     return top
 
 
 @pytest.fixture
-def report(logs, tmp_path):
+def logs(made, tmp_path):
+    """A copy of them, to be changed."""
+    return shutil.copytree(made, tmp_path / "a folder #1" / "logs")
+
+
+@pytest.fixture(scope="module")
+def report(made):
     """The page that the tool writes of them, beside their folder."""
-    code, output, errors = called("tools/report.py", logs, "--baseline", "base", "--out", tmp_path / "report.html")
-    assert (code, output) == (0, f"{tmp_path / 'report.html'}\n")
-    assert errors == f"report.py: warning: {logs / 'base' / 'seed2'}: unfinished, epoch 2 of 3\n"
-    return tmp_path / "report.html"
+    page = made.parents[1] / "report.html"
+    code, output, errors = called("tools/report.py", made, "--baseline", "base", "--out", page)
+    assert (code, output) == (0, f"{page}\n")
+    assert errors == f"report.py: warning: {made / 'base' / 'seed2'}: unfinished, epoch 2 of 3\n"
+    return page
 
 
 class Page(HTMLParser):
@@ -90,7 +103,7 @@ class Page(HTMLParser):
         return [own[attribute] for _, own in self.elements if attribute in own]
 
 
-def test_every_number_leads_to_its_run(report, logs):
+def test_every_number_leads_to_its_run(report, made):
     """From the table's row to its section, from there to folder, events, config and facts, which are there."""
     page = Page(report.read_text())
     table = page.tables[0]
@@ -102,7 +115,7 @@ def test_every_number_leads_to_its_run(report, logs):
     for row in ("row-1", "row-2"):
         assert f"#{row}" in hrefs and row in ids
     linked = {(report.parent / unquote(href)).resolve() for href in hrefs if not href.startswith("#")}
-    for folder in (path.parent for path in logs.rglob("config.yaml")):
+    for folder in (path.parent for path in made.rglob("config.yaml")):
         events = next(folder.glob("*tfevents*"))
         assert {folder, folder / "config.yaml", folder / "run.json", folder / "metrics.jsonl", events} <= linked
     assert all(path.exists() for path in linked)
@@ -112,16 +125,8 @@ def test_what_it_says_of_each_run(report):
     page = Page(report.read_text())
     head, *lines = page.tables[1]
     assert head == [
-        "seed",
-        "top-1 (%), last epoch",
-        "top-1 (%), held-out-selected",
-        "top-1 (%), best on test (optimistic)",
-        "epochs",
-        "files",
-        "status",
-        "commit",
-        "device",
-        "hours",
+        *("seed", "top-1 (%), last epoch", "top-1 (%), held-out-selected", "top-1 (%), best on test (optimistic)"),
+        *("epochs", "files", "status", "commit", "device", "hours"),
     ]
     assert lines[0][:5] == ["seed0", "15.00", "20.00 (epoch 2)", "20.00 (epoch 2)", "3 of 3"]
     assert lines[1][:5] == ["seed1", "31.00", "26.00 (epoch 2)", "31.00 (epoch 3)", "3 of 3"]
@@ -244,9 +249,9 @@ def test_a_broken_analysis_is_none(logs, content, tmp_path):
     assert "Gain over" not in (tmp_path / "x.html").read_text()
 
 
-def test_the_same_bytes_each_time(report, logs, tmp_path):
+def test_the_same_bytes_each_time(report, made):
     first = report.read_bytes()
-    called("tools/report.py", logs, "--baseline", "base", "--out", report)
+    called("tools/report.py", made, "--baseline", "base", "--out", report)
     assert report.read_bytes() == first
 
 

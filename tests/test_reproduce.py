@@ -636,7 +636,6 @@ def test_a_table_that_is_killed_goes_on_where_it_was(table, tmp_path, monkeypatc
     monkeypatch.setattr(running, "subprocess", SimpleNamespace(Popen=Started, STDOUT=None, DEVNULL=None))
     monkeypatch.setattr(running, "RETRY", 1.0)
     monkeypatch.setattr(caplog.handler, "emit", telling(caplog.handler.emit, run))
-    caplog.set_level(logging.INFO, logger="pycls_std")
     try:
         code = tool().main([*words[2:], "--jobs", "2"])
     finally:

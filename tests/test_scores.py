@@ -5,8 +5,8 @@ import re
 
 import pytest
 import torch
-from processes import Running, two_ranks
-from records import SMALL
+from processes import Running, finish, two_ranks
+from records import SMALL, logged
 
 from pycls_std import config, runner
 from pycls_std.builders.data import build_data, training_images
@@ -21,8 +21,7 @@ def tested(std, caplog):
     cfg.defrost()
     cfg.TEST.WEIGHTS, cfg.TEST.JSON = f"{cfg.OUT_DIR}/checkpoints/best.pt", True
     caplog.clear()
-    with caplog.at_level("INFO"):
-        runner.run("test", cfg)
+    runner.run("test", cfg)
     return cfg, caplog.messages
 
 
@@ -54,7 +53,7 @@ def test_the_images_of_training_and_those_held_out_are_scored_on_request(load, t
     runner.run("train", cfg)
     cfg.defrost()
     cfg.TEST.WEIGHTS = f"{cfg.OUT_DIR}/checkpoints/last.pt"
-    last = json.loads((tmp_path / "run/metrics.jsonl").read_text())
+    (last,) = logged(tmp_path / "run")
     data = build_data(cfg)
     student = build_student(cfg, build_backbone(cfg, 10), describe_run(cfg, data.task)).eval()
     student.load_state_dict(torch.load(cfg.TEST.WEIGHTS, weights_only=True)["student"])
@@ -106,8 +105,7 @@ def test_several_processes_write_one_file(tested, tmp_path):
     alone = json.loads(path.read_text())
     path.unlink()
     own = ["--mode", "test", "--cfg", f"{cfg.OUT_DIR}/config.yaml", f"TEST.WEIGHTS={cfg.TEST.WEIGHTS}"]
-    ranks = two_ranks(tmp_path / "log", [*own, "TEST.JSON=true"])
-    assert [rank.end()[::2] for rank in ranks] == [(0, "")] * 2
+    finish(*two_ranks(tmp_path / "log", [*own, "TEST.JSON=true"]))
     found = json.loads(path.read_text())
     for name, scores in found.pop("scores").items():
         assert scores == pytest.approx(alone["scores"][name], abs=1e-4)

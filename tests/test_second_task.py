@@ -4,12 +4,12 @@ Its four files (tests/second_task) are written into a copy of the tree, and noth
 record, resume, processes, check, info, time and tables work for it as they are.
 """
 
-import json
 import shutil
 
 import pytest
 import torch
 from PIL import Image
+from records import logged
 from test_extending import ROOT, metrics, tree  # noqa: F401  (a fixture)
 
 from pycls_std.core.structures import Padded, mapped, take
@@ -65,7 +65,7 @@ def test_every_mode_works_for_it(run, tmp_path):
     assert text.count("ok    ") == 8 and "two agree after 3 steps" in text
     assert "ok    terms       class, l1, locality" in text
     assert "teacher 0 tiny_detector: recall" in text
-    lines = [json.loads(line) for line in (tmp_path / "teacher" / "metrics.jsonl").read_text().splitlines()]
+    lines = logged(tmp_path / "teacher")
     assert lines[-1]["test/recall"] > lines[0]["test/recall"] and lines[-1]["train/l1"] < lines[0]["train/l1"]
     assert {"ema/recall", "test/median_miss"} <= lines[-1].keys()
     assert f"* boxes recall {lines[-1]['ema/recall']:6.2f}  median miss" in text.splitlines()[-5]

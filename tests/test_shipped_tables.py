@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coco_files import write_coco
+from image_folders import write_images
 from methods import START, Method, batch
 from PIL import Image
 from processes import ROOT
@@ -279,13 +280,8 @@ def shapes_folder(folder):
 def class_folder(folder):
     """Two classes of a few images each."""
     draws = np.random.default_rng(0)
-    for split, count in (("train", 10), ("val", 4)):
-        for label in ("a", "b"):
-            place = folder / split / label
-            place.mkdir(parents=True)
-            for number in range(count):
-                pixels = draws.integers(0, 255, (32, 32, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(place / f"{number:03d}.png")
+    noise = lambda _: Image.fromarray(draws.integers(0, 255, (32, 32, 3), dtype=np.uint8))  # noqa: E731
+    write_images(folder, train=10, classes="ab", make=noise)
 
 
 FOLDERS = {"image_folder": class_folder, "coco": shapes_folder}

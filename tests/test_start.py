@@ -1,7 +1,5 @@
 """What training starts from: MODEL.WEIGHTS of a run, a plain file, timm; a head of other classes is new."""
 
-import logging
-
 import pytest
 import safetensors.torch
 import timm
@@ -40,8 +38,7 @@ HEAD = {"fc.weight", "fc.bias"}
 
 
 def test_a_checkpoint_of_this_runner(load, teacher, caplog):
-    with caplog.at_level(logging.INFO):
-        started = backbone_of(load("debug/teacher_debug", MODEL__WEIGHTS=teacher))
+    started = backbone_of(load("debug/teacher_debug", MODEL__WEIGHTS=teacher))
     saved = torch.load(teacher, weights_only=True)["student"]
     assert same(started, {key.removeprefix("backbone."): value for key, value in saved.items()}) == started.keys()
     assert "is new" not in caplog.text
@@ -61,8 +58,7 @@ def test_an_std_student_starts_from_a_plain_one_and_the_rest_follows_from_the_se
 def test_a_head_of_other_classes_is_new_and_seeded(load, tmp_path, caplog):
     state = resnet8(classes=7)
     torch.save(state, tmp_path / "seven.pt")
-    with caplog.at_level(logging.INFO):
-        started = backbone_of(load("debug/teacher_debug", MODEL__WEIGHTS=tmp_path / "seven.pt"))
+    started = backbone_of(load("debug/teacher_debug", MODEL__WEIGHTS=tmp_path / "seven.pt"))
     random = backbone_of(load("debug/teacher_debug"))
     assert same(started, random) >= HEAD
     assert same(started, state) >= started.keys() - HEAD
@@ -84,8 +80,7 @@ def test_timm(hub, load, caplog):
     cfg = load("regnet/regnetx-400mf_c10")
     backbone = build_backbone(cfg, 10)
     own = {key: value.clone() for key, value in backbone.head.fc.state_dict().items()}
-    with caplog.at_level(logging.INFO):
-        start_from(backbone, find_pretrained(cfg).student)
+    start_from(backbone, find_pretrained(cfg).student)
     told = "MODEL.WEIGHTS timm regnetx_004_tv: the classifier head.fc is new, 1000 -> 10 classes"
     assert [record.getMessage() for record in caplog.records if record.name == "pycls_std"] == [told]
     assert same(backbone.head.fc.state_dict(), own) == own.keys()
@@ -168,9 +163,8 @@ def test_a_run_from_weights_continues_and_is_tested_and_described_without_the_fi
     with pytest.raises(ValueError, match="MODEL.WEIGHTS was '.*start.pt', is ''"):
         runner.train(options("halves", MODEL__WEIGHTS=""))
     cfg = options("halves", TEST__WEIGHTS=tmp_path / "halves" / "checkpoints" / "last.pt")
-    with caplog.at_level(logging.INFO):
-        runner.run("test", cfg)
-        runner.run("info", cfg)
+    runner.run("test", cfg)
+    runner.run("info", cfg)
     assert "* cls  top-1" in caplog.text
     assert "parameters  " in caplog.text
 
@@ -178,9 +172,8 @@ def test_a_run_from_weights_continues_and_is_tested_and_described_without_the_fi
 @pytest.mark.slow
 def test_check_starts_from_them_too(load, tmp_path, caplog):
     torch.save(resnet8(7), tmp_path / "start.pt")
-    with caplog.at_level(logging.INFO):
-        check.check(load("debug/teacher_debug", MODEL__WEIGHTS=tmp_path / "start.pt"), tmp_path / "run")
-        with pytest.raises(ValueError, match="1 of 8 checks failed"):
-            check.check(load("debug/teacher_debug", MODEL__WEIGHTS="gone.pt"), tmp_path / "run")
+    check.check(load("debug/teacher_debug", MODEL__WEIGHTS=tmp_path / "start.pt"), tmp_path / "run")
+    with pytest.raises(ValueError, match="1 of 8 checks failed"):
+        check.check(load("debug/teacher_debug", MODEL__WEIGHTS="gone.pt"), tmp_path / "run")
     assert "the classifier fc is new, 7 -> 10 classes" in caplog.text
     assert "FAIL  models      MODEL.WEIGHTS: there is no checkpoint gone.pt" in caplog.messages

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from processes import PATIENCE, ROOT, Running, called, wait_for
+from processes import PATIENCE, ROOT, Running, called, finish, wait_for
 from records import SMALL, assert_same_run, words
 
 PYTHON = sys.executable
@@ -47,7 +47,7 @@ def forked(folder, streams, *command):
 def whole(tmp_path_factory):
     """Folder of the run of TRAIN that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole")
-    assert Running(folder, [*TRAIN, f"OUT_DIR={folder / 'run'}"]).end()[0] == 0
+    finish(Running(folder, [*TRAIN, f"OUT_DIR={folder / 'run'}"]))
     return folder / "run"
 
 

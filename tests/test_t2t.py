@@ -25,10 +25,7 @@ def counted(c, depth, ratio, classes, width=64):
 
 @pytest.mark.parametrize(
     ("name", "trained", "all_of_it", "size"),
-    [
-        ("t2t_vit_7", 4_024_394, 4_078_922, (256, 7, 2)),
-        ("t2t_vit_14", 21_119_306, 21_199_050, (384, 14, 3)),
-    ],
+    [("t2t_vit_7", 4_024_394, 4_078_922, (256, 7, 2)), ("t2t_vit_14", 21_119_306, 21_199_050, (384, 14, 3))],
 )
 def test_parameters_are_the_published_ones(name, trained, all_of_it, size):
     own, fixed = counted(*size, classes=100)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from processes import ROOT, called
+from records import logged
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pycls_std import config
@@ -23,9 +24,9 @@ from pycls_std.results.table import aggregate
 from pycls_std.run.journal import Journal, events_of
 
 
-def journal_of(folder):
-    """Begin to record a run anew."""
-    return Journal(folder, (folder / "config.yaml").read_text(), outdated=list(folder.glob("*tfevents*")))
+def journal_of(folder, lines=()):
+    """Begin to record a run anew, from some lines on."""
+    return Journal(folder, (folder / "config.yaml").read_text(), lines, outdated=list(folder.glob("*tfevents*")))
 
 
 def events(folder):
@@ -36,6 +37,13 @@ def events(folder):
 def make_table(*words):
     """Call the tool; returns exit code, output, errors."""
     return called("tools/make_table.py", *words)
+
+
+def table_of(*words):
+    """What the tool prints, called so that it succeeds, read as a CSV; and its errors."""
+    code, text, errors = make_table(*words, "--format", "csv")
+    assert code == 0
+    return pd.read_csv(io.StringIO(text)), errors
 
 
 def rows_of(text):
@@ -117,9 +125,7 @@ def test_csv_and_latex(record, tmp_path):
     assert code == 0
     assert r"a\_b & mixer\_s4" in text
     assert "4.00 ± 1.41" in text
-    assert pd.read_csv(io.StringIO(make_table(tmp_path / "logs", "--format=csv")[1])).equals(
-        pd.read_csv(tmp_path / "t.csv")
-    )
+    assert table_of(tmp_path / "logs")[0].equals(pd.read_csv(tmp_path / "t.csv"))
 
 
 @pytest.mark.fault(34)
@@ -127,9 +133,8 @@ def test_an_unfinished_run_is_never_shown_as_complete(record, tmp_path):
     record("multi", 0, [1, 2, 30])
     record("multi", 1, [1, 90], finished=False)
     record("single", 0, [1], finished=False)
-    code, text, errors = make_table(tmp_path / "logs", "--format", "csv")
-    table = pd.read_csv(io.StringIO(text)).set_index("run")
-    assert code == 0
+    table, errors = table_of(tmp_path / "logs")
+    table = table.set_index("run")
     assert (table.loc["multi", "n"], table.loc["multi", "top1"]) == (1, 30)
     assert table.loc["multi", "status"] == "seed1: unfinished, epoch 2 of 3"
     assert table.loc["single", "n"] == 0
@@ -152,9 +157,9 @@ def test_a_damaged_event_file_is_no_result(record, tmp_path, damage):
         path.write_bytes(content[: 0 if damage == "empty" else -30])
     assert read_run(good).status == "finished"
     assert read_run(bad).status in ("no results", "events damaged")
-    code, text, errors = make_table(tmp_path / "logs", "--format", "csv")
-    row = pd.read_csv(io.StringIO(text)).iloc[0]
-    assert (code, row["n"], row["top1"]) == (0, 1, 30)
+    table, errors = table_of(tmp_path / "logs")
+    row = table.iloc[0]
+    assert (row["n"], row["top1"]) == (1, 30)
     assert "seed1" in row["status"]
     assert "warning" in errors
 
@@ -200,8 +205,7 @@ def test_an_extended_run_is_a_result_if_it_is_as_one_begun_as_long(record, sched
 
 def older(folder, starts):
     """Let a record be one of before November 2026: nothing but run.json says for how many epochs it was planned."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    plain = [{key: value for key, value in line.items() if key != "run/epochs"} for line in lines]
+    plain = [{key: value for key, value in line.items() if key != "run/epochs"} for line in logged(folder)]
     path = events(folder)
     path.write_bytes(events_of(path.name, "", plain))
     text = (folder / "config.yaml").read_text()
@@ -256,9 +260,7 @@ def test_a_published_number_stands_beside_its_recipe_alone(record, tmp_path, ove
     """A run of one epoch on own images stood beside it as finished."""
     record("mixer-s4_c100_multi", 0, [1, 2, 30], epochs=None, **overrides)
     path = ROOT / "configs" / "std" / "mixer-s4_c100_multi.yaml"
-    code, output, _ = make_table(tmp_path / "logs", "--expect", path, "--format", "csv")
-    table = pd.read_csv(io.StringIO(output))
-    assert code == 0
+    table, _ = table_of(tmp_path / "logs", "--expect", path)
     assert sorted(table["status"]) == ["finished", "not yet run"]
     ran, expected = (table[table["status"] == status].iloc[0] for status in ("finished", "not yet run"))
     assert pd.isna(ran["published_top1"]) and ran["changed"].startswith(text)
@@ -335,9 +337,8 @@ def test_what_does_not_change_the_recipe(record, load, tmp_path):
     for seed, overrides in enumerate(same):
         record("mixer-s4_c100_multi", seed, [1, 2, 30 + seed], epochs=None, **overrides)
     path = ROOT / "configs" / "std" / "mixer-s4_c100_multi.yaml"
-    code, output, _ = make_table(tmp_path / "logs", "--expect", path, "--format", "csv")
-    table = pd.read_csv(io.StringIO(output))
-    assert (code, len(table)) == (0, 1)
+    table, _ = table_of(tmp_path / "logs", "--expect", path)
+    assert len(table) == 1
     assert (table["n"][0], table["published_top1"][0], table["status"][0]) == (3, 76.93, "finished")
 
 
@@ -392,9 +393,7 @@ def test_configs_that_have_not_run_are_named(record, tmp_path):
     record("mixer-s4_c100_multi", 0, [1, 2, 30], epochs=None)
     names = ["mixer/mixer-s4_c100_base", "std/mixer-s4_c100_multi", "std/mixer-s4_c100_single"]
     paths = [ROOT / "configs" / f"{name}.yaml" for name in names]
-    code, text, _ = make_table(tmp_path / "logs", "--expect", *paths, "--format", "csv")
-    table = pd.read_csv(io.StringIO(text))
-    assert code == 0
+    table, _ = table_of(tmp_path / "logs", "--expect", *paths)
     assert table["run"].tolist() == [name.split("/")[1] for name in names]
     assert table["status"].tolist() == ["not yet run", "finished", "not yet run"]
     assert table["published_top1"].tolist() == [70.68, 76.93, 77.24]
@@ -413,10 +412,8 @@ def test_a_score_that_not_every_seed_has_is_no_mean_of_all(record, tmp_path):
     for seed in range(3):
         folder = record("multi", seed, [1, 2, 30 + seed])
         if seed:
-            lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-            text = (folder / "config.yaml").read_text()
-            lines = [{key: value for key, value in line.items() if key != "test/top5"} for line in lines]
-            Journal(folder, text, lines, outdated=list(folder.glob("*tfevents*")))
+            lines = [{key: value for key, value in line.items() if key != "test/top5"} for line in logged(folder)]
+            journal_of(folder, lines)
     row = aggregate(find_runs([str(tmp_path / "logs")])).iloc[0]
     assert (row["n"], row["top1"]) == (3, 31)
     assert pd.isna(row["top5"])
@@ -426,11 +423,10 @@ def test_a_score_that_not_every_seed_has_is_no_mean_of_all(record, tmp_path):
 def test_event_files_of_two_starts(record, tmp_path):
     """The options are those of the last file, however many pieces those of the one before have."""
     folder = record("multi", 0, [1, 2, 30])
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     text = (folder / "config.yaml").read_text()
     longer = text + "".join(f"# {number}\n" for number in range(2000))
     first = folder / f"events.out.tfevents.{1_500_000_000 * 10**9}"
-    first.write_bytes(events_of(first.name, longer, lines[:1]))
+    first.write_bytes(events_of(first.name, longer, logged(folder)[:1]))
     assert read_run(folder).status == "finished"
     assert read_run(folder).options["OPTIM.MAX_EPOCH"] == 3
 
@@ -498,9 +494,8 @@ def test_a_broken_config_is_a_row_that_says_so(record, tmp_path, content):
     (broken / "config.yaml").write_bytes(
         whole.replace(b"MAX_EPOCH: 3", b"MAX_EPOCH: x") if content is None else content
     )
-    code, text, errors = make_table(tmp_path / "logs", "--format", "csv")
-    table = pd.read_csv(io.StringIO(text)).set_index("run")
-    assert code == 0
+    table, errors = table_of(tmp_path / "logs")
+    table = table.set_index("run")
     assert table.loc["single", "status"] == "seed0: no readable config.yaml"
     assert (table.loc["multi", "n"], table.loc["single", "n"]) == (1, 0)
     assert "no readable config.yaml" in errors
@@ -528,20 +523,16 @@ def test_out_into_no_folder(record, tmp_path):
 @pytest.mark.fault(35)
 def test_a_resumed_run_has_every_point_once(record):
     folder = record("multi", 0, [1, 2])
-    saved = [json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])]
+    saved = logged(folder)[:1]  # epoch 2 was logged, its checkpoint was not
     (folder / "metrics.jsonl").write_text("of no use")
-    outdated = list(folder.glob("*tfevents*"))
-    journal = Journal(
-        folder, (folder / "config.yaml").read_text(), saved, outdated=outdated
-    )  # epoch 2 was logged, its checkpoint was not
+    journal = journal_of(folder, saved)
     journal.epoch(2, 3, {"test/top1": 5.0})
     journal.epoch(3, 3, {"test/top1": 6.0})
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("test/top1")] == [(1, 1.0), (2, 5.0), (3, 6.0)]
     assert read_run(folder).curves["test/top1"] == {1: 1.0, 2: 5.0, 3: 6.0}
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+    assert [line["epoch"] for line in logged(folder)] == [1, 2, 3]
 
 
 def test_evaluation_every_other_epoch(record):

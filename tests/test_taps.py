@@ -44,7 +44,7 @@ def test_taps_that_do_not_exist(choices, text):
 def test_features_are_chosen_by_their_name_or_as_one_tap():
     assert [choose_features("VKD.STUDENT_TAP", name, BLOCKS) for name in (POOLED, PATCHES)] == [POOLED, PATCHES]
     assert [choose_features("VKD.STUDENT_TAP", name, BLOCKS) for name in ("last", "1/2", "blocks.1")] == [
-        *("blocks.7", "blocks.4", "blocks.1"),
+        *("blocks.7", "blocks.4", "blocks.1")
     ]
     with pytest.raises(ValueError, match="VKD.STUDENT_TAP has 'pool', expected last, a position, a share"):
         choose_features("VKD.STUDENT_TAP", "pool", BLOCKS)
@@ -100,7 +100,7 @@ NORMED = {  # where the head takes what a final norm made, and how many tokens s
         "mixer_nano4": 0,
         "resmlp_s12": 0,
         "gmlp_ti16_224": 0,
-    },
+    }
 }
 
 

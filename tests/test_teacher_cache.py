@@ -1,7 +1,6 @@
 """What teachers say is kept and told again: the same run, other seeds and students, and what makes another cache."""
 
 import errno
-import logging
 import math
 import os
 import shutil
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from processes import Running, two_ranks, wait_for
+from processes import Running, finish, paused, two_ranks
 from records import assert_same_run, same
 from waits import NoReads
 
@@ -331,7 +330,6 @@ def words_of(teacher, tmp_path, cache=True, **overrides):
 
 def test_a_cached_run_is_the_run(train, copied, caplog):
     """Without, writing, reading: the same bits, with mixup, cutmix, repeats, MINE, average. Reading asks no teacher."""
-    caplog.set_level(logging.INFO, logger="pycls_std")
     plain, asked = train("plain", cache=False)
     assert asked == EPOCHS * ASKED
     assert_same_run(plain, copied)
@@ -352,29 +350,44 @@ def test_every_method_reads_it(train, copied, kind):
     assert_same_run(plain, reading)
 
 
-def test_a_run_that_reads_features(train):
-    options = {"OPTIM__MAX_EPOCH": 1, "LOCALITY__WEIGHT": 1.0, "LOCALITY__STUDENT_TAPS": "[1, last]"}
-    options |= {"LOCALITY__TEACHER_TAPS": "[0, 1]", "MINE__SAMPLES": 0}
-    plain, _ = train("plain", cache=False, **options)
+MAPS = {"LOCALITY__WEIGHT": 1.0, "LOCALITY__STUDENT_TAPS": "[1, last]", "LOCALITY__TEACHER_TAPS": "[0, 1]"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "entries"),
+    [
+        ("std", MAPS | {"MINE__SAMPLES": 0}, ("head:cls", "tap:layer1", "tap:layer2")),
+        ("locality", {"KD__WEIGHT": 0.5}, ("head:cls", "tap:layer1", "tap:layer2", "tap:layer3")),
+        ("vkd", {}, ("head:cls", "tap:pooled")),
+        ("feature", {"FEATURE__LOSS": "rkd"}, ("tap:pooled",)),
+        (
+            *("feature", {"FEATURE__LOSS": "reviewkd", "FEATURE__WARMUP_EPOCHS": 0}),
+            ("tap:layer1", "tap:layer2", "tap:layer3", "tap:pooled"),
+        ),
+    ],
+)
+def test_a_run_that_reads_features(train, tmp_path, kind, options, entries):
+    """One that asks, one that writes and one that reads are one, bit for bit; nothing is kept that nobody reads."""
+    options = options | {"OPTIM__MAX_EPOCH": 1}
+    plain, _ = train("plain", cache=False, kind=kind, **options)
     for name, calls in (("writing", ASKED), ("reading", 0)):
-        run, asked = train(name, **options)
+        run, asked = train(name, kind=kind, **options)
         assert asked == calls
         assert_same_run(plain, run)
+    assert np.load(next((tmp_path / "kept").rglob("*1.npy"))).dtype.names == entries
 
 
 def test_a_stopped_or_killed_run_leaves_no_half_epoch(teacher, written, tmp_path, train):
     """Stopped, then killed in its second epoch, then finished; what it kept is then whole."""
     words = words_of(teacher, tmp_path, OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=EPOCHS)
-    for number, code, pause in ((15, 143, 0.3), (9, -9, 3600.0)):
-        (tmp_path / "paused").unlink(missing_ok=True)
-        running = Running(tmp_path, words, hook="processes:pause", arguments=(str(tmp_path), 1, 5, pause))
-        wait_for((tmp_path / "paused").exists)
+    for number, code, seconds in ((15, 143, 0.3), (9, -9, 3600.0)):
+        running = paused(tmp_path, words, epoch=1, iteration=5, seconds=seconds)
         running.signal(number)
         assert running.end()[0] == code
         names = [name.split("/")[1] for name in kept_files(tmp_path)]
         assert [name for name in names if ".tmp" not in name] == ["epoch-0001.npy"]
         assert len(names) == (1 if number == 15 else 2), "only who is killed leaves a part"
-    assert Running(tmp_path, words).end()[0] == 0
+    finish(Running(tmp_path, words))
     assert_same_run(tmp_path / "run", written)
     reading, asked = train("reading")
     assert asked == 0
@@ -385,8 +398,7 @@ def test_a_stopped_or_killed_run_leaves_no_half_epoch(teacher, written, tmp_path
 def test_two_processes_keep_their_own_shares(teacher, tmp_path):
     for name in ("plain", "writing", "reading"):
         words = words_of(teacher, tmp_path, name != "plain", OPTIM__MAX_EPOCH=1, OUT_DIR=tmp_path / name)
-        for one in two_ranks(tmp_path / f"of {name}", words):
-            assert one.end()[0] == 0
+        finish(*two_ranks(tmp_path / f"of {name}", words))
         if name == "writing":
             names = [f"epoch-0001-{rank}of2.npy" for rank in (0, 1)]
             assert [name.split("/")[1] for name in kept_files(tmp_path)] == names
@@ -420,7 +432,6 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_run(train, tmp_path)
 
 def test_sizes_are_told_before_anything_is_written(build, copied, caplog):
     """An entry has 10 logits of 4 bytes, and of features as many numbers as they have."""
-    caplog.set_level(logging.INFO, logger="pycls_std")
     build()
     _, kept = build(taps=TAPS)
     assert kept.specs[0].kind.itemsize == 4 * (10 + 16 * 8 * 8 + 64 * 2 * 2 + 64)
@@ -510,7 +521,7 @@ def test_a_cache_that_is_no_file_is_named(teacher, tmp_path, offline):
     """A pipe lets its reader wait for ever."""
     options = {"DISTILLATION__OFFLINE": "true", "AUG__MIXUP": 0, "AUG__CUTMIX": 0} if offline else {}
     words = words_of(teacher, tmp_path, OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=1, **options)
-    assert Running(tmp_path, words).end()[0] == 0
+    finish(Running(tmp_path, words))
     (name,) = kept_files(tmp_path)
     path = tmp_path / "kept" / name
     for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import ROOT
-from records import SMALL, load_state, same, words
+from records import SMALL, load_state, logged, same, words
 from waits import Products
 
 from pycls_std import config, runner
@@ -242,10 +242,9 @@ def test_a_teacher_is_scored_by_its_own_statistics_and_then_switches_to_those_of
         seen.append([m.running_mean for m in teacher.modules() if isinstance(m, torch.nn.BatchNorm2d)])
 
     monkeypatch.setattr(loop, "fit", lambda session, **options: (fit(session), session.best.update(top1=0, epoch=0)))
-    with caplog.at_level("INFO"):
-        for choice in ("eval", "batch"):
-            options = {"DISTILLATION__TEACHER_BN": choice, "DISTILLATION__TEACHER_FOLD": "false"}
-            runner.train(method("kd", TEST__BATCH_SIZE=2, **options))
+    for choice in ("eval", "batch"):
+        options = {"DISTILLATION__TEACHER_BN": choice, "DISTILLATION__TEACHER_FOLD": "false"}
+        runner.train(method("kd", TEST__BATCH_SIZE=2, **options))
     first, second = [line for line in caplog.messages if line.startswith("teacher 0 resnet8: top-1")]
     assert first == second
     assert len(seen[1]) == 9 and all(mean is None for mean in seen[1])
@@ -277,7 +276,6 @@ def test_checkpoints_know_teachers_by_the_weights_that_were_found(std, tmp_path,
     found = [checkpoint.fingerprint(teacher) for teacher in session.trainer.teachers]
     optimize_teachers(cfg, session)
     assert [checkpoint.fingerprint(teacher) for teacher in session.trainer.teachers] != found
-    caplog.set_level("INFO")
     runner.train(cfg)
     assert load_state(tmp_path / "run")["teachers"] == found
     (line,) = [text for text in caplog.messages if "batch norms folded" in text]
@@ -309,16 +307,21 @@ def taught_student(teacher, tmp_path_factory):
     own = {"DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}]", "OUT_DIR": folder, "OPTIM__MAX_EPOCH": 2}
     own |= {"STD__WEIGHT": 1.0, "TASK__WEIGHT": 1e-6}
     runner.train(config.load(str(ROOT / "configs/debug/std_debug.yaml"), words(**own)))
-    line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    line = logged(folder)[-1]
     scores = {name: line[f"test/{name}_top1"] for name in ("avg", "cls", "dist")}
     assert len(set(scores.values())) == 3
     return folder / "checkpoints" / "last.pt", scores
 
 
+def by_student(path, **own):
+    """Options of a run that such a student teaches."""
+    own = {"TEACHERS": "[mixer_nano4]", "TEACHER_WEIGHTS": f"[{path}]", "TEACHER_MIN_ACC": 0} | own
+    return {f"DISTILLATION__{key}": value for key, value in own.items()}
+
+
 def test_a_teacher_is_judged_on_what_is_held_out(load, taught_student, tmp_path):
     path, scores = taught_student
-    own = {"TEACHERS": "[mixer_nano4]", "TEACHER_WEIGHTS": f"[{path}]", "TEACHER_MIN_ACC": 0}
-    words = {f"DISTILLATION__{key}": value for key, value in own.items()} | {"OPTIM__MAX_EPOCH": 1}
+    words = by_student(path) | {"OPTIM__MAX_EPOCH": 1}
     runner.train(load("debug/kd_debug", OUT_DIR=tmp_path / "run", DATA__VAL_FRACTION=0.3, **words))
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["teachers"] == {"0_mixer_nano4": pytest.approx(scores["avg"])}  # on the test split
@@ -337,15 +340,8 @@ def test_a_teacher_is_judged_on_what_is_held_out(load, taught_student, tmp_path)
 def test_a_student_that_teaches_does_so_by_its_own_prediction(load, taught_student, tmp_path, prediction):
     """By its class head alone an STD student of 83.3 taught at 39.5. Its score as a teacher is that of its run."""
     path, scores = taught_student
-    own = {"TEACHERS": "[mixer_nano4]", "TEACHER_WEIGHTS": f"[{path}]", "TEACHER_MIN_ACC": 0}
-    own |= {"TEACHER_PREDICTIONS": f"[{prediction}]"} if prediction else {}
-    cfg = load(
-        "debug/kd_debug",
-        OUT_DIR=tmp_path / "run",
-        OPTIM__MAX_EPOCH=1,
-        **SMALL,
-        **{f"DISTILLATION__{k}": v for k, v in own.items()},
-    )
+    own = by_student(path, **({"TEACHER_PREDICTIONS": f"[{prediction}]"} if prediction else {}))
+    cfg = load("debug/kd_debug", OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=1, **SMALL, **own)
     session, _, _ = build_all(cfg, build_runtime(cfg))
     runner.train(cfg)
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -372,9 +368,7 @@ def test_a_student_that_teaches_does_so_by_its_own_prediction(load, taught_stude
 
 
 def test_a_student_that_teaches_takes_arguments(load, taught_student):
-    own = {"TEACHERS": "[mixer_nano4]", "TEACHER_WEIGHTS": f"[{taught_student[0]}]"}
-    own |= {"TEACHER_ARGS": "[{drop_rate: 0.3}]"}
-    cfg = load("debug/kd_debug", **{f"DISTILLATION__{key}": value for key, value in own.items()})
+    cfg = load("debug/kd_debug", **by_student(taught_student[0], TEACHER_ARGS="[{drop_rate: 0.3}]"))
     (its,) = build_all(cfg, build_runtime(cfg))[0].trainer.teachers
     assert its.backbone.prediction == "avg" and its.backbone.student.backbone.head_drop.p == 0.3
 
@@ -384,8 +378,8 @@ def test_predictions_that_a_teacher_does_not_offer(load, teacher, taught_student
         ("resnet8", teacher, "avg", "cls"),
         ("mixer_nano4", taught_student[0], "mean", "avg, cls, dist"),
     ):
-        own = {"TEACHERS": f"[{name}]", "TEACHER_WEIGHTS": f"[{path}]", "TEACHER_PREDICTIONS": f"[{wanted}]"}
-        cfg = load("debug/kd_debug", OUT_DIR=tmp_path, **{f"DISTILLATION__{key}": value for key, value in own.items()})
+        own = by_student(path, TEACHERS=f"[{name}]", TEACHER_PREDICTIONS=f"[{wanted}]")
+        cfg = load("debug/kd_debug", OUT_DIR=tmp_path, **own)
         with pytest.raises(ValueError, match=f"TEACHER_PREDICTIONS is '{wanted}', it offers {known}$"):
             runner.train(cfg)
 
@@ -394,9 +388,7 @@ def test_the_prediction_belongs_to_what_is_kept_of_a_teacher(load, taught_studen
     """Two runs that a student teaches by two of its predictions do not read each other's cache."""
     folders = []
     for prediction in ("avg", "cls"):
-        own = {"TEACHERS": "[mixer_nano4]", "TEACHER_WEIGHTS": f"[{taught_student[0]}]", "TEACHER_MIN_ACC": 0}
-        own |= {"TEACHER_PREDICTIONS": f"[{prediction}]", "CACHE": tmp_path / "kept"}
-        own = {f"DISTILLATION__{key}": value for key, value in own.items()}
+        own = by_student(taught_student[0], TEACHER_PREDICTIONS=f"[{prediction}]", CACHE=tmp_path / "kept")
         runner.train(load("debug/kd_debug", OUT_DIR=tmp_path / prediction, OPTIM__MAX_EPOCH=1, **SMALL, **own))
         folders.append({path.name for path in (tmp_path / "kept").iterdir()})
     assert [len(found) for found in folders] == [1, 2]

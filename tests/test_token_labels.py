@@ -253,7 +253,6 @@ def _sizes():
 
 def test_published_heads_are_left_out(caplog):
     """They have 91 outputs, whatever the classes, and are not needed to predict; ours stays as it is."""
-    caplog.set_level("INFO")
     from test_vidt import published
 
     model, other = small(token_label=True), small()
@@ -269,7 +268,6 @@ def test_weights_of_other_classes_are_a_start(caplog):
     """Of a published ViDT, and of one of ours with such a head, whose first layers are taken."""
     from test_vidt import published
 
-    caplog.set_level("INFO")
     other = create_backbone("vidt_swin_nano", num_classes=5, image_size=64, token_label=True, **SMALL)
     for state, taken in ((published(small()), False), (other.state_dict(), True)):
         model = create_backbone("vidt_swin_nano", num_classes=7, image_size=64, token_label=True, **SMALL)

@@ -1,6 +1,5 @@
 """Token matching: its forms against plain formulas, masks, projections, whom gradients reach, processes, and errors."""
 
-import json
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +9,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from methods import Method, batch, options_of, two_steps
-from processes import Running, two_ranks
-from records import SMALL, words
-from test_distributed import SGD, apart
 from torch.nn.functional import interpolate
 
 from pycls_std import config, runner
@@ -360,20 +356,6 @@ def test_two_processes_equal_one(load, trainer, together):
 
 
 MAPS_ALONE = {"TOKENS__WEIGHT": 1.0, "TOKENS__STUDENT_MAPS": "[0, last]", "TOKENS__STUDENT_QUERIES": "[]"}
-
-
-def test_two_real_processes_train_what_one_trains(tmp_path, teacher):
-    """A run of a classifier, whose maps are tokens, too."""
-    own = SMALL | SGD | {"DISTILLATION__TEACHERS": "[resnet8]", "DISTILLATION__TEACHER_WEIGHTS": f"[{teacher}]"}
-    own |= MAPS_ALONE | {"TOKENS__TEACHER_MAPS": "[layer1, layer2]", "OPTIM__MAX_EPOCH": 1}
-    command = ["--mode", "train", "--cfg", "configs/debug/base_debug.yaml", *words(**own)]
-    one = [Running(tmp_path, [*command, f"OUT_DIR={tmp_path / 'one'}"])]
-    for process in one + two_ranks(tmp_path, [*command, f"OUT_DIR={tmp_path / 'two'}"]):
-        code, _, errors = process.end()
-        assert (code, errors) == (0, "")
-    assert apart(tmp_path / "one", tmp_path / "two") < 1e-5
-    last = [json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in ("one", "two")]
-    assert last[0]["train/tokens"] == pytest.approx(last[1]["train/tokens"], rel=1e-3)
 
 
 @pytest.mark.parametrize("way", ["fp32", "bf16", "compiled"])

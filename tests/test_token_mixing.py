@@ -137,11 +137,7 @@ def test_operations_are_counted_as_before():
     [
         ("mixer_nano4", {}, ""),
         ("mixer_nano4", {"drop_path": 0.1}, ""),
-        (
-            "mixer_nano4",
-            {"proj_drop_rate": 0.1},
-            DROPOUT,
-        ),
+        ("mixer_nano4", {"proj_drop_rate": 0.1}, DROPOUT),
         ("mixer_nano4", {"image_size": 68}, "which takes at most 256 tokens, the student has 289"),
         ("mixer_nano4", {"act_layer": torch.nn.ReLU}, "which needs a student with token mixing MLPs"),
         ("gmixer_12", {"patch_size": 4, "num_blocks": 1}, "which needs a student with token mixing MLPs"),
@@ -187,8 +183,7 @@ def chosen(load, monkeypatch, caplog):
         monkeypatch.setattr(token_mixing, "find_spec", lambda name: name != missing)
         cfg.defrost()
         cfg.CUDA.TOKEN_MIXING = choice
-        with caplog.at_level("INFO"):
-            token_mixing.choose_token_mixing(cfg, session)
+        token_mixing.choose_token_mixing(cfg, session)
         lines = [line for line in caplog.messages if "TOKEN_MIXING" in line]
         return SimpleNamespace(session=session, line=lines[-1] if lines else "", asked=asked)
 
@@ -234,12 +229,7 @@ def forms(session):
             "plain",
             "CUDA.TOKEN_MIXING auto: plain, not fused, which needs triton, and it is not installed",
         ),
-        (
-            "auto",
-            {"MODEL__ARGS__proj_drop_rate": 0.1},
-            "plain",
-            f"CUDA.TOKEN_MIXING auto: plain, not fused, {DROPOUT}",
-        ),
+        ("auto", {"MODEL__ARGS__proj_drop_rate": 0.1}, "plain", f"CUDA.TOKEN_MIXING auto: plain, not fused, {DROPOUT}"),
         (
             "auto",
             {"seconds": (0.02, 0.03), "rank_zero": ("fused", "as told")},

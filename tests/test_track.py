@@ -4,13 +4,12 @@ Both are played by stand-ins here, which take what the libraries take; MLflow it
 """
 
 import importlib.util
-import json
 import sys
 from types import SimpleNamespace
 
 import pytest
 from processes import ROOT, called
-from records import words
+from records import logged, words
 
 from pycls_std import config, runner
 
@@ -21,7 +20,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     own = words(OUT_DIR=folder / "a", OPTIM__MAX_EPOCH=2, DATA__PER_CLASS=13, TRAIN__BATCH_SIZE=16)
     runner.run("train", config.load(str(ROOT / "configs/debug/base_debug.yaml"), own))
-    return folder, [json.loads(line) for line in (folder / "a" / "metrics.jsonl").read_text().splitlines()]
+    return folder, logged(folder / "a")
 
 
 class Wandb:

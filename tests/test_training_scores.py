@@ -1,10 +1,8 @@
 """Accuracy on the training views, logged where labels are unmixed: that of a plain count, at no wait for the device."""
 
-import json
-
 import pytest
 import torch
-from records import SMALL, assert_same_run
+from records import SMALL, logged
 from waits import NoReads
 
 from pycls_std import runner
@@ -15,11 +13,6 @@ from pycls_std.engine import loop
 from pycls_std.engine.runtime import Runtime
 
 UNMIXED = {"AUG__MIXUP": 0, "AUG__CUTMIX": 0, **SMALL}
-
-
-def logged(folder):
-    """The lines of metrics.jsonl."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("name", ["avg", "cls", "dist"])
@@ -50,8 +43,7 @@ def test_it_is_the_share_of_the_views_that_the_prediction_names_rightly(std, mon
 
 
 def test_it_is_recorded_and_told_beside_that_of_the_test(load, tmp_path, caplog):
-    with caplog.at_level("INFO"):
-        runner.run("train", load("debug/base_debug", OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=2, **UNMIXED))
+    runner.run("train", load("debug/base_debug", OUT_DIR=tmp_path / "run", OPTIM__MAX_EPOCH=2, **UNMIXED))
     lines = logged(tmp_path / "run")
     assert [set(line) >= {"train/top1", "test/top1", "train/ce"} for line in lines] == [True, True]
     told = [message for message in caplog.messages if message.startswith("epoch 2/2  loss ")]
@@ -63,8 +55,7 @@ def test_it_is_recorded_and_told_beside_that_of_the_test(load, tmp_path, caplog)
 @pytest.mark.parametrize("mixing", ["MIXUP", "CUTMIX"])
 def test_nothing_is_recorded_where_labels_are_mixed(load, tmp_path, caplog, mixing):
     own = UNMIXED | {f"AUG__{mixing}": 0.5, "AUG__MIX_PROB": 0.5, "OPTIM__MAX_EPOCH": 1}
-    with caplog.at_level("INFO"):
-        runner.run("train", load("debug/base_debug", OUT_DIR=tmp_path / "run", **own))
+    runner.run("train", load("debug/base_debug", OUT_DIR=tmp_path / "run", **own))
     assert not [key for line in logged(tmp_path / "run") for key in line if key == "train/top1"]
     assert "train top-1" not in caplog.text
 
@@ -79,25 +70,3 @@ def test_a_step_waits_for_nothing(std):
         losses, _ = loop.train_step(session, batch, Progress(0, 0, 8, 3))
         meters.add(losses | session.trainer.monitors, len(loaded.index))
     assert "top1" in meters.sums
-
-
-def test_a_resume_goes_on_bit_for_bit(load, tmp_path, monkeypatch):
-    own = {"OPTIM__MAX_EPOCH": 2, **UNMIXED}
-    runner.run("train", load("debug/base_debug", OUT_DIR=tmp_path / "whole", **own))
-    cut = load("debug/base_debug", OUT_DIR=tmp_path / "cut", **own)
-    epoch_of = loop.train_epoch
-
-    def ends(session, epoch):
-        if epoch == 1:
-            raise RuntimeError("ended")
-        return epoch_of(session, epoch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_epoch", ends)
-        with pytest.raises(RuntimeError, match="ended"):
-            runner.run("train", cut)
-    runner.run("train", cut)
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
-    assert [line["train/top1"] for line in logged(tmp_path / "cut")] == [
-        line["train/top1"] for line in logged(tmp_path / "whole")
-    ]

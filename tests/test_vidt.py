@@ -1,6 +1,5 @@
 """ViDT: its windows against a dense computation, padding, published counts and numbers, taps, others' weights."""
 
-import logging
 import re
 
 import pytest
@@ -439,8 +438,7 @@ def published(model):
 def test_published_weights_load(refine, aware, caplog):
     model, other = (small(refine=refine, iou_aware=aware) for _ in range(2))
     other.load_state_dict(by_formula(model.state_dict()))
-    with caplog.at_level(logging.INFO):
-        start_from(model, Weights(published(other), "vidt.pth"))
+    start_from(model, Weights(published(other), "vidt.pth"))
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
     assert f"it is another model's; {24 if refine else 34 if aware else 22} tensors unused: " in caplog.messages[0]
     assert "computes as this one with MODEL.ARGS {'mask_padding': False}" in caplog.messages[1]
@@ -506,8 +504,7 @@ def test_a_swin_classifier_is_a_start(origin, caplog, monkeypatch):
         state = find_weights("vidt_swin_tiny", "timm:swin_tiny_patch4_window7_224").state
     model = small()
     tokens = model.body.det_token.clone()
-    with caplog.at_level(logging.INFO):
-        start_from(model, Weights(state, "swin"))
+    start_from(model, Weights(state, "swin"))
     assert "tensors unused: norm.weight" in caplog.messages[0] and "head." in caplog.messages[0]
     assert "tensors are new: body.det_token" in caplog.messages[1]
     assert torch.equal(model.body.det_token, tokens)

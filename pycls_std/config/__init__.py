@@ -103,8 +103,9 @@ def complete(record: str | dict) -> dict[str, Any]:
         raise ValueError("no options")
     found = upgraded_record(flatten(options))
     known = Catalogue().defaults(found)
+    sections = {key.partition(".")[0] for key in known if "." in key}
     for key in found:
-        if any(other.startswith(f"{key}.") for other in known):
+        if key in sections:
             raise ValueError(f"{key} is a section, and holds no options")
     return known | found
 
