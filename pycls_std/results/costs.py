@@ -69,7 +69,7 @@ def _numbers(run: Run) -> dict[str, float]:
         "deployed": (parameters.get("deployed"), MEGA),
         "train_only": (parameters.get("train_only"), MEGA),
         "flops": (facts.get("flops") or analysis.get("flops"), GIGA),
-        "hours": (facts.get("hours"), 1 / run.processes),  # of all devices
+        "hours": (facts.get("hours"), 1 / (run.processes or 1)),  # of all devices
         "speed": (facts.get("images_per_second"), 1),
         "memory": (facts.get("peak_memory_gib"), 1),
     }

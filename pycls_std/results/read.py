@@ -24,7 +24,7 @@ class Run:
 
     teachers: digests of the weights that taught it, () where they are not known, as in a record of before November
     2026. files: digests of those of its dataset, "" where there are none or, as in a record of before December 2026,
-    they are not known. processes: that shared its batches. status: `finished`, or what is wrong in a few words.
+    they are not known. processes: that shared its batches, 0 where run.json is gone. status: `finished`, or what is wrong in a few words.
     """
 
     folder: Path
@@ -32,7 +32,7 @@ class Run:
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
     teachers: tuple[str, ...] = ()
     files: str = ""
-    processes: int = 1
+    processes: int = 0
     status: str = "finished"
 
     @property
@@ -90,7 +90,7 @@ def read_run(folder: Path) -> Run:
         run.teachers = tuple(map(str, digests))
     digests = facts.get("files")
     run.files = " ".join(str(digests[split])[:10] for split in sorted(digests)) if isinstance(digests, dict) else ""
-    run.processes = facts["processes"] if isinstance(facts.get("processes"), int) else 1
+    run.processes = facts["processes"] if isinstance(facts.get("processes"), int) else int(bool(facts))
     other, foreign = _edited(run.options, shown), _foreign(folder, run.options)
     if foreign:
         run.status = f"event files that are not this run's: {first_of(foreign)}"
