@@ -457,6 +457,17 @@ def test_runs_on_two_folders_are_two_rows(record, tmp_path, layout):
     assert sorted(zip(table["data"], table["n"], strict=True)) == [("birds", 1), ("cats", 2)]
 
 
+def test_runs_behind_links_are_found_once(record, tmp_path):
+    """A row that lies elsewhere, as on another disk, was left out without a word; links may go round in circles."""
+    folder = record("multi", 0, [1, 2, 30])
+    away = record("other", 0, [1, 2, 40]).parent.rename(tmp_path / "away")
+    for name, target in (("other", away), ("again", folder.parent), (".hidden", away), ("up", tmp_path)):
+        (tmp_path / "logs" / name).symlink_to(target)
+    (away / "round").symlink_to(tmp_path / "logs")
+    found = find_runs([str(tmp_path / "logs"), str(folder)])
+    assert [run.folder for run in found] == [folder, tmp_path / "logs" / "other" / "seed0"]
+
+
 def test_the_same_seed_twice_is_not_two_runs(record, tmp_path):
     folder = record("multi", 0, [1, 2, 30])
     top = tmp_path / "logs"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,18 +54,24 @@ def find_runs(folders: list[str]) -> list[Run]:
     """
     found: dict[Path, Path] = {}
     for top in map(Path, folders):
-        below = (path for path in top.rglob("*") if path.is_dir() and not _hidden(path.relative_to(top)))
-        candidates = sorted({top, *below})
-        here = [f for f in candidates if (f / "config.yaml").is_file() or re.fullmatch(r"seed\d+", f.name)]
+        here = [f for f in _folders(top) if (f / "config.yaml").is_file() or re.fullmatch(r"seed\d+", f.name)]
         if not here:
             raise ValueError(f"{top}: {'no run record in it' if top.is_dir() else 'there is no such folder'}")
         found |= {folder.resolve(): folder for folder in here if folder.resolve() not in found}
     return [read_run(folder) for folder in found.values()]
 
 
-def _hidden(path: Path) -> bool:
-    """Return whether a folder is one that is being written, or lies in one."""
-    return any(part.startswith(".") for part in path.parts)
+def _folders(top: Path) -> list[Path]:
+    """Return a folder and all below it, also behind links, each once; a hidden one is being written."""
+    found: dict[Path, Path] = {}
+    starts = [top]
+    for start in starts:  # which links are added to
+        for name, below, _ in os.walk(start):
+            place, real = Path(name), Path(name).resolve()
+            below[:] = sorted(name for name in below if real not in found and not name.startswith("."))
+            found.setdefault(real, place)
+            starts += [link for name in below if (link := place / name).is_symlink()]
+    return sorted(found.values())
 
 
 def read_run(folder: Path) -> Run:
