@@ -12,6 +12,7 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from processes import ROOT, called
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -515,6 +516,21 @@ def test_a_broken_config_is_a_row_that_says_so(record, tmp_path, content):
     assert table.loc["single", "status"] == "seed0: no readable config.yaml"
     assert (table.loc["multi", "n"], table.loc["single", "n"]) == (1, 0)
     assert "no readable config.yaml" in errors
+
+
+@pytest.mark.parametrize(
+    "key, value", [("DISTILLATION.TEACHERS", None), ("TASK.NAME", ["x"]), ("TRAINER", ["std"]), ("PUBLISHED.TOP1", "x")]
+)
+def test_an_option_of_another_type_is_a_row_that_says_so(record, tmp_path, key, value):
+    """And no end of the table, in an old record either, whose options stand in config.yaml alone."""
+    folder = record("single", 0, [1, 2, 30])
+    older(folder, [{"epochs_done": 0, "epochs": 3}])
+    options = yaml.safe_load((folder / "config.yaml").read_text())
+    section, _, leaf = key.rpartition(".")
+    (options[section] if section else options)[leaf] = value
+    (folder / "config.yaml").write_text(yaml.safe_dump(options))
+    row = aggregate(find_runs([str(tmp_path)])).iloc[0]
+    assert (row["n"], row["status"]) == (0, "seed0: no readable config.yaml")
 
 
 def test_the_tool_imports_no_torch(record, tmp_path):

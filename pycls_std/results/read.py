@@ -185,7 +185,7 @@ def _options_of(text: str) -> dict[str, Any]:
         options = config.complete(record) if flat.keys() >= REQUIRED else {}
     except ValueError:
         return {}
-    if not all(type(options.get(key)) is int and options[key] > 0 for key in ("OPTIM.MAX_EPOCH", "TEST.PERIOD")):
+    if not all(options.get(key, 0) > 0 for key in ("OPTIM.MAX_EPOCH", "TEST.PERIOD")):
         return {}
     if "PUBLISHED.CHANGED" not in flat:  # nobody compared its options with the published recipe
         options = {key: value for key, value in options.items() if not key.startswith("PUBLISHED.")}
