@@ -18,7 +18,7 @@ import pytest
 from processes import ROOT, Running, called, wait_for
 
 from pycls_std.config import ConfigError
-from pycls_std.reproduce import estimate, running, showing
+from pycls_std.reproduce import estimate, running, showing, state
 from pycls_std.reproduce.jobs import Changes, plan
 from pycls_std.reproduce.running import Runner, Slot
 from pycls_std.reproduce.state import State, counts_as_kept, restore, state_of
@@ -391,6 +391,14 @@ def test_what_a_page_cannot_show_does_not_cost_the_table(table, monkeypatch, cap
     assert tool().main(["small.yaml"]) == 1  # not made
     out, errors = capsys.readouterr()
     assert "| KD |" in out and errors == "reproduce.py: warning: no page of the table: the disk is full\n"
+
+
+def test_a_kept_teacher_of_a_teacher_that_is_to_be_made_again_is_made_again(table, monkeypatch):
+    """Its student, whose weights were not kept either, needs them to teach a row that is missing."""
+    jobs = planned(table(TABLE + f"  - {{name: last, config: {DEBUG}/kd_debug.yaml, teachers: [KD]}}\n"))
+    monkeypatch.setattr(state, "state_of", lambda job, kept: State(finished=kept and job.row.name != "last"))
+    enough = {str(job): counts_as_kept(job, jobs) for job in jobs if job.seed == 0}
+    assert enough == {"base seed0": True, "t seed0": False, "KD seed0": False, "last seed0": True}
 
 
 # ------------------------------------------------------------------------------------------------- runs, in pretence

@@ -81,7 +81,8 @@ def counts_as_kept(job: Job, jobs: list[Job]) -> bool:
     """Return whether a record in logs/ is enough of a run: others of `jobs` may be still to make that it teaches."""
     if any((folder / "checkpoints" / job.weights.name).exists() for folder in (job.folder, job.kept)):
         return True
-    return all(state_of(each, kept=True).finished for each in jobs if job in each.needs)
+    taught = [each for each in jobs if job in each.needs]
+    return all(state_of(each, kept=counts_as_kept(each, jobs)).finished for each in taught)
 
 
 def _is_kept(job: Job) -> bool:
