@@ -359,7 +359,10 @@ def test_what_is_not_there_of_a_row_is_told(table, tmp_path):
     gone, lost = (read_run(tmp_path / name) for name in ("gone", "lost"))
     (tmp_path / "lost").mkdir()
     (tmp_path / "lost" / "metrics.jsonl").touch()
-    for second, status in ((gone, "seed1 not yet run"), (lost, "seed1: no readable config.yaml")):
+    begun = made(jobs[1].options | {"OPTIM.BASE_LR": 7.0}, tmp_path / "begun", top1=0.0)  # of other options
+    begun.curves.clear()
+    missing = "seed1 not yet run"
+    for second, status in ((gone, missing), (begun, missing), (lost, "seed1: no readable config.yaml")):
         rows = showing.gathered(found, jobs, [records[0], gone, records[1], records[2], second], {}, {}).set_index(
             "run"
         )
