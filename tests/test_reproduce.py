@@ -117,6 +117,7 @@ def test_a_sweep_is_the_product_of_its_axes_or_a_list(table):
         ("OPTIM.MAX_EPOCH: 2", "SEED: 2", "runs, base: SEED is an option, expected the row's entry seeds"),
         ("OPTIM: {MAX", "DISTILLATION.TEACHER_WEIGHTS: [x], OPTIM: {MAX", "expected the row's entry teachers"),
         ("baseline: base", "selection: held-out", "base: the table's selection is held-out, DATA.VAL_FRACTION is 0"),
+        ("name: KD", "name: KD\n    list: []", "runs, KD: list is empty"),
         ("title: A small table", "title: [a, b]", "title is ['a', 'b'], expected text"),
         (
             "name: KD",

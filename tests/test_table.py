@@ -671,6 +671,8 @@ def test_a_gain_is_paired_over_seeds_and_over_images_where_there_is_one(tmp_path
     assert rows.loc["same", "gain"].endswith(", within noise") and rows.loc["base", "gain"] != rows.loc["base", "gain"]
     with pytest.raises(ValueError, match="the baseline bass is no row, there are base"):
         aggregate(runs, baseline="bass")
+    with pytest.raises(ValueError, match="bass, to be apart, is no row, there are base, good, same"):
+        aggregate(runs, baseline="base", apart=("good", "bass"))
     own = aggregate(runs, baseline={"good": "same", "same": "base"}).set_index("run")  # each has its own
     mean = sum(np.subtract(scores["good"], scores["same"])) / 3
     assert own["baseline"].to_dict() == {"base": "", "good": "same", "same": "base"}

@@ -48,7 +48,7 @@ def aggregate(
     selected_<result> of the epoch that is the best on the held-out images; and best_<result> of the best epoch on the
     test split itself, which flatters. delta_<score> is what is selected minus what is published. Nothing unfinished
     enters them. `columns.headings` has all columns.
-    Raises ValueError if a baseline is no row.
+    Raises ValueError if a baseline, or one that is apart, is no row.
     """
     catalogue = config.Catalogue()
     groups = grouped(catalogue, runs)
@@ -62,7 +62,11 @@ def aggregate(
         _facts(catalogue, options, varied) | {"planned": options["NAME"], "n": 0, "status": MISSING}
         for options in missing
     ]
-    baselines = dict.fromkeys((row["planned"] for row in rows), baseline) if isinstance(baseline, str) else baseline
+    known = [row["planned"] for row in rows]
+    for name in apart:
+        if name not in known:
+            raise ValueError(f"{name}, to be apart, is no row, there are {', '.join(dict.fromkeys(known))}")
+    baselines = dict.fromkeys(known, baseline) if isinstance(baseline, str) else baseline
     baselines = {row: name for row, name in baselines.items() if name and row not in apart}
     compare(rows, baselines, selection)
     several = len(set(baselines.values())) > 1
