@@ -241,6 +241,17 @@ def test_published_numbers_of_a_row_are_not_those_of_a_changed_table(table):
     assert planned(found, scale=0.5)[2].options["PUBLISHED.TOP1"] == -1
 
 
+def test_whose_numbers_they_are_is_a_column_where_they_are_of_several(table, capsys):
+    """A table is headed by one source, and some of its rows were another one's."""
+    text = TABLE.replace("name: KD", "name: KD\n    published: {TOP1: 70}\n    source: own") + "source:\n"
+    for theirs, shown in (("own", False), ("another", True)):
+        table(text.replace("base_debug.yaml,", f"base_debug.yaml, published: {{TOP1: 71.5}}, source: {theirs},"))
+        assert tool().main(["small.yaml", "--show"]) == 0
+        output = capsys.readouterr().out
+        assert ("| source |" in output) == shown == ("| 71.50 | another |" in output)
+        assert "Published: None" not in output
+
+
 def test_options_of_the_machine_can_be_given_and_none_of_the_table(table):
     found = table()
     assert {job.options["DATA.NUM_WORKERS"] for job in planned(found, "DATA.NUM_WORKERS=3")} == {3}

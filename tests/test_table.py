@@ -69,15 +69,15 @@ def test_columns_of_the_reproductions_table(record, tmp_path):
     assert code == 0
     assert text.splitlines() == [
         "| run | model | method | taps | propagated | teachers | data | epochs | n | top-1 | top-5 "
-        "| best on test top-1 (optimistic) | published top-1 | published top-5 "
+        "| best on test top-1 (optimistic) | published top-1 | published top-5 | source "
         "| top-1 minus published | top-5 minus published | status |",
-        "| --- " * 17 + "|",
+        "| --- " * 18 + "|",
         "| base | mixer_s4 | baseline | - | - | - | cifar100 | 300 | 1 | 3.00 | 13.00 "
-        "| 3.00 | 70.68 | 88.91 | -67.68 | -75.91 | finished |",
+        "| 3.00 | 70.68 | 88.91 | STD reproduction report, table 3.3.1 | -67.68 | -75.91 | finished |",
         "| inter | mixer_s4 | std + mine | 2/3, last | yes | resnet32 + resnet56 | cifar100 | 300 | 1 | 3.00 | 13.00 "
-        "| 3.00 | 77.52 | 94.82 | -74.52 | -81.82 | finished |",
+        "| 3.00 | 77.52 | 94.82 | STD reproduction report, table 3.3.1 | -74.52 | -81.82 | finished |",
         "| paper | mixer_s4 | std + mine | 2/3, last | no | resnet32 + resnet56 | cifar100 | 300 | 1 | 3.00 | 13.00 "
-        "| 3.00 | - | - | - | - | finished |",
+        "| 3.00 | - | - | - | - | - | finished |",
     ]
 
 

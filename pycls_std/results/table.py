@@ -178,7 +178,9 @@ def _facts(catalogue, options: dict[str, Any], varied=()) -> dict:
         if (key := f"PUBLISHED.{score.upper()}") in options
     }
     # A published number belongs to the recipe of the file that states it; what is beside another one says so instead.
-    changed = options.get("PUBLISHED.CHANGED", []) if not all(map(math.isnan, claimed.values())) else []
+    stated = not all(map(math.isnan, claimed.values()))
+    changed = options.get("PUBLISHED.CHANGED", []) if stated else []
+    claimed |= {"published_source": options["PUBLISHED.SOURCE"]} if stated else {}
     published = dict.fromkeys(claimed, math.nan) | {"changed": ", ".join(changed)} if changed else claimed
     return {
         "run": options["NAME"],
