@@ -5,6 +5,7 @@ import math
 import os
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pycls_std.config.plain_yaml import load_yaml
 from pycls_std.core.event_options import options_in
 from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import first_of
+from pycls_std.results.analysis import of_folder
 from pycls_std.results.events import read_events
 
 # Options without which a record cannot be read or shown; those of teachers are not in that of a run without any.
@@ -23,14 +25,16 @@ REQUIRED = {"NAME", "SEED", "TRAINER", "MODEL.NAME", "DATA.NAME", "DATA.ROOT", "
 class Run:
     """One run record. options: {"SECTION.KEY": value}, all of them. curves: tag -> {epochs done: value}.
 
+    facts: what run.json says, {} if it is gone or not whole. status: `finished`, or what is wrong in a few words.
     teachers: digests of the weights that taught it, () where they are not known, as in a record of before November
     2026. files: digests of those of its dataset, "" where there are none or, as in a record of before December 2026,
-    they are not known. processes: that shared its batches, 0 where run.json is gone. status: `finished`, or what is wrong in a few words.
+    they are not known. processes: that shared its batches, 0 where run.json is gone.
     """
 
     folder: Path
     options: dict = field(default_factory=dict)
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
+    facts: dict = field(default_factory=dict)
     teachers: tuple[str, ...] = ()
     files: str = ""
     processes: int = 0
@@ -45,6 +49,11 @@ class Run:
     def seed(self) -> str:
         """Seed, as the label of the run within its config."""
         return f"seed{self.options['SEED']}" if "SEED" in self.options else self.folder.name
+
+    @cached_property
+    def analysis(self) -> dict:
+        """What analysis.json says, {} if it is gone, not whole or another run's."""
+        return of_folder(self.folder, self.name, self.options.get("SEED"))
 
 
 def find_runs(folders: list[str]) -> list[Run]:
@@ -80,7 +89,7 @@ def read_run(folder: Path) -> Run:
     What ran, and for how many epochs, is what the event file says of its own values; config.yaml, which anybody can
     edit, must agree. Records of before November 2026 have it in config.yaml and run.json alone.
     """
-    run = Run(folder)
+    run = Run(folder, facts=document(folder, "run.json"))
     run.curves, recorded = read_events(folder)
     text = _text(folder)
     shown = _options_of(text)
@@ -91,7 +100,7 @@ def read_run(folder: Path) -> Run:
     epochs, period = run.options["OPTIM.MAX_EPOCH"], run.options["TEST.PERIOD"]
     expected = {*range(period, epochs + 1, period), epochs}
     done = _whole([set(curve) for tag, curve in run.curves.items() if tag.startswith(("test/", "ema/", "val/"))])
-    facts = document(folder, "run.json")
+    facts = run.facts
     digests = facts.get("teacher_fingerprints")
     if isinstance(digests, list) and len(digests) == len(run.options.get("DISTILLATION.TEACHERS", [])):
         run.teachers = tuple(map(str, digests))
