@@ -150,6 +150,20 @@ def test_a_teacher_is_its_weights_and_not_their_path(record, tmp_path, same):
         assert "(DISTILLATION.TEACHER_WEIGHTS ['aaaaaaaaaa', 'bbbbbbbbbb'])" in table["run"].tolist()[0]
 
 
+@pytest.mark.parametrize("digests, rows", [("bb", 1), ("ab", 3)])
+def test_a_seed_in_its_first_epoch_is_of_the_row_of_the_others(record, tmp_path, digests, rows):
+    """run.json comes with its first saved epoch; it made a second row, and the gains over that name were gone."""
+    for seed in range(3):
+        known = seed < len(digests)
+        folder = record("multi", seed, [1.0, 2.0, 3.0 + seed] if known else [])
+        taught = [64 * digests[seed], DIGESTS[1]] if known else []
+        (folder / "run.json").write_text(facts(seed, teacher_fingerprints=taught, processes=2))
+    (folder / "run.json").unlink()
+    table = aggregate(find_runs([str(tmp_path)]))
+    assert len(table) == rows and table["n"].sum() == 2
+    assert "seed2: no results" in table["status"].tolist()[-1 if rows > 1 else 0]
+
+
 def files_of(digest):
     """What run.json says of the files of a training and a test split."""
     return {"files": {"train": 64 * digest, "test": 64 * "t"}}

@@ -148,8 +148,9 @@ def test_what_it_says_of_each_run(report):
     ],
 )
 def test_all_devices_of_a_run_are_named(logs, facts, device):
-    runs = find_runs([str(logs / "base" / "seed0")])
-    (runs[0].folder / "run.json").write_text(json.dumps(facts))
+    folder = logs / "base" / "seed0"
+    (folder / "run.json").write_text(json.dumps(facts))
+    runs = find_runs([str(folder)])
     words = {"title": "", "notes": [], "baseline": "", "figures": {}, "link": str}
     head, line = Page(report_html(table=pd.DataFrame(), rows={"base": runs}, **words)).tables[1]
     assert line[head.index("device")] == device

@@ -18,7 +18,7 @@ import pytest
 from processes import ROOT, Running, called, wait_for
 
 from pycls_std.config import ConfigError
-from pycls_std.reproduce import estimate, running, showing
+from pycls_std.reproduce import estimate, running, showing, state
 from pycls_std.reproduce.jobs import Changes, plan
 from pycls_std.reproduce.running import Runner, Slot
 from pycls_std.reproduce.state import State, counts_as_kept, restore, state_of
@@ -117,6 +117,7 @@ def test_a_sweep_is_the_product_of_its_axes_or_a_list(table):
         ("OPTIM.MAX_EPOCH: 2", "SEED: 2", "runs, base: SEED is an option, expected the row's entry seeds"),
         ("OPTIM: {MAX", "DISTILLATION.TEACHER_WEIGHTS: [x], OPTIM: {MAX", "expected the row's entry teachers"),
         ("baseline: base", "selection: held-out", "base: the table's selection is held-out, DATA.VAL_FRACTION is 0"),
+        ("name: KD", "name: KD\n    list: []", "runs, KD: list is empty"),
         ("title: A small table", "title: [a, b]", "title is ['a', 'b'], expected text"),
         (
             "name: KD",
@@ -250,6 +251,17 @@ def test_published_numbers_of_a_row_are_not_those_of_a_changed_table(table):
     assert planned(found, scale=0.5)[2].options["PUBLISHED.TOP1"] == -1
 
 
+def test_whose_numbers_they_are_is_a_column_where_they_are_of_several(table, capsys):
+    """A table is headed by one source, and some of its rows were another one's."""
+    text = TABLE.replace("name: KD", "name: KD\n    published: {TOP1: 70}\n    source: own") + "source:\n"
+    for theirs, shown in (("own", False), ("another", True)):
+        table(text.replace("base_debug.yaml,", f"base_debug.yaml, published: {{TOP1: 71.5}}, source: {theirs},"))
+        assert tool().main(["small.yaml", "--show"]) == 0
+        output = capsys.readouterr().out
+        assert ("| source |" in output) == shown == ("| 71.50 | another |" in output)
+        assert "Published: None" not in output
+
+
 def test_options_of_the_machine_can_be_given_and_none_of_the_table(table):
     found = table()
     assert {job.options["DATA.NUM_WORKERS"] for job in planned(found, "DATA.NUM_WORKERS=3")} == {3}
@@ -369,7 +381,10 @@ def test_what_is_not_there_of_a_row_is_told(table, tmp_path):
     gone, lost = (read_run(tmp_path / name) for name in ("gone", "lost"))
     (tmp_path / "lost").mkdir()
     (tmp_path / "lost" / "metrics.jsonl").touch()
-    for second, status in ((gone, "seed1 not yet run"), (lost, "seed1: no readable config.yaml")):
+    begun = made(jobs[1].options | {"OPTIM.BASE_LR": 7.0}, tmp_path / "begun", top1=0.0)  # of other options
+    begun.curves.clear()
+    missing = "seed1 not yet run"
+    for second, status in ((gone, missing), (begun, missing), (lost, "seed1: no readable config.yaml")):
         rows = showing.gathered(found, jobs, [records[0], gone, records[1], records[2], second], {}, {}).set_index(
             "run"
         )
@@ -401,6 +416,14 @@ def test_what_a_page_cannot_show_does_not_cost_the_table(table, monkeypatch, cap
     assert tool().main(["small.yaml"]) == 1  # not made
     out, errors = capsys.readouterr()
     assert "| KD |" in out and errors == "reproduce.py: warning: no page of the table: the disk is full\n"
+
+
+def test_a_kept_teacher_of_a_teacher_that_is_to_be_made_again_is_made_again(table, monkeypatch):
+    """Its student, whose weights were not kept either, needs them to teach a row that is missing."""
+    jobs = planned(table(TABLE + f"  - {{name: last, config: {DEBUG}/kd_debug.yaml, teachers: [KD]}}\n"))
+    monkeypatch.setattr(state, "state_of", lambda job, kept: State(finished=kept and job.row.name != "last"))
+    enough = {str(job): counts_as_kept(job, jobs) for job in jobs if job.seed == 0}
+    assert enough == {"base seed0": True, "t seed0": False, "KD seed0": False, "last seed0": True}
 
 
 # ------------------------------------------------------------------------------------------------- runs, in pretence

@@ -12,6 +12,7 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from processes import ROOT, called
 from records import logged
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -76,15 +77,15 @@ def test_columns_of_the_reproductions_table(record, tmp_path):
     assert code == 0
     assert text.splitlines() == [
         "| run | model | method | taps | propagated | teachers | data | epochs | n | top-1 | top-5 "
-        "| best on test top-1 (optimistic) | published top-1 | published top-5 "
+        "| best on test top-1 (optimistic) | published top-1 | published top-5 | source "
         "| top-1 minus published | top-5 minus published | status |",
-        "| --- " * 17 + "|",
+        "| --- " * 18 + "|",
         "| base | mixer_s4 | baseline | - | - | - | cifar100 | 300 | 1 | 3.00 | 13.00 "
-        "| 3.00 | 70.68 | 88.91 | -67.68 | -75.91 | finished |",
+        "| 3.00 | 70.68 | 88.91 | STD reproduction report, table 3.3.1 | -67.68 | -75.91 | finished |",
         "| inter | mixer_s4 | std + mine | 2/3, last | yes | resnet32 + resnet56 | cifar100 | 300 | 1 | 3.00 | 13.00 "
-        "| 3.00 | 77.52 | 94.82 | -74.52 | -81.82 | finished |",
+        "| 3.00 | 77.52 | 94.82 | STD reproduction report, table 3.3.1 | -74.52 | -81.82 | finished |",
         "| paper | mixer_s4 | std + mine | 2/3, last | no | resnet32 + resnet56 | cifar100 | 300 | 1 | 3.00 | 13.00 "
-        "| 3.00 | - | - | - | - | finished |",
+        "| 3.00 | - | - | - | - | - | finished |",
     ]
 
 
@@ -453,6 +454,17 @@ def test_runs_on_two_folders_are_two_rows(record, tmp_path, layout):
     assert sorted(zip(table["data"], table["n"], strict=True)) == [("birds", 1), ("cats", 2)]
 
 
+def test_runs_behind_links_are_found_once(record, tmp_path):
+    """A row that lies elsewhere, as on another disk, was left out without a word; links may go round in circles."""
+    folder = record("multi", 0, [1, 2, 30])
+    away = record("other", 0, [1, 2, 40]).parent.rename(tmp_path / "away")
+    for name, target in (("other", away), ("again", folder.parent), (".hidden", away), ("up", tmp_path)):
+        (tmp_path / "logs" / name).symlink_to(target)
+    (away / "round").symlink_to(tmp_path / "logs")
+    found = find_runs([str(tmp_path / "logs"), str(folder)])
+    assert [run.folder for run in found] == [folder, tmp_path / "logs" / "other" / "seed0"]
+
+
 def test_the_same_seed_twice_is_not_two_runs(record, tmp_path):
     folder = record("multi", 0, [1, 2, 30])
     top = tmp_path / "logs"
@@ -499,6 +511,21 @@ def test_a_broken_config_is_a_row_that_says_so(record, tmp_path, content):
     assert table.loc["single", "status"] == "seed0: no readable config.yaml"
     assert (table.loc["multi", "n"], table.loc["single", "n"]) == (1, 0)
     assert "no readable config.yaml" in errors
+
+
+@pytest.mark.parametrize(
+    "key, value", [("DISTILLATION.TEACHERS", None), ("TASK.NAME", ["x"]), ("TRAINER", ["std"]), ("PUBLISHED.TOP1", "x")]
+)
+def test_an_option_of_another_type_is_a_row_that_says_so(record, tmp_path, key, value):
+    """And no end of the table, in an old record either, whose options stand in config.yaml alone."""
+    folder = record("single", 0, [1, 2, 30])
+    older(folder, [{"epochs_done": 0, "epochs": 3}])
+    options = yaml.safe_load((folder / "config.yaml").read_text())
+    section, _, leaf = key.rpartition(".")
+    (options[section] if section else options)[leaf] = value
+    (folder / "config.yaml").write_text(yaml.safe_dump(options))
+    row = aggregate(find_runs([str(tmp_path)])).iloc[0]
+    assert (row["n"], row["status"]) == (0, "seed0: no readable config.yaml")
 
 
 def test_the_tool_imports_no_torch(record, tmp_path):
@@ -635,6 +662,8 @@ def test_a_gain_is_paired_over_seeds_and_over_images_where_there_is_one(tmp_path
     assert rows.loc["same", "gain"].endswith(", within noise") and rows.loc["base", "gain"] != rows.loc["base", "gain"]
     with pytest.raises(ValueError, match="the baseline bass is no row, there are base"):
         aggregate(runs, baseline="bass")
+    with pytest.raises(ValueError, match="bass, to be apart, is no row, there are base, good, same"):
+        aggregate(runs, baseline="base", apart=("good", "bass"))
     own = aggregate(runs, baseline={"good": "same", "same": "base"}).set_index("run")  # each has its own
     mean = sum(np.subtract(scores["good"], scores["same"])) / 3
     assert own["baseline"].to_dict() == {"base": "", "good": "same", "same": "base"}

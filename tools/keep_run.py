@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
             missing = [name for name in names if not (run.folder / name).is_file()]
             if run.status != "finished" or missing:
                 raise ValueError(f"{run.folder}: {', '.join(missing) + ' missing' if missing else run.status}")
-            if not is_whole(run.folder):
+            if not is_whole(run):
                 raise ValueError(f"{run.folder}: run.json is of an unfinished run, which ended in its last record")
             if args.weights and not run.options.get("DATA.VAL_FRACTION"):
                 raise ValueError(f"{run.folder}: --weights keeps {BEST}; without DATA.VAL_FRACTION last.pt teaches")

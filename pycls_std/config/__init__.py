@@ -17,7 +17,16 @@ from pycls_std.config.older import upgraded, upgraded_record
 from pycls_std.config.plain_yaml import dump_yaml, load_yaml, short
 from pycls_std.config.published import changed_recipe, stack
 from pycls_std.config.reading import parse_overrides, read_yaml
-from pycls_std.config.setting import BY_FOLDER, dataset_name, flatten, locate, same_when_extended, set_option, tree
+from pycls_std.config.setting import (
+    BY_FOLDER,
+    coerce,
+    dataset_name,
+    flatten,
+    locate,
+    same_when_extended,
+    set_option,
+    tree,
+)
 from pycls_std.config.shipped import find_config
 from pycls_std.core.text import printable, shortened
 
@@ -96,17 +105,20 @@ def _plain(node):
 def complete(record: str | dict) -> dict[str, Any]:
     """Return {"SECTION.KEY": value} of a record's options, a dump or what YAML reads in one.
 
-    What was not an option then is at its default. Raises ValueError if it holds no options.
+    What was not an option then is at its default. Raises ValueError if it holds no options, or one of another type.
     """
     options = load_yaml(record, "a record's options") if isinstance(record, str) else record
     if not isinstance(options, dict):
         raise ValueError("no options")
     found = upgraded_record(flatten(options))
-    known = Catalogue().defaults(found)
+    catalogue = Catalogue()
+    known = catalogue.defaults(found)
     sections = {key.partition(".")[0] for key in known if "." in key}
-    for key in found:
+    for key, value in found.items():
         if key in sections:
             raise ValueError(f"{key} is a section, and holds no options")
+        if key in known:
+            found[key] = coerce(value, known[key], catalogue.options[key].of, f"its options: {key}")
     return known | found
 
 

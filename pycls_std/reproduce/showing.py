@@ -28,7 +28,7 @@ def gathered(
     expected = {job.row.name: job.options for job in reversed(jobs)}
     said = {job: f"seed{job.seed} failed: {why}" for job, why in failed.items()}
     said |= {job: f"seed{job.seed} without predictions: {why}" for job, why in unpredicted.items()}
-    runs = []
+    runs: dict[Job, Run] = {}
     for job, run in zip(jobs, records, strict=True):
         other = differing(job.options, run) if run.options else []
         if other and not run.curves and not is_begun(run.folder):
@@ -36,17 +36,17 @@ def gathered(
         if other:
             said.setdefault(job, f"seed{job.seed}: {run.folder} is a run of other options: {', '.join(other[:3])}")
         elif run.options:
-            runs.append(run)
+            runs[job] = run
         elif (run.folder / "metrics.jsonl").exists():
             said.setdefault(job, f"seed{job.seed}: {run.status}")
-    begun, told = {run.name for run in runs} | {job.row.name for job in said}, {}
+    begun, told = {job.row.name for job in (*runs, *said)}, {}
     for row in table.rows:
-        own = [(job, run) for job, run in zip(jobs, records, strict=True) if job.row.name == row.name]
-        whys = [said[job] for job, _ in own if job in said]
-        missing = [f"seed{job.seed}" for job, run in own if not run.options and job not in said and row.name in begun]
+        own = [job for job in jobs if job.row.name == row.name and row.name in begun]
+        whys = [said[job] for job in own if job in said]
+        missing = [f"seed{job.seed}" for job in own if job not in runs and job not in said]
         told[row.name] = "; ".join([*whys, *([f"{', '.join(missing)} not yet run"] if missing else [])])
-    return aggregate(
-        runs,
+    frame = aggregate(
+        list(runs.values()),
         [expected[row.name] for row in table.rows],
         baseline=table.baselines,
         selection=table.selection,
@@ -54,6 +54,8 @@ def gathered(
         varied=table.varied,
         apart=tuple(row.name for row in table.rows if row.teaches_only),
     )
+    alike = "published_source" in frame and frame["published_source"].nunique() < 2  # then it stands above the table
+    return frame.drop(columns="published_source") if alike else frame
 
 
 def heading(table: Table, changes: Changes) -> str:

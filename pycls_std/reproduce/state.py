@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from pycls_std import config
 from pycls_std.reproduce.jobs import Job
-from pycls_std.results.analysis import of_folder
-from pycls_std.results.read import Run, document, read_run
+from pycls_std.results.read import Run, read_run
 from pycls_std.results.rows import differing
 
 # What a start leaves that came to no epoch.
@@ -37,9 +36,8 @@ def state_of(job: Job, *, kept: bool) -> State:
     other = differing(job.options, run)
     if other:
         return State(wrong=f"{job.folder} is a run of other options: {', '.join(other[:3])}")
-    analysed = bool(of_folder(job.folder, run.name, job.seed))
-    predicted = analysed or not job.weights.exists() or not is_classified(job)
-    finished = run.status == "finished" and is_whole(job.folder)  # others are taught by the last checkpoint
+    predicted = bool(run.analysis) or not job.weights.exists() or not is_classified(job)
+    finished = run.status == "finished" and is_whole(run)  # others are taught by the last checkpoint
     return State(begun=True, finished=finished, predicted=predicted, status=run.status)
 
 
@@ -81,17 +79,18 @@ def counts_as_kept(job: Job, jobs: list[Job]) -> bool:
     """Return whether a record in logs/ is enough of a run: others of `jobs` may be still to make that it teaches."""
     if any((folder / "checkpoints" / job.weights.name).exists() for folder in (job.folder, job.kept)):
         return True
-    return all(state_of(each, kept=True).finished for each in jobs if job in each.needs)
+    taught = [each for each in jobs if job in each.needs]
+    return all(state_of(each, kept=counts_as_kept(each, jobs)).finished for each in taught)
 
 
 def _is_kept(job: Job) -> bool:
     record = read_run(job.kept)
-    return record.status == "finished" and is_whole(job.kept) and not differing(job.options, record)
+    return record.status == "finished" and is_whole(record) and not differing(job.options, record)
 
 
-def is_whole(folder: Path) -> bool:
+def is_whole(run: Run) -> bool:
     """Return whether a run is finished and not its values alone, which are written before the last checkpoint."""
-    return document(folder, "run.json").get("status") == "finished"
+    return run.facts.get("status") == "finished"
 
 
 def record_of(job: Job, *, kept: bool, made: bool = True) -> Run:

@@ -107,7 +107,7 @@ def read_table(path: Path) -> Table:
         name=path.stem,
         path=path,
         title=str(content["title"]),
-        source=str(content.get("source", "")),
+        source=str(content.get("source") or ""),
         selection=str(content.get("selection", "last")),
         columns=tuple(map(str, as_list(content.get("columns", []), f"{label}: columns"))),
         protocol=as_options(content.get("protocol", {}), f"{label}: protocol"),
@@ -194,7 +194,10 @@ def _points(own, where) -> list[dict[str, Any]]:
     if "sweep" in own and "list" in own:
         raise ConfigError(f"{where} has a sweep and a list, expected one of them")
     if "list" in own:
-        return [as_options(each, f"{where}: list") for each in as_list(own["list"], f"{where}: list")]
+        points = [as_options(each, f"{where}: list") for each in as_list(own["list"], f"{where}: list")]
+        if not points:
+            raise ConfigError(f"{where}: list is empty")
+        return points
     axes = {
         key: as_list(values, f"{where}: sweep {key}")
         for key, values in as_options(own.get("sweep", {}), f"{where}: sweep").items()

@@ -14,7 +14,7 @@ GROUPS = {
     "recipe": ("model", "method", "options", "teachers", "data", "epochs"),
     "scores": ("scores", "selected", "best", "ema"),
     "gain": ("baseline", "gain"),
-    "published": ("published", "delta", "changed"),
+    "published": ("published", "published_source", "delta", "changed"),
     "cost": ("deployed", "train_only", "flops", "hours", "speed", "memory"),
     "teaching": ("teacher_score", "teacher_val", "agreement"),
     "calibration": ("student_nll", "student_ece"),
@@ -55,6 +55,7 @@ def headings(catalogue: config.Catalogue, varied: Sequence[str] = ()) -> dict[st
     found |= {"baseline": "baseline", "gain": "gain over the baseline (95 % interval)"}
     found |= {f"ema_{score}": f"EMA {label}" for score, label in every.items()}
     found |= {f"published_{score}": f"published {label}" for score, label in scores.items()}
+    found |= {"published_source": "source"}
     found |= {f"delta_{score}": f"{label} minus published" for score, label in scores.items()}
     found |= {"changed": "not the published recipe"} | {key: heading for key, (heading, _) in FIXED.items()}
     return found | {"commit": "commit", "records": "records", "changes": "changes", "status": "status"}

@@ -3,8 +3,7 @@
 from typing import Any
 
 from pycls_std.core.text import printable
-from pycls_std.results.analysis import of_folder
-from pycls_std.results.read import Run, document, is_number
+from pycls_std.results.read import Run, is_number
 
 MEGA, GIGA = 1e6, 1e9
 SPLITS = ("teachers", "held_out_teachers")  # where run.json has what they score on the test split and held out
@@ -19,7 +18,7 @@ def costs(runs: list[Run]) -> dict[str, list[float]]:
 
 def origins(runs: list[Run]) -> dict[str, str]:
     """Return what is said in words: the teachers' scores on both splits, the commits, the folders of the records."""
-    facts = [document(run.folder, "run.json") for run in runs]
+    facts = [run.facts for run in runs]
     test, held_out = (dict.fromkeys(_teachers(each.get(key)) for each in facts) for key in SPLITS)
     commits = dict.fromkeys(commit for each in facts for commit in commits_of(each))
     return {
@@ -62,14 +61,14 @@ def _teachers(scores) -> str:
 
 def _numbers(run: Run) -> dict[str, float]:
     """Return the numbers of a run by column, of those that are known."""
-    facts, analysis = document(run.folder, "run.json"), of_folder(run.folder, run.name, run.options.get("SEED"))
+    facts, analysis = run.facts, run.analysis
     parameters = facts.get("parameters")
     parameters = parameters if isinstance(parameters, dict) else {}
     found: dict[str, tuple[Any, float]] = {
         "deployed": (parameters.get("deployed"), MEGA),
         "train_only": (parameters.get("train_only"), MEGA),
         "flops": (facts.get("flops") or analysis.get("flops"), GIGA),
-        "hours": (facts.get("hours"), 1 / run.processes),  # of all devices
+        "hours": (facts.get("hours"), 1 / (run.processes or 1)),  # of all devices
         "speed": (facts.get("images_per_second"), 1),
         "memory": (facts.get("peak_memory_gib"), 1),
     }

@@ -3,7 +3,6 @@
 import math
 from statistics import mean, stdev
 
-from pycls_std.results.analysis import of_folder
 from pycls_std.results.page import grid
 from pycls_std.results.read import Run
 from pycls_std.results.seeds import finished, heading
@@ -15,7 +14,7 @@ Found = dict[tuple[str, ...], dict[str, list[float]]]  # values of the runs by l
 
 def fidelity(catalogue, runs: list[Run]) -> str:
     """Return two tables in HTML, mean and sample standard deviation over the runs that were analysed; "" if none."""
-    analyses = [found for run in finished(runs) if (found := of_folder(run.folder, run.name, run.options.get("SEED")))]
+    analyses = [run.analysis for run in finished(runs) if run.analysis]
     scores: Found = {}
     shares: Found = {}
     for analysis in analyses:

@@ -6,10 +6,9 @@ from typing import Any
 
 from pycls_std import config
 from pycls_std.core.text import first_of
-from pycls_std.results.analysis import of_folder
 from pycls_std.results.costs import of_starts
 from pycls_std.results.picture_style import COLUMN, LINE, MOST, PAGE, canvas, label, logarithmic, look, styled, title
-from pycls_std.results.read import Run, document, is_number
+from pycls_std.results.read import Run, is_number
 from pycls_std.results.rows import known_files, other_files
 from pycls_std.results.seeds import Rows, finished, heading, last, left_out, result_of, spread
 
@@ -24,7 +23,7 @@ def by_class(runs: list[Run]) -> tuple[list[str], dict[str, list[float | None]]]
     A score is None for a class without images. Both are empty unless every finished run has been analysed, on the same
     classes.
     """
-    found = {run.seed: of_folder(run.folder, run.name, run.options.get("SEED")) for run in finished(runs)}
+    found = {run.seed: run.analysis for run in finished(runs)}
     classes = [each.get("classes") for each in found.values()]
     if not found or not classes[0] or any(names != classes[0] for names in classes):
         return [], {}
@@ -122,11 +121,11 @@ def cost(rows: Rows, baseline: str = ""):
     """The score that counts against the hours that training took, evaluations included."""
     hours = {name: [_fact(run, "hours") for run in finished(runs)] for name, runs in rows.items()}
     known = {name: [value for value in own if value] for name, own in hours.items() if all(own)}
-    facts = [document(run.folder, "run.json") for name in known for run in finished(rows[name])]
-    devices = sorted({device for each in facts for device in of_starts(each, "device") or ["unknown"]})
+    own = [run for name in known for run in finished(rows[name])]
+    devices = sorted({device for run in own for device in of_starts(run.facts, "device") or ["unknown"]})
     said = "Hours of one run, without those of its teachers, on "
     said += f"{devices[0]}." if len(devices) == 1 else f"different devices ({first_of(devices, 3)}): do not compare."
-    if any(run.options.get("DISTILLATION.CACHE") for name in known for run in finished(rows[name])):
+    if any(run.options.get("DISTILLATION.CACHE") for run in own):
         said += " What teachers said was kept: only the run that asked them first has the hours of it."
     return _against(rows, known, "training (hours)", said)
 
@@ -186,7 +185,7 @@ def _name_points(axes, points: dict[str, tuple[float, float]]) -> None:
 
 def _fact(run: Run, *keys: str) -> float | None:
     """Return a positive number of a run's run.json, None if it is not there."""
-    value: Any = document(run.folder, "run.json")
+    value: Any = run.facts
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value if is_number(value) and value > 0 else None

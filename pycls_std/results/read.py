@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from pycls_std.config.plain_yaml import load_yaml
 from pycls_std.core.event_options import options_in
 from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import first_of
+from pycls_std.results.analysis import of_folder
 from pycls_std.results.events import read_events
 
 # Options without which a record cannot be read or shown; those of teachers are not in that of a run without any.
@@ -22,17 +25,19 @@ REQUIRED = {"NAME", "SEED", "TRAINER", "MODEL.NAME", "DATA.NAME", "DATA.ROOT", "
 class Run:
     """One run record. options: {"SECTION.KEY": value}, all of them. curves: tag -> {epochs done: value}.
 
+    facts: what run.json says, {} if it is gone or not whole. status: `finished`, or what is wrong in a few words.
     teachers: digests of the weights that taught it, () where they are not known, as in a record of before November
     2026. files: digests of those of its dataset, "" where there are none or, as in a record of before December 2026,
-    they are not known. processes: that shared its batches. status: `finished`, or what is wrong in a few words.
+    they are not known. processes: that shared its batches, 0 where run.json is gone.
     """
 
     folder: Path
     options: dict = field(default_factory=dict)
     curves: dict[str, dict[int, float]] = field(default_factory=dict)
+    facts: dict = field(default_factory=dict)
     teachers: tuple[str, ...] = ()
     files: str = ""
-    processes: int = 1
+    processes: int = 0
     status: str = "finished"
 
     @property
@@ -45,6 +50,11 @@ class Run:
         """Seed, as the label of the run within its config."""
         return f"seed{self.options['SEED']}" if "SEED" in self.options else self.folder.name
 
+    @cached_property
+    def analysis(self) -> dict:
+        """What analysis.json says, {} if it is gone, not whole or another run's."""
+        return of_folder(self.folder, self.name, self.options.get("SEED"))
+
 
 def find_runs(folders: list[str]) -> list[Run]:
     """Return all runs below the folders: every folder with a config.yaml, and every seed<k> folder that lacks one.
@@ -53,18 +63,24 @@ def find_runs(folders: list[str]) -> list[Run]:
     """
     found: dict[Path, Path] = {}
     for top in map(Path, folders):
-        below = (path for path in top.rglob("*") if path.is_dir() and not _hidden(path.relative_to(top)))
-        candidates = sorted({top, *below})
-        here = [f for f in candidates if (f / "config.yaml").is_file() or re.fullmatch(r"seed\d+", f.name)]
+        here = [f for f in _folders(top) if (f / "config.yaml").is_file() or re.fullmatch(r"seed\d+", f.name)]
         if not here:
             raise ValueError(f"{top}: {'no run record in it' if top.is_dir() else 'there is no such folder'}")
         found |= {folder.resolve(): folder for folder in here if folder.resolve() not in found}
     return [read_run(folder) for folder in found.values()]
 
 
-def _hidden(path: Path) -> bool:
-    """Return whether a folder is one that is being written, or lies in one."""
-    return any(part.startswith(".") for part in path.parts)
+def _folders(top: Path) -> list[Path]:
+    """Return a folder and all below it, also behind links, each once; a hidden one is being written."""
+    found: dict[Path, Path] = {}
+    starts = [top]
+    for start in starts:  # which links are added to
+        for name, below, _ in os.walk(start):
+            place, real = Path(name), Path(name).resolve()
+            below[:] = sorted(name for name in below if real not in found and not name.startswith("."))
+            found.setdefault(real, place)
+            starts += [link for name in below if (link := place / name).is_symlink()]
+    return sorted(found.values())
 
 
 def read_run(folder: Path) -> Run:
@@ -73,7 +89,7 @@ def read_run(folder: Path) -> Run:
     What ran, and for how many epochs, is what the event file says of its own values; config.yaml, which anybody can
     edit, must agree. Records of before November 2026 have it in config.yaml and run.json alone.
     """
-    run = Run(folder)
+    run = Run(folder, facts=document(folder, "run.json"))
     run.curves, recorded = read_events(folder)
     text = _text(folder)
     shown = _options_of(text)
@@ -84,13 +100,13 @@ def read_run(folder: Path) -> Run:
     epochs, period = run.options["OPTIM.MAX_EPOCH"], run.options["TEST.PERIOD"]
     expected = {*range(period, epochs + 1, period), epochs}
     done = _whole([set(curve) for tag, curve in run.curves.items() if tag.startswith(("test/", "ema/", "val/"))])
-    facts = document(folder, "run.json")
+    facts = run.facts
     digests = facts.get("teacher_fingerprints")
     if isinstance(digests, list) and len(digests) == len(run.options.get("DISTILLATION.TEACHERS", [])):
         run.teachers = tuple(map(str, digests))
     digests = facts.get("files")
     run.files = " ".join(str(digests[split])[:10] for split in sorted(digests)) if isinstance(digests, dict) else ""
-    run.processes = facts["processes"] if isinstance(facts.get("processes"), int) else 1
+    run.processes = facts["processes"] if isinstance(facts.get("processes"), int) else int(bool(facts))
     other, foreign = _edited(run.options, shown), _foreign(folder, run.options)
     if foreign:
         run.status = f"event files that are not this run's: {first_of(foreign)}"
@@ -178,7 +194,7 @@ def _options_of(text: str) -> dict[str, Any]:
         options = config.complete(record) if flat.keys() >= REQUIRED else {}
     except ValueError:
         return {}
-    if not all(type(options.get(key)) is int and options[key] > 0 for key in ("OPTIM.MAX_EPOCH", "TEST.PERIOD")):
+    if not all(options.get(key, 0) > 0 for key in ("OPTIM.MAX_EPOCH", "TEST.PERIOD")):
         return {}
     if "PUBLISHED.CHANGED" not in flat:  # nobody compared its options with the published recipe
         options = {key: value for key, value in options.items() if not key.startswith("PUBLISHED.")}

@@ -5,7 +5,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pycls_std import config
-from pycls_std.config.plain_yaml import load_yaml
 from pycls_std.core.regular import read_bytes, replace_text
 from pycls_std.core.text import first_of, printable
 from pycls_std.results.costs import commits_of, of_starts
@@ -13,10 +12,10 @@ from pycls_std.results.fidelity import fidelity
 from pycls_std.results.page import Html, anchor, cell, folded, grid, listing, page
 from pycls_std.results.picture_style import PAGE, inlined, rendered
 from pycls_std.results.plots import PICTURES, draw
-from pycls_std.results.read import Run, document
+from pycls_std.results.read import Run
 from pycls_std.results.render import cells, link_from
 from pycls_std.results.rows import rows_of
-from pycls_std.results.seeds import Rows, best_epoch, heading, result_of
+from pycls_std.results.seeds import Rows, best_epoch, heading, result_of, selected_epoch
 
 NOTE = (
     "Mean and sample standard deviation over the n finished runs of a row, on the test split, after the last epoch. "
@@ -102,11 +101,9 @@ def _row(catalogue, runs: list[Run], link) -> str:
 
 def _seed(run: Run, score: str, better: str, link) -> dict[str, str]:
     """Return a run's line by heading, "" for what is not known. What is not finished has no number."""
-    facts = document(run.folder, "run.json")
-    test, held_out = (run.curves.get(f"{split}/{score}", {}) for split in ("test", "val"))
-    test = test if run.status == "finished" else {}
-    chosen = best_epoch({epoch: value for epoch, value in held_out.items() if epoch in test}, better)
-    best = best_epoch(test, better)
+    test = run.curves.get(f"test/{score}", {}) if run.status == "finished" else {}
+    chosen, best = selected_epoch(run, score, better) if test else None, best_epoch(test, better)
+    commits, hours = dict.fromkeys(commits_of(run.facts)), run.facts.get("hours")
     evaluated = [epoch for tag, curve in run.curves.items() if tag.startswith("test/") for epoch in curve]
     planned = run.options.get("OPTIM.MAX_EPOCH")
     return {
@@ -117,9 +114,9 @@ def _seed(run: Run, score: str, better: str, link) -> dict[str, str]:
         "epochs": f"{max(evaluated)} of {planned}" if evaluated and planned else "",
         "files": _files(run, link(run.folder)),
         "status": printable(run.status),
-        "commit": Html(", ".join(f"<code>{cell(printable(each))}</code>" for each in dict.fromkeys(commits_of(facts)))),
-        "device": "; ".join(of_starts(facts, "device")),
-        "hours": f"{facts['hours']:.2f}" if isinstance(facts.get("hours"), (int, float)) else "",
+        "commit": Html(", ".join(f"<code>{cell(printable(each))}</code>" for each in commits)),
+        "device": "; ".join(of_starts(run.facts, "device")),
+        "hours": f"{hours:.2f}" if isinstance(hours, (int, float)) else "",
     }
 
 
@@ -135,7 +132,7 @@ def _files(run: Run, place: str) -> Html:
 def _teachers(runs: list[Run]) -> str:
     lines = []
     for run in runs:
-        scores = document(run.folder, "run.json").get("teachers")
+        scores = run.facts.get("teachers")
         for name, score in scores.items() if isinstance(scores, dict) else ():
             lines.append(f"{name} {score:.2f}" if isinstance(score, float) else f"{name} {score}")
     return f"<p>Teachers on the test split: {cell(', '.join(dict.fromkeys(lines)))}.</p>\n" if lines else ""
@@ -145,9 +142,8 @@ def _commands(runs: list[Run]) -> str:
     """Return the commands of all starts of all runs, with the commits in full."""
     lines = []
     for run in runs:
-        facts = document(run.folder, "run.json")
-        commits = ", ".join(of_starts(facts, "commit")) or "unknown"
-        for command in of_starts(facts, "command"):
+        commits = ", ".join(of_starts(run.facts, "commit")) or "unknown"
+        for command in of_starts(run.facts, "command"):
             code = f"<code>{cell(command)}</code>"
             lines.append(Html(f"{cell(printable(run.seed))}, commit <code>{cell(commits)}</code>: {code}"))
     return folded("Commands", listing(lines)) if lines else ""
@@ -158,22 +154,15 @@ def _configs(runs: list[Run]) -> str:
     texts = {run.seed: text for run in runs if (text := _text(run.folder / "config.yaml"))}
     if not texts:
         return ""
+    options = {run.seed: run.options for run in runs}
     first, *others = texts
-    ground, lines = _options(texts[first]), []
+    ground, lines = options[first], []
     for seed in others:
-        own = _options(texts[seed])
+        own = options[seed]
         keys = sorted(key for key in own.keys() | ground.keys() if own.get(key) != ground.get(key))
         lines += [f"{seed}: {first_of((f'{key} {own.get(key)}' for key in keys), 20) or 'the same'}"]
     differing = f"<p>The others differ from it in:</p>\n{listing(lines)}" if lines else ""
     return folded(f"Config that ran, of {first}", f"<pre>{cell(texts[first])}</pre>\n{differing}")
-
-
-def _options(text: str) -> dict:
-    try:
-        content = load_yaml(text, "config.yaml")
-        return config.flatten(content) if isinstance(content, dict) else {}
-    except ValueError:
-        return {}
 
 
 def _text(path: Path) -> str:

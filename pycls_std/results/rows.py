@@ -7,6 +7,7 @@ from pycls_std.config.published import of_the_run
 from pycls_std.results.read import Run
 
 WEIGHTS = "DISTILLATION.TEACHER_WEIGHTS"
+BY_RECORD = ("teachers", "processes")  # what sets runs of a recipe apart that is no option
 
 
 def rows_of(runs: list[Run]) -> dict[str, list[Run]]:
@@ -25,9 +26,13 @@ def grouped(catalogue, runs: list[Run]) -> list[tuple[dict, list[Run]]]:
 
     Two finished ones of one seed are no results: nobody knows which one is meant.
     """
+    recipes = [recipe(catalogue, run.options) for run in runs]
+    of_recipe: dict[str, list[Run]] = {}
+    for own, run in zip(recipes, runs, strict=True):
+        of_recipe.setdefault(str(own), []).append(run)
     alike: dict[str, tuple[dict, list[Run]]] = {}
-    for run in runs:
-        shared = identity(catalogue, run)
+    for own, run in zip(recipes, runs, strict=True):
+        shared = identity(own, run, of_recipe[str(own)])
         alike.setdefault(str(shared or run.folder.parent), (shared, []))[1].append(run)
     groups = [part for shared, group in alike.values() for part in _by_files(shared, group)]
     for _, group in groups:
@@ -57,16 +62,22 @@ def other_files(own: frozenset[str], theirs: frozenset[str]) -> bool:
     return bool(own and theirs) and own != theirs
 
 
-def identity(catalogue, run: Run) -> dict:
+def identity(shared: dict, run: Run, alike: list[Run]) -> dict:
     """Return what runs of one row share, {} of a run whose options are lost.
 
-    A teacher is its weights, wherever they lay; a record that does not know them has their paths. Several processes
-    have batch norms and dropout of their own.
+    shared: its recipe. alike: all runs of that. A teacher is its weights, wherever they lay; several processes have
+    batch norms and dropout of their own. Of these a record may know nothing, as before its first epoch is saved: it has
+    those of the others of its recipe that do, if these agree, or else the paths of the weights.
     """
-    shared = recipe(catalogue, run.options)
-    if run.teachers and WEIGHTS in shared:
-        shared[WEIGHTS] = [digest[:10] for digest in run.teachers]
-    return shared | ({"processes": run.processes} if run.processes > 1 else {})
+    teachers, processes = (_told(getattr(run, what), (getattr(each, what) for each in alike)) for what in BY_RECORD)
+    digests = {WEIGHTS: [digest[:10] for digest in teachers]} if teachers and WEIGHTS in shared else {}
+    return shared | digests | ({"processes": processes} if shared and processes > 1 else {})
+
+
+def _told(own, others):
+    """Return what a record says, or what all others say that say something; what says nothing is falsy."""
+    said = {other for other in others if other}
+    return said.pop() if not own and len(said) == 1 else own
 
 
 def recipe(catalogue, options: dict[str, Any]) -> dict:

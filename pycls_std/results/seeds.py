@@ -74,3 +74,9 @@ def best_epoch(curve: dict[int, float], better: str) -> int:
     best = max if better == "higher" else min
     finite = sorted(epoch for epoch in curve if math.isfinite(curve[epoch]))
     return best(finite, key=lambda epoch: curve[epoch], default=0)
+
+
+def selected_epoch(run: Run, score: str, better: str) -> int | None:
+    """Return the first epoch that is the best on the held-out images, of those with a result on the test split."""
+    held_out, test = (run.curves.get(f"{split}/{score}", {}) for split in ("val", "test"))
+    return best_epoch({epoch: value for epoch, value in held_out.items() if epoch in test}, better) or None

@@ -10,9 +10,9 @@ from pycls_std import config
 from pycls_std.results.analysis import hits_of
 from pycls_std.results.costs import costs, origins
 from pycls_std.results.gains import compare
-from pycls_std.results.read import Run, document
+from pycls_std.results.read import Run
 from pycls_std.results.rows import grouped, known_files, recipe, tell_apart
-from pycls_std.results.seeds import best_epoch
+from pycls_std.results.seeds import best_epoch, selected_epoch
 
 SELECTIONS = ("last", "held-out")  # of the epoch whose scores rows are compared by
 MISSING = "not yet run"
@@ -48,7 +48,7 @@ def aggregate(
     selected_<result> of the epoch that is the best on the held-out images; and best_<result> of the best epoch on the
     test split itself, which flatters. delta_<score> is what is selected minus what is published. Nothing unfinished
     enters them. `columns.headings` has all columns.
-    Raises ValueError if a baseline is no row.
+    Raises ValueError if a baseline, or one that is apart, is no row.
     """
     catalogue = config.Catalogue()
     groups = grouped(catalogue, runs)
@@ -62,7 +62,11 @@ def aggregate(
         _facts(catalogue, options, varied) | {"planned": options["NAME"], "n": 0, "status": MISSING}
         for options in missing
     ]
-    baselines = dict.fromkeys((row["planned"] for row in rows), baseline) if isinstance(baseline, str) else baseline
+    known = [row["planned"] for row in rows]
+    for name in apart:
+        if name not in known:
+            raise ValueError(f"{name}, to be apart, is no row, there are {', '.join(dict.fromkeys(known))}")
+    baselines = dict.fromkeys(known, baseline) if isinstance(baseline, str) else baseline
     baselines = {row: name for row, name in baselines.items() if name and row not in apart}
     compare(rows, baselines, selection)
     several = len(set(baselines.values())) > 1
@@ -96,7 +100,7 @@ def _row(catalogue, runs: list[Run], selection: str, varied) -> dict:
         row["changed"] = "; ".join(dict.fromkeys(changed))
     row["n"] = len(finished)
     trouble = [f"{run.seed}: {run.status}" for run in runs if run.status != "finished"]
-    lost = [run.seed for run in finished if not document(run.folder, "run.json")]
+    lost = [run.seed for run in finished if not run.facts]
     trouble += [f"{seed}: run.json is gone or not whole" for seed in lost]
     task = catalogue.tasks.get(options["TASK.NAME"]) if options else None
     if task:
@@ -130,7 +134,7 @@ def _last_scores(scores, finished: list[Run], trouble: list[str]) -> dict:
 def _results(result: str, better: str, finished: list[Run]) -> dict:
     """Return the result at the best epoch on the test split and on the held-out images, and that of each seed."""
     curves = {run.seed: run.curves[f"test/{result}"] for run in finished if f"test/{result}" in run.curves}
-    selected = {run.seed: _selected(run, result, better) for run in finished}
+    selected = {run.seed: selected_epoch(run, result, better) for run in finished}
     chosen = {seed: curves[seed][epoch] for seed, epoch in selected.items() if epoch is not None}
     row = _mean(f"best_{result}", [curve.get(best_epoch(curve, better), math.nan) for curve in curves.values()])
     row |= _mean(f"selected_{result}", list(chosen.values()) if len(chosen) == len(finished) else [])
@@ -156,12 +160,6 @@ def _deltas(catalogue, row: dict, result: str, selection: str) -> dict[str, floa
     return {f"delta_{score}": value - row.get(f"published_{score}", math.nan) for score, value in shown.items()}
 
 
-def _selected(run: Run, result: str, better: str) -> int | None:
-    """Return the first epoch that is the best on the held-out images, of those with a result on the test split."""
-    held_out, test = (run.curves.get(f"{split}/{result}", {}) for split in ("val", "test"))
-    return best_epoch({epoch: value for epoch, value in held_out.items() if epoch in test}, better) or None
-
-
 def _facts(catalogue, options: dict[str, Any], varied=()) -> dict:
     """Return the columns that the options alone decide."""
     unread = catalogue.unread(options)
@@ -174,7 +172,9 @@ def _facts(catalogue, options: dict[str, Any], varied=()) -> dict:
         if (key := f"PUBLISHED.{score.upper()}") in options
     }
     # A published number belongs to the recipe of the file that states it; what is beside another one says so instead.
-    changed = options.get("PUBLISHED.CHANGED", []) if not all(map(math.isnan, claimed.values())) else []
+    stated = not all(map(math.isnan, claimed.values()))
+    changed = options.get("PUBLISHED.CHANGED", []) if stated else []
+    claimed |= {"published_source": options["PUBLISHED.SOURCE"]} if stated else {}
     published = dict.fromkeys(claimed, math.nan) | {"changed": ", ".join(changed)} if changed else claimed
     return {
         "run": options["NAME"],
