@@ -71,7 +71,9 @@ class Shown(NamedTuple):
 class Task(Protocol):
     """What a label is, from the loader to the table; registered in TASKS, its metrics in METRICS under its name.
 
-    It may have OPTIONS of its own, and says in READS which options of the page other tasks are refused.
+    It may have OPTIONS of its own, and says in READS which options of the page other tasks are refused. In TARGETS it
+    says what it learns of an image, "classes" unless it does: datasets that are registered with other TARGETS are
+    refused.
     """
 
     RESULT: str  # the score that says which epoch is the best, and what a teacher is worth
