@@ -23,7 +23,10 @@ class Pipeline(Protocol):
     batched: bool
 
     def train_transform(self) -> Callable:
-        """Return what makes a training view of an image and its target, both at once; it draws from torch alone."""
+        """Return what makes a training view of an image and its target, both at once.
+
+        It draws from random, numpy or torch, each of which is seeded before a view.
+        """
 
     def test_transform(self) -> Callable:
         """Return what makes the test view of an image and its target."""
