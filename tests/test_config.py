@@ -213,6 +213,16 @@ def test_a_slip_in_a_file_names_it(tmp_path, monkeypatch, registry):
             declared.declared(registry)
 
 
+@pytest.mark.parametrize(
+    ("task", "name", "expected"),
+    [("classification", "coco", "detection, for DATA.NAME coco has boxes")]
+    + [("detection", "digits", "classification, for DATA.NAME digits has classes")],
+)
+def test_a_dataset_of_another_task_is_refused(write, task, name, expected):
+    text = complaint(write(f"SEED: 1\nTASK: {{NAME: {task}}}\n"), f"DATA.NAME={name}")
+    assert text.endswith(f"x.yaml:2: TASK.NAME is '{task}', expected {expected}"), text
+
+
 def test_a_term_says_what_turns_it_on(tmp_path, monkeypatch):
     """What a class inherits is not seen, so the option must stand in its own OPTIONS."""
     shutil.copytree(declared.PACKAGE, tmp_path / "package", ignore=shutil.ignore_patterns("__pycache__"))

@@ -252,6 +252,17 @@ def test_graphs_are_refused_before_data_is_read(load, mode):
         runner.run(mode, load("debug/detection_debug", **TINY, **own))
 
 
+@pytest.mark.parametrize("mode", ["train", "test", "info"])
+def test_a_model_of_another_task_is_refused(load, mode):
+    for path, name, text in (
+        ("debug/detection_debug", "resnet8", "cls, TASK.NAME detection needs classes, boxes"),
+        ("debug/base_debug", "vidt_swin_micro", "classes, boxes, TASK.NAME classification needs cls"),
+    ):
+        cfg = load(path, MODEL__NAME=name, MODEL__ARGS="null", TEST__WEIGHTS="x.pt")
+        with pytest.raises(config.ConfigError, match=f"^MODEL.NAME {name} has the heads {text}$"):
+            runner.run(mode, cfg)
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_a_compiled_step_is_one_graph(task, precision):
     """The matching is one operation of it, whatever the number of boxes; the losses are an eager step's, to the bit."""

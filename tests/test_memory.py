@@ -636,6 +636,19 @@ def test_workers_read_what_one_process_reads(monkeypatch):
     assert alone[1] == shared[1] == [label for _, label in dataset]
 
 
+@pytest.mark.parametrize(("images", "side", "workers"), [(5000, 32, 0), (5001, 32, 2), (1000, 142, 0), (1000, 144, 2)])
+def test_workers_read_where_there_is_much_to_read(monkeypatch, images, side, workers):
+    started = []
+
+    def loader(*_, num_workers, **__):
+        started.append(num_workers)
+        return [([np.zeros((1, 1, 3), np.uint8)], [0])]
+
+    monkeypatch.setattr(store, "DataLoader", loader)
+    store.read([(Image.new("RGB", (side, side)), 0)] * images, check=TASK.check, workers=2)
+    assert started == [workers]
+
+
 def test_labels_that_are_no_class():
     with pytest.raises(ValueError, match="image 1 of the dataset has the label 5, its classes are 0 to 3"):
         store.read([(PICTURES[0], 0), (PICTURES[1], 5)], check=Classification(4, pipeline=None).check, workers=0)

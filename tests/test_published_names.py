@@ -260,7 +260,7 @@ def published(source, state):
 
 
 def test_every_source_has_a_model_here():
-    assert {source.partition("/")[0] for source in MODELS} == set(SOURCES)
+    assert {source.partition("/")[0] for source in MODELS} | {"vidt"} == set(SOURCES)  # in test_vidt.py
 
 
 @pytest.mark.parametrize("source", MODELS)
@@ -299,7 +299,7 @@ def test_the_tool_writes_what_the_model_of_a_config_reads(source, tmp_path):
         torch.testing.assert_close(model(image(side)), torch.tensor([LOGITS[source]]), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", [source for source in SOURCES if source != "vidt"])
 def test_what_does_not_fit_is_refused_in_one_line(source):
     model, _ = built(source)
     file = published(source, model.state_dict())

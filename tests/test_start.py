@@ -44,6 +44,24 @@ def test_a_checkpoint_of_this_runner(load, teacher, caplog):
     assert "is new" not in caplog.text
 
 
+def test_another_input_or_other_arguments_than_those_of_the_weights_are_told(load, tmp_path, caplog):
+    run = {"OUT_DIR": tmp_path, "OPTIM__MAX_EPOCH": 1, "DATA__NORMALIZATION": "half", "MODEL__NORM_EPS": 0.01}
+    runner.train(load("debug/base_debug", **run))
+    path = tmp_path / "checkpoints" / "last.pt"
+    for options, parts in (
+        ({key: run[key] for key in ("DATA__NORMALIZATION", "MODEL__NORM_EPS")}, []),
+        (
+            {"MODEL__ARGS__drop_rate": 0.1},
+            ["ARGS.drop_rate -, here 0.1;", "NORM_EPS 0.01, here 0.0;", "mean (0.5, 0.5, 0.5)"],
+        ),
+    ):
+        caplog.clear()
+        backbone_of(load("debug/base_debug", MODEL__WEIGHTS=path, **options))
+        told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(told) == bool(parts)
+        assert all(part in text for part in parts for text in told)
+
+
 def test_an_std_student_starts_from_a_plain_one_and_the_rest_follows_from_the_seed(std, load, tmp_path):
     runner.train(load("debug/base_debug", OUT_DIR=tmp_path / "base", OPTIM__MAX_EPOCH=1))
     path = tmp_path / "base" / "checkpoints" / "last.pt"

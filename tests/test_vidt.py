@@ -24,6 +24,7 @@ from pycls_std.layers.shifted_windows import shifted_mask
 from pycls_std.models.contract import adopted
 from pycls_std.models.create import create_backbone
 from pycls_std.models.describe import Description
+from pycls_std.models.published_names import renamed
 from pycls_std.models.taps import read, tap_names
 from pycls_std.models.vidt_names import VIDT
 
@@ -449,21 +450,31 @@ def test_published_weights_load(refine, aware, caplog):
 
 
 def test_published_files_are_imported(tmp_path):
-    """A training script's file of a whole ViDT: weights beside its options and optimizer."""
+    """A training script's file of a whole ViDT: weights beside its options and optimizer. A part of it is refused."""
     with torch.no_grad():
         model = create_backbone("vidt_swin_nano", num_classes=91, image_size=64)
-    content = {"model": published(model), "optimizer": {"param_groups": []}, "epoch": 49}
-    source, target = tmp_path / "vidt_nano.pth", tmp_path / "plain.pt"
-    torch.save(content, source)
-    code, output, errors = called("tools/import_weights.py", source, target, "--key=model", "--model=vidt_swin_nano")
+    whole = published(model)
+    words = ("--key=model", "--source=vidt", "--cfg=configs/vidt/swin-nano_coco_base.yaml")
+    part = {name: whole[name] for name in ("backbone.det_token", "backbone.det_pos_embed")}
+    results = []
+    for name, weights in (("whole", whole), ("part", part)):
+        content = {"model": weights, "optimizer": {"param_groups": []}, "epoch": 49}
+        torch.save(content, tmp_path / f"{name}.pth")
+        results.append(called("tools/import_weights.py", tmp_path / f"{name}.pth", tmp_path / f"{name}.pt", *words))
+    (code, output, errors), (refused, _, told) = results
     assert (code, errors) == (0, "")
-    assert "\nunused: 48 tensors: transformer.decoder.bbox_embed.0.layers.0.weight, " in output
-    said = 'MODEL.ARGS.mask_padding=false, as a teacher with "DISTILLATION.TEACHER_ARGS=[{mask_padding: false}]"'
-    assert output.endswith(f"computes as the published model with {said}\n")
-    load_weights(model, find_weights("vidt_swin_nano", str(target)).state, "plain.pt")
-    for name, text in (("vidt", "no model of this project"), ("resnet8", "no published names of resnet8")):
-        code, _, errors = called("tools/import_weights.py", source, tmp_path / "x", "--key=model", f"--model={name}")
-        assert code == 1 and text in errors
+    assert "\nunused: 48 tensors: " in output and "transformer.decoder.bbox_embed.0.layers.0.weight, " in output
+    load_weights(model, find_weights("vidt_swin_nano", str(tmp_path / "whole.pt")).state, "plain.pt")
+    assert (refused, told[:57]) == (1, "import_weights.py: the file lacks what is here body.patch")
+    assert not (tmp_path / "part.pt").exists()
+
+
+@pytest.mark.parametrize(("refine", "text"), [(True, "lacks what is here"), (False, "has what is not here")])
+def test_a_published_file_of_other_heads_is_refused(refine, text):
+    """Heads that are not alike, of a file with refinement, are no copies that can be left out."""
+    file = published(small(refine=not refine))
+    with pytest.raises(ValueError, match=f"^the file {text} .*(neck.decoder.boxes|bbox_embed).1."):
+        renamed("vidt", file, small(refine=refine).state_dict())
 
 
 def test_a_teacher_of_a_file_sees_padding_if_it_is_told_to(load, tmp_path):

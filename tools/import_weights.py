@@ -3,9 +3,8 @@
 run_net.py reads weights only. Many published files also hold objects of the program that wrote them (its options, its
 optimizer), which Python would build by running code from the file. This tool runs none either: torch reads the file as
 weights only, with an empty stand-in in the place of every other class, and the tool says what was dropped.
-With --model vidt_swin_nano, the names of the weights become those of this project's model, which has fewer than the
-file. With --source and --cfg they become those of the config's student, from the names that another program has for
-them; all of it must be there, in its shapes, and what the file has beside it is listed. Sources:
+With --source and --cfg the names of the weights become those of the config's student, from those that another program
+has for them; all of it must be there, in its shapes, and what the file has beside it is listed. Sources:
 """
 
 import argparse
@@ -13,7 +12,6 @@ import io
 import sys
 import warnings
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +22,11 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 if not __package__:  # run as a script, from anywhere
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import pycls_std.models  # noqa: E402, F401  (registers the models)
 from pycls_std.builders.plain_weights import WRAPPERS  # noqa: E402
-from pycls_std.core.registry import BACKBONES  # noqa: E402
 from pycls_std.core.text import first_of, printable  # noqa: E402
 from pycls_std.engine import files  # noqa: E402
 from pycls_std.engine.checkpoint import read_whole, unreadable  # noqa: E402
 from pycls_std.models import published_names  # noqa: E402
-from pycls_std.models.contract import Adopted, adopted  # noqa: E402
 from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.ending import leave  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
@@ -94,24 +89,6 @@ def weights_in(path: Path, key: str) -> tuple[dict[str, torch.Tensor], list[str]
     return found[name], dropped
 
 
-def renamed(weights: dict[str, torch.Tensor], model: str) -> Adopted:
-    """Return weights by the names of a model of this project.
-
-    Raises ValueError for a model that has no other names, and for weights that are not all of it.
-    """
-    if model not in BACKBONES:
-        raise ValueError(f"--model is {model!r}, no model of this project")
-    with torch.device("meta"):
-        found = adopted(BACKBONES.get(model)(num_classes=1, image_size=224), weights)
-    if not found:
-        raise ValueError(f"{first_of(weights)} are no published names of {model}")
-    if found.new:
-        raise ValueError(
-            f"the weights are not all of {model}, {first_of(found.new)}; MODEL.WEIGHTS reads them as they are"
-        )
-    return found
-
-
 def of_source(weights: dict[str, torch.Tensor], source: str, path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Return weights by the names of a config's student, and the names of those that it has no use for.
 
@@ -145,13 +122,6 @@ def of_source(weights: dict[str, torch.Tensor], source: str, path: str) -> tuple
     return {places[bare]: value for bare, value in found.items()}, unused
 
 
-def _as_options(args: Mapping[str, Any]) -> str:
-    values = {name: str(value).lower() for name, value in args.items()}
-    student = " ".join(f"MODEL.ARGS.{name}={value}" for name, value in values.items())
-    teacher = ", ".join(f"{name}: {value}" for name, value in values.items())
-    return f'{student}, as a teacher with "DISTILLATION.TEACHER_ARGS=[{{{teacher}}}]"'
-
-
 def _tensors(entry: dict) -> dict[str, torch.Tensor]:
     return {str(name): value.detach() for name, value in entry.items() if isinstance(value, torch.Tensor)}
 
@@ -166,9 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="a published checkpoint")
     parser.add_argument("target", type=Path, help="the file of weights to write, for DISTILLATION.TEACHER_WEIGHTS")
     parser.add_argument("--key", default="", help="entry that holds the weights, where there are several")
-    names = parser.add_mutually_exclusive_group()
-    names.add_argument("--model", default="", help="model of this project whose names the weights take")
-    names.add_argument("--source", default="", help="program whose names the weights have, see above")
+    parser.add_argument("--source", default="", help="program whose names the weights have, see above")
     parser.add_argument("--cfg", default="", help="config of the model that the weights are of, for --source")
     args = parser.parse_args(argv)
     try:
@@ -176,9 +144,6 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"{args.target} is there already")
         weights, dropped = weights_in(args.file, args.key)
         unused: list[str] = []
-        needed: Mapping[str, Any] = {}
-        if args.model:
-            weights, _, unused, needed = renamed(weights, args.model)
         if args.source or args.cfg:
             weights, unused = of_source(clean_state_dict(weights), args.source, args.cfg)
         save(weights, args.target)
@@ -189,9 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     if dropped:
         print(f"dropped, without running it: {printable(', '.join(sorted(dropped)))}")
     if unused:
-        print(f"unused: {len(unused)} tensors: {printable(', '.join(unused)) if args.source else first_of(unused)}")
-    if needed:
-        print(f"computes as the published model with {_as_options(needed)}")
+        print(f"unused: {len(unused)} tensors: {printable(', '.join(unused))}")
     return 0
 
 

@@ -10,7 +10,7 @@ import pycls_std.trainers  # noqa: F401  (registers terms and methods)
 from pycls_std.builders.models import describe_student, describe_teachers, student_arguments
 from pycls_std.builders.weights import Weights
 from pycls_std.core.registry import TERMS, TRAINERS
-from pycls_std.models.contract import Backbone
+from pycls_std.models.contract import Backbone, head_names
 from pycls_std.models.create import create_backbone, freeze, reset_layers
 from pycls_std.models.student import Student, has_distillation_head
 from pycls_std.teachers.teacher import Request, Teacher
@@ -39,7 +39,13 @@ def build_backbone(cfg, num_classes: int) -> Backbone:
 
 
 def build_student(cfg, backbone: Backbone, run: RunDescription) -> Student:
-    """Return the backbone with what the terms add to it. Raises ValueError for one that the method cannot use."""
+    """Return the backbone with what the terms add to it.
+
+    Raises ValueError for one of another task, and for one that the method cannot use.
+    """
+    if set(head_names(backbone)).isdisjoint(run.task.HEADS):
+        own, needed = ", ".join(head_names(backbone)), ", ".join(run.task.HEADS)
+        raise ValueError(f"MODEL.NAME {cfg.MODEL.NAME} has the heads {own}, TASK.NAME {cfg.TASK.NAME} needs {needed}")
     TRAINERS.get(cfg.TRAINER).check(cfg, backbone)
     kinds = active_terms(cfg)
     both = "task" in kinds and any(kind.SPLITS_HEADS for kind in kinds.values())  # each head has its own lesson

@@ -20,6 +20,7 @@ from pycls_std.builders.weights import (
 )
 from pycls_std.config import ConfigError
 from pycls_std.core.registry import TASKS
+from pycls_std.core.structures import Normalization
 from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint
 from pycls_std.models.contract import Backbone, adopted, classifier_names
@@ -126,6 +127,23 @@ def start_from(backbone: Backbone, weights: Weights) -> None:
     rest = {key: value for key, value in state.items() if not key.startswith(within)}
     checkpoint.load_weights(backbone, rest | head, label)
     LOG.info("%s: the classifier %s is new, %d -> %d classes", label, " and ".join(names), *classes[0])
+
+
+def tell_of_other_use(cfg, weights: Weights, normalization: Normalization) -> None:
+    """Warn if weights that the student starts from say of another input, or other arguments, than it has.
+
+    normalization: of the student's input.
+    """
+    own, known = {"norm_eps": cfg.MODEL.NORM_EPS, **cfg.MODEL.ARGS}, weights.args
+    keys = own.keys() | known.keys() if weights.student else known.keys()  # other origins may not say all of them
+    odd = [(key, known.get(key, "-"), own.get(key, "-")) for key in sorted(keys) if known.get(key) != own.get(key)]
+    options = {"norm_eps": "MODEL.NORM_EPS"}
+    told = [f"{options.get(key, f'MODEL.ARGS.{key}')} {there}, here {here}" for key, there, here in odd]
+    if weights.normalization not in (None, normalization):
+        there, here = (f"mean {each.mean}, deviation {each.std}" for each in (weights.normalization, normalization))
+        told.append(f"{there}, here {here} (DATA.NORMALIZATION)")
+    if weights.state is not None and told:
+        LOG.warning("MODEL.WEIGHTS %s: trained with %s", weights.source, "; ".join(told))
 
 
 # ------------------------------------------------------------------------------------------------------------- student

@@ -17,6 +17,7 @@ from pycls_std.builders.models import (
     find_teacher_weights,
     refuse_other_arguments,
     start_from,
+    tell_of_other_use,
 )
 from pycls_std.builders.teachers import Lesson, build_teachers, optimize_teachers
 from pycls_std.builders.token_mixing import choose_token_mixing, refuse_unfit_student
@@ -215,6 +216,7 @@ def assemble(
     seed_all(cfg.SEED)
     backbone = build_backbone(cfg, classes)
     start_from(backbone, weights.student)
+    tell_of_other_use(cfg, weights.student, data.normalization)
     teachers = build_teachers(cfg, classes, data.normalization, of_teachers)
     student = build_student(cfg, backbone, run)
     trainer = build_trainer(cfg, student, run, teachers)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pycls_std.config.catalogue import Catalogue
+from pycls_std.config.declared import declared
 from pycls_std.config.mistake import ConfigError
 from pycls_std.config.plain_yaml import short
 from pycls_std.config.setting import BY_FOLDER
@@ -26,7 +27,7 @@ def check(catalogue: Catalogue, flat: dict[str, Any], start: dict[str, Any], sou
 
     _check_values(catalogue, flat, fail)
     _check_read(catalogue, flat, start, sources)
-    _check_data(flat, fail)
+    _check_data(catalogue, flat, fail)
     _check_teachers(flat, fail, sources)
     _check_optimizer(flat, fail)
 
@@ -91,8 +92,13 @@ def _check_read(catalogue, flat, start, sources) -> None:
             )
 
 
-def _check_data(flat, fail) -> None:
-    if flat["DATA.NAME"] in BY_FOLDER and Path(flat["DATA.ROOT"]).name in ("", ".."):
+def _check_data(catalogue, flat, fail) -> None:
+    name = flat["DATA.NAME"]
+    targets = declared("DATASETS")[name].targets
+    if catalogue.tasks[flat["TASK.NAME"]].targets != targets:
+        fit = [task for task, each in catalogue.tasks.items() if each.targets == targets]
+        fail("TASK.NAME", f"{' or '.join(fit) or 'another'}, for DATA.NAME {name} has {targets}")
+    if name in BY_FOLDER and Path(flat["DATA.ROOT"]).name in ("", ".."):
         fail("DATA.ROOT", "a path that ends with the folder's name, which is the dataset's in records and tables")
     if not RAND_AUGMENT.fullmatch(flat["AUG.RAND_AUGMENT"]):
         fail("AUG.RAND_AUGMENT", "timm's notation, such as rand-m9-mstd0.5-inc1")

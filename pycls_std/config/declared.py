@@ -33,7 +33,7 @@ class Declaration(NamedTuple):
     """A class or function decorated `@REGISTRY.register("name")`, with the literal attributes of a class."""
 
     name: str
-    attributes: dict[str, Any]  # those in capitals
+    attributes: dict[str, Any]  # those in capitals, and those it is registered with
 
     @property
     def section(self) -> str:
@@ -63,6 +63,11 @@ class Declaration(NamedTuple):
         """Of a term: the option that turns it on."""
         return f"{self.section}.{self.attributes.get('SWITCH', 'WEIGHT')}"
 
+    @property
+    def targets(self) -> str:
+        """Of a task: what it learns of an image; of a dataset: what it has of one."""
+        return self.attributes.get("TARGETS", "classes")
+
     def reads(self, *default: str) -> tuple[str, ...]:
         """The options of the page that are refused where nobody reads them: keys, or the start of keys."""
         return self.attributes.get("READS", default)
@@ -88,7 +93,8 @@ def _declared(folder: Path, registry: str) -> dict[str, Declaration]:
                         continue
                     if getattr(call.value, "id", "") == registry:
                         name = ast.literal_eval(decorator.args[0])
-                        found[name] = Declaration(name, _attributes(node))
+                        given = {str(word.arg): ast.literal_eval(word.value) for word in decorator.keywords}
+                        found[name] = Declaration(name, _attributes(node) | given)
         except SyntaxError as error:
             raise ConfigError(f"{path}:{error.lineno}: {error.msg}") from None
         except (ValueError, TypeError) as error:

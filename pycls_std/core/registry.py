@@ -17,13 +17,18 @@ class Registry:
         self.kind = kind
         self.entries: dict[str, Any] = {}
 
-    def register(self, name: str):
-        """Return a decorator that registers what it decorates. Raises ValueError if the name is taken."""
+    def register(self, name: str, **attributes):
+        """Return a decorator that registers what it decorates. Raises ValueError if the name is taken.
+
+        attributes: literals that it is given, by names in capitals, as `config/declared.py` reads them.
+        """
 
         def add(entry):
             if name in self.entries:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             self.entries[name] = entry
+            for attribute, value in attributes.items():
+                setattr(entry, attribute, value)
             return entry
 
         return add

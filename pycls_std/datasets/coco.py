@@ -68,13 +68,13 @@ class CocoImages(Dataset):
         return Outlines(read_segmentations(self.file), self.annotations)
 
 
-@DATASETS.register("coco")
+@DATASETS.register("coco", TARGETS="boxes")
 def coco(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
     """Return a split with a class for each category of its file, in the order of ascending id."""
     return _load("coco", root, split, lambda categories, where: categories)
 
 
-@DATASETS.register("coco_ids")
+@DATASETS.register("coco_ids", TARGETS="boxes")
 def coco_ids(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
     """Return a split whose class k is the category of id k, as the published heads of 91 outputs have it.
 

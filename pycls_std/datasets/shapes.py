@@ -88,7 +88,7 @@ def _box(shape: np.ndarray) -> tuple[int, int, int, int]:
     return left, top, right + 1, bottom + 1
 
 
-@DATASETS.register("shapes")
+@DATASETS.register("shapes", TARGETS="boxes")
 def shapes(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
     """Return the `train` (128 images) or `test` (32 images) split; nothing is read from root."""
     dataset = Shapes(IMAGES[split], seed=list(IMAGES).index(split))

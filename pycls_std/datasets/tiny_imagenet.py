@@ -12,9 +12,11 @@ from pycls_std.core.regular import read_bytes
 from pycls_std.core.structures import DatasetInfo, ImageSet
 from pycls_std.core.text import first_of, printable, shortened
 from pycls_std.datasets import folders
+from pycls_std.datasets.image_folder import ClassFolders
 from pycls_std.datasets.labelled_files import LabelledFiles
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 
+BOXES = ("_boxes.txt",)  # lie beside the images of each class
 CLASSES, IMAGES = 200, {"train": 100_000, "val": 10_000}  # of the original
 
 
@@ -22,7 +24,7 @@ class TinyImageNet(LabelledFiles):
     """Pairs of an image, not decoded yet, and a label, the position of its class among the sorted wnids.
 
     split: train or val. left_out: in words, what lies there and is not read, and how much less it is than the original.
-    Raises ValueError for lists that are wrong, training classes without images, and links from one class to another;
+    Raises ValueError for lists that are wrong, folders of other classes than theirs, and what `ClassFolders` refuses;
     OSError for what cannot be read.
     """
 
@@ -37,33 +39,17 @@ class TinyImageNet(LabelledFiles):
             raise ValueError(f"tiny_imagenet: {names} has {len(wnids)} classes, expected {CLASSES}")
         self.classes = sorted(wnids)
         super().__init__([])
-        parts = self._read_train(folder / "train") if split == "train" else self._read_val(folder / "val")
+        if split == "train":
+            train = ClassFolders(folder / split, beside=BOXES)
+            if odd := set(train.classes) ^ set(wnids):
+                raise ValueError(f"tiny_imagenet: {folder / split} and {names} differ in {first_of(sorted(odd))}")
+            self.samples, parts = train.samples, [train.left_out] if train.left_out else []
+        else:
+            parts = self._read_val(folder / split)
         images, classes = len(self.samples), len(self.classes)
         if (images, classes) != (IMAGES[split], CLASSES):
             parts.append(f"{images} images of {classes} classes, the original has {IMAGES[split]} of {CLASSES}")
         self.left_out = "; ".join(parts)
-
-    def _read_train(self, folder: Path) -> list[str]:
-        """Fill the samples; return in words what is left out."""
-        places = {wnid: str(folder / wnid / "images") for wnid in self.classes}
-        linked: list[tuple[str, str]] = []
-        empty: list[str] = []
-        unread: Counter = Counter()
-        for label, (wnid, place) in enumerate(places.items()):
-            found = folders.entries(place) if Path(place).is_dir() else []
-            images = [entry for entry in found if entry.name.endswith(".JPEG")]
-            self.samples += [(entry.path, label) for entry in images]
-            linked += [(entry.path, wnid) for entry in images if entry.is_symlink()]
-            unread.update(folders.ending(entry.name) for entry in found if not entry.name.endswith(".JPEG"))
-            empty += [] if images else [wnid]
-        if empty:
-            told = folders.unread(unread)
-            missing = first_of(empty) + (f" ({told})" if told else "")
-            raise ValueError(f"tiny_imagenet: {folder}: no image of {missing}")
-        folders.refuse_shared(places, linked)
-        others = [e.name for e in folders.entries(str(folder)) if e.is_dir() and e.name not in places]
-        parts = [f"folders that wnids.txt does not name: {first_of(others)}"] if others else []
-        return [*filter(None, [folders.unread(unread)]), *parts]
 
     def _read_val(self, folder: Path) -> list[str]:
         """Fill the samples; return in words what is left out."""

@@ -9,6 +9,7 @@ from itertools import accumulate
 from torch import Tensor
 
 from pycls_std.core.text import first_of
+from pycls_std.models.vidt_names import of_vidt
 
 Rules = tuple[tuple[str, str], ...]
 # Every rule changes what its expression finds, one after the other; blocks.1/2 is the third block of the second stage.
@@ -82,6 +83,7 @@ SOURCES: dict[str, tuple[str, Rules]] = {
     "pvtv2": ("PVTv2 of whai362/PVT and of lkhl/tiny-transformers", PVTV2),
     "cvt": ("microsoft/CvT", CVT),
     "cyclemlp": ("ShoufaChen/CycleMLP", CYCLEMLP),
+    "vidt": ("naver-ai/vidt, and the ViDT of roymiles/vkd", ()),  # by `vidt_names`
 }
 
 
@@ -91,9 +93,10 @@ def renamed(
     """Return the weights of a source's file by the names of a model here, and the names that are unused.
 
     target: the weights of that model, of which names and shapes count. taps: those that its STD tokens read, blocks.7.
-    Raises ValueError in one line for weights that are not all of the model, or of another shape.
+    Raises ValueError in one line for weights that are not all of the model, or of another shape, and for those of a
+    ViDT with other heads.
     """
-    own = {name: _renamed(name, SOURCES[source][1]) for name in state}
+    own = of_vidt(state) if source == "vidt" else {name: _renamed(name, SOURCES[source][1]) for name in state}
     own = _flattened(own)
     for position, tap in enumerate(taps):
         own = {name: new.replace(f"{{{tap}}}", str(position)) for name, new in own.items()}
@@ -110,6 +113,8 @@ def renamed(
     if missing := [name for name in target if name not in found]:
         unplaced = f", and has no use for {first_of(unused)}" if unused else ""
         raise ValueError(f"the file lacks what is here {first_of(missing)}{unplaced}")
+    if source == "vidt" and (more := [name for name in unused if own[name]]):
+        raise ValueError(f"the file has what is not here {first_of(more)}")
     for name, value in found.items():
         if value.shape != target[name].shape:
             shapes = tuple(value.shape), tuple(target[name].shape)

@@ -152,7 +152,9 @@ class ViDT(nn.Module):
         What a Swin has not stays as it is.
         """
         if "backbone.det_token" in state:
-            renamed, unused = of_vidt(state)
+            names = of_vidt(state)
+            renamed = {own: state[name] for name, own in names.items() if own}
+            unused = [name for name, own in names.items() if not own]
             tokens = {name: value for name, value in self.state_dict().items() if name.startswith("tokens.")}
             args = {"mask_padding": False} if self.mask_padding else {}  # the published model sees it
             return Adopted(renamed | tokens, list(tokens), unused, args)

@@ -31,21 +31,18 @@ LEFT_OVER = re.compile(
 SWIN_UNUSED = re.compile(r"(norm|head)\..*|.*\.(relative_position_index|attn_mask)")
 
 
-def of_vidt(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the weights of a published ViDT by the names here, and the names of those that are left over.
+def of_vidt(state: dict[str, Tensor]) -> dict[str, str]:
+    """Return the name here of every weight of a published ViDT, "" for what is left over.
 
     Without refinement of boxes its file has the one head of all levels once for each.
     """
     refined = any(name.startswith("transformer.decoder.bbox_embed.") for name in state)
-    renamed, unused = {}, []
+    names = {}
     for name, value in state.items():
         copied = re.sub(r"^(class|bbox|iou)_embed\.[0-9]+\.", r"\1_embed.0.", name)
         copy = not refined and copied != name and torch.equal(value, state.get(copied, torch.empty(0)))
-        if copy or LEFT_OVER.fullmatch(name):
-            unused.append(name)
-        else:
-            renamed[_of_vidt(name)] = value
-    return renamed, unused
+        names[name] = "" if copy or LEFT_OVER.fullmatch(name) else _of_vidt(name)
+    return names
 
 
 def _of_vidt(name: str) -> str:

@@ -23,7 +23,10 @@ class Pipeline(Protocol):
     batched: bool
 
     def train_transform(self) -> Callable:
-        """Return what makes a training view of an image and its target, both at once; it draws from torch alone."""
+        """Return what makes a training view of an image and its target, both at once.
+
+        It draws from random, numpy or torch, each of which is seeded before a view.
+        """
 
     def test_transform(self) -> Callable:
         """Return what makes the test view of an image and its target."""
@@ -71,7 +74,9 @@ class Shown(NamedTuple):
 class Task(Protocol):
     """What a label is, from the loader to the table; registered in TASKS, its metrics in METRICS under its name.
 
-    It may have OPTIONS of its own, and says in READS which options of the page other tasks are refused.
+    It may have OPTIONS of its own, and says in READS which options of the page other tasks are refused. In TARGETS it
+    says what it learns of an image, "classes" unless it does: datasets that are registered with other TARGETS are
+    refused.
     """
 
     RESULT: str  # the score that says which epoch is the best, and what a teacher is worth

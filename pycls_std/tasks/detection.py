@@ -62,6 +62,7 @@ class Detection:
     what the places of the maps learn.
     """
 
+    TARGETS = "boxes"
     RESULT = "ap"
     HEADS: tuple[str, ...] = ("classes", "boxes")
     READS = ("AUG.FLIP", "DATA.IMAGES")

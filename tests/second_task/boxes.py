@@ -51,6 +51,7 @@ class Pipeline:
 class Boxes:
     """One box and its class for each image."""
 
+    TARGETS = "rectangles"
     RESULT = "recall"
     HEADS = ("classes", "boxes")
     READS = ("AUG.FLIP",)

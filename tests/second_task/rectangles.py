@@ -35,7 +35,7 @@ class Rectangles(Dataset):
         return Image.fromarray(pixels), {"boxes": torch.tensor(boxes), "labels": torch.tensor(labels)}
 
 
-@DATASETS.register("rectangles")
+@DATASETS.register("rectangles", TARGETS="rectangles")
 def rectangles(*, root, split):
     """Return 256 training or 64 test images of two classes; nothing is read from root."""
     images = {"train": Rectangles(256, 0), "test": Rectangles(64, 1)}[split]

@@ -18,8 +18,9 @@ from pycls_std.process import signals
 
 # Most bytes that the pixels of a split may take, four to a pixel.
 LIMIT = 2**31
-# Images that one process reads sooner than it starts workers.
-FEW = 5000
+# Pixels that one process reads sooner than it starts workers. An image of less than SMALL pixels takes as long as it.
+SMALL = 64 * 64
+FEW = 5000 * SMALL
 
 
 def check_room(dataset: ImageSet, size: tuple[int, int]) -> None:
@@ -57,10 +58,11 @@ def read(dataset: ImageSet, prepare=None, *, check, workers: int) -> tuple[Tenso
     target, or raises ValueError for what is none. workers: processes that read.
     Raises NotInMemory that names two images, if they have not all the same size.
     """
+    width, height = dataset[0][0].size
     batches = DataLoader(
         Decoded(dataset, prepare, check),
         batch_size=256,
-        num_workers=workers if len(dataset) > FEW else 0,
+        num_workers=workers if len(dataset) * max(width * height, SMALL) > FEW else 0,
         collate_fn=_stack,
         worker_init_fn=signals.ignore_interrupt,
     )
