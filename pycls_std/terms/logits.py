@@ -19,15 +19,16 @@ from pycls_std.terms.base import RunDescription, Term
 
 
 class LogitTerm(Term):
-    """A term on logits; where they are standardized, a classifier of the student must not start at zero.
+    """A term on logits; where they must not be all alike, a classifier of the student must not start at zero.
 
     It reads all of section DISTILLATION: such a term has READS = ("DISTILLATION.",).
     """
 
     @classmethod
     def prepare(cls, cfg, backbone):
-        """Give a classifier that starts at zero small random weights, if logits are standardized."""
-        if cfg.DISTILLATION.LOGIT_STANDARD:
+        """Give a classifier that starts at zero small random weights, if logits are standardized or correlated."""
+        form = LOGIT_LOSSES.get(cfg.DISTILLATION.TYPE)
+        if cfg.DISTILLATION.LOGIT_STANDARD or getattr(form, "needs_spread", False):
             randomize_zero_heads(backbone)
 
 
