@@ -5,6 +5,7 @@ Shapes: B batch, H height, W width, C channels, K classes.
 
 from typing import Protocol
 
+from timm.models.mlp_mixer import Affine
 from torch import Tensor, nn
 
 from pycls_std.core.structures import Output, Padded
@@ -79,9 +80,15 @@ class Student(nn.Module):
         return {"cls": logits, "dist": distillation}
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay spares: the backbone's own choice, and the branches'."""
+        """Names of the parameters that weight decay spares: the backbone's own choice, and the branches'.
+
+        And those of ResMLP's affine transforms, which stand for norms: in DeiT's code they have one dimension, in timm's
+        (1, 1, C).
+        """
         parts = {"backbone.": self.backbone} | {f"branches.{name}.": branch for name, branch in self.branches.items()}
-        return {prefix + name for prefix, part in parts.items() for name in getattr(part, "no_weight_decay", set)()}
+        chosen = {prefix + name for prefix, part in parts.items() for name in getattr(part, "no_weight_decay", set)()}
+        affine = [name for name, module in self.named_modules() if isinstance(module, Affine)]
+        return chosen | {f"{name}.{own}" for name in affine for own in ("alpha", "beta")}
 
     def parameters_of(self, heads: set[str]) -> int:
         """Return how many parameters these heads need. Tokens of the backbone see each other, so none can go."""
