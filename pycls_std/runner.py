@@ -245,7 +245,8 @@ def run(mode: str, cfg) -> None:
             refuse_other_file(cfg)
             _check_split(cfg)
         else:
-            build_optimizer(cfg, build_described_trainer(cfg, cfg.MODEL.NUM_CLASSES or 2)[0])
+            classes = cfg.MODEL.NUM_CLASSES or 3  # some number: the data's, which is not read yet, has to do, too
+            build_optimizer(cfg, build_described_trainer(cfg, classes)[0])
     except WeightsError:  # no mistake of the options, but of a file
         raise
     except ValueError as error:

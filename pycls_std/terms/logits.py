@@ -76,9 +76,14 @@ class LogitLoss(nn.Module):
         self.extra_weight = extra_weight
 
     @classmethod
-    def from_cfg(cls, cfg):
-        """Build from section DISTILLATION."""
+    def from_cfg(cls, cfg, classes: int):
+        """Build from section DISTILLATION. Raises ValueError for logits of two classes that are to be standardized."""
         options = cfg.DISTILLATION
+        if options.LOGIT_STANDARD and classes < 3:
+            raise ValueError(
+                f"DISTILLATION.LOGIT_STANDARD needs at least 3 classes, the data has {classes}: of two logits, one is "
+                "always 0.71 then and the other -0.71, so nothing but their order is taught"
+            )
         return cls(
             LOGIT_LOSSES.get(options.TYPE),
             WEIGHTINGS.get(options.WEIGHTING),
