@@ -74,7 +74,7 @@ def train(cfg) -> None:
         session.load_state_dict(saved, str(path))
     record = lambda *_: None  # noqa: E731
     if world.rank == 0:
-        flops = operations(session.trainer.student, cfg.DATA.IMAGE_SIZE)
+        flops = operations(session.trainer.deployed(), cfg.DATA.IMAGE_SIZE)
         record = folder.start(session, identity, saved, seed=cfg.SEED, teachers=results, flops=flops)
     before = saved["journal"][-1]["run/epochs"] if saved else session.epochs
     if before != session.epochs and not config.same_when_extended(config.flatten(cfg), before):
