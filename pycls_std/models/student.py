@@ -84,8 +84,7 @@ class Student(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay spares: the backbone's own choice, and the branches'.
 
-        And those of ResMLP's affine transforms, which stand for norms: in DeiT's code they have one dimension, in timm's
-        (1, 1, C).
+        And those of ResMLP's affine transforms, which stand for norms: (C,) in DeiT's code, (1, 1, C) in timm's.
         """
         parts = {"backbone.": self.backbone} | {f"branches.{name}.": branch for name, branch in self.branches.items()}
         chosen = {prefix + name for prefix, part in parts.items() for name in getattr(part, "no_weight_decay", set)()}
