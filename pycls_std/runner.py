@@ -74,7 +74,7 @@ def train(cfg) -> None:
         session.load_state_dict(saved, str(path))
     record = lambda *_: None  # noqa: E731
     if world.rank == 0:
-        flops = operations(session.trainer.student, cfg.DATA.IMAGE_SIZE)
+        flops = operations(session.trainer.deployed(), cfg.DATA.IMAGE_SIZE)
         record = folder.start(session, identity, saved, seed=cfg.SEED, teachers=results, flops=flops)
     before = saved["journal"][-1]["run/epochs"] if saved else session.epochs
     if before != session.epochs and not config.same_when_extended(config.flatten(cfg), before):
@@ -245,7 +245,8 @@ def run(mode: str, cfg) -> None:
             refuse_other_file(cfg)
             _check_split(cfg)
         else:
-            build_optimizer(cfg, build_described_trainer(cfg, cfg.MODEL.NUM_CLASSES or 2)[0])
+            classes = cfg.MODEL.NUM_CLASSES or 3  # some number: the data's, which is not read yet, has to do, too
+            build_optimizer(cfg, build_described_trainer(cfg, classes)[0])
     except WeightsError:  # no mistake of the options, but of a file
         raise
     except ValueError as error:

@@ -105,7 +105,10 @@ def test_taps_are_an_option(load):
             {"FEATURE__LOSS": "rkd", "FEATURE__STUDENT_TAPS": "[pooled, last]"},
             "FEATURE.STUDENT_TAPS .* has pooled, expected once and last",
         ),
-        ({"FEATURE__LOSS": "reviewkd"}, "FEATURE.WARMUP_EPOCHS is 20, expected at most 3"),
+        (
+            {"FEATURE__LOSS": "reviewkd"},
+            "^default of TRAINER feature, as it is not set: FEATURE.WARMUP_EPOCHS is 20, expected at most 3, for the",
+        ),
     ],
 )
 def test_options_that_contradict_each_other(load, overrides, text):

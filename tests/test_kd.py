@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from methods import DEIT, STUDENTS, batch, make
+from methods import DEIT, STUDENTS, Method, batch, make, options_of
 from torch.nn import functional
 
 from pycls_std.core.structures import Progress
 from pycls_std.losses.classification import soft_target_cross_entropy
-from pycls_std.losses.logit import soft_distillation
+from pycls_std.losses.logit import soft_distillation, standardized
 from pycls_std.models.create import create_backbone, randomize_zero_heads
 from pycls_std.terms.logits import LogitLoss
 
@@ -103,13 +103,27 @@ def test_options_that_contradict_each_other(load, overrides, text):
         make(load, "kd", **overrides)
 
 
+@pytest.mark.parametrize("form", [SOFT | {"DISTILLATION__LOGIT_STANDARD": "true"}, {"DISTILLATION__TYPE": "dist"}])
 @pytest.mark.parametrize("name", STUDENTS)
-def test_standardized_logits_of_a_fresh_student_have_sane_gradients(load, name):
-    """A head that starts at zero, as timm's mixers have it, would have 1e7 times the gradient."""
-    method = make(load, "kd", name, teachers=1, **SOFT, DISTILLATION__LOGIT_STANDARD="true")
+def test_a_form_that_needs_unlike_logits_has_sane_gradients_for_a_fresh_student(load, name, form):
+    """A head that starts at zero, as timm's mixers have it, would have 1e5 to 1e7 times the gradient."""
+    method = make(load, "kd", name, teachers=1, **form)
     method.losses(batch())["kd"].backward()
     norm = torch.cat([p.grad.flatten() for p in method.student.parameters() if p.grad is not None]).norm()
     assert 0 < norm < 1e4
+
+
+@pytest.mark.parametrize("trainer", ["kd", "std", "ofa"])
+def test_standardized_logits_of_two_classes_are_refused(load, trainer):
+    """(a, b) becomes (0.71, -0.71) or (-0.71, 0.71), without gradient."""
+    logits = torch.tensor([[1.0, 3.0], [2.0, -7.0]], requires_grad=True)
+    standard = standardized(logits)
+    torch.testing.assert_close(standard, torch.tensor([[-1.0, 1.0], [1.0, -1.0]]) * 0.5**0.5)
+    assert torch.autograd.grad(standard[:, 0].sum(), logits)[0].abs().max() < 1e-5
+    cfg = load("debug/base_debug", **options_of(trainer, DISTILLATION__LOGIT_STANDARD="true"))
+    with pytest.raises(ValueError, match="LOGIT_STANDARD needs at least 3 classes, the data has 2: of two logits"):
+        Method(cfg, classes=2)
+    assert Method(cfg, classes=3).losses(batch(classes=3))
 
 
 def test_only_heads_that_are_all_zero_are_changed():

@@ -199,6 +199,11 @@ def test_several_teachers_standardized_or_not(load, form, standard):
         torch.testing.assert_close(method.losses(data)[term], share * total, rtol=1e-4, atol=1e-5)
 
 
+def test_classes_of_data_that_is_not_read_yet_are_not_taken_for_two(method):
+    """Whose logits cannot be standardized."""
+    runner.run("info", method("kd", MODEL__NUM_CLASSES=0, DISTILLATION__LOGIT_STANDARD="true"))
+
+
 def learned(form):
     """Names of the scalars that a form trains beside the student."""
     return set(getattr(LOGIT_LOSSES.get(form), "learned", {}))

@@ -7,15 +7,18 @@ import pytest
 import timm
 import torch
 from methods import FAMILIES
+from timm.layers import DropPath
 from torch import nn
 
 from pycls_std.builders.method import build_backbone
 from pycls_std.core.registry import BACKBONES
 from pycls_std.core.structures import Normalization, Padded
+from pycls_std.engine.optim import create_optimizer
 from pycls_std.models.contract import classifier_names
 from pycls_std.models.create import create_backbone
 from pycls_std.models.describe import Description
 from pycls_std.models.resnet_cifar import PUBLISHED
+from pycls_std.models.student import Student
 from pycls_std.teachers.teacher import Request, Teacher
 
 HALF = Normalization((0.5,) * 3, (0.5,) * 3)
@@ -139,6 +142,22 @@ def test_students_of_timm_are_built_at_224_and_at_32_px(name, args, small, side,
     for image_size, changes, expected in ((224, args, side), (32, args | small, small_side)):
         taps = Description(name, num_classes=10, image_size=image_size, **changes).taps
         assert next(iter(taps.values()))[1:] == (expected, expected)
+
+
+@pytest.mark.parametrize(("name", "size"), [("resmlp_s12", 32), ("resmlp_12_224", 224)])
+def test_weight_decay_spares_the_affine_transforms_of_resmlp(name, size):
+    """They are (1, 1, C) in timm; what is decayed are matrices and the kernel of the patches."""
+    student = Student(create_backbone(name, num_classes=10, image_size=size, **FAMILIES.get(name, {})))
+    optimizer = create_optimizer(student, name="adamw", lr=0.1, weight_decay=0.05)
+    decayed = [p for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]]
+    assert {p.ndim for p in decayed} == {2, 4} and any(p.ndim == 3 for p in student.parameters())
+
+
+@pytest.mark.parametrize(("name", "rates"), [("resmlp_s12", [0.3] * 4), ("deit_tiny_patch16_224", [0, 0.1, 0.2, 0.3])])
+def test_the_rate_of_stochastic_depth_is_the_last_blocks_and_of_timms_mixers_every_blocks(name, rates):
+    backbone = create_backbone(name, num_classes=10, image_size=32, drop_path=0.3, **FAMILIES[name])
+    drops = [[m.drop_prob for m in block.modules() if isinstance(m, DropPath)] for block in backbone.blocks]
+    assert [max(found, default=0) for found in drops] == pytest.approx(rates)
 
 
 def test_resnet_has_the_published_parameter_names():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from methods import START, STUDENTS, batch, make
+from methods import DEIT, START, STUDENTS, batch, make
 
 from pycls_std.core.registry import TRAINERS
 from pycls_std.core.structures import World
@@ -125,6 +125,12 @@ def test_predictions_and_what_they_deploy(load):
     alone = make(load, "std", TEST__PREDICTION="cls").trainer
     assert alone.prediction == "cls"
     assert alone.deployed_parameters() == make(load, "baseline").trainer.deployed_parameters() < everything
+    tokens = make(load, "std", TEST__PREDICTION="dist").trainer
+    assert tokens.deployed_parameters() == everything - (16 + 1) * 10, "nobody reads the class head"
+    averaged = make(load, "std", DEIT, TEST__PREDICTION="dist").trainer  # whose two classifiers are one head
+    assert averaged.student.heads == ("cls", "std0", "std1")
+    assert averaged.trained_parameters() - averaged.deployed_parameters() == 2 * (24 + 1) * 10
+    assert alone.deployed()(torch.randn(2, 3, 32, 32)).heads.keys() == {"cls"}
 
 
 def test_mine_step_moves_critic_up_and_student_down(load):

@@ -23,7 +23,9 @@ def check(catalogue: Catalogue, flat: dict[str, Any], start: dict[str, Any], sou
     """
 
     def fail(key: str, expected: str) -> NoReturn:
-        raise ConfigError(f"{sources.get(key, 'default')}: {key} is {short(flat[key])}, expected {expected}")
+        of_page = key in catalogue.options and start[key] == catalogue.options[key].value
+        default = "default" if of_page else f"default of TRAINER {flat['TRAINER']}, as it is not set"
+        raise ConfigError(f"{sources.get(key, default)}: {key} is {short(flat[key])}, expected {expected}")
 
     _check_values(catalogue, flat, fail)
     _check_read(catalogue, flat, start, sources)

@@ -49,7 +49,7 @@ PAGE = {
     "MODEL.ARGS": Option({}, student=True),
     # Classes; 0 = as many as the data has, another number must agree with the data.
     "MODEL.NUM_CLASSES": neutral(0, least=0, greatest=1_000_000),
-    # Stochastic depth rate of the last block; 0 = off.
+    # Stochastic depth rate of the last block; of Mixer, ResMLP and gMLP that of every block; 0 = off.
     "MODEL.DROP_PATH": Option(0.0, least=0, greatest=1, student=True),
     # Epsilon of every LayerNorm of the backbone; 0 = the model's own (timm's mixers 1e-6, the STD reference 1e-5).
     "MODEL.NORM_EPS": Option(0.0, least=0, greatest=1, student=True),

@@ -4,7 +4,6 @@ Shapes: B batch, H height, W width, K classes.
 """
 
 import io
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -19,17 +18,14 @@ CLOSE = 1e-4  # difference that rounding explains, as a share of the largest log
 class Deployed(nn.Module):
     """What predicts: (B, 3, H, W) normalised images to (B, K) logits.
 
-    Branches none of whose heads is in the prediction are left out. The second classifier of a backbone with two stays
-    in the weights, where other programs expect it, also if it does not predict.
+    Branches none of whose heads is in the prediction are left out. A classifier of the backbone stays in the weights,
+    where other programs expect it, also if it does not predict.
     prediction: its name, see `tasks/contract.py`.
     """
 
     def __init__(self, student: Student, task, prediction: str):
         super().__init__()
-        needed = task.prediction_heads(student.heads)[prediction]
-        branches: dict[str, Any] = dict(student.branches)  # each a `Branch`; a ModuleDict speaks of modules
-        kept = {name: branch for name, branch in branches.items() if needed & set(branch.heads)}
-        self.student = Student(student.backbone, kept, split_heads=student.split_heads)
+        self.student = student.deployed(task.prediction_heads(student.heads)[prediction])
         self.eval()
         self._predictions = task.predictions
         self.prediction = prediction

@@ -3,7 +3,8 @@
 A function that is registered in LOGIT_LOSSES is a form that DISTILLATION.TYPE can name. It takes student_logits and
 teacher_logits, and of the following what it names: `targets` (B, K), `labels` (B,), `progress` of the run, options of
 section DISTILLATION in lower case, and scalars that train with the student: those of its attribute `learned`, by name,
-with the values they start from.
+with the values they start from. One whose gradient is of no use where a student's logits are all alike has an attribute
+`needs_spread`, True.
 
 Shapes: ... any leading dimensions, K classes.
 """

@@ -24,6 +24,8 @@ def relation_distillation(
     dist_beta weighs the correlation over the classes of each image; dist_gamma that over the images of each class, a
     mean over the classes that is alike for all images of a batch, of each process's own share of it.
 
+    Even probabilities of the student have a gradient that is of no use: its head must not start at zero.
+
     student_logits, teacher_logits: (..., B, K) raw scores.
     Returns (..., B) values: of each image, so that the mean over images is the publication's.
     Source: Huang et al., NeurIPS 2022 (DIST).
@@ -32,6 +34,9 @@ def relation_distillation(
     of_images = 1 - correlation(student, teacher, dim=-1)
     of_classes = (1 - correlation(student, teacher, dim=-2)).mean(dim=-1, keepdim=True)
     return (dist_beta * of_images + dist_gamma * of_classes) * temperature**2
+
+
+relation_distillation.needs_spread = True
 
 
 def correlation(first: Tensor, second: Tensor, dim: int) -> Tensor:

@@ -32,7 +32,7 @@ def info(cfg) -> None:
     LOG.info("starts from %s", weights.student.source.removesuffix(", so random weights"))  # for which it is not run
     LOG.info("terms       %s", ", ".join([*trainer.terms, *trainer.auxiliary]))
     LOG.info("parameters  %d in training = %d deployed + %d train-only", trained, deployed, trained - deployed)
-    gflops = operations(trainer.student, size) / 1e9
+    gflops = operations(trainer.deployed(), size) / 1e9
     LOG.info("operations  %.3f GFLOPs for an image forward (2 for a multiply-add)", gflops)
     _show_taps("", run.student)
     pairs = zip(

@@ -88,7 +88,7 @@ def _meta(cfg, data: Data, trainer, origin: dict) -> dict:
         "classes": list(map(str, data.info.classes)),
         "prediction": trainer.prediction,
         "parameters": {"deployed": deployed, "train_only": trainer.trained_parameters() - deployed},
-        "flops": operations(trainer.student, cfg.DATA.IMAGE_SIZE),
+        "flops": operations(trainer.deployed(), cfg.DATA.IMAGE_SIZE),
         "image_size": cfg.DATA.IMAGE_SIZE,
         **origin,
     }

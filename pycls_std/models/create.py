@@ -125,9 +125,8 @@ def _within(name: str, pattern: str) -> bool:
 def randomize_zero_heads(backbone: Backbone) -> None:
     """Give classifiers whose weights all start at zero small random ones, std 0.02, as timm's transformers have.
 
-    Logits that are all alike cannot be standardized: their standard deviation is 0, the gradient there 1e7 times what
-    it should be, and an optimizer that remembers squares of gradients holds the head almost still for thousands of
-    steps.
+    Logits that are all alike can be neither standardized nor correlated: the gradient there is 1e5 to 1e7 times what it
+    should be, and an optimizer that remembers squares of gradients holds the head almost still for thousands of steps.
     timm's mixers start so.
     """
     for name in classifier_names(backbone):

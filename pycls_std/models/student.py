@@ -3,13 +3,16 @@
 Shapes: B batch, H height, W width, C channels, K classes.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
+from timm.models.mlp_mixer import Affine
 from torch import Tensor, nn
 
 from pycls_std.core.structures import Output, Padded
 from pycls_std.models.contract import Backbone, head_names, named_heads
 from pycls_std.models.taps import read
+
+OWN = ("cls", "dist")  # heads of a backbone with two that are split
 
 
 class Branch(Protocol):
@@ -47,7 +50,7 @@ class Student(nn.Module):
     @property
     def heads(self) -> tuple[str, ...]:
         """Names of the heads, in the order of the output."""
-        own = ("cls", "dist") if self.split_heads else head_names(self.backbone)
+        own = OWN if self.split_heads else head_names(self.backbone)
         return own + tuple(head for heads in self.branch_heads.values() for head in heads)
 
     def forward(self, images: Tensor | Padded, taps: tuple[str, ...] = ()) -> Output:
@@ -76,23 +79,36 @@ class Student(nn.Module):
         finally:
             if not training:
                 self.backbone.training = False
-        return {"cls": logits, "dist": distillation}
+        return dict(zip(OWN, (logits, distillation), strict=True))
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay spares: the backbone's own choice, and the branches'."""
+        """Names of the parameters that weight decay spares: the backbone's own choice, and the branches'.
+
+        And those of ResMLP's affine transforms, which stand for norms: (C,) in DeiT's code, (1, 1, C) in timm's.
+        """
         parts = {"backbone.": self.backbone} | {f"branches.{name}.": branch for name, branch in self.branches.items()}
-        return {prefix + name for prefix, part in parts.items() for name in getattr(part, "no_weight_decay", set)()}
+        chosen = {prefix + name for prefix, part in parts.items() for name in getattr(part, "no_weight_decay", set)()}
+        affine = [name for name, module in self.named_modules() if isinstance(module, Affine)]
+        return chosen | {f"{name}.{own}" for name in affine for own in ("alpha", "beta")}
+
+    def deployed(self, heads: set[str]) -> "Student":
+        """Return what makes these heads: a student of the same modules, without the branches that add none of them."""
+        branches: dict[str, Any] = dict(self.branches)  # each a `Branch`; a ModuleDict speaks of modules
+        kept = {name: branch for name, branch in branches.items() if heads & set(branch.heads)}
+        student = Student(self.backbone, kept, split_heads=self.split_heads)
+        student.training = self.training  # its own, for that of its modules is as it was
+        return student
 
     def parameters_of(self, heads: set[str]) -> int:
-        """Return how many parameters these heads need. Tokens of the backbone see each other, so none can go."""
-        needed = [self.backbone, *(self.branches[name] for name, own in self.branch_heads.items() if heads & set(own))]
-        unused = []
-        if self.split_heads:
-            classifiers = self.backbone.get_classifier()
-            assert isinstance(classifiers, tuple), "there are two heads"
-            pair = zip(("cls", "dist"), classifiers, strict=True)
-            unused = [classifier for head, classifier in pair if head not in heads]
-        return _count(needed) - _count(unused)
+        """Return how many parameters these heads need: not the classifiers of others.
+
+        Tokens of the backbone see each other, so none can go.
+        """
+        found = self.backbone.get_classifier()
+        classifiers = found if isinstance(found, tuple) else (found,)
+        own = [{head} for head in OWN] if self.split_heads else [set(head_names(self.backbone))] * len(classifiers)
+        unused = [classifier for made, classifier in zip(own, classifiers, strict=True) if not made & heads]
+        return _count([self.deployed(heads)]) - _count(unused)
 
 
 def _count(modules: list[nn.Module]) -> int:

@@ -59,7 +59,7 @@ class Exits(LogitTerm):
         width = max([run.student.pooled, *(teacher.pooled for teacher in run.teachers)])
         shapes = [tuple(sizes[tap]) for tap in taps]
         exits = exit_heads(shapes, kind=options.HEAD, width=width, num_classes=run.student.num_classes)
-        loss = None if by_labels else LogitLoss.from_cfg(cfg)
+        loss = None if by_labels else LogitLoss.from_cfg(cfg, run.task.classes)
         return cls(loss, taps, exits, weight=options.WEIGHT, teachers=len(run.teachers))
 
     def forward(self, student: Output, teachers: list[Output], batch: Batch, progress: Progress) -> dict[str, Tensor]:

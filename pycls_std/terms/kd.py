@@ -43,7 +43,7 @@ class KD(LogitTerm):
         """Build from sections KD and DISTILLATION. Raises ValueError if no teacher has logits."""
         need_logits("KD.WEIGHT", run)
         return cls(
-            LogitLoss.from_cfg(cfg),
+            LogitLoss.from_cfg(cfg, run.task.classes),
             run.teachers,
             head="dist" if "dist" in student.heads else "cls",
             weight=cfg.KD.WEIGHT,

@@ -19,15 +19,16 @@ from pycls_std.terms.base import RunDescription, Term
 
 
 class LogitTerm(Term):
-    """A term on logits; where they are standardized, a classifier of the student must not start at zero.
+    """A term on logits; where they must not be all alike, a classifier of the student must not start at zero.
 
     It reads all of section DISTILLATION: such a term has READS = ("DISTILLATION.",).
     """
 
     @classmethod
     def prepare(cls, cfg, backbone):
-        """Give a classifier that starts at zero small random weights, if logits are standardized."""
-        if cfg.DISTILLATION.LOGIT_STANDARD:
+        """Give a classifier that starts at zero small random weights, if logits are standardized or correlated."""
+        form = LOGIT_LOSSES.get(cfg.DISTILLATION.TYPE)
+        if cfg.DISTILLATION.LOGIT_STANDARD or getattr(form, "needs_spread", False):
             randomize_zero_heads(backbone)
 
 
@@ -75,9 +76,14 @@ class LogitLoss(nn.Module):
         self.extra_weight = extra_weight
 
     @classmethod
-    def from_cfg(cls, cfg):
-        """Build from section DISTILLATION."""
+    def from_cfg(cls, cfg, classes: int):
+        """Build from section DISTILLATION. Raises ValueError for logits of two classes that are to be standardized."""
         options = cfg.DISTILLATION
+        if options.LOGIT_STANDARD and classes < 3:
+            raise ValueError(
+                f"DISTILLATION.LOGIT_STANDARD needs at least 3 classes, the data has {classes}: of two logits, one is "
+                "always 0.71 then and the other -0.71, so nothing but their order is taught"
+            )
         return cls(
             LOGIT_LOSSES.get(options.TYPE),
             WEIGHTINGS.get(options.WEIGHTING),

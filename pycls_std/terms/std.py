@@ -71,7 +71,7 @@ class STD(LogitTerm):
     def from_cfg(cls, cfg, run: RunDescription, student):
         """Build from sections STD and DISTILLATION."""
         branch = student.branches["std"]
-        return cls(LogitLoss.from_cfg(cfg), branch, run.teachers, weight=cfg.STD.WEIGHT)
+        return cls(LogitLoss.from_cfg(cfg, run.task.classes), branch, run.teachers, weight=cfg.STD.WEIGHT)
 
     def forward(self, student: Output, teachers: list[Output], batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Return {"std"}."""

@@ -126,6 +126,10 @@ class Trainer:
         trained = (self.objective, self.auxiliary)
         return sum(p.numel() for module in trained for p in module.parameters())
 
+    def deployed(self) -> Student:
+        """Return the student as `prediction` needs it; the same modules."""
+        return self.student.deployed(self.prediction_heads[self.prediction])
+
     def deployed_parameters(self) -> int:
         """Return how many parameters `prediction` needs; the others serve training only."""
         return self.student.parameters_of(self.prediction_heads[self.prediction])
