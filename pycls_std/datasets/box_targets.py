@@ -3,6 +3,7 @@
 Shapes: n boxes to train on, m annotations of the image.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
@@ -27,9 +28,10 @@ def box_target(truth: dict[str, Tensor], *, image_id: int, size: tuple[int, int]
     }
 
 
-def trained_on(truth: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
-    """Return which of the annotations (m,) are trained on, see `box_target`."""
-    return has_extent(clip_boxes_to_image(truth["boxes"], size)) & ~truth["crowd"]
+def trained_on(truth: dict[str, Tensor], size: tuple[int, int] | np.ndarray) -> Tensor:
+    """Return which of the annotations (m,) are trained on, see `box_target`; of several images by the sizes (m, 2)."""
+    limits = torch.as_tensor(size).flip(-1).tile(2)
+    return has_extent(truth["boxes"].clamp(min=0).minimum(limits)) & ~truth["crowd"]
 
 
 def has_extent(boxes: Tensor) -> Tensor:

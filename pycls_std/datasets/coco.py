@@ -16,7 +16,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from pycls_std.core.registry import DATASETS
 from pycls_std.core.structures import DatasetInfo, ImageSet
 from pycls_std.core.text import first_of, printable
-from pycls_std.datasets.box_targets import box_target, has_extent
+from pycls_std.datasets.box_targets import box_target, trained_on
 from pycls_std.datasets.coco_file import Annotations, read_annotations, read_segmentations
 from pycls_std.datasets.decoding import open_image
 from pycls_std.datasets.folders import ending
@@ -40,13 +40,15 @@ class CocoImages(Dataset):
         self.annotations = annotations
         self.file = file
         self.sizes = annotations.sizes
-        learned = ~annotations.crowd & (_seen(annotations) if train else True)
-        self.objects = np.bincount(_owners(annotations)[learned], minlength=len(self.sizes))
+        owners = np.arange(len(self.sizes)).repeat(np.diff(annotations.starts))
+        truth = {name: torch.from_numpy(getattr(annotations, name)) for name in ("boxes", "crowd")}
+        learned = trained_on(truth, self.sizes[owners]).numpy() if train else ~annotations.crowd
+        self.objects = np.bincount(owners[learned], minlength=len(self.sizes))
         self.labels_of_boxes = np.searchsorted(ids, annotations.category)
         self.samples = [(str(folder / name), None) for name in annotations.files]
         spare = _unnamed(folder, annotations.files)
         parts = [f"{spare} images that the annotations do not list"] if spare else []
-        self.left_out = ", ".join(parts + (_not_trained_on(annotations) if train else []))
+        self.left_out = ", ".join(parts + (_not_trained_on(annotations.crowd, learned) if train else []))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -140,19 +142,8 @@ def _unnamed(folder: Path, files: list[str]) -> int:
     return sum(ending(name) in IMG_EXTENSIONS for name in there - set(files))
 
 
-def _owners(annotations: Annotations) -> np.ndarray:
-    """Return the position of the image of each annotation (M,)."""
-    return np.arange(len(annotations.files)).repeat(np.diff(annotations.starts))
-
-
-def _seen(annotations: Annotations) -> np.ndarray:
-    """Return which boxes (M,) have an extent in their image."""
-    limits = torch.from_numpy(np.tile(annotations.sizes[:, ::-1], 2)[_owners(annotations)])
-    return has_extent(torch.from_numpy(annotations.boxes).clamp(min=0).minimum(limits)).numpy()
-
-
-def _not_trained_on(annotations: Annotations) -> list[str]:
+def _not_trained_on(crowd: np.ndarray, learned: np.ndarray) -> list[str]:
     """Return in words how many boxes are left out of training."""
-    crowds, empty = int(annotations.crowd.sum()), int((~_seen(annotations) & ~annotations.crowd).sum())
+    crowds, empty = int(crowd.sum()), int((~learned & ~crowd).sum())
     parts = [f"{crowds} boxes of crowds that are not trained on"] if crowds else []
     return parts + ([f"{empty} boxes without extent in the image that are not trained on"] if empty else [])
