@@ -31,7 +31,7 @@ from pycls_std.config.shipped import find_config
 from pycls_std.core.text import printable, shortened
 
 __all__ = ["BY_FOLDER", "Catalogue", "ConfigError", "complete", "dataset_name", "defaults", "dump", "flatten", "load"]
-__all__ += ["out_dir", "restored", "same_when_extended"]
+__all__ += ["out_dir", "restored", "same_when_extended", "typed"]
 
 LOG = logging.getLogger("pycls_std")
 
@@ -105,21 +105,28 @@ def _plain(node):
 def complete(record: str | dict) -> dict[str, Any]:
     """Return {"SECTION.KEY": value} of a record's options, a dump or what YAML reads in one.
 
-    What was not an option then is at its default. Raises ValueError if it holds no options, or one of another type.
+    What was not an option then is at its default. Raises ValueError if it holds no options.
     """
     options = load_yaml(record, "a record's options") if isinstance(record, str) else record
     if not isinstance(options, dict):
         raise ValueError("no options")
     found = upgraded_record(flatten(options))
-    catalogue = Catalogue()
-    known = catalogue.defaults(found)
+    known = Catalogue().defaults(found)
     sections = {key.partition(".")[0] for key in known if "." in key}
-    for key, value in found.items():
+    for key in found:
         if key in sections:
             raise ValueError(f"{key} is a section, and holds no options")
-        if key in known:
-            found[key] = coerce(value, known[key], catalogue.options[key].of, f"its options: {key}")
     return known | found
+
+
+def typed(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a record, as `complete` does, with values of the types that they are declared to have.
+
+    Raises ConfigError that names the key for a value that is of another one.
+    """
+    known = Catalogue().options
+    declared = {key: (known[key].value, known[key].of) for key in options.keys() & known.keys()}
+    return options | {key: coerce(options[key], *kinds, f"its options: {key}") for key, kinds in declared.items()}
 
 
 def restored(record: str) -> CfgNode:

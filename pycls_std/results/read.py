@@ -191,7 +191,7 @@ def _options_of(text: str) -> dict[str, Any]:
     try:
         record = load_yaml(text, "config.yaml")
         flat = config.flatten(record) if isinstance(record, dict) else {}
-        options = config.complete(record) if flat.keys() >= REQUIRED else {}
+        options = config.typed(config.complete(record)) if flat.keys() >= REQUIRED else {}
     except ValueError:
         return {}
     if not all(options.get(key, 0) > 0 for key in ("OPTIM.MAX_EPOCH", "TEST.PERIOD")):
