@@ -669,11 +669,14 @@ def test_commit_tells_of_code_beside_it(tmp_path, monkeypatch):
 
     monkeypatch.setattr(record, "REPOSITORY", tmp_path)
     (tmp_path / "pycls_std").mkdir()
+    (tmp_path / "logs").mkdir()
     (tmp_path / "pycls_std" / "old.py").touch()
+    (tmp_path / "logs" / "run.json").touch()
     git("init", "-q")
     git("add", ".")
     git("commit", "-q", "-m", "first")
     (tmp_path / "note.txt").touch()
+    (tmp_path / "logs" / "run.json").unlink()  # a record is no code
     assert len(record.commit()) == 40
     (tmp_path / "pycls_std" / "new.py").touch()
     assert record.commit().endswith("-dirty")

@@ -104,7 +104,7 @@ def commit() -> str:
     """Return the commit of this checkout, or the one that pip installed from; else "unknown".
 
     A checkout of something else, within which this is installed, is not asked. It ends in -dirty if tracked files
-    of the checkout differ from it, or if there is code beside it: a method in a new file.
+    of the checkout differ from it, records in logs/ aside, or if there is code beside it: a method in a new file.
     """
 
     def git(*words):
@@ -113,7 +113,7 @@ def commit() -> str:
     if not (REPOSITORY / ".git").exists():
         return _installed_commit()
     try:
-        changed = git("status", "--porcelain", "-uno") + git("status", "--porcelain", "--", "pycls_std")
+        changed = git("status", "--porcelain", "-uno", "--", ":!logs") + git("status", "--porcelain", "--", "pycls_std")
         return git("rev-parse", "HEAD").strip() + ("-dirty" if changed.strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
