@@ -12,7 +12,6 @@ from processes import Running, free_port, wait_for
 
 from pycls_std import config, runner
 from pycls_std.builders.data import build_data
-from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.check import processes
 from pycls_std.check import trial as trials
 from pycls_std.core.registry import TRAINERS
@@ -262,16 +261,3 @@ def test_steps_that_are_not_finite(check, load):
     ok, text = check(load("debug/base_debug", **words))["steps"]
     assert not ok
     assert text.startswith("loss not finite at epoch 1 iteration 2, lr 9.7e+37: ce ")
-
-
-@pytest.mark.parametrize(
-    "words", [{"TRAIN__ACCUMULATE": 3}, {"TRAIN__ACCUMULATE": 2, "TRAIN__COMPILE": "graphs", "DEVICE": "auto"}]
-)
-def test_a_batch_that_cannot_be_parted_is_told_as_by_the_run(check, load, words):
-    """Though the batch of a trial could be, and nothing of it is compiled; whatever the device."""
-    cfg = load("debug/base_debug", **words)
-    with pytest.raises(ValueError, match="TRAIN.ACCUMULATE") as error:
-        build_all(cfg, build_runtime(cfg))
-    found = check(cfg)
-    assert found["steps"] == (False, str(error.value))
-    assert [name for name, (ok, _) in found.items() if not ok] == ["steps"]

@@ -10,7 +10,8 @@ from records import SMALL
 from waits import NoReads
 
 from pycls_std import config, runner
-from pycls_std.builders.training import build_all, build_runtime
+from pycls_std.builders.training import build_all, build_runtime, parts_of_batch
+from pycls_std.core.structures import World
 from pycls_std.engine import loop
 from pycls_std.engine.checkpoint import refuse_not_finite, tensors
 
@@ -238,16 +239,14 @@ def test_batch_norms_see_each_part(session):
     assert {int(norm.num_batches_tracked) for norm in norms} == {2 * STEPS}
 
 
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        ({"TRAIN__ACCUMULATE": 3}, "TRAIN.BATCH_SIZE is 16, 16 for each of 1 processes, TRAIN.ACCUMULATE 3 does not"),
-        ({"TRAIN__ACCUMULATE": 2, "TRAIN__COMPILE": "graphs"}, "TRAIN.ACCUMULATE is 2, TRAIN.COMPILE is graphs"),
-    ],
-)
-def test_parts_that_cannot_be(session, words, line):
+def test_parts_that_the_share_of_a_process_cannot_have(load):
+    """Though the batch of all could be parted so."""
+    cfg, world = load("debug/base_debug", TRAIN__BATCH_SIZE=16, TRAIN__ACCUMULATE=16), World()
+    assert parts_of_batch(cfg, world) == 16
+    world.size = 2
+    line = "TRAIN.BATCH_SIZE is 16, 8 for each of 2 processes, TRAIN.ACCUMULATE 16 does not divide that"
     with pytest.raises(ValueError, match=line):
-        session(**words)
+        parts_of_batch(cfg, world)
 
 
 def test_a_loss_of_a_part_that_is_not_finite_stops_the_run_before_a_parameter_changes(session):

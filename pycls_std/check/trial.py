@@ -13,7 +13,7 @@ from pycls_std.builders.cache import check_folder
 from pycls_std.builders.data import build_data
 from pycls_std.builders.models import find_pretrained
 from pycls_std.builders.teachers import optimize_teachers, set_batch_norm_mode
-from pycls_std.builders.training import assemble, build_runtime, parts_of_batch
+from pycls_std.builders.training import assemble, build_runtime
 from pycls_std.builders.views import data_seed
 from pycls_std.check.processes import spread_over_two, steps, train
 from pycls_std.core.structures import mapped
@@ -136,14 +136,13 @@ class Trial:
         )
 
     def steps(self) -> str:
-        """Training steps are finite, and leave the teachers as they were; the batches of the run can be parted, too."""
+        """Training steps are finite, and leave the teachers as they were."""
         teachers = self.session.trainer.teachers
         before = {name: value.clone() for name, value in teachers.state_dict().items()}
         loss = train(self.session, epoch=0)
         moved = [name for name, value in teachers.state_dict().items() if not torch.equal(value, before[name])]
         if moved:
             raise ValueError(f"the teachers changed while they taught: {', '.join(moved[:5])}")
-        parts_of_batch(self.cfg, self.runtime.world)  # a trial has smaller batches, and compiles nothing
         still = ", the teachers stayed as they were" if len(teachers) else ""
         return f"{STEPS} with {self.small.TRAIN.BATCH_SIZE} images each, last loss {loss:.3f}{still}"
 
