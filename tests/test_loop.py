@@ -199,6 +199,15 @@ def test_the_scores_of_what_is_held_out_are_those_of_its_images(session):
     assert session().judge == "test" and "val/top1" not in loop.evaluate_all(session(), "")
 
 
+def test_of_several_processes_the_first_alone_shows_its_progress(session, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    for rank in (0, 1):
+        made = session(LOG_PERIOD=1)
+        monkeypatch.setattr(made.runtime.world, "rank", rank)
+        loop.train_epoch(made, 0)
+        assert ("epoch 1/" in capsys.readouterr().err) == (rank == 0)
+
+
 # ------------------------------------------------------------------------------------------------- parts of a batch
 @pytest.mark.parametrize("clip", [0.0, 0.5])
 def test_parts_of_a_batch_are_the_batch(session, clip):
