@@ -86,6 +86,25 @@ def test_a_folder_that_cannot_be_written_to(check, std):
     assert found["teachers"][1].startswith("/proc/nope could not be written")
 
 
+def test_what_the_run_refuses_once_it_has_its_data_is_found(check, std, tmp_path, monkeypatch):
+    """And the run refuses it before its teachers are scored, on the whole test split."""
+    monkeypatch.setattr("pycls_std.runner._score_teachers", lambda *_: pytest.fail("the teachers were scored"))
+    words = {"DISTILLATION__CACHE": tmp_path / "kept"}
+    cfg = std(DISTILLATION__CACHE_TOP=10, MINE__SAMPLES=470, **words)
+    found = check(cfg)
+    top = "DISTILLATION.CACHE_TOP is 10, expected 0 (all) to 9: there are 10 classes"
+    epoch = "MINE.SAMPLES is 470, an epoch has 469 images"
+    assert {name: text for name, (ok, text) in found.items() if not ok} == {"teachers": top, "steps": epoch}
+    with pytest.raises(ValueError, match=epoch):
+        runner.train(cfg)
+    monkeypatch.setattr("pycls_std.datasets.memory.store.LIMIT", 1000)
+    cfg = std(**words)
+    text = f"DISTILLATION.CACHE is {tmp_path}/kept, the images are not in memory (DATA.LOADER)"
+    assert check(cfg)["teachers"] == (False, text)
+    with pytest.raises(ValueError, match="the images are not in memory"):
+        runner.train(cfg)
+
+
 def test_an_auxiliary_term_without_effect(check, std):
     found = check(std(MINE__CRITIC_LR=0, MINE__STUDENT_LR=0))
     assert found["terms"] == (False, "the term mine changes no parameter (MINE.CRITIC_LR 0.0)")
