@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pycls_std import check as checks
 from pycls_std import config
-from pycls_std.builders.cache import build_cache
+from pycls_std.builders.cache import build_cache, check_cache
 from pycls_std.builders.data import build_data, build_task, named_normalization, training_images
 from pycls_std.builders.method import build_backbone, build_student, choose_prediction, describe_run
 from pycls_std.builders.models import absent_files, refuse_unknown_models
@@ -65,6 +65,8 @@ def train(cfg) -> None:
         if saved.get("token_mixing", identity.token_mixing) != identity.token_mixing:
             told = f"was computed by {saved['token_mixing']} token mixing, it goes on by {identity.token_mixing}"
             LOG.warning("%s %s: %s (CUDA.TOKEN_MIXING)", path, told, OTHERWISE)
+    live, in_memory = session.teacher_outputs, data.in_memory
+    check_cache(cfg, live, data=data, in_memory=in_memory, weights=weights.teachers)  # for to score them may take long
     results = _score_teachers(cfg, session)
     set_batch_norm_mode(cfg, session.trainer.teachers)
     epochs = range(start_epoch, session.epochs)

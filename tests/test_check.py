@@ -12,7 +12,6 @@ from processes import Running, free_port, wait_for
 
 from pycls_std import config, runner
 from pycls_std.builders.data import build_data
-from pycls_std.builders.training import build_all, build_runtime
 from pycls_std.check import processes
 from pycls_std.check import trial as trials
 from pycls_std.core.registry import TRAINERS
@@ -84,6 +83,25 @@ def test_a_folder_that_cannot_be_written_to(check, std):
     found = check(std(DISTILLATION__CACHE="/proc/nope"))
     assert [name for name, (ok, _) in found.items() if not ok] == ["teachers"]
     assert found["teachers"][1].startswith("/proc/nope could not be written")
+
+
+def test_what_the_run_refuses_once_it_has_its_data_is_found(check, std, tmp_path, monkeypatch):
+    """And the run refuses it before its teachers are scored, on the whole test split."""
+    monkeypatch.setattr("pycls_std.runner._score_teachers", lambda *_: pytest.fail("the teachers were scored"))
+    words = {"DISTILLATION__CACHE": tmp_path / "kept"}
+    cfg = std(DISTILLATION__CACHE_TOP=10, MINE__SAMPLES=470, **words)
+    found = check(cfg)
+    top = "DISTILLATION.CACHE_TOP is 10, expected 0 (all) to 9: there are 10 classes"
+    epoch = "MINE.SAMPLES is 470, an epoch has 469 images"
+    assert {name: text for name, (ok, text) in found.items() if not ok} == {"teachers": top, "steps": epoch}
+    with pytest.raises(ValueError, match=epoch):
+        runner.train(cfg)
+    monkeypatch.setattr("pycls_std.datasets.memory.store.LIMIT", 1000)
+    cfg = std(**words)
+    text = f"DISTILLATION.CACHE is {tmp_path}/kept, the images are not in memory (DATA.LOADER)"
+    assert check(cfg)["teachers"] == (False, text)
+    with pytest.raises(ValueError, match="the images are not in memory"):
+        runner.train(cfg)
 
 
 def test_an_auxiliary_term_without_effect(check, std):
@@ -254,16 +272,3 @@ def test_steps_that_are_not_finite(check, load):
     ok, text = check(load("debug/base_debug", **words))["steps"]
     assert not ok
     assert text.startswith("loss not finite at epoch 1 iteration 2, lr 9.7e+37: ce ")
-
-
-@pytest.mark.parametrize(
-    "words", [{"TRAIN__ACCUMULATE": 3}, {"TRAIN__ACCUMULATE": 2, "TRAIN__COMPILE": "graphs", "DEVICE": "auto"}]
-)
-def test_a_batch_that_cannot_be_parted_is_told_as_by_the_run(check, load, words):
-    """Though the batch of a trial could be, and nothing of it is compiled; whatever the device."""
-    cfg = load("debug/base_debug", **words)
-    with pytest.raises(ValueError, match="TRAIN.ACCUMULATE") as error:
-        build_all(cfg, build_runtime(cfg))
-    found = check(cfg)
-    assert found["steps"] == (False, str(error.value))
-    assert [name for name, (ok, _) in found.items() if not ok] == ["steps"]

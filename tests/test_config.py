@@ -78,6 +78,7 @@ def test_numbers_of_yaml_that_read_as_text(write):
     ("word", "parts"),
     [
         ("OPTIM.MAX_EPOCH=0.5", ["OPTIM.MAX_EPOCH", "a whole number", "0.5"]),
+        ("TRAIN.ACCUMULATE=3", ["TRAIN.ACCUMULATE is 3", "a divisor of TRAIN.BATCH_SIZE 128"]),
         ("OPTIM.BASE_LR=nan", ["OPTIM.BASE_LR", "a number", "nan"]),
         ("OPTIM.BASE_LR=1e39", ["OPTIM.BASE_LR", "a number", "1e39"]),
         ("OPTIM.BASE_LR=true", ["OPTIM.BASE_LR", "a number"]),
@@ -111,6 +112,11 @@ def test_a_mistake_names_the_key_and_what_is_expected(write, word, parts):
     text = complaint(write("TRAINER: kd\n"), word)
     for part in ["command line", *parts]:
         assert part in text
+
+
+def test_graphs_are_of_whole_batches(write):
+    text = complaint(write("TRAIN: {COMPILE: graphs}\n"), "TRAIN.ACCUMULATE=2")
+    assert text.startswith("command line: TRAIN.ACCUMULATE is 2, expected 1 with TRAIN.COMPILE graphs")
 
 
 @pytest.mark.defect(14)

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 from backbones import build
-from processes import called
+from processes import ROOT, called
 from records import logged
 from safetensors.torch import load_file
 
@@ -84,6 +84,22 @@ def test_a_branch_that_predicts_is_kept(run, tmp_path):
     assert "timm alone does not" in card and "`branches.`" in card
     backbone = after_the_cards_code(card, tmp_path / "out")["model"]
     torch.testing.assert_close(backbone(images), heads["cls"], rtol=1e-5, atol=1e-5)
+
+
+def test_the_record_of_a_run_is_found_by_what_a_run_is(run, tmp_path, monkeypatch):
+    """It may have been continued with another option of those that are free; of another seed it is another run."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import export
+
+    text = (run / "config.yaml").read_text()
+    saved = {"config": text}
+    for name in ("metrics.jsonl", "run.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    for old, new, known in (("LOG_PERIOD: 0", "LOG_PERIOD: 7", 1), ("SEED: 0", "SEED: 5", 0)):
+        assert f"\n{old}\n" in f"\n{text}"
+        (tmp_path / "config.yaml").write_text(text.replace(old, new))
+        record, lines = export.record_of(tmp_path, saved)
+        assert (len(lines), bool(record.get("starts"))) == (known, bool(known))
 
 
 def test_a_branch_that_does_not_predict_is_dropped(run, tmp_path):

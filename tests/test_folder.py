@@ -1,5 +1,6 @@
 """The folder of a run: what in it is another's is refused and left as it is, what is damaged is written anew."""
 
+import argparse
 import json
 import os
 import re
@@ -127,6 +128,21 @@ def test_a_folder_with_something_elses_files_is_refused(tmp_path, name):
     shutil.rmtree(tmp_path / "run" / "plots", ignore_errors=True)
     with pytest.raises(ValueError, match="run holds what is not this run's: checkpoints/other.pt"):
         runner.train(options(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("name", ["last.pt", "last-1.pt", "last.pt.corrupt"])
+def test_a_checkpoint_of_another_program_keeps_its_name(tmp_path, name):
+    """It holds more than weights; it was renamed as damaged, with the advice to delete the folder."""
+    path = tmp_path / "run" / "checkpoints" / name
+    path.parent.mkdir(parents=True)
+    torch.save({"args": argparse.Namespace(lr=1), "model": {}}, path)
+    before = content(tmp_path / "run")
+    with pytest.raises(ValueError, match=f"run holds what is not this run's: checkpoints/{name}. Move it away"):
+        runner.train(options(tmp_path / "run"))
+    (tmp_path / "run" / "config.yaml").write_text("lr: 1\n")
+    with pytest.raises(ValueError, match="config.yaml is not what a run writes. Choose another OUT_DIR$"):
+        runner.train(options(tmp_path / "run"))
+    assert content(tmp_path / "run") == before | {"config.yaml": b"lr: 1\n"}
 
 
 @pytest.mark.parametrize("kind", ["another program's", "another run's"])

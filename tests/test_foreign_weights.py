@@ -198,8 +198,28 @@ def test_a_hub_that_is_not_there(monkeypatch):
     monkeypatch.setattr("timm.models._hub.hf_hub_download", refuse)
     with pytest.raises(ValueError, match="^hf-hub:someone/model could not be loaded: no network$"):
         weights.find_weights("resnet18", "hf-hub:someone/model")
-    said = weights.describe_weights("resnet18", "hf-hub:someone/model").source
-    assert said == "hf-hub:someone/model, not fetched, so random weights"
+    said = weights.describe_weights("resnet18", "hf-hub:someone/model")
+    assert said.source == "hf-hub:someone/model, not fetched, so random weights"
+    assert (said.image_size, said.num_classes, dict(said.args)) == (224, None, {})  # as timm's own
+
+
+def test_a_model_of_the_hub_is_described_by_what_is_in_its_cache(tmp_path, monkeypatch):
+    """Nothing is asked of the hub; at the student's size, a teacher was counted, timed and refused by it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the hub was asked"))
+    place, commit = tmp_path / "models--someone--model", "0123456789" * 4
+    for part in (place / "refs", place / "snapshots" / commit):
+        part.mkdir(parents=True)
+    (place / "refs" / "main").write_text(commit)
+    said = {"architecture": "resnet10t", "num_classes": 7, "pretrained_cfg": {"input_size": [3, 64, 64]}}
+    path = place / "snapshots" / commit / "config.json"
+    path.write_text(json.dumps(said | {"model_args": {"drop_rate": 0.5, "num_classes": 7}}))
+    found = weights.describe_weights("resnet10t", "hf-hub:someone/model")
+    assert (found.image_size, found.num_classes, found.args) == (64, 7, {"drop_rate": 0.5})
+    assert found.source == "hf-hub:someone/model, not read, so random weights"
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=f"hf-hub:someone/model: {path} cannot be read: KeyError"):
+        weights.describe_weights("resnet10t", "hf-hub:someone/model")
 
 
 FORMS = {

@@ -188,7 +188,7 @@ def test_no_crafted_checkpoint_is_continued_from_but_in_one_line(saved, teacher,
     session = assemble(cfg, data=data, runtime=runtime, weights=weights)
     options = config.dump(cfg)
     folder = RunFolder(tmp_path)
-    folder.series.newest = lambda epochs: (changed, path)
+    folder.series.newest = lambda *_: (changed, path)
     folder._own_events = lambda options, name: []
     refused = tried = 0
     expected = session.state_dict()

@@ -9,7 +9,8 @@ from records import SMALL
 from waits import NoReads
 
 from pycls_std import config, runner
-from pycls_std.builders.training import build_all, build_runtime
+from pycls_std.builders.training import build_all, build_runtime, parts_of_batch
+from pycls_std.core.structures import World
 from pycls_std.engine import loop
 from pycls_std.engine.checkpoint import refuse_not_finite, tensors
 
@@ -195,6 +196,15 @@ def test_the_scores_of_what_is_held_out_are_those_of_its_images(session):
     assert session().judge == "test" and "val/top1" not in loop.evaluate_all(session(), "")
 
 
+def test_of_several_processes_the_first_alone_shows_its_progress(session, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    for rank in (0, 1):
+        made = session(LOG_PERIOD=1)
+        monkeypatch.setattr(made.runtime.world, "rank", rank)
+        loop.train_epoch(made, 0)
+        assert ("epoch 1/" in capsys.readouterr().err) == (rank == 0)
+
+
 # ------------------------------------------------------------------------------------------------- parts of a batch
 @pytest.mark.parametrize("clip", [0.0, 0.5])
 def test_parts_of_a_batch_are_the_batch(session, clip):
@@ -235,16 +245,14 @@ def test_batch_norms_see_each_part(session):
     assert {int(norm.num_batches_tracked) for norm in norms} == {2 * STEPS}
 
 
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        ({"TRAIN__ACCUMULATE": 3}, "TRAIN.BATCH_SIZE is 16, 16 for each of 1 processes, TRAIN.ACCUMULATE 3 does not"),
-        ({"TRAIN__ACCUMULATE": 2, "TRAIN__COMPILE": "graphs"}, "TRAIN.ACCUMULATE is 2, TRAIN.COMPILE is graphs"),
-    ],
-)
-def test_parts_that_cannot_be(session, words, line):
+def test_parts_that_the_share_of_a_process_cannot_have(load):
+    """Though the batch of all could be parted so."""
+    cfg, world = load("debug/base_debug", TRAIN__BATCH_SIZE=16, TRAIN__ACCUMULATE=16), World()
+    assert parts_of_batch(cfg, world) == 16
+    world.size = 2
+    line = "TRAIN.BATCH_SIZE is 16, 8 for each of 2 processes, TRAIN.ACCUMULATE 16 does not divide that"
     with pytest.raises(ValueError, match=line):
-        session(**words)
+        parts_of_batch(cfg, world)
 
 
 def test_a_loss_of_a_part_that_is_not_finite_stops_the_run_before_a_parameter_changes(session):

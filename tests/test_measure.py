@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from processes import two_ranks
 from torch.autograd import DeviceType
 
 from pycls_std import runner
@@ -45,6 +46,14 @@ def test_operations_and_memory_of_a_step(timed, load):
     student = build_described_trainer(load("debug/base_debug"), 10)[0].student
     count = sum(p.numel() for p in student.parameters())
     assert value(lines, r"memory: ([\d.]+) GiB weights") == pytest.approx(5 * 4 * count / 2**30, abs=6e-4)
+
+
+def test_a_rate_is_that_of_all_processes(tmp_path):
+    words = ["--mode", "time", "--cfg", "configs/debug/base_debug.yaml", "TIME.STEPS=1", "TIME.WARMUP=0"]
+    first, second = (each.end() for each in two_ranks(tmp_path, [*words, "TRAIN.BATCH_SIZE=32"]))
+    assert (first[0], second[0], second[1]) == (0, 0, "")
+    rates = re.findall(r"(student forward|step in fp32, eager) +([\d.]+) ms +([\d.]+) images/s", first[1])
+    assert [float(time) / 1e3 * float(rate) for _, time, rate in rates] == pytest.approx([32, 32], rel=0.02)
 
 
 def test_what_is_kept_grows_with_the_batch(timed):

@@ -425,7 +425,7 @@ def test_the_cache_can_be_moved_and_left_between_two_starts(train, method, writt
 # --------------------------------------------------------------------------------------------------------------- faults
 def test_a_folder_that_cannot_be_written_is_told_before_the_run(train, tmp_path):
     (tmp_path / "kept").write_text("a file")
-    with pytest.raises(OSError, match=r"kept/resnet8-\w+ could not be written: Not a directory"):
+    with pytest.raises(OSError, match="kept could not be written: File exists"):
         train("run")
     assert not (tmp_path / "run").exists()
 

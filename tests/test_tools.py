@@ -155,8 +155,9 @@ def cluster(tmp_path):
     """Stand-ins for SLURM's commands, which note how they were called; a torchrun that runs until it is stopped."""
     stand_ins = {
         "scontrol": 'echo "scontrol $*" >> calls; [ "$1" = show ] && printf "node1\\nnode2\\n"; true',
-        "srun": 'echo "srun $*" >> calls; exec "$@"',
-        "torchrun": 'trap "exit 143" TERM; while [ ! -e done ]; do sleep 0.05; done; exit $(cat done)',
+        "scancel": 'echo "scancel $*" >> calls; kill -TERM $(cat task)',
+        "srun": 'echo "srun -c $SRUN_CPUS_PER_TASK $*" >> calls; exec "$@"',
+        "torchrun": 'trap "exit 143" TERM; echo $$ > task; while [ ! -e done ]; do sleep 0.05; done; exit $(cat done)',
     }
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "activate").write_text(f"PATH={tmp_path}/.venv/bin:$PATH\n")
@@ -165,13 +166,14 @@ def cluster(tmp_path):
         path.write_text(f"#!/bin/bash\n{text}\n")
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
     slurm = {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_JOB_ID": "77"}
+    slurm |= {"SLURM_CPUS_PER_TASK": "32"}
     command = ["bash", str(ROOT / "tools" / "slurm.sh"), "configs/x.yaml", "SEED=1"]
     return lambda: subprocess.Popen(command, cwd=tmp_path, env=os.environ | slurm)
 
 
 CALLS = [
     "scontrol show hostnames node[1-2]",
-    "srun torchrun --nnodes=2 --nproc_per_node=4 --max-restarts=3 --rdzv_backend=c10d --rdzv_id=77 "
+    "srun -c 32 torchrun --nnodes=2 --nproc_per_node=4 --max-restarts=3 --rdzv_backend=c10d --rdzv_id=77 "
     "--rdzv_endpoint=node1:20077 run_net.py --mode train --cfg configs/x.yaml SEED=1",
 ]
 
@@ -186,7 +188,7 @@ def test_slurm_job_that_ends_by_itself_is_not_queued_again(cluster, tmp_path, co
 
 def test_slurm_job_whose_time_is_up_is_queued_again(cluster, tmp_path):
     job = cluster()
-    wait_for(lambda: (tmp_path / "calls").exists() and len((tmp_path / "calls").read_text().splitlines()) == 2)
+    wait_for(lambda: (tmp_path / "task").exists() and (tmp_path / "task").read_text())
     job.send_signal(signal.SIGTERM)
     assert job.wait(20) == 143
-    assert (tmp_path / "calls").read_text().splitlines() == [*CALLS, "scontrol requeue 77"]
+    assert (tmp_path / "calls").read_text().splitlines() == [*CALLS, "scancel --signal=TERM 77", "scontrol requeue 77"]

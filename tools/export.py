@@ -178,11 +178,15 @@ def training(options, saved: dict, viewer) -> dict[str, str]:
 
 
 def record_of(run: Path, saved: dict) -> tuple[dict, list[dict]]:
-    """Return run.json and the lines of metrics.jsonl of the run that wrote a checkpoint; none if it is another's."""
+    """Return run.json and the lines of metrics.jsonl of the run that wrote a checkpoint; none if it is another's.
+
+    Options that a run may be continued with are those of its last start in the record, not in every checkpoint.
+    """
     from pycls_std.results.read import document
+    from pycls_std.run.identity import same_run
 
     try:
-        if not saved or (run / "config.yaml").read_text() != saved["config"]:
+        if not saved or not same_run(saved["config"], (run / "config.yaml").read_text()):
             return {}, []
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     except (OSError, ValueError):

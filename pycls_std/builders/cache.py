@@ -15,7 +15,7 @@ import torchvision
 from torch.utils.data import Subset
 
 from pycls_std.builders.data import PLAIN_BATCH, Data, plain_batches, training_images
-from pycls_std.builders.models import describe_teachers
+from pycls_std.builders.models import DescribedTeacher, describe_teachers
 from pycls_std.builders.views import data_seed
 from pycls_std.builders.weights import Weights
 from pycls_std.datasets.memory.views import VERSION, MemoryViews
@@ -24,6 +24,7 @@ from pycls_std.engine.loop import Session
 from pycls_std.models.describe import Description
 from pycls_std.teachers.cache import CachedTeachers, CacheSpec, free_space
 from pycls_std.teachers.offline import OfflineTeachers, offline_order, precompute_outputs, precomputed_file
+from pycls_std.teachers.outputs import LiveTeachers
 from pycls_std.teachers.packing import entry_type
 from pycls_std.teachers.teacher import Request
 
@@ -33,10 +34,21 @@ UNSEEN = ("LABEL_SMOOTHING",)
 WRITE_LAG = 3  # steps after which CUDA is done with a batch; each holds what is said of one in pinned memory
 
 
-def check_folder(cfg) -> None:
-    """Raise OSError that names the folder if it cannot be written to what the teachers say."""
-    if cfg.DISTILLATION.CACHE:
-        free_space(Path(cfg.DISTILLATION.CACHE))
+def check_cache(cfg, live: LiveTeachers, *, data: Data, in_memory: bool, weights: list[Weights]) -> None:
+    """Look whether what these teachers say can be kept, by all that is known before they are asked.
+
+    in_memory: whether the training images are. Raises ValueError that names the options, and OSError that names the
+    folder if it cannot be written to.
+    """
+    options = cfg.DISTILLATION
+    if not options.CACHE:
+        return
+    if not options.OFFLINE and not in_memory:
+        raise ValueError(f"DISTILLATION.CACHE is {options.CACHE}, the images are not in memory (DATA.LOADER)")
+    if options.OFFLINE and not data.task.pipeline(normalization=data.normalization).batched:
+        raise ValueError(f"DISTILLATION.OFFLINE is True, views of TASK.NAME {cfg.TASK.NAME} are no crops of one size")
+    _entries(cfg, live, data.task, weights)
+    free_space(Path(options.CACHE))
 
 
 def build_cache(
@@ -51,11 +63,11 @@ def build_cache(
     options = cfg.DISTILLATION
     if not options.CACHE:
         return None
+    check_cache(cfg, session.teacher_outputs, data=data, in_memory=data.in_memory, weights=weights)
     if options.OFFLINE:
         return _offline(cfg, session, data, weights)
     views = session.train_loader.dataset
-    if not isinstance(views, MemoryViews):
-        raise ValueError(f"DISTILLATION.CACHE is {options.CACHE}, the images are not in memory (DATA.LOADER)")
+    assert isinstance(views, MemoryViews), "see check_cache"
     seen = {
         "images": views.fingerprint(),
         "normalization": data.normalization,
@@ -83,8 +95,6 @@ def _offline(cfg, session, data, weights) -> OfflineTeachers:
     """
     folder, live, runtime = cfg.DISTILLATION.CACHE, session.teacher_outputs, session.runtime
     pipeline = data.task.pipeline(normalization=data.normalization)
-    if not pipeline.batched:
-        raise ValueError(f"DISTILLATION.OFFLINE is True, views of TASK.NAME {cfg.TASK.NAME} are no crops of one size")
     views = session.train_loader.dataset
     seen = {
         "images": views.fingerprint() if isinstance(views, MemoryViews) else _contents(cfg, data),
@@ -139,7 +149,6 @@ def _contents(cfg, data: Data) -> list:
 def _specs(cfg, seen: dict, session, data, weights) -> list[CacheSpec]:
     """Return where what each teacher says is kept; the folders' names stand for all that it depends on."""
     options, live = cfg.DISTILLATION, session.teacher_outputs
-    described = describe_teachers(cfg, data.task.classes, weights)
     seen |= {
         "version": VERSION,
         "versions": [torch.__version__, timm.__version__, np.__version__],  # numpy's permutations order the images
@@ -152,12 +161,9 @@ def _specs(cfg, seen: dict, session, data, weights) -> list[CacheSpec]:
         seen["deterministic"] = True
     if session.runtime.wide_attention and cfg.TRAIN.COMPILE in ("off", "auto"):
         seen["bf16"] = "products in fp32" if session.runtime.wide_products else "attention in fp32"
-    if options.CACHE_TOP and not any(request.head for request in live.requests):
-        raise ValueError(f"DISTILLATION.CACHE_TOP is {options.CACHE_TOP}, expected 0, for no term reads logits")
     specs = []
-    for teacher, request, description in zip(live.teachers, live.requests, described, strict=True):
-        shapes = output_shapes(description, request)
-        kind = entry_type(shapes, options.CACHE_PRECISION, options.CACHE_TOP)
+    entries = _entries(cfg, live, data.task, weights)
+    for teacher, (description, shapes, kind) in zip(live.teachers, entries, strict=True):
         args = {name: value for name, value in description.args.items() if name != "norm_eps"}  # that, modules show
         own = {
             "weights": fingerprint(teacher, args),
@@ -169,6 +175,18 @@ def _specs(cfg, seen: dict, session, data, weights) -> list[CacheSpec]:
         key = hashlib.sha256(json.dumps([seen, own]).encode()).hexdigest()[:16]
         specs.append(CacheSpec(Path(options.CACHE) / f"{teacher.name}-{key}", shapes, kind))
     return specs
+
+
+def _entries(cfg, live, task, weights) -> list[tuple[DescribedTeacher, dict[str, tuple[int, ...]], np.dtype]]:
+    """Return of each teacher what is known of it, the shapes of what it is asked for, and the type of an entry."""
+    options = cfg.DISTILLATION
+    if options.CACHE_TOP and not any(request.head for request in live.requests):
+        raise ValueError(f"DISTILLATION.CACHE_TOP is {options.CACHE_TOP}, expected 0, for no term reads logits")
+    found = []
+    for request, description in zip(live.requests, describe_teachers(cfg, task.classes, weights), strict=True):
+        shapes = output_shapes(description, request)
+        found.append((description, shapes, entry_type(shapes, options.CACHE_PRECISION, options.CACHE_TOP)))
+    return found
 
 
 def output_shapes(description: Description, request: Request) -> dict[str, tuple[int, ...]]:

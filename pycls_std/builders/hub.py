@@ -1,9 +1,11 @@
 """Weights of a model of timm that lie on the Hugging Face hub, hf-hub:<owner>/<name>, fetched by timm."""
 
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
+from huggingface_hub import try_to_load_from_cache
 from timm.models import load_model_config_from_hf
 from torch import Tensor
 
@@ -61,3 +63,19 @@ def load(architecture: str, name: str) -> Found:
     used = model.pretrained_cfg
     normalization = Normalization(tuple(used["mean"]), tuple(used["std"]))
     return Found(model.state_dict(), model.num_classes, normalization, used["input_size"][-1], dict(args or {}))
+
+
+def cached(name: str) -> tuple[dict, dict] | None:
+    """Return what a repository says of its weights and of the model's arguments, None if it is not in the hub's cache.
+
+    Nothing is fetched. Raises ValueError that names it if that cannot be read.
+    """
+    where, _, revision = name.partition("@")
+    path = try_to_load_from_cache(where, "config.json", revision=revision or None)
+    if not isinstance(path, str):
+        return None
+    try:
+        given, _, args = load_model_config_from_hf(f"{where}@{Path(path).parent.name}")  # a commit is not asked for
+    except Exception as error:  # of a file that is none of timm's
+        raise ValueError(f"{PREFIX}{name}: {path} cannot be read: {type(error).__name__}") from error
+    return given, dict(args or {})

@@ -77,8 +77,6 @@ def parts_of_batch(cfg, world: World) -> int:
     if share % parts:
         images = f"{cfg.TRAIN.BATCH_SIZE}, {share} for each of {world.size} processes"
         raise ValueError(f"TRAIN.BATCH_SIZE is {images}, TRAIN.ACCUMULATE {parts} does not divide that")
-    if parts > 1 and cfg.TRAIN.COMPILE == "graphs":
-        raise ValueError(f"TRAIN.ACCUMULATE is {parts}, TRAIN.COMPILE is graphs, whose replays keep one gradient alone")
     return parts
 
 

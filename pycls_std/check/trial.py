@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from pycls_std.builders.cache import check_folder
+from pycls_std.builders.cache import check_cache
 from pycls_std.builders.data import build_data
+from pycls_std.builders.method import describe_run
 from pycls_std.builders.models import find_pretrained
 from pycls_std.builders.teachers import optimize_teachers, set_batch_norm_mode
-from pycls_std.builders.training import assemble, build_runtime, parts_of_batch
+from pycls_std.builders.training import assemble, build_runtime
 from pycls_std.builders.views import data_seed
 from pycls_std.check.processes import spread_over_two, steps, train
 from pycls_std.core.structures import mapped
@@ -61,6 +62,7 @@ class Trial:
         # For both processes; a list does for a loader, of which the number and the batches are asked.
         batches: Any = [mapped(loaded, torch.Tensor.cpu) for loaded in islice(loader, STEPS)]
         self.found = data._replace(train=batches)
+        self.in_memory, self.iterations = data.in_memory, len(data.train)
         held_out = f", {len(judge)} held-out" if data.val else ""
         images = (
             f"{len(train)} training{held_out} and {len(test)} test images, {read} and {self._scored()} of them read"
@@ -91,7 +93,8 @@ class Trial:
                 raise ValueError(f"{line}, below DISTILLATION.TEACHER_MIN_ACC {floor:.2f}")
             lines.append(line)
         set_batch_norm_mode(self.cfg, self.session.trainer.teachers)
-        check_folder(self.cfg)
+        live, weights = self.session.teacher_outputs, self.weights.teachers
+        check_cache(self.cfg, live, data=self.found, in_memory=self.in_memory, weights=weights)
         return "; ".join(lines) or "none"
 
     def terms(self) -> str:
@@ -136,14 +139,14 @@ class Trial:
         )
 
     def steps(self) -> str:
-        """Training steps are finite, and leave the teachers as they were; the batches of the run can be parted, too."""
+        """Training steps are finite, and leave the teachers as they were; an epoch of the run will do, too."""
         teachers = self.session.trainer.teachers
         before = {name: value.clone() for name, value in teachers.state_dict().items()}
         loss = train(self.session, epoch=0)
         moved = [name for name, value in teachers.state_dict().items() if not torch.equal(value, before[name])]
         if moved:
             raise ValueError(f"the teachers changed while they taught: {', '.join(moved[:5])}")
-        parts_of_batch(self.cfg, self.runtime.world)  # a trial has smaller batches, and compiles nothing
+        self._fit_epoch()
         still = ", the teachers stayed as they were" if len(teachers) else ""
         return f"{STEPS} with {self.small.TRAIN.BATCH_SIZE} images each, last loss {loss:.3f}{still}"
 
@@ -194,6 +197,13 @@ class Trial:
 
     def _optimize(self, session) -> list[str]:
         return optimize_teachers(self.small, session, loader=self.judged_batches)
+
+    def _fit_epoch(self) -> None:
+        """Raise ValueError if an auxiliary term, which makes do with less here, cannot do with an epoch of the run."""
+        task, weights = self.found.task, self.weights.teachers
+        run = describe_run(self.cfg, task, images=self.found.images, iterations=self.iterations, weights=weights)
+        for term in self.session.trainer.auxiliary.values():
+            type(term).from_cfg(self.cfg, run, self.session.trainer.student)
 
     def _scored(self) -> int:
         return sum(len(loaded.index) for loaded in self.judged_batches)

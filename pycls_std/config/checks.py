@@ -32,6 +32,7 @@ def check(catalogue: Catalogue, flat: dict[str, Any], start: dict[str, Any], sou
     _check_data(catalogue, flat, fail)
     _check_teachers(flat, fail, sources)
     _check_optimizer(flat, fail)
+    _check_parts(flat, fail)
 
 
 def without_effect(catalogue: Catalogue, flat: dict[str, Any], start: dict[str, Any], sources) -> list[str]:
@@ -139,6 +140,13 @@ def _check_kept(flat, fail) -> None:
     for key, plain in (("CACHE_PRECISION", "fp32"), ("CACHE_TOP", 0)):
         if not cache and flat[f"DISTILLATION.{key}"] != plain:
             fail(f"DISTILLATION.{key}", f"{plain}, for nothing is kept (DISTILLATION.CACHE)")
+
+
+def _check_parts(flat, fail) -> None:
+    if flat["TRAIN.BATCH_SIZE"] % flat["TRAIN.ACCUMULATE"]:
+        fail("TRAIN.ACCUMULATE", f"a divisor of TRAIN.BATCH_SIZE {flat['TRAIN.BATCH_SIZE']}")
+    if flat["TRAIN.ACCUMULATE"] > 1 and flat["TRAIN.COMPILE"] == "graphs":
+        fail("TRAIN.ACCUMULATE", "1 with TRAIN.COMPILE graphs, whose replays keep one gradient alone")
 
 
 def _check_optimizer(flat, fail) -> None:

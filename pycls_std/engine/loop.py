@@ -138,6 +138,7 @@ def train_epoch(session: Session, epoch: int) -> dict[str, float]:
         period=session.log_period,
         done=epoch * iterations,
         run_total=session.epochs * iterations,
+        shown=runtime.world.rank == 0,
     )
     trainer.student.train()
     with runtime.watched():

@@ -13,15 +13,16 @@ class ProgressBar:
     """A bar on a terminal, a line every `period` iterations elsewhere (0 = none).
 
     total: iterations of the epoch. done, run_total: iterations of the whole run, for the estimate of the time left.
+    shown: whether this process shows any of it.
     """
 
-    def __init__(self, label: str, total: int, *, period: int, done: int, run_total: int):
+    def __init__(self, label: str, total: int, *, period: int, done: int, run_total: int, shown: bool = True):
         self.label = label
         self.total = total
-        self.period = period
+        self.period = period if shown else 0
         self.left = run_total - done
         self.start = time.perf_counter()
-        self.bar = tqdm(total=total, desc=label, leave=False, disable=not sys.stderr.isatty())
+        self.bar = tqdm(total=total, desc=label, leave=False, disable=not (shown and sys.stderr.isatty()))
 
     def due(self, iteration: int) -> bool:
         """Say whether values should be read and shown after this iteration, counted from 0."""

@@ -50,7 +50,7 @@ def time(cfg) -> None:
     _show_memory(own, runtime, before)  # while nothing else is there
     plain = Steps(_plain(cfg, data, runtime), held)
     rounds = {"rounds": cfg.TIME.STEPS, "warmup": cfg.TIME.WARMUP, "wait": runtime.synchronize}
-    size = session.train_loader.batch_size
+    size = session.train_loader.batch_size * runtime.world.size  # all processes are as busy as this one
 
     block = getattr(session.train_loader, "block", 1)  # batches that are made at once
     _show(

@@ -52,7 +52,7 @@ class RunFolder:
         options: as YAML. epochs: of the run. Raises ValueError if the folder holds anything that is not this run's.
         """
         self._clean()
-        newest = self.series.newest(epochs)
+        newest = self.series.newest(epochs, self._refuse_foreign)
         if not newest:
             self._refuse_what_is_not_ours(options)
             return None, None
@@ -211,6 +211,14 @@ class RunFolder:
                 f"OUT_DIR {self.path} has a record of {len(lines)} epochs, and no checkpoint to continue from. "
                 "Choose another OUT_DIR"
             )
+
+    def _refuse_foreign(self, path: Path) -> None:
+        """Raise ValueError that names a checkpoint unless the options of a run are here, which it writes first."""
+        written = content_of(self.path / CONFIG)
+        if written is None:
+            self._refuse([f"{path.parent.name}/{path.name}"])
+        else:
+            refuse_no_dump(written.decode(errors="replace"), self.path / CONFIG)
 
     def _refuse(self, names: list[str]) -> None:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from pycls_std.engine import checkpoint, files
@@ -25,11 +26,14 @@ class Series:
         """Write a packed state as the newest; the oldest goes. Raises OSError that names the path; the others stay."""
         files.write(self.last, content, before_rename=self._shift)
 
-    def newest(self, epochs: int = 0) -> tuple[dict, Path] | None:
+    def newest(
+        self, epochs: int = 0, refuse_foreign: Callable[[Path], None] = lambda path: None
+    ) -> tuple[dict, Path] | None:
         """Return the newest state that is whole, and its path; None if the run has none yet.
 
         epochs: of the run. A state of all of them need not be continued, so it may be of an older format.
-        A damaged file is renamed to *.corrupt, with a warning, and the one before it is read.
+        A damaged file is renamed to *.corrupt, with a warning, and the one before it is read; refuse_foreign(path) is
+        called first, and raises ValueError if it may be another program's.
         Raises ValueError if all are damaged, now or at an earlier call, and OSError if one cannot be read, which says
         nothing about it.
         """
@@ -40,6 +44,7 @@ class Series:
             try:
                 state = checkpoint.read(path)
             except checkpoint.Damaged as error:
+                refuse_foreign(path)
                 moved = _unused(path.with_name(f"{path.name}.corrupt"))
                 path.replace(moved)
                 LOG.warning("%s; renamed to %s", error, moved.name)
@@ -50,10 +55,12 @@ class Series:
                     f"{path} has no training state of format {checkpoint.FORMAT}, it cannot be continued from"
                 )
             return state, path
-        damaged = sorted(path.name for path in self.folder.glob("*.corrupt*"))
+        damaged = sorted(self.folder.glob("*.corrupt*"))
         if damaged:
+            refuse_foreign(damaged[0])
+            names = ", ".join(path.name for path in damaged)
             raise ValueError(
-                f"{self.folder} has no whole checkpoint, only {', '.join(damaged)}: nothing to continue from; "
+                f"{self.folder} has no whole checkpoint, only {names}: nothing to continue from; "
                 "delete the folder to start anew"
             )
         return None
