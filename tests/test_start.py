@@ -1,5 +1,7 @@
 """What training starts from: MODEL.WEIGHTS of a run, a plain file, timm; a head of other classes is new."""
 
+import logging
+
 import pytest
 import safetensors.torch
 import timm

@@ -444,10 +444,12 @@ def test_records_that_nobody_wrote_so(record, tmp_path):
     assert code == 2 and "its name '../../other'" in errors and not (tmp_path / "kept").exists()
 
 
-@pytest.mark.parametrize("layout", ["image_folder", "coco"])
-def test_runs_on_two_folders_are_two_rows(record, tmp_path, layout):
+@pytest.mark.parametrize(
+    ("layout", "of"), [("image_folder", "std/mixer-s4_c100_multi"), ("coco", "vidt/swin-micro_bccd_base")]
+)
+def test_runs_on_two_folders_are_two_rows(record, tmp_path, layout, of):
     """Where a dataset lies does not matter, which one it is does."""
-    folders = {"DATA__NAME": layout, "NAME": "own"}
+    folders = {"of": of, "DATA__NAME": layout, "NAME": "own"}
     for seed, root in enumerate(("/a/cats", "/b/cats", "/a/birds")):
         record(str(seed), seed, [1, 2, 30 + seed], **folders, DATA__ROOT=root)
     table = aggregate(find_runs([str(tmp_path / "logs")]))

@@ -23,12 +23,12 @@ SPLITS = ("train", "val", "test")
 class ClassFolders(LabelledFiles):
     """Pairs of an image, not decoded yet, and a label; classes and images in the order of torchvision's ImageFolder.
 
-    left_out: in words, what lies there and is not read; "" for nothing. beside: how the names of files end that belong
-    there and are no images, which it does not tell.
+    left_out: in words, what lies there and is not read; "" for nothing. untold: how the names of files end that belong
+    there and are no images, of which it says nothing.
     Raises ValueError that names the classes without images, and the links that give images of one class to another.
     """
 
-    def __init__(self, folder: Path, *, beside: tuple[str, ...] = ()):
+    def __init__(self, folder: Path, *, untold: tuple[str, ...] = ()):
         found = folders.entries(str(folder))
         for entry in found:
             folders.refuse_dangling(entry)  # it may have been a class
@@ -38,7 +38,7 @@ class ClassFolders(LabelledFiles):
             raise ValueError(f"{printable(str(folder))} has {one if own else 'no class folders'}")
         super().__init__([])
         self.classes = list(own)
-        linked, unread = self._read(own, beside)
+        linked, unread = self._read(own, untold)
         empty = own.keys() - {self.classes[label] for _, label in self.samples}
         if empty:
             others = folders.unread(sum((unread[name] for name in empty), Counter()))
@@ -55,7 +55,7 @@ class ClassFolders(LabelledFiles):
         parts += [f"{loose} images that lie in no class folder"] if loose else []
         self.left_out = "; ".join(filter(None, parts))
 
-    def _read(self, own: dict[str, str], beside: tuple[str, ...]) -> tuple[list[tuple[str, str]], dict[str, Counter]]:
+    def _read(self, own: dict[str, str], untold: tuple[str, ...]) -> tuple[list[tuple[str, str]], dict[str, Counter]]:
         """Fill the samples; return links to images, with their classes, and the endings of other files by class."""
         linked: list[tuple[str, str]] = []
         unread: dict[str, Counter] = {name: Counter() for name in own}
@@ -64,7 +64,7 @@ class ClassFolders(LabelledFiles):
                 if file.ending in IMG_EXTENSIONS:
                     self.samples.append((file.path, label))
                     linked += [(file.path, name)] if file.is_link else []
-                elif not file.path.endswith(beside):
+                elif not file.path.endswith(untold):
                     unread[name][file.ending] += 1
         return linked, unread
 

@@ -40,7 +40,7 @@ class TinyImageNet(LabelledFiles):
         self.classes = sorted(wnids)
         super().__init__([])
         if split == "train":
-            train = ClassFolders(folder / split, beside=BOXES)
+            train = ClassFolders(folder / split, untold=BOXES)
             if odd := set(train.classes) ^ set(wnids):
                 raise ValueError(f"tiny_imagenet: {folder / split} and {names} differ in {first_of(sorted(odd))}")
             self.samples, parts = train.samples, [train.left_out] if train.left_out else []
