@@ -169,22 +169,24 @@ def over_kd(table: str) -> dict[str, str]:
 
 
 def test_what_is_said_of_logits_and_features(prose):
-    """On the seeds that a row and the baseline have: two of some rows, one of the others."""
+    """On the seeds that a row and the baseline have."""
     folder = ROOT / "logs" / "tinyimagenet100-32px_methods-deit_cpu"
     found = {path.name: scores(path) for path in folder.iterdir() if path.name != "r-20"}
-    assert {row for row, own in found.items() if own.keys() == {0, 1}} == {"base", "KD", "DIST", "FitNet"} and len(
-        found
-    ) == 10
-    assert "two seeds of the baseline, KD, DIST and FitNet, and one of the others" in prose
-    gains = {row: mean(own[seed] - found["base"][seed] for seed in own) for row, own in found.items()}
-    order = ["DIST", "RSD", "KD", "FitNet", "VkD", "RKD"]
-    assert order == [row for row in sorted(gains, key=gains.get, reverse=True) if row in order]
-    dist, rsd, kd, fitnet, vkd, rkd = (f"{gains[row]:.1f}" for row in order)
-    first, second = (f"{found['FitNet'][seed] - found['base'][seed]:.1f}" for seed in (0, 1))
-    both = f"{fitnet} ({first} and {second}, too far apart for two seeds to tell)"
-    told = f"DIST gains {dist} points over the baseline, RSD {rsd}, KD {kd}, FitNet {both}, VkD {vkd} and RKD {rkd};"
-    assert told in prose and f"AT gains nothing ({gains['AT']:.1f}, within noise)" in prose
-    linear, mlp = (f"{gains[f'VkD_{form}']:.1f}" for form in ("linear", "mlp"))
+    assert {row for row, own in found.items() if own.keys() != {0, 1}} == {"VkD_mlp"} and len(found) == 10
+    assert "two seeds, and one of VkD with two layers" in prose
+    gains = {row: [own[seed] - found["base"][seed] for seed in own] for row, own in found.items()}
+    means = {row: mean(own) for row, own in gains.items()}
+    order = ["DIST", "RSD", "KD", "FitNet", "VkD", "RKD", "AT"]
+    assert order == [row for row in sorted(means, key=means.get, reverse=True) if row in order]
+    dist, rsd, kd, fitnet, vkd, rkd, at = (f"{abs(means[row]):.1f}" for row in order)
+    assert means["AT"] < 0 < means["RKD"]
+    told = f"DIST gains {dist} points over the baseline, RSD {rsd}, KD {kd}, FitNet {fitnet}, VkD {vkd} and RKD {rkd};"
+    assert f"{told} AT loses {at}." in prose
+    assert [row for row in order if interval(gains[row])[0] > 0] == ["DIST", "RSD", "KD"]
+    assert "excludes 0 for DIST, RSD and KD alone" in prose
+    over = over_kd(folder.name)
+    assert all("within noise" in said for row, said in over.items() if row != "KD") and "for none, so that" in prose
+    linear, mlp = (f"{means[f'VkD_{form}']:.1f}" for form in ("linear", "mlp"))
     assert f"orthogonal, linear and two layers, end at {vkd}, {linear} and {mlp}" in prose
 
 
