@@ -253,13 +253,17 @@ def test_published_numbers_of_a_row_are_not_those_of_a_changed_table(table):
 
 def test_whose_numbers_they_are_is_a_column_where_they_are_of_several(table, capsys):
     """A table is headed by one source, and some of its rows were another one's."""
-    text = TABLE.replace("name: KD", "name: KD\n    published: {TOP1: 70}\n    source: own") + "source:\n"
-    for theirs, shown in (("own", False), ("another", True)):
-        table(text.replace("base_debug.yaml,", f"base_debug.yaml, published: {{TOP1: 71.5}}, source: {theirs},"))
+    text = TABLE.replace("name: KD", "name: KD\n    published: {TOP1: 70}\n    source: own")
+    for theirs, above, shown in (("own", "", True), ("own", "both", False), ("another", "both", True)):
+        rows = text.replace("base_debug.yaml,", f"base_debug.yaml, published: {{TOP1: 71.5}}, source: {theirs},")
+        table(f"{rows}source: {above}\n")
         assert tool().main(["small.yaml", "--show"]) == 0
         output = capsys.readouterr().out
-        assert ("| source |" in output) == shown == ("| 71.50 | another |" in output)
+        assert ("| source |" in output) == shown == (f"| 71.50 | {theirs} |" in output)
         assert "Published: None" not in output
+        assert tool().main(["small.yaml", "--show", "--format", "csv"]) == 0
+        header, *_ = capsys.readouterr().out.splitlines()
+        assert "published_source" in header.split(",")  # where nothing stands above
 
 
 def test_options_of_the_machine_can_be_given_and_none_of_the_table(table):

@@ -278,10 +278,10 @@ def shapes_folder(folder):
 
 
 def class_folder(folder):
-    """Two classes of a few images each."""
+    """Three classes of a few images each: standardized logits take no fewer."""
     draws = np.random.default_rng(0)
     noise = lambda _: Image.fromarray(draws.integers(0, 255, (32, 32, 3), dtype=np.uint8))  # noqa: E731
-    write_images(folder, train=10, classes="ab", make=noise)
+    write_images(folder, train=10, classes="abc", make=noise)
 
 
 FOLDERS = {"image_folder": class_folder, "coco": shapes_folder}

@@ -66,9 +66,9 @@ def export(options, kinds: list[str], folder: Path) -> None:
     names = [CARD, *(FILES[kind] for kind in kinds)]
     if taken := next((name for name in names if (folder / name).exists()), None):
         raise ValueError(f"{folder / taken} is there already, choose another --out")
+    model, facts, arguments = loaded(options)
     if "onnx" in kinds:
         refuse_absent()
-    model, facts, arguments = loaded(options)
     contents, apart = made(model, kinds, options.DATA.IMAGE_SIZE)
     for kind, content in contents.items():
         files.write(folder / FILES[kind], content)

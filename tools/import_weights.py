@@ -71,6 +71,8 @@ def weights_in(path: Path, key: str) -> tuple[dict[str, torch.Tensor], list[str]
             text.splitlines()[0] if text and "weights_only" not in text else "it is no zip of tensors by torch.save"
         )
         raise ValueError(f"{path} cannot be read: {reason}") from error
+    if isinstance(content, StandIn):
+        raise ValueError(f"{path} is a whole object, as a model is; where its code is, save its state_dict()")
     content = {str(name): entry for name, entry in content.items()} if isinstance(content, dict) else {}
     entries = {name: _tensors(entry) for name, entry in {"": content, **content}.items() if isinstance(entry, dict)}
     found = {name: tensors for name, tensors in entries.items() if tensors}

@@ -29,7 +29,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cfg", required=True, metavar="FILE", help="the options of the run, as RUN/config.yaml")
     parser.add_argument("--out", type=Path, default=Path("predictions"), metavar="FOLDER", help="default: predictions")
     parser.add_argument(
-        "--threshold", type=_share, default=0.5, metavar="T", help="least score of a box that is drawn, 0 to 1: 0.5"
+        "--threshold", type=score, default=0.5, metavar="T", help="least score of a box that is drawn, 0 to 1: 0.5"
     )
     parser.add_argument("words", nargs="+", metavar="KEY=VALUE | image", help="options, as TEST.WEIGHTS=FILE; images")
     args = parser.parse_intermixed_args(argv)
@@ -40,7 +40,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _share(text: str) -> float:
+def score(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")

@@ -66,7 +66,10 @@ def build_trainer(cfg, student: Student, run: RunDescription, teachers: list[Tea
         if not any(name in term.heads for term in terms.values()):
             fit = {"task"} if name in run.task.HEADS else {t for t, kind in TERMS.entries.items() if kind.SPLITS_HEADS}
             known = ", ".join(f"{term.upper()}.{TERMS.get(term).SWITCH}" for term in sorted(fit))
-            raise ValueError(f"head {name} of the student would not learn, which takes {known} above 0")
+            raise ValueError(
+                f"head {name} of the student would not learn, which takes {known} above 0, or a term that names it as "
+                "one of its heads"
+            )
     for index, request in enumerate(teacher_requests(terms, len(run.teachers))):
         if not request.head and not request.taps:
             raise ValueError(f"teacher {index} {run.teachers[index].name} is read by no term (DISTILLATION.TEACHERS)")

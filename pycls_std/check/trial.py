@@ -139,7 +139,7 @@ class Trial:
         )
 
     def steps(self) -> str:
-        """Training steps are finite, and leave the teachers as they were; an epoch of the run will do, too."""
+        """Training steps are finite, and leave the teachers as they were; an epoch has the images that terms take."""
         teachers = self.session.trainer.teachers
         before = {name: value.clone() for name, value in teachers.state_dict().items()}
         loss = train(self.session, epoch=0)

@@ -105,6 +105,8 @@ def _meant(key: str, known: list[str]) -> str:
     A key that is short for one of its section comes first, the earliest of the page: OPTIM.LR is BASE_LR, and not the
     MIN_LR that its letters are nearest to. Then what ELSEWHERE says of its last word, then what its letters say.
     """
+    if key.upper() in known:
+        return key.upper()
     section, dot, leaf = key.rpartition(".")
     own = [other for other in known if other.startswith(section + dot)] if section and leaf else []
     longer = [other for other in own if other.endswith(f"_{leaf}")]

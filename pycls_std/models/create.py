@@ -48,7 +48,7 @@ def refuse_unknown(name: str) -> None:
         except RuntimeError:  # timm's, of an unknown tag
             tags = timm.list_pretrained(f"{get_arch_name(name)}.*")
             raise ValueError(f"timm has no weights {name!r}, but {first_of(tags) or 'none of this model'}") from None
-    known = [*BACKBONES.entries, *timm.list_models()]
+    known = list(dict.fromkeys([*BACKBONES.entries, *timm.list_models()]))
     near = ", ".join(difflib.get_close_matches(name, known, n=3)) or ", ".join(sorted(BACKBONES.entries))
     raise ValueError(f"no model {name!r} here or in timm; near it: {near}")
 

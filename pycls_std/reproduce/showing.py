@@ -45,7 +45,7 @@ def gathered(
         whys = [said[job] for job in own if job in said]
         missing = [f"seed{job.seed}" for job in own if job not in runs and job not in said]
         told[row.name] = "; ".join([*whys, *([f"{', '.join(missing)} not yet run"] if missing else [])])
-    frame = aggregate(
+    return aggregate(
         list(runs.values()),
         [expected[row.name] for row in table.rows],
         baseline=table.baselines,
@@ -54,8 +54,6 @@ def gathered(
         varied=table.varied,
         apart=tuple(row.name for row in table.rows if row.teaches_only),
     )
-    alike = "published_source" in frame and frame["published_source"].nunique() < 2  # then it stands above the table
-    return frame.drop(columns="published_source") if alike else frame
 
 
 def heading(table: Table, changes: Changes) -> str:
@@ -73,7 +71,9 @@ def write_page(
         return None
     folder.mkdir(parents=True, exist_ok=True)
     out, notes = folder / REPORT, _notes(table, changes)
-    write_report(out, frame, runs, title=table.title, notes=notes, baseline=table.baseline, columns=columns)
+    write_report(
+        out, _below_notes(table, frame), runs, title=table.title, notes=notes, baseline=table.baseline, columns=columns
+    )
     return out
 
 
@@ -82,9 +82,17 @@ def rendered(table: Table, frame: pd.DataFrame, changes: Changes, form: str, col
     notes = " ".join(changes.notes())
     if form == "csv" and notes:
         frame = frame.assign(changes=notes)
+    elif form == "md":
+        frame = _below_notes(table, frame)
     frame.attrs["notes"] = notes
     text = FORMATS[form](frame, [*columns, "changes"] if columns and notes and form == "csv" else columns, link)
     return heading(table, changes) + text if form == "md" else text
+
+
+def _below_notes(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table without the column of sources where they are one, which the notes above it name."""
+    alike = table.source and "published_source" in frame and frame["published_source"].nunique() < 2
+    return frame.drop(columns="published_source") if alike else frame
 
 
 def _notes(table: Table, changes: Changes) -> list[str]:

@@ -65,7 +65,8 @@ def find_runs(folders: list[str]) -> list[Run]:
     for top in map(Path, folders):
         here = [f for f in _folders(top) if (f / "config.yaml").is_file() or re.fullmatch(r"seed\d+", f.name)]
         if not here:
-            raise ValueError(f"{top}: {'no run record in it' if top.is_dir() else 'there is no such folder'}")
+            is_file = "it is a file, and no folder" if top.is_file() else "there is no such folder"
+            raise ValueError(f"{top}: {'no run record in it' if top.is_dir() else is_file}")
         found |= {folder.resolve(): folder for folder in here if folder.resolve() not in found}
     return [read_run(folder) for folder in found.values()]
 

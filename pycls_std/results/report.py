@@ -160,7 +160,8 @@ def _configs(runs: list[Run]) -> str:
     for seed in others:
         own = options[seed]
         keys = sorted(key for key in own.keys() | ground.keys() if own.get(key) != ground.get(key))
-        lines += [f"{seed}: {first_of((f'{key} {own.get(key)}' for key in keys), 20) or 'the same'}"]
+        other = first_of((f"{key} {own.get(key)}" for key in keys), 20) or "the same"
+        lines += [f"{seed}: {other if own and ground else 'not known'}"]
     differing = f"<p>The others differ from it in:</p>\n{listing(lines)}" if lines else ""
     return folded(f"Config that ran, of {first}", f"<pre>{cell(texts[first])}</pre>\n{differing}")
 

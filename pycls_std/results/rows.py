@@ -66,10 +66,12 @@ def identity(shared: dict, run: Run, alike: list[Run]) -> dict:
     """Return what runs of one row share, {} of a run whose options are lost.
 
     shared: its recipe. alike: all runs of that. A teacher is its weights, wherever they lay; several processes have
-    batch norms and dropout of their own. Of these a record may know nothing, as before its first epoch is saved: it has
-    those of the others of its recipe that do, if these agree, or else the paths of the weights.
+    batch norms and dropout of their own. Of these a record knows nothing before its first epoch is saved: it has those
+    of the others of its recipe that do, if these agree, or else the paths of the weights. One that is finished knows
+    nothing if it is older, and may have had others.
     """
-    teachers, processes = (_told(getattr(run, what), (getattr(each, what) for each in alike)) for what in BY_RECORD)
+    others = [] if run.status == "finished" else alike
+    teachers, processes = (_told(getattr(run, what), (getattr(each, what) for each in others)) for what in BY_RECORD)
     digests = {WEIGHTS: [digest[:10] for digest in teachers]} if teachers and WEIGHTS in shared else {}
     return shared | digests | ({"processes": processes} if shared and processes > 1 else {})
 

@@ -19,8 +19,8 @@ class Record:
     """What run.json says, kept up to date. Nothing of the environment's variables goes into it.
 
     teachers: the result of each, by split and name. fingerprints: of their weights. contents: digest of the files of
-    each split that is made of files. flops: operations of what is deployed for an image, 2 for a multiply-add.
-    start_epoch: epochs done before this start. earlier: the facts as they were then.
+    each split that is made of files. flops: operations of an image without branches that do not predict, 2 for a
+    multiply-add. start_epoch: epochs done before this start. earlier: the facts as they were then.
     A run that was started several times lists each start: its command, its commit, and what computed it and how.
     """
 

@@ -18,7 +18,7 @@ from pycls_std.process import signals
 
 # Most bytes that the pixels of a split may take, four to a pixel.
 LIMIT = 2**31
-# Pixels that one process reads sooner than it starts workers. An image of less than SMALL pixels takes as long as it.
+# Pixels that one process reads sooner than it starts workers. A smaller image than SMALL takes as long as one of SMALL.
 SMALL = 64 * 64
 FEW = 5000 * SMALL
 
