@@ -43,18 +43,14 @@ def test_tables_and_pictures_are_those_of_the_logs_and_stay_where_nothing_change
 
 
 def test_every_number_leads_to_its_record_in_two_clicks():
-    """A seed to the folder of its run, and there events, config and, with commit and seed, run.json.
-
-    Of one table some commits are dirty, by records that had been taken out of logs/; the page says so.
-    """
+    """A seed to the folder of its run, and there events, config and, with commit and seed, run.json."""
     for page in (ROOT / "README.md", ROOT / "docs" / "results.md"):
         links = re.findall(r"\[\d+\]\(([^)]+)\)", page.read_text())
         assert links
         for link in links:
             folder = page.parent / link
             facts = json.loads((folder / "run.json").read_text())
-            kind = "[0-9a-f]{40}(-dirty)?" if "bccd-coco_vidt-few_cpu" in link else "[0-9a-f]{40}"
-            assert all(re.fullmatch(kind, start["commit"]) for start in facts["starts"])
+            assert all(re.fullmatch("[0-9a-f]{40}", start["commit"]) for start in facts["starts"])
             assert folder.name == f"seed{facts['seed']}"
             assert (folder / "config.yaml").is_file() and list(folder.glob("*tfevents*"))
 
