@@ -52,7 +52,11 @@ def broken(interrupted, tmp_path):
 
 
 @pytest.mark.fault(5)
-def test_a_damaged_last_checkpoint_is_set_aside_and_the_one_before_it_used(broken, train, whole):
+@pytest.mark.parametrize("options", ["there", "gone"])
+def test_a_damaged_last_checkpoint_is_set_aside_and_the_one_before_it_used(broken, train, whole, options):
+    """The one before it says whose they are, also where config.yaml is lost."""
+    if options == "gone":
+        (broken.parent / "config.yaml").unlink()
     damage(broken / "last.pt", "cut")
     bad = (broken / "last.pt").read_bytes()
     code, output, errors = train()

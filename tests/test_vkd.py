@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 from methods import DEIT, STUDENTS, Method, batch, make, options_of
-from records import SMALL, load_state
+from records import SMALL, assert_same_run, load_state
 
 from pycls_std import runner
 from pycls_std.builders.training import build_described_trainer
 from pycls_std.core.structures import World
+from pycls_std.engine import loop
 from pycls_std.layers.orthogonal import MAPS
 from pycls_std.layers.projection import PROJECTIONS
 from pycls_std.losses.feature_norm import standardize, whiten
@@ -282,6 +283,33 @@ def test_sizes_are_the_published_ones(load, name, student, projection):
     assert trainer.trained_parameters() - student == projection
 
 
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_is_continued_bit_for_bit(method, tmp_path, monkeypatch, precision):
+    """Interrupted in its second epoch; the projection is in the checkpoint, and not in the student."""
+    words = SMALL | {"PRECISION": precision, "VKD__NORM": "whiten", "OPTIM__MAX_EPOCH": 2}
+    runner.train(method("vkd", **words, OUT_DIR=tmp_path / "whole"))
+    step = loop.train_step
+
+    def interrupt(session, data, progress):
+        if (progress.epoch, progress.iteration) == (1, 5):
+            raise Interrupted
+        return step(session, data, progress)
+
+    broken = method("vkd", **words, OUT_DIR=tmp_path / "broken")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(loop, "train_step", interrupt)
+        runner.train(broken)
+    runner.train(broken)
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    state = load_state(tmp_path / "whole")
+    assert list(state["trainer"]["terms"]) == ["vkd.projection.free"]
+    assert not any("projection" in key for key in state["student"])
+
+
 @pytest.mark.defect(21)
 def test_the_projection_is_not_deployed(load, method, tmp_path, caplog):
     trainer = vkd(load).trainer
@@ -289,9 +317,6 @@ def test_the_projection_is_not_deployed(load, method, tmp_path, caplog):
     assert trainer.deployed_parameters() == student
     assert trainer.trained_parameters() == student + WIDTH * TEACHERS
     runner.train(method("vkd", OPTIM__MAX_EPOCH=1, **SMALL))
-    state = load_state(tmp_path / "run")
-    assert list(state["trainer"]["terms"]) == ["vkd.projection.free"]
-    assert not any("projection" in key for key in state["student"])
     words = {"TEST__WEIGHTS": tmp_path / "run" / "checkpoints" / "best.pt"}
     runner.run("test", method("vkd", **words, DISTILLATION__TEACHER_WEIGHTS="[gone.pt]"))
     assert any(line.startswith("* avg") for line in caplog.messages)

@@ -32,33 +32,32 @@ class Series:
         """Return the newest state that is whole, and its path; None if the run has none yet.
 
         epochs: of the run. A state of all of them need not be continued, so it may be of an older format.
-        A damaged file is renamed to *.corrupt, with a warning, and the one before it is read; refuse_foreign(path) is
-        called first, and raises ValueError if it may be another program's.
+        A damaged file is renamed to *.corrupt, with a warning, and the one before it is read. Where none is whole,
+        refuse_foreign(path) is called first, and raises ValueError if it may be another program's.
         Raises ValueError if all are damaged, now or at an earlier call, and OSError if one cannot be read, which says
         nothing about it.
         """
         paths = [self.last, *self._older_ones()]
         if paths[1:] and not self.last.exists():
             LOG.warning("%s is gone", self.last)
+        broken: dict[Path, checkpoint.Damaged] = {}
         for path in filter(Path.exists, paths):
             try:
                 state = checkpoint.read(path)
             except checkpoint.Damaged as error:
-                refuse_foreign(path)
-                moved = _unused(path.with_name(f"{path.name}.corrupt"))
-                path.replace(moved)
-                LOG.warning("%s; renamed to %s", error, moved.name)
+                broken[path] = error
                 continue
             current = state.get("format") == checkpoint.FORMAT and "optimizer" in state
             if not current and state.get("epoch") != epochs:
                 raise ValueError(
                     f"{path} has no training state of format {checkpoint.FORMAT}, it cannot be continued from"
                 )
+            _set_aside(broken)
             return state, path
-        damaged = sorted(self.folder.glob("*.corrupt*"))
-        if damaged:
+        if damaged := [*broken, *sorted(self.folder.glob("*.corrupt*"))]:
             refuse_foreign(damaged[0])
-            names = ", ".join(path.name for path in damaged)
+            _set_aside(broken)
+            names = ", ".join(path.name for path in sorted(self.folder.glob("*.corrupt*")))
             raise ValueError(
                 f"{self.folder} has no whole checkpoint, only {names}: nothing to continue from; "
                 "delete the folder to start anew"
@@ -88,6 +87,13 @@ def _age(path: Path) -> int:
     named = NAME.fullmatch(path.name)
     assert named, path
     return int(named[1])
+
+
+def _set_aside(broken: dict[Path, checkpoint.Damaged]) -> None:
+    for path, error in broken.items():
+        moved = _unused(path.with_name(f"{path.name}.corrupt"))
+        path.replace(moved)
+        LOG.warning("%s; renamed to %s", error, moved.name)
 
 
 def _unused(path: Path) -> Path:
