@@ -50,15 +50,27 @@ def test_a_channel_that_does_not_vary_is_0():
     assert found.isfinite().all() and not found[:, 2].any()
 
 
+@pytest.mark.parametrize("images", [40, 6, 5])
 @pytest.mark.parametrize("shrinkage", [0.05, 0.5, 1.0])
-def test_whiten_is_by_a_factor_of_the_shrunk_covariance(shrinkage):
-    """In double, with an inverse; then L L^T is the shrunk covariance of what was whitened."""
-    found = whiten(FEATURES, MANY, shrinkage=shrinkage)
-    own = covariance(MANY).double()
+def test_whiten_is_by_the_root_of_the_shrunk_covariance(shrinkage, images):
+    """In double, by eigenvalues of the covariance itself; of more images than channels, and of fewer."""
+    population = MANY[:images]
+    found = whiten(FEATURES, population, shrinkage=shrinkage)
+    own = covariance(population.double()).double()
     shrunk = (1 - shrinkage) * own + shrinkage * own.trace() / 6 * torch.eye(6).double()
-    inverse = torch.linalg.inv(torch.linalg.cholesky(shrunk))
-    expected = torch.stack([inverse @ (z - MANY.mean(dim=0)).double() for z in FEATURES])
+    values, vectors = torch.linalg.eigh(shrunk)
+    root = vectors @ torch.diag(values.sqrt()) @ vectors.T
+    torch.testing.assert_close(root @ root, shrunk)
+    expected = torch.stack([torch.linalg.solve(root, (z - population.mean(dim=0)).double()) for z in FEATURES])
     torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("images", [40, 5])
+def test_whiten_does_not_depend_on_the_order_of_channels(images):
+    order = [3, 0, 5, 1, 4, 2]
+    found = whiten(FEATURES, MANY[:images], shrinkage=0.01)
+    reordered = whiten(FEATURES[:, order], MANY[:images, order], shrinkage=0.01)
+    torch.testing.assert_close(reordered, found[:, order], rtol=1e-3, atol=1e-4)
 
 
 def test_whitened_channels_are_uncorrelated_and_of_variance_1():

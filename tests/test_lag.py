@@ -216,14 +216,13 @@ OF_METHODS |= {"locality": ("locality", {}), "ofa": ("ofa", {})}
 
 @pytest.mark.parametrize("name", OF_METHODS)
 def test_no_method_reads_from_the_device(load, name):
-    """Losses, what they ask of the teacher, and the backward pass; one of VkD's maps waits, which its option says."""
+    """Losses, what they ask of the teacher, and the backward pass; what of VkD waits, its options say."""
     trainer, options = OF_METHODS[name]
     build = partial(make, teachers=1, **options) if trainer != "feature" else with_memory
     method = build(load, trainer if trainer != "feature" else options, "resnet8")
     data, progress = batch(), Progress(1, 0, 1, 2)
-    waits = (
-        pytest.raises(AssertionError, match="matrix_exp.* reads from") if name == "vkd-matrix_exp" else nullcontext()
-    )
+    asks = {"vkd-matrix_exp": "matrix_exp", "vkd-whiten": "eigh"}.get(name)
+    waits = pytest.raises(AssertionError, match=f"{asks}.* reads from") if asks else nullcontext()
     with waits, NoReads():
         sum(method.losses(data, progress).values()).backward()
 

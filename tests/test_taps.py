@@ -46,7 +46,9 @@ def test_features_are_chosen_by_their_name_or_as_one_tap():
     assert [choose_features("VKD.STUDENT_TAP", name, BLOCKS) for name in ("last", "1/2", "blocks.1")] == [
         *("blocks.7", "blocks.4", "blocks.1")
     ]
-    with pytest.raises(ValueError, match="VKD.STUDENT_TAP has 'pool', expected last, a position, a share"):
+    with pytest.raises(
+        ValueError, match="VKD.STUDENT_TAP has 'pool', expected pooled, patches, last, a position, a share"
+    ):
         choose_features("VKD.STUDENT_TAP", "pool", BLOCKS)
 
 

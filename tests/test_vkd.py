@@ -238,7 +238,7 @@ def test_statistics_are_of_the_images_of_all_processes(load, name):
         ({"teachers": 0}, "KD.WEIGHT needs at least one teacher, DISTILLATION.TEACHERS is empty"),
         ({"teachers": 0, "KD__WEIGHT": 0}, "VKD.TEACHER needs teacher 0, DISTILLATION.TEACHERS has 0 entries"),
         ({"VKD__TEACHER": 1}, "VKD.TEACHER needs teacher 1, DISTILLATION.TEACHERS has 1 entries"),
-        ({"VKD__STUDENT_TAP": "blocks.7"}, "VKD.STUDENT_TAP has 'blocks.7', expected last"),
+        ({"VKD__STUDENT_TAP": "blocks.7"}, "VKD.STUDENT_TAP has 'blocks.7', expected pooled, patches, last"),
         ({"VKD__TEACHER_TAP": "9"}, "VKD.TEACHER_TAP has '9', the backbone has the taps 0 to 2"),
         ({"VKD__PROJECTION": "none"}, "VKD.PROJECTION is none: features of 24 channels cannot .* features of 64"),
         ({"VKD__NORM": "batch"}, "VKD.NORM is 'batch', expected one of layer, standardize, whiten, none"),
@@ -253,11 +253,17 @@ def test_options_that_contradict_each_other(load, overrides, text):
 
 @pytest.mark.parametrize("kind", MAPS)
 def test_graphs_hold_every_map_but_the_one_that_asks_the_device(load, kind):
+    """Nor do they hold a whitening."""
     cfg = load("debug/kd_debug", TRAINER="vkd", VKD__MAP=kind, TRAIN__COMPILE="graphs")
     if kind == "matrix_exp":
         with pytest.raises(ValueError, match="^TRAIN.COMPILE is graphs, which cannot hold the MAP matrix_exp"):
             build_described_trainer(cfg, 10)
     else:
+        build_described_trainer(cfg, 10)
+    cfg = load("debug/kd_debug", TRAINER="vkd", VKD__MAP=kind, VKD__NORM="whiten", TRAIN__COMPILE="graphs")
+    with pytest.raises(
+        ValueError, match="^TRAIN.COMPILE is graphs, which cannot hold the (NORM whiten|MAP matrix_exp)"
+    ):
         build_described_trainer(cfg, 10)
 
 

@@ -10,7 +10,7 @@ from pycls_std.engine.arithmetic import PRODUCTS
 
 # What reads values from a device, or has an output whose size depends on them.
 READS = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal", "unique", "bincount")
-READS += ("_linalg_check_errors", "linalg_matrix_exp")
+READS += ("_linalg_check_errors", "linalg_matrix_exp", "linalg_eigh")
 
 
 class NoReads(TorchDispatchMode):

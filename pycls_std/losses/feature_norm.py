@@ -41,29 +41,35 @@ def standardize(features: Tensor, population: Tensor) -> Tensor:
 
 @FEATURE_NORMS.register("whiten")
 def whiten(features: Tensor, population: Tensor, *, shrinkage: float) -> Tensor:
-    """Return features (B, C) whose channels are uncorrelated, of mean 0 and variance 1 over the population; fp32.
+    """Return features (B, C) whose channels are uncorrelated, of mean 0 and variance 1 over a large population; fp32.
 
-    L^-1 (z - mean) with L L^T = (1 - shrinkage) Cov + shrinkage (trace Cov / C) I, the covariance with N in it. As long
-    as N is at most C the covariance has no inverse, and it is the shrinkage that decides how much of its small
-    directions is seen; with shrinkage 1, features are only centred and scaled. A Cholesky factor asks the device
-    nothing, and its triangular system is solved and not inverted. If the covariance is 0 the result is, too.
+    S^-1/2 (z - mean), S = (1 - shrinkage) Cov + shrinkage (trace Cov / C) I, the covariance with N in it: of all
+    whitenings the one that changes features least, which does not depend on the order of the channels, and hardly on
+    the other images of a batch. As long as N is at most C the covariance has no inverse, and it is the shrinkage that
+    decides how much of its small directions is seen; with shrinkage 1, features are only centred and scaled. If the
+    covariance is 0 the result is, too. Its eigenvalues are those of the smaller of an N x N and a C x C matrix.
     Raises ValueError for a population of fewer than 2 images.
-    Source: Miles et al. (VkD) whiten for generative tasks, without code; Ledoit and Wolf, JMVA 2004 (shrinkage).
+    Source: Miles et al. (VkD) whiten for generative tasks, without code; Kessy, Lewin and Strimmer, The American
+    Statistician 2018 (ZCA); Ledoit and Wolf, JMVA 2004 (shrinkage).
     """
     _need_two(population)
     population = population.float()
     mean = population.mean(dim=0)
     centred = population - mean
+    variance = centred.square().mean()
+    size = variance.clamp(min=torch.finfo(variance.dtype).tiny).sqrt()  # to which all is scaled, so nothing is tiny
+    centred, scaled = centred / size / math.sqrt(len(centred)), (features.float() - mean) / size
+    few = len(centred) < centred.shape[1]
     with full_precision(features.device):
-        covariance = centred.T @ centred / len(centred)
-        variance = covariance.diagonal().mean()
-        size = variance.clamp(min=torch.finfo(variance.dtype).tiny)  # to which all is scaled, so that nothing is tiny
-        shrunk = (1 - shrinkage) * covariance / size
-        shrunk.diagonal().add_(torch.where(variance > 0, shrinkage, 1.0))
-        factor, failed = torch.linalg.cholesky_ex(shrunk)
-        factor = torch.where(failed > 0, math.nan, factor)  # which ends the run, for its loss is not finite
-        scaled = ((features.float() - mean) / size.sqrt()).T
-        return torch.linalg.solve_triangular(factor, scaled, upper=False).T
+        # What is not finite would end in an error of LAPACK; it is in the mean, too, and so in the result.
+        products = (centred @ centred.T if few else centred.T @ centred).nan_to_num(0, 0, 0)
+        eigenvalues, vectors = torch.linalg.eigh(products)
+        roots = (shrinkage + (1 - shrinkage) * eigenvalues.clamp(min=0)).sqrt()
+        if not few:
+            return scaled @ (vectors / roots) @ vectors.T
+        # What S^-1/2 lacks to shrinkage^-1/2 I is within what the images span: X^T V diag(lack) V^T X.
+        lack = (1 - shrinkage) / (roots * (roots + math.sqrt(shrinkage)))
+        return (scaled - scaled @ centred.T @ (vectors * lack) @ vectors.T @ centred) / math.sqrt(shrinkage)
 
 
 @FEATURE_NORMS.register("none")
@@ -74,6 +80,7 @@ def none(features: Tensor, population: Tensor) -> Tensor:
 
 standardize.of_population = True
 whiten.of_population = True
+whiten.waits = "the NORM whiten"  # for the device, in words: to know whether eigenvalues were found
 
 
 def _need_two(population: Tensor) -> None:

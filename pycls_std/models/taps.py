@@ -12,7 +12,7 @@ from pycls_std.core.structures import Padded
 from pycls_std.models.contract import Backbone
 
 # What every backbone has beside its taps, (B, C): what the classifier reads; and the mean over the places of what the
-# head takes, after a final norm, without class and distillation tokens.
+# head takes, without class and distillation tokens, after a final norm if that is before the pooling.
 POOLED, PATCHES = "pooled", "patches"
 VECTORS = (POOLED, PATCHES)
 
@@ -45,11 +45,12 @@ def query_taps(backbone: Backbone) -> frozenset[str]:
     return frozenset(info["module"] for info in backbone.feature_info if info.get("queries"))
 
 
-def choose_taps(key: str, choices: list[str], names: list[str]) -> tuple[str, ...]:
+def choose_taps(key: str, choices: list[str], names: list[str], *, also: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return the names of the chosen taps.
 
     key: the option that chooses, for the error. choices: a name such as blocks.5 or layer3, `last`, a position such as
-    5 or -1, or a share of the depth: 2/3 means int(len(names) * 2 / 3), counted from 0. names: of all taps.
+    5 or -1, or a share of the depth: 2/3 means int(len(names) * 2 / 3), counted from 0. names: of all taps. also: what
+    else the option takes, for the error.
     Raises ValueError for a tap that does not exist or is chosen twice, and if the order is not ascending.
     """
     if not choices:
@@ -65,7 +66,8 @@ def choose_taps(key: str, choices: list[str], names: list[str]) -> tuple[str, ..
             )
         except (ValueError, ZeroDivisionError):
             raise ValueError(
-                f"{key} has {choice!r}, expected last, a position, a share such as 2/3, or one of {', '.join(names)}"
+                f"{key} has {choice!r}, expected {''.join(f'{each}, ' for each in also)}last, a position, a share such "
+                f"as 2/3, or one of {', '.join(names)}"
             ) from None
         position += count if position < 0 else 0
         if not 0 <= position < count:
@@ -78,7 +80,7 @@ def choose_taps(key: str, choices: list[str], names: list[str]) -> tuple[str, ..
 
 def choose_features(key: str, choice: str, names: list[str]) -> str:
     """Return the name of the chosen features: one of VECTORS, or what `choose_taps` returns of one choice."""
-    return choice if choice in VECTORS else choose_taps(key, [choice], names)[0]
+    return choice if choice in VECTORS else choose_taps(key, [choice], names, also=VECTORS)[0]
 
 
 def read(

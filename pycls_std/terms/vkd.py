@@ -35,14 +35,15 @@ class VkD(Term):
         "WEIGHT": Option(0.0, least=0),
         # Position of the teacher in DISTILLATION.TEACHERS.
         "TEACHER": Option(0, least=0),
-        # What learns of the student: patches (their mean, after the final norm and without class and distillation
-        # tokens), pooled (what the classifier reads), or the mean over the places of a tap: last, a position, a share
-        # of the depth, or a name as --mode info shows it.
+        # What learns of the student: patches (their mean, without class and distillation tokens, after a final norm
+        # that is before the pooling), pooled (what the classifier reads), or the mean over the places of a tap: last, a
+        # position, a share of the depth, or a name as --mode info shows it.
         "STUDENT_TAP": Option("patches", column="student's features"),
         # What teaches of the teacher, in the same form.
         "TEACHER_TAP": Option("pooled", column="teacher's features"),
         # Normalisation of the teacher's features: over the channels of each image (layer), of each channel over the
-        # images of a batch of all processes (standardize), of their covariance (whiten), or none.
+        # images of a batch of all processes (standardize), of their covariance (whiten, which waits for a GPU in each
+        # step), or none.
         "NORM": Option("layer", registry="FEATURE_NORMS", column="norm"),
         # Share of whitening's covariance that is replaced by its mean variance in all directions; needed because a
         # batch has fewer images than a teacher has channels.
@@ -68,7 +69,9 @@ class VkD(Term):
         self.teacher = teacher
         self.projection = projection
         self.norm = norm
-        self.of_population = getattr(getattr(norm, "func", norm), "of_population", False)
+        of_norm = vars(getattr(norm, "func", norm))
+        self.of_population = of_norm.get("of_population", False)
+        self.waits = of_norm.get("waits", "")
 
     @classmethod
     def from_cfg(cls, cfg, run, student):
