@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from processes import called
+from processes import ROOT, called
 from scipy import stats
 from torch.nn.functional import cross_entropy
 
@@ -363,7 +363,10 @@ def test_runs_that_cannot_be_analysed(runs, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "predictions.npz").write_bytes(b"x")
+    detector = ROOT / "logs" / "bccd-coco_8" / "swin-micro_bccd-8" / "seed0"
+    said = f"{detector} is a run of TASK.NAME detection, analyze.py reads the logits of classifiers"
     for words, text in (
+        ([own, detector], said),  # whose test would refuse a file of logits
         ([own, "--baseline", other], f"{own} and {other} have other test splits"),
         ([own, "--baseline", shorter], f"{own} and {shorter} have other test splits: 203 images of 7 classes and 100"),
         ([own, tmp_path / "empty"], "make it with: python run_net.py --mode test --cfg"),

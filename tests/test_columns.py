@@ -1,6 +1,7 @@
 """Columns of tables: which there are, what they say, how they are chosen, and the way from a number to its run."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -96,11 +97,24 @@ def test_columns_are_chosen_by_name_and_by_group_and_the_empty_ones_left_out(log
     assert chosen(catalogue, ["all"]) == list(headings(catalogue))
     for group in GROUPS:
         assert len(chosen(catalogue, [group])) > 2
-    said = "no column or group of columns is called .hour., there are all, options, recipe"
-    with pytest.raises(ValueError, match=said):
-        chosen(catalogue, ["hour"])
     code, _, errors = called("tools/make_table.py", logs, "--columns", "hour")
-    assert (code, errors.count("\n")) == (2, 1) and "'hour'" in errors
+    said = "make_table.py: no column or group of columns is called 'hour', did you mean hours?\n"
+    assert (code, errors) == (2, said)
+
+
+@pytest.mark.parametrize(
+    "name, hint",
+    [
+        ("metod", "did you mean method or model?"),
+        ("std.taps", "did you mean STD.TAPS or STD.TOKENS or EXITS.TAPS?"),
+        ("held-out-selected top-1", "did you mean selected_top1?"),
+        ("Images/s", "did you mean speed?"),
+        ("foobar", "there are all, options, recipe, scores, gain,"),
+    ],
+)
+def test_an_unknown_column_is_told_with_what_is_near_it_or_headed_so(name, hint):
+    with pytest.raises(ValueError, match=re.escape(f"no column or group of columns is called {name!r}, {hint}")):
+        chosen(config.Catalogue(), [name])
 
 
 def test_a_csv_has_all_columns_unless_some_are_chosen(logs):

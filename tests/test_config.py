@@ -272,6 +272,7 @@ DEIT = ["TRAINER=deit", "DEIT.MODE=soft", "MODEL.ARGS.depth=2"]
         ([], "DISTILLATION.CACHE=x", ["KD.WEIGHT above 0, LOCALITY.WEIGHT above 0"]),
         (["TRAINER=locality"], "DISTILLATION.TEMPERATURE=2", ["KD.WEIGHT above 0, STD.WEIGHT above 0"]),
         (["TRAINER=kd", "KD.WEIGHT=0"], "KD.WARMUP_EPOCHS=5", ["TRAINER kd", "KD.WEIGHT above 0"]),
+        (["TASK.NAME=detection"], "AUG.MIXUP=0.5", ["which TASK.NAME detection does", "TASK.NAME classification"]),
     ],
 )
 def test_an_option_that_nobody_reads_is_refused_with_its_readers(write, words, unread, readers):

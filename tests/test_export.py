@@ -174,7 +174,10 @@ def test_what_only_this_project_makes():
     assert plain_timm("deit_tiny_distilled_patch16_224", image_token=True, **sizes) is None
     own = {"model_name": "vit_tiny_patch16_224", "num_classes": 10, "img_size": 32, "patch_size": 4}
     assert plain_timm("vit_tiny_patch16_224", patch_size=4, **sizes) == own
-    assert plain_timm("resnet18", **sizes) == {"model_name": "resnet18", "num_classes": 10}
+    assert plain_timm("vit_tiny_patch16_224", norm_eps=1e-6, patch_size=4, **sizes) == own  # which is its own
+    for norm_eps in (0.0, 1e-5):  # of what it has not
+        plain = {"model_name": "resnet18", "num_classes": 10}
+        assert plain_timm("resnet18", norm_eps=norm_eps, **sizes) == plain
 
 
 SMALL = {

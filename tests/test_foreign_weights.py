@@ -142,12 +142,15 @@ def test_info_says_what_a_student_starts_from(state, tmp_path, load, caplog):
     torch.save({"options": argparse.Namespace(lr=1)}, tmp_path / "b.pt")
     given = ["", f"{tmp_path}/a.pt", "c.pt", "hf-hub:timm/resnet18.a1_in1k"]
     for origin, said in zip(
-        given, ["random weights", given[1], "c.pt, not here", f"{given[3]}, not fetched"], strict=True
+        given, ["random weights", given[1], "c.pt, not here", f"{given[3]}, not yet fetched"], strict=True
     ):
         caplog.clear()
         name = "resnet18" if origin.startswith("hf-hub") else "resnet8"
         runner.run("info", load("debug/teacher_debug", MODEL__NAME=name, MODEL__WEIGHTS=origin))
         assert f"starts from {said}" in caplog.messages
+    teachers = {"TEACHERS": "[resnet18]", "TEACHER_WEIGHTS": f"[{given[3]}]"}
+    runner.run("info", load("debug/kd_debug", **{f"DISTILLATION__{key}": value for key, value in teachers.items()}))
+    assert f"            teacher 0 resnet18 ({given[3]}, not yet fetched), 224 px" in caplog.messages
     caplog.clear()
     with pytest.raises(ValueError, match="MODEL.WEIGHTS: checkpoint .*b.pt holds more than weights"):
         runner.run("info", load("debug/teacher_debug", MODEL__WEIGHTS=tmp_path / "b.pt"))
@@ -199,7 +202,7 @@ def test_a_hub_that_is_not_there(monkeypatch):
     with pytest.raises(ValueError, match="^hf-hub:someone/model could not be loaded: no network$"):
         weights.find_weights("resnet18", "hf-hub:someone/model")
     said = weights.describe_weights("resnet18", "hf-hub:someone/model")
-    assert said.source == "hf-hub:someone/model, not fetched, so random weights"
+    assert said.source == "hf-hub:someone/model, not yet fetched, so random weights"
     assert (said.image_size, said.num_classes, dict(said.args)) == (224, None, {})  # as timm's own
 
 

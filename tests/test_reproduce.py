@@ -4,6 +4,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from pycls_std.reproduce import estimate, running, showing, state
 from pycls_std.reproduce.jobs import Changes, plan
 from pycls_std.reproduce.running import Runner, Slot
 from pycls_std.reproduce.state import State, counts_as_kept, restore, state_of
-from pycls_std.reproduce.table_file import read_table
+from pycls_std.reproduce.table_file import ROW_KEYS, TABLE_KEYS, read_table
 from pycls_std.results.read import find_runs, read_run
 
 DEBUG = ROOT / "configs" / "debug"
@@ -139,6 +140,30 @@ def test_what_is_wrong_with_a_table_is_told_before_anything_runs(table, old, new
     with pytest.raises(ConfigError) as error:
         planned(table(text))
     assert said in str(error.value) and "small.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_config_of_the_package_is_found_from_any_folder_and_what_lies_beside_the_table_first(table, caplog):
+    """As after _BASE_; it was looked for beside the table alone."""
+    text = TABLE.replace(f"{DEBUG}/base_debug.yaml", "configs/debug/base_debug.yaml")
+    text += "  - {name: more, config: configs/debug/base_debug.yaml}\n"
+    with caplog.at_level(logging.INFO, logger="pycls_std"):
+        found = table(text)
+    assert [row.config for row in found.rows if row.name in ("base", "more")] == [DEBUG / "base_debug.yaml"] * 2
+    assert caplog.text.count("the package's own is used") == 1
+    beside = Path("configs/debug/base_debug.yaml")
+    beside.parent.mkdir(parents=True)
+    beside.write_text("TRAINER: baseline\n")
+    assert table(text).rows[1].config == beside
+
+
+def test_the_page_has_every_key_and_its_table_can_be_made(table):
+    """docs/use.md: the keys of a table and those of a row, in the order of the code, and an example."""
+    page = (ROOT / "docs" / "use.md").read_text().partition("## A table of your own\n")[2].partition("\n## ")[0]
+    listed = [tuple(re.findall(r"^\| `(\w+)` \|", part, re.M)) for part in page.split("And those of a row")]
+    assert listed == [TABLE_KEYS, ROW_KEYS]
+    found = table(re.search(r"```yaml\n(.+?)```", page, re.S)[1])
+    made = [str(job) for job in planned(found)]
+    assert made[:4] == ["base seed0", "r-8 seed0", "KD_BASE_LR-1e-3 seed0", "KD_BASE_LR-2e-3 seed0"] and len(made) == 10
 
 
 @pytest.mark.parametrize("name", ["small.json", "small", "small.yaml.txt"])

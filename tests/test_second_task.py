@@ -81,8 +81,8 @@ def test_every_mode_works_for_it(run, tmp_path):
     for line, text in zip(
         errors.splitlines(),
         (
-            "AUG.MIXUP is 0.8, which TRAINER baseline does not read; it is read with TASK.NAME classification",
-            "DATA.PER_CLASS is 5, which TRAINER baseline does not read",
+            "AUG.MIXUP is 0.8, which TASK.NAME boxes does not read; it is read with TASK.NAME classification",
+            "DATA.PER_CLASS is 5, which TASK.NAME boxes does not read",
             "KD.WEIGHT needs class logits, the task has the heads classes, boxes (TASK.NAME)",
             "FEATURE.LOSS crd needs one class an image, which TASK.NAME has not",
             "DISTILLATION.TEACHER_SIZES is [64], expected []: TASK.NAME boxes shows teachers the student's images",

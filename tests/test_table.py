@@ -116,6 +116,32 @@ def test_methods_are_told_apart(record, tmp_path, config, cells):
     assert (code, [rows_of(text)["x"][word] for word in WORDS]) == (0, cells)
 
 
+@pytest.mark.parametrize(
+    "edit, method, status",
+    [
+        (lambda text: text + "OWN:\n  WEIGHT: 1.0\n", "baseline + own (unknown here)", "finished"),
+        (lambda text: text + "OWN:\n  SIZE: 2\n", "baseline + own (unknown here)", "finished"),
+        (lambda text: text + "OWN:\n  WEIGHT: 0.0\n", "baseline", "finished"),
+        (lambda text: text.replace("TRAINER: baseline", "TRAINER: own"), "own (unknown here)", "finished"),
+        (
+            lambda text: text.replace("TRAINER: baseline", "TRAINER: own") + "OWN:\n  SIZE: 2\nKD:\n  WEIGHT: 1.0\n",
+            "own (unknown here) + kd",
+            "finished",
+        ),
+        (
+            lambda text: text.replace("NAME: classification", "NAME: own") + "OWN:\n  SIZE: 2\n",
+            "baseline",
+            "TASK.NAME own is unknown here, and so are its scores",
+        ),
+    ],
+)
+def test_what_is_unknown_here_is_no_baseline(record, tmp_path, edit, method, status):
+    """As of a term, a trainer or a task whose file is gone; a term that is off is no part of the method."""
+    record("x", 0, [1, 2, 3], of="mixer/mixer-s4_c100_base", edit=edit)
+    row = aggregate(find_runs([str(tmp_path / "logs")])).iloc[0]
+    assert (row["method"], row["n"], row["status"]) == (method, 1, status)
+
+
 def test_csv_and_latex(record, tmp_path):
     record("a_b", 0, [1, 2, 3]), record("a_b", 1, [1, 2, 5])
     code, text, _ = make_table(tmp_path / "logs", "--format", "csv", "--out", tmp_path / "t.csv")
@@ -685,6 +711,9 @@ def test_a_gain_is_paired_over_seeds_and_over_images_where_there_is_one(tmp_path
     assert split["status"].str.endswith("seed2 failed: why").tolist() == [False, True, True]
     with_one = aggregate(again, baseline=split.index[1]).set_index("run")
     assert with_one.loc["good", "gain"] == "+0.00, one seed"
+    one, both = (aggregate(again, expected[:1], baseline="good", apart=(name,)) for name in (split.index[1], "base"))
+    assert one["run"].tolist() == split.index.tolist() and one["gain"].notna().tolist() == [False, False, True]
+    assert "gain" not in both
     # one seed, selected on the held-out images: epoch 1 of base, epoch 2 of the other
     hits = {"base": np.arange(100) < 40, "other": np.arange(100) < 60}
     said = {"base": 1, "other": 2}  # epochs

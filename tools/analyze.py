@@ -10,11 +10,13 @@ from pathlib import Path
 if not __package__:  # run as a script, from anywhere
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pycls_std import config  # noqa: E402
 from pycls_std.core import prediction_file  # noqa: E402
 from pycls_std.core.regular import replace_text  # noqa: E402
 from pycls_std.process import streams  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 from pycls_std.results import analysis, comparison  # noqa: E402
+from pycls_std.results.read import read_run  # noqa: E402
 
 
 @streams.program("analyze.py")
@@ -54,6 +56,10 @@ def analysis_of(run: Path) -> dict:
         return analysis.analyze(prediction_file.read(run / prediction_file.PREDICTIONS))
     if (run / analysis.ANALYSIS).exists():
         return analysis.read(run / analysis.ANALYSIS)
+    task, kept = read_run(run).options.get("TASK.NAME", "classification"), Path(prediction_file.PREDICTIONS)
+    declaration = config.Catalogue().tasks.get(task)
+    if not declaration or declaration.attributes["KEEPS"] != kept.suffix:
+        raise ValueError(f"{run} is a run of TASK.NAME {task}, analyze.py reads the logits of classifiers")
     raise ValueError(
         f"{run} has neither {prediction_file.PREDICTIONS} nor {analysis.ANALYSIS}, make it with: python run_net.py "
         f"--mode test --cfg {run}/config.yaml TEST.WEIGHTS={run}/checkpoints/best.pt "

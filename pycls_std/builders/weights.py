@@ -210,7 +210,7 @@ def _described_by_hub(name: str, origin: str) -> Weights:
         raise ValueError(f"{origin} is loaded by timm, which has no model {name}")
     given, args = hub.cached(repository) or ({}, {})
     args = {key: value for key, value in args.items() if key not in RESERVED}
-    source = f"{origin}, {'not read' if given else 'not fetched'}, so random weights"
+    source = f"{origin}, {'not read' if given else 'not yet fetched'}, so random weights"
     usual = get_pretrained_cfg(get_arch_name(name))  # at which size timm's own weights of it were trained
     size = given.get("input_size") or (usual.input_size if usual else (0,))
     return Weights(None, source, given.get("num_classes"), image_size=size[-1], args=args)

@@ -99,6 +99,12 @@ class Catalogue:
         """Return the names of the terms that weigh more than 0."""
         return [name for name, term in self.terms.items() if flat[term.switch]]
 
+    def unknown_sections(self, flat: dict[str, Any]) -> list[str]:
+        """Return the sections of a record that nobody here declares, as of a term whose file is gone, if it is on."""
+        known = {key.partition(".")[0] for key in self.options}
+        sections = dict.fromkeys(key.partition(".")[0] for key in flat if "." in key)
+        return [each for each in sections if each not in known and flat.get(f"{each}.WEIGHT") != 0]
+
     def readers(self) -> list[Reader]:
         """Return who reads options that are refused where nobody reads them."""
         readers = []

@@ -89,9 +89,10 @@ def _check_read(catalogue, flat, start, sources) -> None:
     """An option that nobody reads has no effect: it is refused, unless it says what it would say anyway."""
     for key, on in sorted(catalogue.unread(flat).items()):
         if key in sources and flat[key] != start.get(key):
+            kind = "TASK.NAME" if on.startswith("TASK.NAME") else "TRAINER"  # a task, if it is named first, reads alone
             raise ConfigError(
-                f"{sources[key]}: {key} is {short(flat[key])}, which TRAINER {flat['TRAINER']} does not read; "
-                f"it is read with {on}"
+                f"{sources[key]}: {key} is {short(flat[key])}, which {kind} {flat[kind]} does not read; it is read "
+                f"with {on}"
             )
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from pycls_std.config.mistake import ConfigError
 from pycls_std.config.plain_yaml import KEY, MOST_BYTES, Text, key_of, parse, short, value_of
-from pycls_std.config.shipped import shipped_config
+from pycls_std.config.shipped import config_beside
 from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import printable, shortened
 
@@ -28,9 +28,7 @@ def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> list[dict[str, tuple[
     if "_BASE_" not in settings:
         return [settings]
     base, where = settings.pop("_BASE_")
-    found = None
-    if isinstance(base, str):
-        found = path.parent / base if os.path.exists(path.parent / base) else shipped_config(base)
+    found = config_beside(path.parent, base) if isinstance(base, str) else None
     if not found:
         raise ConfigError(f"{where}: _BASE_ is {short(base)}, there is no such file beside {label}")
     return [*read_yaml(found, (*chain, real)), settings]

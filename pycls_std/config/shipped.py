@@ -11,14 +11,13 @@ PLACES = (PACKAGE / "configs", PACKAGE.parent / "configs")  # installed, and in 
 
 def find_config(path: str) -> Path:
     """Return the file that a config's path names: configs/... that is not here is the package's own, which is told."""
-    given = Path(path)
-    if os.path.exists(given):
-        return given
-    return shipped_config(path) or given
+    return config_beside(Path(), path) or Path(path)
 
 
-def shipped_config(path: str) -> Path | None:
-    """Return the package's own file of the name configs/..., which is told; None if there is none."""
+def config_beside(folder: Path, path: str) -> Path | None:
+    """Return the file that a path in a file of this folder names, or the package's own, which is told; None if none."""
+    if os.path.exists(folder / path):
+        return folder / path
     first, *inside = Path(path).parts or ("",)
     found = [place.joinpath(*inside) for place in PLACES if first == "configs"]
     own = next((place for place in found if os.path.isfile(place)), None)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import timm
 from timm.models import load_checkpoint
+from torch import nn
 
 from pycls_std.core.registry import BACKBONES
 from pycls_std.export.deployed import CLOSE, Deployed, difference
@@ -15,10 +16,16 @@ def plain_timm(name: str, *, num_classes: int, image_size: int, norm_eps: float 
 
     Arguments are those of `create_backbone`.
     """
-    if name in BACKBONES or norm_eps or args.get("image_token"):
+    if name in BACKBONES or args.get("image_token"):
         return None
     own = {key: value for key, value in args.items() if key not in ("drop_path", "image_token")}
-    return {"model_name": name, "num_classes": num_classes, **timm_arguments(name, image_size, own)}
+    arguments = {"model_name": name, "num_classes": num_classes, **timm_arguments(name, image_size, own)}
+    return None if norm_eps and _norms(arguments) - {norm_eps} else arguments
+
+
+def _norms(arguments: dict) -> set[float]:
+    """Return the epsilons of the LayerNorms of a model of timm."""
+    return {module.eps for module in timm.create_model(**arguments).modules() if isinstance(module, nn.LayerNorm)}
 
 
 def says_the_same(arguments: dict, path: Path, model: Deployed, image_size: int) -> bool:

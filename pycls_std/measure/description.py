@@ -29,7 +29,7 @@ def info(cfg) -> None:
     size = cfg.DATA.IMAGE_SIZE
     deployed, trained = trainer.deployed_parameters(), trainer.trained_parameters()
     LOG.info("%s, %s: %d classes, %d px", cfg.TRAINER, cfg.MODEL.NAME, classes, size)
-    LOG.info("starts from %s", weights.student.source.removesuffix(", so random weights"))  # for which it is not run
+    LOG.info("starts from %s", _without_consequence(weights.student.source))
     LOG.info("terms       %s", ", ".join([*trainer.terms, *trainer.auxiliary]))
     LOG.info("parameters  %d in training = %d deployed + %d train-only", trained, deployed, trained - deployed)
     gflops = operations(trainer.deployed(), size) / 1e9
@@ -43,7 +43,7 @@ def info(cfg) -> None:
     for teacher, described in pairs:
         gflops = operations(teacher, teacher.image_size) / 1e9
         LOG.info("teacher     %s: %d parameters, %.3f GFLOPs", teacher.name, _count(teacher), gflops)
-        LOG.info("            %s", teacher.description)
+        LOG.info("            %s", _without_consequence(teacher.description))
         _show_taps("  ", described)
 
 
@@ -56,6 +56,11 @@ def _show_taps(indent: str, description: Description) -> None:
         return
     for index, (name, shape) in enumerate(taps.items()):
         LOG.info("%stap %-7d %s: %d channels, %d x %d", indent, index, name, *shape)
+
+
+def _without_consequence(source: str) -> str:
+    """Return what is said of weights without their being random for now, for nothing is run with them."""
+    return source.replace(", so random weights", "")
 
 
 def _count(module) -> int:

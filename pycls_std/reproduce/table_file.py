@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from pycls_std import config
 from pycls_std.config import ConfigError
 from pycls_std.config.checks import NAME
 from pycls_std.config.plain_yaml import Text, short
+from pycls_std.config.shipped import config_beside
 from pycls_std.core.text import first_of, printable, shortened
 from pycls_std.reproduce.entries import as_list, as_mapping, as_options, as_seeds, content_of, written
 from pycls_std.results.columns import chosen
@@ -79,8 +81,8 @@ class Table:
 def read_table(path: Path) -> Table:
     """Return what the file of a table says.
 
-    Paths of configs are relative to it. Raises ConfigError that names the file and the entry for what is not as it
-    should be.
+    Paths of configs are relative to it; configs/... that is not there is the package's own. Raises ConfigError that
+    names the file and the entry for what is not as it should be.
     """
     label = printable(shortened(str(path)))
     content = as_mapping(content_of(path, label), label, TABLE_KEYS)
@@ -92,7 +94,7 @@ def read_table(path: Path) -> Table:
         raise ConfigError(f"{label}: {missing[0]} is missing")
     seeds = as_seeds(content.get("seeds", [Text("0")]), f"{label}: seeds")
     common = as_options(content.get("options", {}), f"{label}: options")
-    rows = []
+    rows, find = [], cache(partial(config_beside, path.parent))  # of a file of many rows it tells once where it is
     for group, teaches_only in (("teachers", True), ("runs", False)):
         default = seeds[:1] if teaches_only else seeds
         for number, entry in enumerate(as_list(content.get(group, []), f"{label}: {group}"), start=1):
@@ -102,7 +104,7 @@ def read_table(path: Path) -> Table:
             if teaches_only and "baseline" in own:
                 raise ConfigError(f"{where}: a teacher is not compared, it has no baseline")
             own = {"baseline": "" if teaches_only else content.get("baseline", "")} | own
-            rows += _rows(name, own, where, path.parent, common, default, teaches_only=teaches_only)
+            rows += _rows(name, own, where, find, common, default, teaches_only=teaches_only)
     table = Table(
         name=path.stem,
         path=path,
@@ -149,7 +151,7 @@ def _refuse_circle(row: Row, known: dict[str, Row], label: str) -> None:
             raise ConfigError(f"{label}: {row.name} teaches itself, by way of its teachers")
 
 
-def _rows(name, own, where, folder, common, seeds, *, teaches_only) -> list[Row]:
+def _rows(name, own, where, find, common, seeds, *, teaches_only) -> list[Row]:
     """Return the row of an entry, or one for each point of its sweep."""
     if not NAME.fullmatch(name):
         raise ConfigError(f"{where}: name is {short(name)}, expected letters, digits and . + - _ only")
@@ -157,9 +159,9 @@ def _rows(name, own, where, folder, common, seeds, *, teaches_only) -> list[Row]
         raise ConfigError(f"{where}: baseline is {short(own['baseline'])}, expected the name of a row")
     if not own.get("config"):
         raise ConfigError(f"{where}: config is missing")
-    place = folder / str(own["config"])
-    if not place.is_file():
-        raise ConfigError(f"{where}: config is {short(own['config'])}, there is no such file beside {folder}")
+    place = find(str(own["config"]))
+    if not place:
+        raise ConfigError(f"{where}: config is {short(own['config'])}, there is no such file beside the table")
     published = as_mapping(own.get("published", {}), f"{where}: published")
     if own.get("source"):
         published = published | {"SOURCE": own["source"]}

@@ -1,5 +1,6 @@
 """The columns that a table may have: their headings, their order, and the groups in which they are asked for."""
 
+import difflib
 from collections.abc import Sequence
 
 from pycls_std import config
@@ -78,10 +79,18 @@ def chosen(catalogue: config.Catalogue, names: Sequence[str], varied: Sequence[s
         plain = name.removeprefix("optimistic_")  # as it is called in CSV
         own = known if name == "all" else [key for key in known if plain in (key, *_groups_of(catalogue, key, varied))]
         if not own:
-            columns = first_of(["all", *GROUPS, *known], most=40)
-            raise ValueError(f"no column or group of columns is called {name!r}, there are {columns}")
+            every, near = ["all", *GROUPS, *known], _near(plain, known)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {first_of(every, most=40)}"
+            raise ValueError(f"no column or group of columns is called {name!r}, {hint}")
         wanted |= set(own)
     return [key for key in known if key in wanted]
+
+
+def _near(name: str, known: dict[str, str]) -> list[str]:
+    """Return the columns of a heading that was given for a name, or up to three names that are near to what is none."""
+    called = {key.lower(): key for key in (*GROUPS, *known)}
+    headed = [key for key, heading in known.items() if heading.lower() == name.lower()]
+    return headed or [called[each] for each in difflib.get_close_matches(name.lower(), called, n=3)]
 
 
 def _groups_of(catalogue, key: str, varied) -> list[str]:

@@ -14,7 +14,7 @@ CLOSE = 0.01  # percent; a score in an event file is of single precision
 def compare(rows: list[dict], baselines: Mapping[str, str], selection: str) -> None:
     """Add to each row its gain over its baseline, from the seeds that both have.
 
-    baselines: {row: the row that it is compared with}, by their names; one that is not there is not compared.
+    baselines: {`run` of a row: a name of the row that it is compared with}; one that is not there is not compared.
     rows: each with `run`, its name, `planned`, its name before it was told apart from another one's, `data`, `files`,
     those of its dataset as far as they are known, and `conditions`, {what is said of it: value}, and where it has
     results `seeds`, {selection: {seed: score}}, `chosen`, {selection: {seed: epoch}}, and `hits`, {seed: (digest of the
@@ -23,13 +23,13 @@ def compare(rows: list[dict], baselines: Mapping[str, str], selection: str) -> N
     """
     known: dict[str, list[dict]] = {}
     for row in rows:
-        for name in dict.fromkeys((row["planned"], row["run"])):
+        for name in names_of(row):
             known.setdefault(name, []).append(row)
     for name in baselines.values():
         if name not in known:
             raise ValueError(f"the baseline {name} is no row, there are {', '.join(known)}")
-    for row in [row for row in rows if row["planned"] in baselines]:
-        own, *others = known[baselines[row["planned"]]]
+    for row in [row for row in rows if row["run"] in baselines]:
+        own, *others = known[baselines[row["run"]]]
         if others:
             row["gain"] = f"not compared, {own['planned']} is {1 + len(others)} rows"
             continue
@@ -49,6 +49,11 @@ def compare(rows: list[dict], baselines: Mapping[str, str], selection: str) -> N
         else:
             row |= _gain(row, own, scores, ground, selection)
             row["gain"] += "".join(f", {value} {what} beside {other}" for what, value, other in _apart(row, own))
+
+
+def names_of(row: dict) -> list[str]:
+    """Return the names that a row goes by: its own, and the one it had before it was told apart from another's."""
+    return list(dict.fromkeys((row["planned"], row["run"])))
 
 
 def _apart(row: dict, own: dict) -> list[tuple]:

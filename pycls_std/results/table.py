@@ -9,7 +9,7 @@ import pandas as pd
 from pycls_std import config
 from pycls_std.results.analysis import hits_of
 from pycls_std.results.costs import costs, origins
-from pycls_std.results.gains import compare
+from pycls_std.results.gains import compare, names_of
 from pycls_std.results.read import Run
 from pycls_std.results.rows import grouped, known_files, recipe, tell_apart
 from pycls_std.results.seeds import best_epoch, selected_epoch
@@ -43,7 +43,8 @@ def aggregate(
     baseline: name of the row that the others are compared with, or {name of a row: that of its own baseline}; seed by
     seed, by the scores of the selection: `last`, or `held-out`. failed: {name of a row: why}. varied: keys of options
     that have a column whatever they say.
-    apart: names of rows that are not compared, such as teachers.
+    apart: names of rows that are not compared, such as teachers; each as its config has it, which is that of all rows
+    of that name, or as the table has it.
     Columns <score> and <score>_std are mean and sample standard deviation over the n finished runs, of the last epoch;
     selected_<result> of the epoch that is the best on the held-out images; and best_<result> of the best epoch on the
     test split itself, which flatters. delta_<score> is what is selected minus what is published. Nothing unfinished
@@ -62,19 +63,20 @@ def aggregate(
         _facts(catalogue, options, varied) | {"planned": options["NAME"], "n": 0, "status": MISSING}
         for options in missing
     ]
-    known = [row["planned"] for row in rows]
+    known = dict.fromkeys(name for row in rows for name in names_of(row))
     for name in apart:
         if name not in known:
-            raise ValueError(f"{name}, to be apart, is no row, there are {', '.join(dict.fromkeys(known))}")
-    baselines = dict.fromkeys(known, baseline) if isinstance(baseline, str) else baseline
-    baselines = {row: name for row, name in baselines.items() if name and row not in apart}
+            raise ValueError(f"{name}, to be apart, is no row, there are {', '.join(known)}")
+    planned = dict.fromkeys(known, baseline) if isinstance(baseline, str) else baseline
+    compared = [row for row in rows if planned.get(row["planned"]) and not set(apart) & set(names_of(row))]
+    baselines = {row["run"]: planned[row["planned"]] for row in compared}
     compare(rows, baselines, selection)
     several = len(set(baselines.values())) > 1
     for row in rows:
         why = (failed or {}).get(row["planned"])
         said = "" if row["status"] == MISSING else row["status"]  # what is missing is told of each seed
         row["status"] = "; ".join(filter(None, (said, why))) if why else row["status"]
-        own = baselines.get(row["planned"], "")
+        own = baselines.get(row["run"], "")
         row |= {"baseline": own if own != row["planned"] else ""} if several else {}
     order = {options["NAME"]: position for position, options in enumerate(expected)}
     rows.sort(key=lambda row: (order.get(row["planned"], len(order)), row["run"]))
@@ -109,6 +111,8 @@ def _row(catalogue, runs: list[Run], selection: str, varied) -> dict:
         row |= _results(result, catalogue.scores[result]["better"], finished)
         row["hits"] = _hits(finished, trouble)
         row |= _deltas(catalogue, row, result, selection)
+    elif options:
+        trouble.append(f"TASK.NAME {options['TASK.NAME']} is unknown here, and so are its scores")
     for column, values in costs(finished).items():
         row |= _mean(column, values)
     row |= {"files": known_files(finished)} | origins(finished) | {"folders": {run.seed: run.folder for run in runs}}
@@ -190,11 +194,14 @@ def _facts(catalogue, options: dict[str, Any], varied=()) -> dict:
 
 
 def _method(catalogue, options) -> str:
-    """Return the trainer's name, and the terms that a config adds to its own."""
+    """Return the trainer's name, and the terms that a config adds to its own; what is gone from here is marked."""
+    trainer, task = options["TRAINER"], options["TASK.NAME"]
     own = {key for key, value in catalogue.defaults(options).items() if value}
-    sections = {options["TRAINER"], *(term for term, each in catalogue.terms.items() if each.switch in own)}
+    sections = {trainer, *(term for term, each in catalogue.terms.items() if each.switch in own)}
     added = [term for term in catalogue.active_terms(options) if term not in sections]
-    return " + ".join([options["TRAINER"], *added])
+    gone = [name for each in catalogue.unknown_sections(options) if (name := each.lower()) not in (trainer, task)]
+    named = trainer if trainer in catalogue.trainers else f"{trainer} (unknown here)"
+    return " + ".join([named, *added, *(f"{name} (unknown here)" for name in gone)])
 
 
 def _text(value) -> str:
