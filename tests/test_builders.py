@@ -163,6 +163,7 @@ WIRING = {
     "OPTIM.SCHEDULE": ("constant", lambda p: p.session.schedule(0.9) == 0.002),
     "OPTIM.WARMUP_EPOCHS": ("1.5", lambda p: p.session.schedule(0.25) == pytest.approx((0.002 + 1e-6) / 2)),
     "OPTIM.WARMUP_LR": ("0.5", lambda p: p.session.schedule(0) == 0.5),
+    "OPTIM.LR_PERIOD": ("epoch", lambda p: p.session.schedule(0.9) == p.session.schedule(2 / 3)),
     "OPTIM.MIN_LR": ("0.001", lambda p: p.session.schedule(1) == 0.001),
     "TRAIN.BATCH_SIZE": ("64", lambda p: p.data.train.batch_size == 64),
     "TRAIN.COMPILE": ("on", lambda p: p.session.runtime.compiled == "on"),

@@ -28,7 +28,7 @@ from pycls_std.engine.checkpoint import fingerprint
 from pycls_std.engine.loop import Session
 from pycls_std.engine.optim import create_optimizer
 from pycls_std.engine.runtime import Runtime
-from pycls_std.engine.schedule import SCHEDULES, learning_rate
+from pycls_std.engine.schedule import PERIODS, SCHEDULES, learning_rate
 from pycls_std.teachers.outputs import LiveTeachers
 from pycls_std.teachers.teacher import Request, Teacher
 from pycls_std.terms.base import RunDescription
@@ -49,7 +49,7 @@ def build_schedule(cfg) -> Callable[[float], float]:
     shape = SCHEDULES[optim.SCHEDULE]
     if optim.SCHEDULE == "step":
         shape = partial(shape, steps=tuple(epoch / optim.MAX_EPOCH for epoch in optim.STEPS), gamma=optim.GAMMA)
-    return partial(
+    rate = partial(
         learning_rate,
         shape=shape,
         peak=peak_learning_rate(cfg),
@@ -57,6 +57,8 @@ def build_schedule(cfg) -> Callable[[float], float]:
         warmup=optim.WARMUP_EPOCHS / optim.MAX_EPOCH,
         warmup_lr=optim.WARMUP_LR,
     )
+    moment, epochs = PERIODS[optim.LR_PERIOD], optim.MAX_EPOCH
+    return lambda progress: rate(moment(progress, epochs))
 
 
 def build_optimizer(cfg, trainer: Trainer) -> Optimizer:
