@@ -213,6 +213,8 @@ PAGE = {
     "OPTIM.WEIGHT_DECAY": Option(0.05, least=0),
     # It spares nothing, as torch.optim by itself.
     "OPTIM.DECAY_ALL": Option(False, when="OPTIM.WEIGHT_DECAY"),
+    # Parts of the backbone of which it spares nothing, by names as in MODEL.FREEZE; [] = none.
+    "OPTIM.DECAY_ALL_OF": Option([], of=str, when="OPTIM.WEIGHT_DECAY and OPTIM.DECAY_ALL=False"),
     # Momentum, above 0 for `sgd`, whose Nesterov form needs it; 0 = off for `momentum`.
     "OPTIM.MOMENTUM": Option(0.9, least=0, greatest=1),
     # Largest gradient norm of the main objective; 0 = no clipping. MINE's steps are not clipped.
