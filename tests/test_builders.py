@@ -158,11 +158,13 @@ WIRING = {
     "OPTIM.LR_BATCH": ("64", lambda p: p.session.schedule(1 / 3) == pytest.approx(0.002 * 2 * 0.75)),
     "OPTIM.WEIGHT_DECAY": ("0.47", lambda p: max(decayed(p)) == 0.47),
     "OPTIM.DECAY_ALL": ("true", lambda p: 0.0 not in decayed(p)),
+    "OPTIM.DECAY_ALL_OF": ("[norm]", lambda p: [len(g["params"]) for g in p.session.optimizer.param_groups][2:] == [2]),
     "OPTIM.CLIP_NORM": ("0.48", lambda p: p.session.clip_norm == 0.48),
     "OPTIM.MAX_EPOCH": ("9", lambda p: p.session.epochs == 9),
     "OPTIM.SCHEDULE": ("constant", lambda p: p.session.schedule(0.9) == 0.002),
     "OPTIM.WARMUP_EPOCHS": ("1.5", lambda p: p.session.schedule(0.25) == pytest.approx((0.002 + 1e-6) / 2)),
     "OPTIM.WARMUP_LR": ("0.5", lambda p: p.session.schedule(0) == 0.5),
+    "OPTIM.LR_PERIOD": ("epoch", lambda p: p.session.schedule(0.9) == p.session.schedule(2 / 3)),
     "OPTIM.MIN_LR": ("0.001", lambda p: p.session.schedule(1) == 0.001),
     "TRAIN.BATCH_SIZE": ("64", lambda p: p.data.train.batch_size == 64),
     "TRAIN.COMPILE": ("on", lambda p: p.session.runtime.compiled == "on"),
@@ -175,7 +177,7 @@ WIRING = {
 # options that stand in each other's way, each tried alone; all others are tried in one run
 ALONE = {
     *("MODEL.NAME", "AUG.CROP", "OPTIM.BASE_LR", "OPTIM.LR_BATCH", "OPTIM.SCHEDULE", "OPTIM.WARMUP_EPOCHS"),
-    *("OPTIM.WARMUP_LR", "OPTIM.MAX_EPOCH"),
+    *("OPTIM.WARMUP_LR", "OPTIM.MAX_EPOCH", "OPTIM.DECAY_ALL_OF"),
 }
 # options that need others beside them
 PAIRS = [

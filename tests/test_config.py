@@ -674,6 +674,7 @@ WITHOUT = {
     "OPTIM.SCHEDULE": "constant",
     "OPTIM.WARMUP_EPOCHS": 0.0,
     "OPTIM.WEIGHT_DECAY": 0.0,
+    "OPTIM.DECAY_ALL": True,
     "DISTILLATION.LOGIT_STANDARD": False,
     "DISTILLATION.TYPE": "hard",
     "VKD.NORM": "layer",
@@ -683,7 +684,7 @@ WITHOUT = {
     "FEATURE.LOSS": "fitnet",
 }
 WITH = [
-    {"DEVICE": "cuda", "OPTIM.WEIGHT_DECAY": 0.05},
+    {"DEVICE": "cuda", "OPTIM.WEIGHT_DECAY": 0.05, "OPTIM.DECAY_ALL": False},
     {"AUG.CROP": "pad", "AUG.MIXUP": 0.5, "OPTIM.SCHEDULE": "cosine", "DISTILLATION.TYPE": "soft"},
     {"AUG.CROP": "resized", "AUG.MIXUP": 0.5, "AUG.CUTMIX": 0.5, "OPTIM.SCHEDULE": "step", "TRAIN.EMA_DECAY": 0.9}
     | {"OPTIM.WARMUP_EPOCHS": 1.0, "DISTILLATION.LOGIT_STANDARD": True, "DISTILLATION.TYPE": "decoupled"}

@@ -236,7 +236,7 @@ SAID = {
     "resnet/r-20_c100_DKD_ours": ["72.24", "72.32"],
     "vkd/deit-ti_in1k_vkd": ["top-1 78.30", "gradients are not averaged", "bf16", "0 after a step"],
     "vkd/deit-s_in1k_vkd": ["top-1 82.30", "bf16"],
-    "vidt/swin-nano_coco_base": ["one epoch late", "decay spares", "never uses"],
+    "vidt/swin-nano_coco_base": ["never uses", "start equal"],
     "vidt/swin-nano_coco_vkd": ["300 epochs", "6 GPUs of 2 images", "150 epochs"],
     "vidt/swin-nano_coco_tm": ["2 images of a GPU", "trained here"],
     "resnet/r-20_c100_base": ["Mean and deviation of CIFAR-100", "a batch of the last 16 images"],

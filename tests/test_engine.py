@@ -12,12 +12,12 @@ from torch import nn
 from pycls_std.builders.training import build_schedule
 from pycls_std.config.page import PAGE
 from pycls_std.core.meters import Meters
-from pycls_std.core.structures import World
+from pycls_std.core.structures import Progress, World
 from pycls_std.engine import checkpoint
 from pycls_std.engine.optim import create_optimizer, kernels_kept, set_learning_rate
 from pycls_std.engine.progress import ProgressBar, duration
 from pycls_std.engine.runtime import Runtime
-from pycls_std.engine.schedule import SCHEDULES, cosine, learning_rate, step
+from pycls_std.engine.schedule import PERIODS, SCHEDULES, cosine, learning_rate, step
 from pycls_std.engine.structure import optimizer_differences
 from pycls_std.metrics.accuracy import Accuracy
 
@@ -26,8 +26,7 @@ from pycls_std.metrics.accuracy import Accuracy
 @pytest.mark.defect(10)
 def test_cosine_with_warmup_is_timms_without_its_lag(load):
     """The rate at the start of epoch e is timm's at e: WARMUP_LR at 0, above it at 1, on the cosine at 5."""
-    cfg = load("mixer/mixer-s4_c100_base")
-    schedule = build_schedule(cfg)
+    schedule = build_schedule(load("mixer/mixer-s4_c100_base", OPTIM__LR_PERIOD="step"))
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=5e-4 * 128 / 512)
     reference = timm.scheduler.CosineLRScheduler(
         optimizer, t_initial=300, lr_min=1e-5, warmup_t=5, warmup_lr_init=1e-6, warmup_prefix=False
@@ -37,6 +36,45 @@ def test_cosine_with_warmup_is_timms_without_its_lag(load):
         assert schedule(epoch / 300) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
     assert schedule(0) == pytest.approx(1e-6)
     assert schedule(1 / 300) == pytest.approx(1e-6 + (1.25e-4 - 1e-6) / 5)
+
+
+# Configs whose source sets the rate after each epoch: how timm's cosine is built there, and what it is then told.
+LOOPS = {
+    "std/_reproduction": (5e-4 * 128 / 512, 300, {"lr_min": 1e-5, "warmup_t": 5, "warmup_lr_init": 1e-6}, "this epoch"),
+    "mixer/mixer-s16_in1k_base": (5e-4, 300, {"lr_min": 1e-5, "warmup_t": 5, "warmup_lr_init": 1e-6}, "this epoch"),
+    "vidt/swin-nano_coco_base": (1e-4, 50, {"lr_min": 1e-7}, "this epoch"),
+    "deit/deit-ti_c100_base": (5e-4, 300, {"lr_min": 5e-6, "warmup_t": 20, "warmup_lr_init": 5e-7}, "the next one"),
+    "resnet/r-56_c100_strong": (0.1, 300, {}, "the next one"),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_every_step_has_the_rate_of_the_published_loop(load, name):
+    """Also at the last step of an epoch. An epoch late, the first two begin alike."""
+    peak, epochs, options, told = LOOPS[name]
+    cfg = load(name)
+    schedule = build_schedule(cfg)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak)
+    reference = timm.scheduler.CosineLRScheduler(optimizer, t_initial=epochs, warmup_prefix=False, **options)
+    assert epochs == cfg.OPTIM.MAX_EPOCH
+    for epoch in range(epochs):
+        expected = optimizer.param_groups[0]["lr"]
+        for iteration in (0, 1, 389):
+            rate = schedule(Progress(epoch, iteration, 390, epochs).fraction)
+            assert rate == pytest.approx(expected, rel=1e-12, abs=0), (epoch, iteration)
+        reference.step({"this epoch": epoch, "the next one": epoch + 1}[told])
+
+
+def test_an_epoch_begins_with_its_first_step_and_not_before():
+    """However shares of a run are rounded."""
+    steps = [(0, 7), (6, 7), (389, 390), (10**7 - 1, 10**7)]  # of so many in an epoch
+    for epochs in [*range(1, 201), 300, 1000]:
+        for epoch in range(epochs):
+            for step_of_epoch in steps:
+                progress = Progress(epoch, *step_of_epoch, epochs).fraction
+                assert PERIODS["epoch"](progress, epochs) == epoch / epochs
+                assert PERIODS["epoch_late"](progress, epochs) == max(epoch - 1, 0) / epochs
+        assert PERIODS["epoch"](1.0, epochs) == 1
 
 
 def test_step_and_constant_schedules(load):
@@ -51,6 +89,7 @@ def test_step_and_constant_schedules(load):
 
 def test_shapes_are_functions_of_progress():
     assert tuple(SCHEDULES) == PAGE["OPTIM.SCHEDULE"].choices
+    assert tuple(PERIODS) == PAGE["OPTIM.LR_PERIOD"].choices
     assert [cosine(x) for x in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
     assert [step(x, (0.5, 0.75), 0.1) for x in (0.4, 0.5, 0.8)] == pytest.approx([1, 0.1, 0.01])
     rates = [learning_rate(x, shape=cosine, peak=1, lowest=0.2, warmup=0, warmup_lr=9) for x in (0, 0.5, 1)]

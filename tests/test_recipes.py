@@ -21,6 +21,7 @@ TINY = {
     "OPTIM": {
         **{"NAME": "adamw", "BASE_LR": 5e-4, "LR_BATCH": 0, "WEIGHT_DECAY": 0.05, "MAX_EPOCH": 300},
         **{"SCHEDULE": "cosine", "WARMUP_EPOCHS": 20, "WARMUP_LR": 5e-7, "MIN_LR": 5e-6, "CLIP_NORM": 0},
+        "LR_PERIOD": "epoch",
     },
     "TRAIN": {"BATCH_SIZE": 128, "EMA_DECAY": 0},
     "AUG": {
@@ -56,7 +57,7 @@ VKD = {
     "TRAINER": "vkd",
     "OPTIM": {
         **{"NAME": "adamw", "BASE_LR": 5e-4, "LR_BATCH": 0, "WEIGHT_DECAY": 0.05, "MAX_EPOCH": 300, "CLIP_NORM": 0},
-        **{"SCHEDULE": "cosine", "WARMUP_EPOCHS": 0, "MIN_LR": 5e-6},
+        **{"SCHEDULE": "cosine", "LR_PERIOD": "step", "WARMUP_EPOCHS": 0, "MIN_LR": 5e-6},
     },
     "TRAIN": {"BATCH_SIZE": 512, "EMA_DECAY": 0},
     "AUG": {
@@ -103,7 +104,7 @@ STD = {
     "MODEL": {"NAME": "mixer_s4", "NORM_EPS": 1e-5, "INIT": "torch", "DROP_PATH": 0},
     "OPTIM": {
         **{"NAME": "adamw", "BASE_LR": 5e-4, "LR_BATCH": 512, "WEIGHT_DECAY": 0.05, "MAX_EPOCH": 300, "CLIP_NORM": 0},
-        **{"SCHEDULE": "cosine", "WARMUP_EPOCHS": 5, "WARMUP_LR": 1e-6, "MIN_LR": 1e-5},
+        **{"SCHEDULE": "cosine", "LR_PERIOD": "epoch_late", "WARMUP_EPOCHS": 5, "WARMUP_LR": 1e-6, "MIN_LR": 1e-5},
     },
     "TRAIN": {"BATCH_SIZE": 128, "EMA_DECAY": 0.99996},
     "AUG": {
@@ -238,7 +239,7 @@ RECIPES = {
     "r-18_c10": [{"OPTIM": {"NAME": "adam", "BASE_LR": 1e-3, "MAX_EPOCH": 20}, "TRAIN": {"BATCH_SIZE": 64}}],
     "r-56_c100_strong": [
         {
-            "OPTIM": {"NAME": "sgd", "BASE_LR": 0.1, "WEIGHT_DECAY": 5e-4, "MAX_EPOCH": 300},
+            "OPTIM": {"NAME": "sgd", "BASE_LR": 0.1, "WEIGHT_DECAY": 5e-4, "MAX_EPOCH": 300, "LR_PERIOD": "epoch"},
             "TRAIN": {"BATCH_SIZE": 128},
         },
         {"AUG": TINY["AUG"], "DATA": {"IMAGE_SIZE": 32, "NORMALIZATION": "imagenet"}},

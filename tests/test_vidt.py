@@ -1,6 +1,7 @@
 """ViDT: its windows against a dense computation, padding, published counts and numbers, taps, others' weights."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -11,6 +12,7 @@ from torch.optim import AdamW
 
 from pycls_std.builders.models import find_teacher_weights, start_from
 from pycls_std.builders.teachers import build_teachers
+from pycls_std.builders.training import build_optimizer
 from pycls_std.builders.weights import Weights, find_weights
 from pycls_std.core.structures import Padded
 from pycls_std.datasets.normalizations import NORMALIZATIONS
@@ -25,6 +27,7 @@ from pycls_std.models.contract import adopted
 from pycls_std.models.create import create_backbone
 from pycls_std.models.describe import Description
 from pycls_std.models.published_names import renamed
+from pycls_std.models.student import Student
 from pycls_std.models.taps import read, tap_names
 from pycls_std.models.vidt_names import VIDT
 
@@ -388,6 +391,29 @@ def test_weight_decay_spares_tokens_and_their_positions():
     spared = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]}
     names = {name for name, value in model.named_parameters() if id(value) in spared and value.ndim > 1}
     assert names == {"body.det_token", "body.det_pos_embed"}
+
+
+def test_weight_decay_of_the_recipe_spares_the_backbone_alone(load):
+    """Vectors and biases of Swin, its detection tokens and their positions; none of the neck and the heads."""
+    model = small()
+    cfg = load("vidt/swin-nano_coco_base")
+    trainer = SimpleNamespace(objective=Student(model), student=SimpleNamespace(backbone=model))
+    decays = {}
+    for group in build_optimizer(cfg, trainer).param_groups:
+        decays |= {p: group["weight_decay"] for p in group["params"]}
+    tokens = {"body.det_token", "body.det_pos_embed"}
+    expected = {
+        p: 0.0 if name.startswith("body.") and (p.ndim == 1 or name.endswith(".bias") or name in tokens) else 1e-4
+        for name, p in model.named_parameters()
+    }
+    assert decays == expected
+    assert {name.partition(".")[0] for name, p in model.named_parameters() if p.ndim == 1 and decays[p]} == {
+        *("neck", "classes")
+    }
+    cfg = load("vidt/swin-nano_coco_base", OPTIM__DECAY_ALL_OF="[nec]")
+    text = r"OPTIM.DECAY_ALL_OF has 'nec', which no parameter fits; parts of the backbone: body, neck, classes"
+    with pytest.raises(ValueError, match=text):
+        build_optimizer(cfg, trainer)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ from pycls_std.engine.checkpoint import fingerprint
 from pycls_std.engine.loop import Session
 from pycls_std.engine.optim import create_optimizer
 from pycls_std.engine.runtime import Runtime
-from pycls_std.engine.schedule import SCHEDULES, learning_rate
+from pycls_std.engine.schedule import PERIODS, SCHEDULES, learning_rate
+from pycls_std.models.create import parameters_within
 from pycls_std.teachers.outputs import LiveTeachers
 from pycls_std.teachers.teacher import Request, Teacher
 from pycls_std.terms.base import RunDescription
@@ -49,7 +50,7 @@ def build_schedule(cfg) -> Callable[[float], float]:
     shape = SCHEDULES[optim.SCHEDULE]
     if optim.SCHEDULE == "step":
         shape = partial(shape, steps=tuple(epoch / optim.MAX_EPOCH for epoch in optim.STEPS), gamma=optim.GAMMA)
-    return partial(
+    rate = partial(
         learning_rate,
         shape=shape,
         peak=peak_learning_rate(cfg),
@@ -57,16 +58,22 @@ def build_schedule(cfg) -> Callable[[float], float]:
         warmup=optim.WARMUP_EPOCHS / optim.MAX_EPOCH,
         warmup_lr=optim.WARMUP_LR,
     )
+    moment, epochs = PERIODS[optim.LR_PERIOD], optim.MAX_EPOCH
+    return lambda progress: rate(moment(progress, epochs))
 
 
 def build_optimizer(cfg, trainer: Trainer) -> Optimizer:
-    """Return the optimizer of the main objective: of the student and the terms' own parameters."""
+    """Return the optimizer of the main objective: of the student and the terms' own parameters.
+
+    Raises ValueError for names in OPTIM.DECAY_ALL_OF that the backbone has not.
+    """
     return create_optimizer(
         trainer.objective,
         name=cfg.OPTIM.NAME,
         lr=peak_learning_rate(cfg),
         weight_decay=cfg.OPTIM.WEIGHT_DECAY,
         decay_all=cfg.OPTIM.DECAY_ALL,
+        decayed=parameters_within(trainer.student.backbone, cfg.OPTIM.DECAY_ALL_OF, "OPTIM.DECAY_ALL_OF"),
         momentum=cfg.OPTIM.MOMENTUM,
     )
 

@@ -2,12 +2,13 @@
 
 import difflib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
+from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers, param_groups_weight_decay
 from torch import nn
 
 KERNELS = ("fused", "foreach", "capturable")  # of a parameter group: how, and not what, a step computes
@@ -20,13 +21,14 @@ def create_optimizer(
     lr: float,
     weight_decay: float = 0.0,
     decay_all: bool = False,
+    decayed: Collection[nn.Parameter] = (),
     momentum: float = 0.9,
 ) -> torch.optim.Optimizer:
     """Return an optimizer over the parameters of a module, such as a student and its terms.
 
     name: any of timm.optim; `sgd` has Nesterov momentum, `momentum` has not. Weight decay spares parameters of one
-    dimension, biases, and what the module's `no_weight_decay()` names, or with decay_all nothing. Parameters that need
-    no gradient are in no group. torch's own Adam and SGD run fused.
+    dimension, biases, and what the module's `no_weight_decay()` names, but for those in decayed; with decay_all it
+    spares nothing. Parameters that need no gradient are in no group. torch's own Adam and SGD run fused.
     Raises ValueError for an unknown name, and for an optimizer that cannot be had here.
     """
     known = [str(each) for each in list_optimizers()]
@@ -41,13 +43,23 @@ def create_optimizer(
         # Of a module timm spares some from decay, and leaves out what is frozen, but only where there is any decay.
         plain = decay_all or frozen and not weight_decay
         trained = [p for p in module.parameters() if p.requires_grad] if plain else module
-        optimizer = create_optimizer_v2(trained, opt=name, **options)
+        groups = partial(_groups, weight_decay=weight_decay, decayed=set(decayed)) if decayed else None
+        optimizer = create_optimizer_v2(trained, opt=name, param_group_fn=groups, **options)
     except Exception as error:  # optimizers of other packages raise what they like if their package is not there
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"OPTIM.NAME {name} cannot be built: {reason}") from error
     if getattr(optimizer, "is_second_order", False):
         raise ValueError(f"OPTIM.NAME {name} needs second derivatives, which no training step here takes")
     return optimizer
+
+
+def _groups(module: nn.Module, *, weight_decay: float, decayed: set[nn.Parameter]) -> list[dict[str, Any]]:
+    """Return the groups that timm makes of a module, and another one of those in decayed that train."""
+    spared: set[str] = getattr(module, "no_weight_decay", set)()
+    groups = param_groups_weight_decay(module, weight_decay, no_weight_decay_list=spared)
+    rest = [group | {"params": [p for p in group["params"] if p not in decayed]} for group in groups]
+    own = [p for p in module.parameters() if p in decayed and p.requires_grad]
+    return [*rest, {"params": own, "weight_decay": weight_decay}]
 
 
 @contextmanager

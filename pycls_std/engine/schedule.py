@@ -1,11 +1,13 @@
 """Learning rates as pure functions of progress.
 
-`SCHEDULES[name](progress)` gives the share of the way from the lowest to the peak rate at a progress in [0, 1].
+`SCHEDULES[name](progress)` gives the share of the way from the lowest to the peak rate at a progress in [0, 1],
+`PERIODS[name](progress, epochs)` the progress whose rate holds there.
 """
 
 import math
 from bisect import bisect_right
 from collections.abc import Callable
+from functools import partial
 
 
 def cosine(progress: float) -> float:
@@ -24,6 +26,26 @@ def constant(progress: float) -> float:
 
 
 SCHEDULES: dict[str, Callable[..., float]] = {"cosine": cosine, "step": step, "constant": constant}
+
+
+def each_step(progress: float, epochs: int) -> float:
+    """The progress itself."""
+    return progress
+
+
+def each_epoch(progress: float, epochs: int, late: int = 0) -> float:
+    """The progress at the beginning of its epoch, of so many in the run, or of the one `late` epochs before."""
+    # An epoch's own share of the run, a rounded quotient, may give a product just below the whole number. What is added
+    # is more than these roundings, and less than a step of any run.
+    epoch = math.floor(progress * epochs * (1 + 1e-15))
+    return max(epoch - late, 0) / epochs
+
+
+PERIODS: dict[str, Callable[[float, int], float]] = {
+    "step": each_step,
+    "epoch": each_epoch,
+    "epoch_late": partial(each_epoch, late=1),
+}
 
 
 def learning_rate(

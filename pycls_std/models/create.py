@@ -101,18 +101,28 @@ def reset_layers(backbone: nn.Module) -> None:
             module.reset_parameters()
 
 
-def freeze(backbone: nn.Module, patterns: list[str]) -> None:
-    """Let no parameter train whose name, or the name of a module that it is in, fits a pattern with * and ?.
+def parameters_within(backbone: nn.Module, patterns: list[str], key: str) -> list[nn.Parameter]:
+    """Return the parameters whose name, or the name of a module that they are in, fits a pattern with * and ?.
 
-    Raises ValueError that names MODEL.FREEZE for a pattern that fits none, and if all are frozen.
+    Raises ValueError that names the option, key, for a pattern that fits none.
     """
+    found: list[nn.Parameter] = []
     for pattern in patterns:
-        found = [p for name, p in backbone.named_parameters() if _within(name, pattern)]
-        if not found:
+        fitting = [p for name, p in backbone.named_parameters() if _within(name, pattern)]
+        if not fitting:
             parts = ", ".join(dict(backbone.named_children()))
-            raise ValueError(f"MODEL.FREEZE has {pattern!r}, which no parameter fits; parts of the backbone: {parts}")
-        for parameter in found:
-            parameter.requires_grad_(False)
+            raise ValueError(f"{key} has {pattern!r}, which no parameter fits; parts of the backbone: {parts}")
+        found += fitting
+    return found
+
+
+def freeze(backbone: nn.Module, patterns: list[str]) -> None:
+    """Let no parameter train that fits a pattern of MODEL.FREEZE.
+
+    Raises ValueError for a pattern that fits none, and if all are frozen.
+    """
+    for parameter in parameters_within(backbone, patterns, "MODEL.FREEZE"):
+        parameter.requires_grad_(False)
     if patterns and not any(p.requires_grad for p in backbone.parameters()):
         raise ValueError(f"MODEL.FREEZE {list(patterns)} leaves no parameter of the backbone to train")
 
