@@ -37,12 +37,13 @@ def looped(values, sizes, places, weights):
     return total.flatten(2)
 
 
-def test_samples_as_the_loop_does():
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_samples_as_the_loop_does(device):
     torch.manual_seed(0)
     values = torch.randn(2, PLACES, 3, 4)
     places = torch.rand(2, 6, 3, 2, 5, 2) * 1.6 - 0.3  # some of them beyond the borders
     weights = torch.rand(2, 6, 3, 2, 5)
-    found = sample_maps(values, SIZES, places, weights)
+    found = sample_maps(values.to(device), SIZES, places.to(device), weights.to(device)).cpu()
     torch.testing.assert_close(found, looped(values, SIZES, places, weights), atol=1e-5, rtol=1e-5)
     shape = sample_maps(values.to("meta"), SIZES, places.to("meta"), weights.to("meta"))  # without sampling
     assert (shape.shape, shape.dtype, shape.device.type) == (found.shape, found.dtype, "meta")
