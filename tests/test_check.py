@@ -122,6 +122,14 @@ def test_a_term_that_is_constant(check, std, monkeypatch):
     assert check(std())["terms"] == (False, text)
 
 
+def test_a_term_that_returns_no_dictionary(check, load, monkeypatch):
+    """A tensor of a value for each image, as a newcomer's own term may return at first."""
+    monkeypatch.setattr(TaskLoss, "forward", lambda self, student, *_: student.heads["cls"].square().mean(dim=1))
+    text = "the term task (pycls_std.terms.task.TaskLoss) returns Tensor of shape (12,)"
+    found = check(load("debug/base_debug"))["terms"]
+    assert found == (False, f"{text}, expected a dictionary of scalars by name, tensors of shape ()")
+
+
 def test_a_parameter_without_gradient(check, load, monkeypatch):
     make = TaskLoss.__init__
 

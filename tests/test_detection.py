@@ -252,14 +252,32 @@ def test_graphs_are_refused_before_data_is_read(load, mode):
         runner.run(mode, load("debug/detection_debug", **TINY, **own))
 
 
+CLASSIFIER = "cls of TASK.NAME classification, TASK.NAME detection needs classes, boxes"
+DETECTOR = "classes, boxes of TASK.NAME detection, TASK.NAME classification needs cls"
+
+
 @pytest.mark.parametrize("mode", ["train", "test", "info"])
 def test_a_model_of_another_task_is_refused(load, mode):
     for path, name, text in (
-        ("debug/detection_debug", "resnet8", "cls, TASK.NAME detection needs classes, boxes"),
-        ("debug/base_debug", "vidt_swin_micro", "classes, boxes, TASK.NAME classification needs cls"),
+        ("debug/detection_debug", "resnet8", CLASSIFIER),
+        ("debug/base_debug", "vidt_swin_micro", DETECTOR),
     ):
         cfg = load(path, MODEL__NAME=name, MODEL__ARGS="null", TEST__WEIGHTS="x.pt")
         with pytest.raises(config.ConfigError, match=f"^MODEL.NAME {name} has the heads {text}$"):
+            runner.run(mode, cfg)
+
+
+@pytest.mark.parametrize("mode", ["train", "check", "info", "time"])
+def test_a_teacher_of_another_task_is_refused(load, mode):
+    """Before anything is read, whether or not its weights are there."""
+    for path, name, text in (
+        ("debug/detection_debug", "resnet8", CLASSIFIER),
+        ("debug/detection_debug", "resnet10t", CLASSIFIER),
+        ("debug/kd_debug", "vidt_swin_micro", DETECTOR),
+    ):
+        own = {"DISTILLATION__TEACHERS": f"[{name}]", "DISTILLATION__TEACHER_WEIGHTS": "[runs/x.pt]"}
+        cfg = load(path, TRAINER="kd" if path.endswith("kd_debug") else "token_matching", **own)
+        with pytest.raises(config.ConfigError, match=f"^DISTILLATION.TEACHERS: {name} has the heads {text}$"):
             runner.run(mode, cfg)
 
 

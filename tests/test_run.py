@@ -583,7 +583,7 @@ def test_a_run_that_squashed_its_images_does_not_go_on_with_cropped_ones(load, t
 
 
 @pytest.mark.fault(20)
-def test_a_run_is_not_continued_with_other_weights_of_a_teacher(std, finished, monkeypatch):
+def test_a_run_is_not_continued_with_other_weights_of_a_teacher(std, teacher, finished, monkeypatch):
     find = models.find_weights
 
     def found(name, origin):
@@ -592,7 +592,8 @@ def test_a_run_is_not_continued_with_other_weights_of_a_teacher(std, finished, m
         return weights
 
     monkeypatch.setattr(models, "find_weights", found)
-    with pytest.raises(ValueError, match="last.pt is a run with other weights of teacher 0"):
+    changed = rf"those of {teacher} have changed since \(DISTILLATION.TEACHER_WEIGHTS\)"
+    with pytest.raises(ValueError, match=f"last.pt is a run with other weights of teacher 0: {changed}$"):
         runner.train(std(**(LENGTH | {"OUT_DIR": finished, "OPTIM__MAX_EPOCH": 3})))
 
 

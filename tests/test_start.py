@@ -86,6 +86,15 @@ def test_a_head_of_other_classes_is_new_and_seeded(load, tmp_path, caplog):
     assert caplog.messages.count(told) == 1
 
 
+@pytest.mark.parametrize(("named", "count"), [("", 1), ("imagenet", 0)])
+def test_what_is_assumed_of_a_file_is_told(load, tmp_path, caplog, named, count):
+    torch.save(resnet8(classes=10), tmp_path / "file.pt")
+    backbone_of(load("debug/teacher_debug", MODEL__WEIGHTS=tmp_path / "file.pt", DATA__NORMALIZATION=named))
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    where = f"MODEL.WEIGHTS: {tmp_path}/file.pt does not say what input it was trained on"
+    assert told == [f"{where}; assumed: the normalisation of the dataset (DATA.NORMALIZATION)"] * count
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """timm's hub, which holds a RegNet of 1000 classes; returns its state."""

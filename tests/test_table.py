@@ -526,25 +526,46 @@ def test_a_run_killed_before_its_first_checkpoint_has_every_point_once(record):
     assert [(e.step, e.value) for e in events.Scalars("test/top1")] == [(1, 5.0)]
 
 
-@pytest.mark.parametrize("content", [b"", b"- 1\n", None, b"\x80\x81", b"AUG:\n  CROP: pad\n", b"a: [1", b"[" * 9999])
-def test_a_broken_config_is_a_row_that_says_so(record, tmp_path, content):
+LACKS = "it lacks DATA.NAME, DATA.ROOT, MODEL.NAME, NAME, OPTIM.MAX_EPOCH and 3 more"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", ""),
+        (b"\x80\x81", ""),
+        (b"- 1\n", f": {LACKS}"),
+        (b"AUG:\n  CROP: pad\n", f": {LACKS}"),
+        (b"MAX_EPOCH: x", ": its options: OPTIM.MAX_EPOCH expects a whole number, got 'x'"),
+        (b"MAX_EPOCH: 0", ": its options: OPTIM.MAX_EPOCH is 0, expected at least 1"),
+        (b"a: [1", ": config.yaml:1: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'"),
+        (b"[" * 9999, ": config.yaml: is nested too deeply"),
+    ],
+)
+def test_a_broken_config_is_a_row_that_says_so(record, tmp_path, content, why):
     record("multi", 0, [1, 2, 30])
     broken = record("single", 0, [1, 2, 30])
     whole = (broken / "config.yaml").read_bytes()
     (broken / "config.yaml").write_bytes(
-        whole.replace(b"MAX_EPOCH: 3", b"MAX_EPOCH: x") if content is None else content
+        whole.replace(b"MAX_EPOCH: 3", content) if content.startswith(b"MAX_EPOCH") else content
     )
     table, errors = table_of(tmp_path / "logs")
     table = table.set_index("run")
-    assert table.loc["single", "status"] == "seed0: no readable config.yaml"
+    assert table.loc["single", "status"] == f"seed0: no readable config.yaml{why}"
     assert (table.loc["multi", "n"], table.loc["single", "n"]) == (1, 0)
     assert "no readable config.yaml" in errors
 
 
 @pytest.mark.parametrize(
-    "key, value", [("DISTILLATION.TEACHERS", None), ("TASK.NAME", ["x"]), ("TRAINER", ["std"]), ("PUBLISHED.TOP1", "x")]
+    ("key", "value", "expects"),
+    [
+        ("DISTILLATION.TEACHERS", None, "a list such as [a, b], got None"),
+        ("TASK.NAME", ["x"], "text, got ['x']"),
+        ("TRAINER", ["std"], "text, got ['std']"),
+        ("PUBLISHED.TOP1", "x", "a number, got 'x'"),
+    ],
 )
-def test_an_option_of_another_type_is_a_row_that_says_so(record, tmp_path, key, value):
+def test_an_option_of_another_type_is_a_row_that_says_so(record, tmp_path, key, value, expects):
     """And no end of the table, in an old record either, whose options stand in config.yaml alone."""
     folder = record("single", 0, [1, 2, 30])
     older(folder, [{"epochs_done": 0, "epochs": 3}])
@@ -553,7 +574,7 @@ def test_an_option_of_another_type_is_a_row_that_says_so(record, tmp_path, key, 
     (options[section] if section else options)[leaf] = value
     (folder / "config.yaml").write_text(yaml.safe_dump(options))
     row = aggregate(find_runs([str(tmp_path)])).iloc[0]
-    assert (row["n"], row["status"]) == (0, "seed0: no readable config.yaml")
+    assert (row["n"], row["status"]) == (0, f"seed0: no readable config.yaml: its options: {key} expects {expects}")
 
 
 def test_the_tool_imports_no_torch(record, tmp_path):

@@ -12,6 +12,8 @@ from pycls_std.engine.runtime import Runtime
 from pycls_std.losses.classification import soft_target_cross_entropy
 from pycls_std.losses.confidence import confidence_weights
 from pycls_std.losses.logit import hard_distillation, soft_distillation
+from pycls_std.terms.mine import Mine
+from pycls_std.terms.task import TaskLoss
 
 METHODS = ("baseline", "deit", "feature", "kd", "locality", "ofa", "std", "token_matching", "vkd")
 
@@ -180,6 +182,36 @@ def test_the_objective_is_the_sum_of_what_each_term_returns(load):
     torch.testing.assert_close(losses["std"], make(load, "std", DISTILLATION__TYPE="soft").losses(data)["std"])
     assert list(make(load, "kd", KD__WEIGHT=0, teachers=0).losses(data)) == ["ce"]
     assert list(make(load, "kd", TASK__WEIGHT=0).losses(data)) == ["kd"]
+
+
+SCALARS = "expected a dictionary of scalars by name, tensors of shape ()"
+
+
+@pytest.mark.parametrize(
+    ("returned", "text"),
+    [
+        (torch.zeros(()), f"Tensor of shape (), {SCALARS}"),
+        (None, f"NoneType, {SCALARS}"),
+        ({"a": torch.zeros(4, 2), "b": 1.0, "c": torch.zeros(())}, f"a: Tensor of shape (4, 2), b: float, {SCALARS}"),
+        ({"a": torch.zeros(1)}, f"a: Tensor of shape (1,), {SCALARS}"),
+        ({"std": torch.zeros(())}, "std, as another term does"),
+    ],
+)
+def test_a_term_that_returns_what_nobody_can_step_on_is_named(load, monkeypatch, returned, text):
+    monkeypatch.setattr(TaskLoss, "forward", lambda *_: returned)
+    with pytest.raises(ValueError) as caught:
+        make(load, "std").losses(batch())
+    which = "task (pycls_std.terms.task.TaskLoss)" if SCALARS in text else "std (pycls_std.terms.std.STD)"
+    assert str(caught.value) == f"the term {which} returns {text}"
+
+
+def test_an_auxiliary_term_that_returns_no_scalar_is_named(load, monkeypatch):
+    monkeypatch.setattr(Mine, "losses", lambda *_: {"mine": torch.zeros(2)})
+    trainer = make(load, "std", MINE__SAMPLES=4, MINE__PERIOD="step").trainer
+    with pytest.raises(ValueError) as caught:
+        trainer.auxiliary_losses(batch(), START)
+    text = "the term mine (pycls_std.terms.mine.Mine) returns mine: Tensor of shape (2,)"
+    assert str(caught.value) == f"{text}, {SCALARS}"
 
 
 @pytest.mark.parametrize(

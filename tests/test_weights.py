@@ -38,9 +38,9 @@ def hub(tmp_path, monkeypatch):
     return tmp_path / "hub" / "checkpoints"
 
 
-def plain_file(folder, name="resnet8", classes=10, stem="weights", image_size=32):
+def plain_file(folder, name="resnet8", classes=10, stem="weights", image_size=32, **args):
     """Save a plain dictionary of weights under a name that ends with the start of its SHA-256."""
-    state = create_backbone(name, num_classes=classes, image_size=image_size).state_dict()
+    state = create_backbone(name, num_classes=classes, image_size=image_size, **args).state_dict()
     torch.save(state, folder / "new.pt")
     digest = hashlib.sha256((folder / "new.pt").read_bytes()).hexdigest()
     path = folder / f"{stem}-{digest[:8]}.pt"
@@ -281,7 +281,9 @@ def test_teacher_with_another_number_of_classes_is_refused(std, tmp_path):
         build_teachers(cfg, 100, HALF, find_teacher_weights(cfg))
     path, _, _ = plain_file(tmp_path, classes=7)
     cfg = std(DISTILLATION__TEACHER_WEIGHTS=f"[{path}]")
-    with pytest.raises(ValueError, match=r"fc.weight is \(7, 64\) in the file, \(10, 64\) in the model"):
+    with pytest.raises(
+        ValueError, match=r"fc.weight is \(7, 64\) in the file, \(10, 64\) in the model; fc.bias .* model$"
+    ):
         build_teachers(cfg, 10, HALF, find_teacher_weights(cfg))
 
 
@@ -299,6 +301,55 @@ def test_teachers_have_their_own_names_normalisations_and_sizes(std, teacher, tm
     digits, imagenet = NORMALIZATIONS["digits"], NORMALIZATIONS["imagenet"]
     torch.testing.assert_close(first.scale.flatten(), torch.tensor([0.5 / s for s in digits.std]))
     torch.testing.assert_close(second.scale.flatten(), torch.tensor([0.5 / s for s in imagenet.std]))
+
+
+NORMS = "the normalisation of the dataset (DISTILLATION.TEACHER_NORMS)"
+SIZES = "8 px, the student's size (DISTILLATION.TEACHER_SIZES)"
+
+
+@pytest.mark.parametrize(
+    ("norms", "sizes", "assumed"),
+    [("[]", "[]", f"{NORMS}, {SIZES}"), ("[imagenet]", "[]", SIZES), ("[]", "[8]", NORMS), ("[half]", "[8]", "")],
+)
+def test_what_is_assumed_of_a_file_is_told(std, tmp_path, caplog, norms, sizes, assumed):
+    """In one line, where weights are fetched; of a checkpoint nothing is."""
+    path, _, _ = plain_file(tmp_path)
+    own = {"DISTILLATION__TEACHER_NORMS": norms, "DISTILLATION__TEACHER_SIZES": sizes}
+    find_teacher_weights(std(**own))
+    cfg = std(**own, DISTILLATION__TEACHER_WEIGHTS=f"[{path}]")
+    find_teacher_weights(cfg, fetch=False)
+    assert caplog.messages == []
+    find_teacher_weights(cfg)
+    where = f"DISTILLATION.TEACHER_WEIGHTS of teacher 0 resnet8: {path}"
+    told = f"{where} does not say what input it was trained on; assumed: {assumed}"
+    assert caplog.messages == ([told] if assumed else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("deit_tiny_patch16_224", {"depth": 1, "patch_size": 4}),
+        ("deit_tiny_distilled_patch16_224", {"depth": 1, "patch_size": 4}),
+        ("mixer_nano4", {"num_blocks": 1}),
+    ],
+)
+def test_the_size_that_a_teachers_weights_are_of_is_told(std, tmp_path, name, args):
+    """By patches beside one, two or no tokens; where the classes are others, too, no size is enough."""
+    given = ", ".join(f"{key}: {value}" for key, value in args.items())
+    own = {"DISTILLATION__TEACHERS": f"[resnet8, {name}]", "DISTILLATION__TEACHER_ARGS": f"[{{}}, {{{given}}}]"}
+    first, _, _ = plain_file(tmp_path)
+    for classes, told in (
+        (7, ""),
+        (10, "; its weights are of 24 px, here it sees 8: DISTILLATION.TEACHER_SIZES[1] 24"),
+    ):
+        path, _, _ = plain_file(tmp_path, name, classes=classes, image_size=24, **args)
+        own["DISTILLATION__TEACHER_WEIGHTS"] = f"[{first}, {path}]"
+        cfg = std(**own)
+        with pytest.raises(ValueError, match=rf"^teacher 1 {name} \({path}\) does not fit the model: ") as caught:
+            build_teachers(cfg, 10, HALF, find_teacher_weights(cfg))
+        assert str(caught.value).rpartition(" in the model")[2] == told
+    cfg = std(**own, DISTILLATION__TEACHER_SIZES="[0, 24]")
+    assert build_teachers(cfg, 10, HALF, find_teacher_weights(cfg))[1].image_size == 24
 
 
 def test_mixer_as_a_teacher_is_built_as_it_was_trained(load, tmp_path):

@@ -7,7 +7,7 @@ from torch import nn
 
 import pycls_std.terms
 import pycls_std.trainers  # noqa: F401  (registers terms and methods)
-from pycls_std.builders.models import describe_student, describe_teachers, student_arguments
+from pycls_std.builders.models import describe_student, describe_teachers, refuse_other_task, student_arguments
 from pycls_std.builders.weights import Weights
 from pycls_std.core.registry import TERMS, TRAINERS
 from pycls_std.models.contract import Backbone, head_names
@@ -43,9 +43,7 @@ def build_student(cfg, backbone: Backbone, run: RunDescription) -> Student:
 
     Raises ValueError for one of another task, and for one that the method cannot use.
     """
-    if set(head_names(backbone)).isdisjoint(run.task.HEADS):
-        own, needed = ", ".join(head_names(backbone)), ", ".join(run.task.HEADS)
-        raise ValueError(f"MODEL.NAME {cfg.MODEL.NAME} has the heads {own}, TASK.NAME {cfg.TASK.NAME} needs {needed}")
+    refuse_other_task(f"MODEL.NAME {cfg.MODEL.NAME}", head_names(backbone), cfg.TASK.NAME)
     TRAINERS.get(cfg.TRAINER).check(cfg, backbone)
     kinds = active_terms(cfg)
     both = "task" in kinds and any(kind.SPLITS_HEADS for kind in kinds.values())  # each head has its own lesson

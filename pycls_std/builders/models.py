@@ -19,12 +19,12 @@ from pycls_std.builders.weights import (
     refuse_unknown_form,
 )
 from pycls_std.config import ConfigError
-from pycls_std.core.registry import TASKS
+from pycls_std.core.registry import BACKBONES, TASKS
 from pycls_std.core.structures import Normalization
 from pycls_std.core.text import first_of
 from pycls_std.engine import checkpoint
-from pycls_std.models.contract import Backbone, adopted, classifier_names
-from pycls_std.models.create import refuse_reserved, refuse_unknown
+from pycls_std.models.contract import Backbone, adopted, classifier_names, head_names
+from pycls_std.models.create import create_backbone, refuse_reserved, refuse_unknown
 from pycls_std.models.describe import Description
 
 LOG = logging.getLogger("pycls_std")
@@ -47,21 +47,48 @@ def find_pretrained(cfg, *, fetch: bool = True, start: bool = True) -> Pretraine
     """
     name, origin = cfg.MODEL.NAME, cfg.MODEL.WEIGHTS if start else ""
     student = _find("MODEL.WEIGHTS", name, origin, fetch) if origin else Weights(None, "random weights")
+    if fetch and student.state and not (student.normalization or cfg.DATA.NORMALIZATION):
+        _tell_of_assumed("MODEL.WEIGHTS", student, [NORMALIZED.format("DATA.NORMALIZATION")])
     return PretrainedWeights(student, find_teacher_weights(cfg, fetch=fetch))
 
 
 def find_teacher_weights(cfg, *, fetch: bool = True) -> list[Weights]:
-    """Return the weights of every teacher; for fetch and errors see `find_pretrained`."""
-    return [_find(label, name, origin, fetch) for label, name, origin in _of_teachers(cfg)]
+    """Return the weights of every teacher; for fetch and errors see `find_pretrained`.
+
+    A warning tells what is assumed of the input of one, where its origin and the options say nothing of it.
+    """
+    found = [_find(label, name, origin, fetch) for label, name, origin in _of_teachers(cfg)]
+    options, unsaid = cfg.DISTILLATION, [""] * len(found)
+    resizes = TASKS.get(cfg.TASK.NAME).RESIZES
+    norms, sizes = options.TEACHER_NORMS or unsaid, options.TEACHER_SIZES or unsaid
+    for (label, *_), weights, norm, size in zip(_of_teachers(cfg), found, norms, sizes, strict=True):
+        assumed = [] if weights.normalization or norm else [NORMALIZED.format("DISTILLATION.TEACHER_NORMS")]
+        if resizes and not (weights.image_size or size):
+            assumed.append(f"{cfg.DATA.IMAGE_SIZE} px, the student's size (DISTILLATION.TEACHER_SIZES)")
+        if fetch and weights.state and assumed:
+            _tell_of_assumed(label, weights, assumed)
+    return found
+
+
+NORMALIZED = "the normalisation of the dataset ({})"
+
+
+def _tell_of_assumed(label: str, weights: Weights, assumed: list[str]) -> None:
+    told = f"{weights.source} does not say what input it was trained on"
+    LOG.warning("%s: %s; assumed: %s", label, told, ", ".join(assumed))
 
 
 def refuse_unknown_models(cfg, *, teach: bool) -> None:
     """Raise ConfigError that names the option for a model that is nowhere, and for weights that no file can be.
 
+    And for a teacher whose heads are those of another task.
+
     Nothing is read or fetched. teach: teachers are built.
     """
     asked = [("MODEL.NAME", partial(refuse_unknown, cfg.MODEL.NAME))]
-    asked += [("DISTILLATION.TEACHERS", partial(refuse_unknown, name)) for name in cfg.DISTILLATION.TEACHERS if teach]
+    for name in cfg.DISTILLATION.TEACHERS if teach else ():
+        asked += [("DISTILLATION.TEACHERS", partial(refuse_unknown, name))]
+        asked += [("DISTILLATION.TEACHERS", partial(_refuse_teacher_of_other_task, name, cfg.TASK.NAME))]
     student = [("MODEL.WEIGHTS", cfg.MODEL.NAME, cfg.MODEL.WEIGHTS)] if cfg.MODEL.WEIGHTS else []
     asked += [(label, partial(refuse_unknown_form, *which)) for label, *which in [*student, *_of_teachers(cfg)]]
     for label, refuse in asked:
@@ -69,6 +96,26 @@ def refuse_unknown_models(cfg, *, teach: bool) -> None:
             refuse()
         except ValueError as error:
             raise ConfigError(f"{label}: {error}") from error
+
+
+def refuse_other_task(which: str, heads: tuple[str, ...], task: str) -> None:
+    """Raise ValueError that names a model whose heads are none of a task's, and the tasks that they are of."""
+    needed = TASKS.get(task).HEADS
+    if set(heads).isdisjoint(needed):
+        others = [name for name, each in TASKS.entries.items() if not set(heads).isdisjoint(each.HEADS)]
+        of = f" of TASK.NAME {' or '.join(others)}" if others else ""
+        raise ValueError(f"{which} has the heads {', '.join(heads)}{of}, TASK.NAME {task} needs {', '.join(needed)}")
+
+
+def _refuse_teacher_of_other_task(name: str, task: str) -> None:
+    heads: tuple[str, ...] = ("cls",)
+    if name in BACKBONES:  # all others are timm's classifiers
+        try:
+            with torch.device("meta"):  # where nothing is allocated
+                heads = head_names(create_backbone(name, num_classes=2, image_size=224))
+        except ValueError:  # it takes arguments or another size, which are its weights' to say
+            return
+    refuse_other_task(name, heads, task)
 
 
 def _of_teachers(cfg) -> list[tuple[str, str, str]]:
@@ -227,6 +274,30 @@ def describe_teachers(cfg, num_classes: int, weights: list[Weights] | None = Non
         own = {"num_classes": num_classes, "size": size, "student": student, "given": given, "source": source}
         described.append(DescribedTeacher(name, find=find, **own))
     return described
+
+
+def fitting_size(teacher: DescribedTeacher) -> int:
+    """Return the side of its input, pixels, at which a teacher has the shapes of its weights; 0 if none is found.
+
+    What follows from the side is a grid of places, whose sides or number are a size of a tensor, up to two tokens more.
+    """
+
+    def shapes(side: int) -> dict[str, torch.Size]:
+        classes = teacher.num_classes
+        try:
+            with torch.device("meta"):  # where nothing is allocated
+                built = create_backbone(teacher.name, num_classes=classes, image_size=side, **teacher.args)
+        except ValueError:  # of a size that it does not take
+            return {}
+        return {key: value.shape for key, value in built.state_dict().items()}
+
+    found = {key: value.shape for key, value in (teacher.weights.state or {}).items()}
+    sides = set()
+    for key, own in shapes(teacher.image_size).items():
+        for there, here in zip(found.get(key, own), own, strict=False):
+            ratios = [there / here] + [((there - t) / (here - t)) ** 0.5 for t in range(3) if min(there, here) > t]
+            sides |= {round(teacher.image_size * ratio) for ratio in ratios if there != here}
+    return next((side for side in sorted(sides) if shapes(side) == found), 0)
 
 
 def refuse_other_arguments(cfg, num_classes: int) -> None:

@@ -5,8 +5,9 @@ from typing import NamedTuple, cast
 
 from pycls_std.builders.data import build_task, named_normalization
 from pycls_std.builders.method import build_backbone, build_student, describe_run
-from pycls_std.builders.models import DescribedTeacher, describe_teachers
+from pycls_std.builders.models import DescribedTeacher, describe_teachers, fitting_size
 from pycls_std.builders.weights import Weights
+from pycls_std.core.registry import TASKS
 from pycls_std.core.structures import Loaded, Loader, Normalization
 from pycls_std.engine import checkpoint
 from pycls_std.engine.loop import Session
@@ -35,7 +36,14 @@ def build_teachers(cfg, num_classes: int, normalization: Normalization, weights:
         label = f"teacher {index} {each.name} ({found.source})"
         if found.num_classes not in (None, num_classes):
             raise ValueError(f"{label} has {found.num_classes} classes, the data has {num_classes}")
-        backbone, prediction = _build(each, found, wanted, label)
+        try:
+            backbone, prediction = _build(each, found, wanted, label)
+        except ValueError as error:
+            side = fitting_size(each) if TASKS.get(cfg.TASK.NAME).RESIZES else 0
+            if not side:
+                raise
+            there = f"its weights are of {side} px, here it sees {each.image_size}"
+            raise ValueError(f"{error}; {there}: DISTILLATION.TEACHER_SIZES[{index}] {side}") from error
         own = named_normalization("DISTILLATION.TEACHER_NORMS", norm) or found.normalization or normalization
         sees = f", mean {own.mean}, deviation {own.std}" if found.state else ""
         by = f", by its prediction {prediction}" if prediction else ""

@@ -13,7 +13,7 @@ from pycls_std import config
 from pycls_std.config.plain_yaml import load_yaml
 from pycls_std.core.event_options import options_in
 from pycls_std.core.regular import read_bytes
-from pycls_std.core.text import first_of
+from pycls_std.core.text import first_of, printable, shortened
 from pycls_std.results.analysis import of_folder
 from pycls_std.results.events import read_events
 
@@ -93,10 +93,10 @@ def read_run(folder: Path) -> Run:
     run = Run(folder, facts=document(folder, "run.json"))
     run.curves, recorded = read_events(folder)
     text = _text(folder)
-    shown = _options_of(text)
+    shown, why = _options_or_reason(text)
     run.options = shown if recorded in ("", text) else _options_of(recorded)
     if not shown or not run.options:
-        run.status = "events damaged" if shown else "no readable config.yaml"
+        run.status = "events damaged" if shown else f"no readable config.yaml{why}"
         return run
     epochs, period = run.options["OPTIM.MAX_EPOCH"], run.options["TEST.PERIOD"]
     expected = {*range(period, epochs + 1, period), epochs}
@@ -189,14 +189,27 @@ def _text(folder: Path) -> str:
 
 def _options_of(text: str) -> dict[str, Any]:
     """Return the options of a record, {} if they are not whole."""
+    return _options_or_reason(text)[0]
+
+
+def _options_or_reason(text: str) -> tuple[dict[str, Any], str]:
+    """Return the options of a record, "" with them; {} if they are not whole, and why, "" if there is no text."""
     try:
-        record = load_yaml(text, "config.yaml")
-        flat = config.flatten(record) if isinstance(record, dict) else {}
-        options = config.typed(config.complete(record)) if flat.keys() >= REQUIRED else {}
-    except ValueError:
-        return {}
-    if not all(options.get(key, 0) > 0 for key in ("OPTIM.MAX_EPOCH", "TEST.PERIOD")):
-        return {}
+        return _whole_options(text), ""
+    except ValueError as error:
+        return {}, f": {shortened(printable(str(error)))}" if text else ""
+
+
+def _whole_options(text: str) -> dict[str, Any]:
+    """Return the options of a record. Raises ValueError that says why they are not whole."""
+    record = load_yaml(text, "config.yaml")
+    flat = config.flatten(record) if isinstance(record, dict) else {}
+    if absent := sorted(REQUIRED - flat.keys()):
+        raise ValueError(f"it lacks {first_of(absent)}")
+    options = config.typed(config.complete(record))
+    for key in ("OPTIM.MAX_EPOCH", "TEST.PERIOD"):
+        if not options[key] > 0:
+            raise ValueError(f"its options: {key} is {options[key]}, expected at least 1")
     if "PUBLISHED.CHANGED" not in flat:  # nobody compared its options with the published recipe
         options = {key: value for key, value in options.items() if not key.startswith("PUBLISHED.")}
     return options

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pycls_std.core.structures import Batch, Output, Progress, World
+from pycls_std.core.text import first_of
 from pycls_std.models.student import Student
 from pycls_std.terms.base import AuxiliaryTerm, Term
 
@@ -45,16 +46,20 @@ class Objective(nn.Module):
         return names
 
     def by_term(self, batch: Batch, teachers: list[Output], progress: Progress) -> dict[str, dict[str, Tensor]]:
-        """Return what each term returns, by its name."""
+        """Return what each term returns, by its name. Raises ValueError for one that returns no scalars by name."""
         output = self.student(batch.images, self.taps)
-        return {name: term(output, teachers, batch, progress) for name, term in self.terms.items()}
+        terms = self.terms.items()
+        return {name: _scalars(term(output, teachers, batch, progress), name, term) for name, term in terms}
 
     def forward(self, batch: Batch, teachers: list[Output], progress: Progress) -> dict[str, Tensor]:
-        """Return named, weighted scalars; their sum is the objective."""
+        """Return named, weighted scalars; their sum is the objective.
+
+        Raises ValueError for a term that returns no scalars by name, or one by a name of another term's.
+        """
         losses: dict[str, Tensor] = {}
         for name, own in self.by_term(batch, teachers, progress).items():
-            twice = losses.keys() & own.keys()
-            assert not twice, f"the term {name} returns {twice}, as another one does"
+            if twice := losses.keys() & own.keys():
+                raise ValueError(f"{_in_words(name, self.terms[name])} returns {first_of(twice)}, as another term does")
             losses |= own
         return losses
 
@@ -149,9 +154,10 @@ class Trainer:
         return {name: value for own in found for name, value in own.items()}
 
     def auxiliary_by_term(self, batch: Batch, progress: Progress) -> dict[str, dict[str, Tensor]]:
-        """Return what each auxiliary term returns, by its name."""
+        """Return what each auxiliary term returns, by its name. Raises ValueError as the objective does."""
         terms = zip(self.auxiliary, self.auxiliary_terms(), strict=True)
-        return {name: term.losses(self.student, batch, progress, self.world) for name, term in terms}
+        given = (self.student, batch, progress, self.world)
+        return {name: _scalars(term.losses(*given), name, term) for name, term in terms}
 
     def state_dict(self) -> dict:
         """Return the training state that is not in the student."""
@@ -167,3 +173,29 @@ class Trainer:
         self.auxiliary.load_state_dict(state["auxiliary"])
         for optimizer, saved in zip(self.auxiliary_optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+
+
+def _scalars(returned, name: str, term: nn.Module) -> dict[str, Tensor]:
+    """Return what a term returned. Raises ValueError that names the term if it is no dictionary of scalars."""
+    if not isinstance(returned, dict):
+        odd = _kind(returned)
+    else:
+        odd = ", ".join(f"{key}: {_kind(each)}" for key, each in returned.items() if not _is_scalar(each))
+    if odd:
+        raise ValueError(
+            f"{_in_words(name, term)} returns {odd}, expected a dictionary of scalars by name, tensors of shape ()"
+        )
+    return returned
+
+
+def _is_scalar(value) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 0
+
+
+def _in_words(name: str, term: nn.Module) -> str:
+    return f"the term {name} ({type(term).__module__}.{type(term).__qualname__})"
+
+
+def _kind(value) -> str:
+    shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+    return f"{type(value).__name__}{shape}"
