@@ -42,7 +42,7 @@ def test_a_cpu_waits_for_nothing_and_repeats_itself(tmp_path, part):
 def test_speed(tmp_path):
     found, _ = look(tmp_path, "speed")
     timed = ("data of a batch", "mixing", "teachers", "student forward", "optimizer", "average", "evaluation")
-    for name in (*timed, "check of the state", "checkpoint", "step, batch held", "step with data"):
+    for name in (*timed, "check of the state", "copy of the state", "checkpoint", "step, batch held", "step with data"):
         assert found[name]["ms"] >= found[name]["host_ms"] > 0
     assert len(found["profile"]["top"]) == 12
     assert [line.split("  ")[0] for line in found["fp32"]["turns"]] == ["TF32 False", "TF32 True"]
