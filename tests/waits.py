@@ -64,7 +64,11 @@ class NoCopies(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         name, kwargs = getattr(function, "__name__", ""), kwargs or {}
-        if name in COPIES or name == "to" and "cpu" in [each for each in (*args, *kwargs.values()) if type(each) is str]:
+        if (
+            name in COPIES
+            or name == "to"
+            and "cpu" in [each for each in (*args, *kwargs.values()) if type(each) is str]
+        ):
             raise AssertionError(f"Tensor.{name} copies to the host, and waits for it")
         return function(*args, **kwargs)
 
