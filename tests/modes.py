@@ -26,6 +26,7 @@ MODES = {
     "type of numbers": (torch.get_default_dtype, torch.set_default_dtype),
     "deterministic kernels": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
     "deterministic convolutions": _attribute(cudnn, "deterministic"),
+    "new memory is filled": _attribute(torch.utils.deterministic, "fill_uninitialized_memory"),
     "TF32 in convolutions": _attribute(cudnn, "allow_tf32"),
     "TF32 in products": _attribute(cuda.matmul, "allow_tf32"),
     "waits for the device": (_synchronization, _set_synchronization),

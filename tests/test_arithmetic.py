@@ -96,6 +96,7 @@ def test_kernels_are_deterministic_where_it_is_asked_for(deterministic, on_cuda)
     assert deterministic() == (False, False, ":4096:8")  # torch looks at it once, and a later run may want it
     assert on_cuda(CUDA__DETERMINISTIC=True).exact
     assert deterministic() == (True, True, ":4096:8")
+    assert not torch.utils.deterministic.fill_uninitialized_memory
     assert not on_cuda().exact
     assert deterministic()[:2] == (False, False)
 

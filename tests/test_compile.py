@@ -13,7 +13,7 @@ from records import words as in_words
 
 from pycls_std import config, runner
 from pycls_std.builders.teachers import optimize_teachers
-from pycls_std.builders.training import build_all
+from pycls_std.builders.training import build_all, build_described_trainer
 from pycls_std.core.structures import Batch, Progress
 from pycls_std.engine import loop
 from pycls_std.engine.runtime import COMPILING_PAYS, Runtime
@@ -181,6 +181,21 @@ def test_what_is_chosen_and_that_it_is_said(device, choice, iterations, compiled
 def test_graphs_need_cuda(options):
     with pytest.raises(ValueError, match="TRAIN.COMPILE is graphs, which needs DEVICE cuda"):
         values_of_steps(options("baseline", TRAIN__COMPILE="graphs"), 1)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "own", "told"),
+    [
+        ("kd", {"KD__WARMUP_EPOCHS": 2}, "KD.WARMUP_EPOCHS 2, another weight in each epoch"),
+        ("kd", {"DISTILLATION__TYPE": "ctkd"}, "curriculum_distillation, which is another one in each epoch"),
+        ("feature", {"FEATURE__WARMUP_EPOCHS": 2}, "FEATURE.WARMUP_EPOCHS 2, another weight in each epoch"),
+    ],
+)
+def test_graphs_that_would_be_recorded_anew_in_each_epoch_are_refused(load, trainer, own, told):
+    cfg = load("debug/kd_debug", TRAINER=trainer, TRAIN__COMPILE="graphs", OPTIM__MAX_EPOCH=3, **own)
+    with pytest.raises(ValueError, match=f"^TRAIN.COMPILE is graphs, which cannot hold {told}; on compiles it$"):
+        build_described_trainer(cfg, 10)
+    assert build_described_trainer(load("debug/kd_debug", TRAINER=trainer, TRAIN__COMPILE="graphs"), 10)
 
 
 def test_what_graphs_return_is_copied(monkeypatch):

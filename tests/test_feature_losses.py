@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from torch.nn.functional import interpolate, softplus
+from torch.nn.functional import adaptive_avg_pool2d, interpolate, softplus
+from waits import Operations
 
 from pycls_std.core.structures import World
 from pycls_std.layers.contrast_memory import ContrastMemory
@@ -13,6 +14,7 @@ from pycls_std.layers.review import Fusion, Review
 from pycls_std.losses.contrast import contrastive_loss
 from pycls_std.losses.feature_maps import (
     attention_distance,
+    averaged,
     gaussian_distance,
     hierarchical_distance,
     hint_distance,
@@ -65,6 +67,21 @@ def test_the_larger_map_is_averaged_to_the_smaller():
         torch.testing.assert_close(found[3], expected)
     tall, wide = to_smaller_size(draw(1, 1, 4, 2), draw(1, 1, 2, 6))
     assert tall.shape[2:] == wide.shape[2:] == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "operation"), [((4, 2), "avg_pool2d"), ((1, 1), "avg_pool2d"), ((4, 3), "adaptive_avg_pool2d")]
+)
+def test_the_gradient_of_an_average_is_deterministic_on_cuda_where_it_can_be(size, operation):
+    """adaptive_avg_pool2d's is not: CUDA.DETERMINISTIC refuses it."""
+    maps = draw(2, 3, 8, 8).requires_grad_()
+    with Operations() as seen:
+        found = averaged(maps, size)
+    assert list(seen.operations) == [operation]
+    expected = adaptive_avg_pool2d(maps, size)
+    torch.testing.assert_close(found, expected)
+    gradients = (torch.autograd.grad(each.square().sum(), maps)[0] for each in (found, expected))
+    torch.testing.assert_close(*gradients)
 
 
 def test_hints_are_compared_number_by_number():

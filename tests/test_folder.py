@@ -13,11 +13,12 @@ from importlib.metadata import version
 import pytest
 import torch
 from processes import ROOT, Running, called, finish, killed, two_ranks
-from records import SMALL, assert_same_run, damage, load_state, logged, words
+from records import SMALL, assert_same_run, assert_same_state, damage, load_state, logged, words
 
 from pycls_std import config, runner
 from pycls_std.core.event_options import options_in
 from pycls_std.engine import checkpoint, files, loop
+from pycls_std.engine.snapshot import Snapshot
 from pycls_std.process import signals
 from pycls_std.results.read import read_run
 from pycls_std.run.folder import RunFolder
@@ -221,9 +222,18 @@ def test_what_is_written_beside_training_is_what_is_written_before_it_goes_on(be
     assert load_state(tmp_path / "run")["epoch"] == 3
 
 
-def test_training_goes_on_while_a_checkpoint_is_written_and_nothing_overtakes_it(beside, tmp_path, monkeypatch):
-    """The second epoch is trained before the first one's last.pt is on the disk; its values come after that."""
-    fsync, step, trained = os.fsync, loop.train_epoch, threading.Event()
+def test_training_goes_on_while_a_checkpoint_is_made_and_written_and_nothing_overtakes_it(
+    beside, tmp_path, once, monkeypatch
+):
+    """The second epoch is trained before the first one's last.pt is made, of the state as it was, and is on the disk;
+    its values come after that.
+    """
+    fsync, step, pack, trained = os.fsync, loop.train_epoch, checkpoint.packed, threading.Event()
+
+    def made(state):
+        assert trained.wait(60)
+        beside.append("packed")
+        return pack(state)
 
     def slow(descriptor):
         if "last.pt" in os.readlink(f"/proc/self/fd/{descriptor}"):
@@ -236,11 +246,30 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_nothing_overtakes_it
             trained.set()
         return values
 
+    monkeypatch.setattr(checkpoint, "packed", made)
     monkeypatch.setattr(os, "fsync", slow)
     monkeypatch.setattr(loop, "train_epoch", tells)
     runner.train(options(tmp_path / "run"))
-    begun, second, ended = (beside.index(each) for each in ("+last.pt", 1, "-last.pt"))
-    assert begun < second < ended < beside.index("-run.json") < beside.index("+metrics.jsonl", second)
+    second, packed, begun, ended = (beside.index(each) for each in (1, "packed", "+last.pt", "-last.pt"))
+    assert second < packed < begun < ended < beside.index("-run.json") < beside.index("+metrics.jsonl", second)
+    assert_same_state((once, "last-1"), (tmp_path / "run", "last-1"))
+
+
+def test_a_snapshot_is_the_state_as_it_was_and_its_file_the_same():
+    """What shares memory does so in it, and all of that memory is there; nothing else of a state is shared with it."""
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    model[2].weight = model[1].weight
+    whole = torch.arange(12.0).view(3, 4)
+    parts = {"column": whole[:, 1], "turned": whole.T, "none": torch.empty(0), "half": torch.ones(2).bfloat16()}
+    state = {"student": model.state_dict(), "parts": parts, "optimizer": {0: {"step": torch.tensor(1.0)}}, "lines": [1]}
+    content = bytes(checkpoint.packed(state))
+    snapshot = Snapshot(state)
+    whole.zero_()
+    for value in (*model.parameters(), *model.buffers(), parts["half"]):
+        value.data.zero_()
+    state["lines"].append(2)
+    state["optimizer"][0]["step"] += 1
+    assert bytes(checkpoint.packed(snapshot.values())) == content
 
 
 def test_a_checkpoint_that_cannot_be_written_beside_training_ends_it_after_the_next_epoch(

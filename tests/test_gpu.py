@@ -42,7 +42,7 @@ def test_a_cpu_waits_for_nothing_and_repeats_itself(tmp_path, part):
 def test_speed(tmp_path):
     found, _ = look(tmp_path, "speed")
     timed = ("data of a batch", "mixing", "teachers", "student forward", "optimizer", "average", "evaluation")
-    for name in (*timed, "check of the state", "checkpoint", "step, batch held", "step with data"):
+    for name in (*timed, "check of the state", "copy of the state", "checkpoint", "step, batch held", "step with data"):
         assert found[name]["ms"] >= found[name]["host_ms"] > 0
     assert len(found["profile"]["top"]) == 12
     assert [line.split("  ")[0] for line in found["fp32"]["turns"]] == ["TF32 False", "TF32 True"]
@@ -84,6 +84,21 @@ def test_the_script_is_one_and_calls_every_part():
     assert " ".join(part.strip() for part in called_parts) == (
         "env sync views determinism determinism speed steps run resume mixing autotune"
     )
-    limits = [int(seconds) for seconds in re.findall(r"(?:first|timeout -k 5) (\d+) ", SCRIPT.read_text())]
+    limits = [int(seconds) for seconds in re.findall(r"^  (?:first|limited) (\d+) ", SCRIPT.read_text(), re.M)]
     assert len(limits) == 8 and sum(limits) <= 560  # of a lent device's ten minutes; data is unpacked in the others
     assert "left=$((590 - SECONDS))" in SCRIPT.read_text()  # for the last step, with the end of what it stops
+
+
+def test_a_part_that_is_killed_at_its_limit_says_so(tmp_path):
+    """Under the names of those that were asked for together; what ends by itself says what it says."""
+    functions = SCRIPT.read_text().partition("limited() {")[2].partition("\n{\n")[0]
+    script = f"out={tmp_path} config=none python=./slow\nlimited() {{{functions}"
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/bash\n[ $2 = --out ] && sleep 30\nexit 3\n")
+    slow.chmod(0o755)
+    calls = "first 0.2 sync views --modes off A.B=c; limited 9 other ./slow; echo $?"
+    done = subprocess.run(["bash", "-uc", f"{script}\n{calls}"], cwd=tmp_path, capture_output=True, text=True)
+    (line,) = (json.loads(line) for line in (tmp_path / "result.jsonl").read_text().splitlines())
+    assert line["part"] == "sync views" and re.fullmatch(r"killed after \d s, its limit is 0.2 s", line["error"])
+    assert (tmp_path / "error-sync-views.txt").read_text() == f"{line['error']}\n"
+    assert done.stdout == f"{line['error']}\n3\n", done.stderr

@@ -14,7 +14,7 @@ from records import SMALL, load_state, same, words
 from test_feature import build as with_memory
 from torch import nn
 from torch.utils._pytree import tree_leaves
-from waits import NoReads
+from waits import NoReads, on_the_host
 
 from pycls_std import runner
 from pycls_std.builders.training import build_all, build_runtime
@@ -189,7 +189,7 @@ def test_a_training_step_reads_nothing_from_the_device(std, teacher, monkeypatch
     chosen = Mine.collect
 
     def with_places_on_the_cpu(self, *args):
-        with torch.utils._python_dispatch._disable_current_modes():
+        with on_the_host():
             return chosen(self, *args)
 
     monkeypatch.setattr(Mine, "collect", with_places_on_the_cpu)
@@ -268,6 +268,28 @@ def test_a_fused_optimizer_is_the_same_optimizer():
     assert own.state_dict().keys() == plain.state_dict().keys()
     Runtime(device="cpu").step({"loss": own.param_groups[0]["params"][0].sum()}, [own])
     torch.testing.assert_close(own.param_groups[0]["params"][0].detach(), torch.full((3,), 1.3))
+
+
+@pytest.mark.parametrize(
+    ("read", "told"),
+    [
+        (lambda value: value.cpu(), "Tensor.cpu copies to the host"),
+        (lambda value: value.to("cpu"), "Tensor.to copies to the host"),
+        (lambda value: value * float(value.detach().numpy()), "Tensor.numpy copies to the host"),
+        (lambda value: value * max(value.detach().tolist(), 1), "Tensor.tolist copies to the host"),
+        (lambda value: value * torch.tensor(2.0, device=value.device), "values of the host are not sent by `send`"),
+        (lambda value: value.expand(2)[[1, 0]].sum(), "values of the host are not sent by `send`"),
+    ],
+)
+def test_a_term_that_copies_to_the_host_or_from_it_is_found(load, monkeypatch, read, told):
+    method, forward = make(load, "kd", teachers=1), TaskLoss.forward
+
+    def reads(self, *args):
+        return {name: read(value) for name, value in forward(self, *args).items()}
+
+    monkeypatch.setattr(TaskLoss, "forward", reads)
+    with pytest.raises(AssertionError, match=told), NoReads():
+        sum(method.losses(batch(), Progress(1, 0, 1, 2)).values()).backward()
 
 
 def test_a_read_is_found():

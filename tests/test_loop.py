@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from records import SMALL
-from waits import NoReads
+from waits import Operations
 
 from pycls_std import config, runner
 from pycls_std.builders.training import build_all, build_runtime, parts_of_batch
@@ -309,7 +309,7 @@ def test_the_state_is_checked_in_a_few_operations(std):
     made.runtime.start_epoch(0)
     loop.train_epoch(made, 0)
     count = len(tensors(made.state_dict()))
-    with NoReads() as seen:
+    with Operations() as seen:
         refuse_not_finite(made.state_dict(), "")
     taken = sum(number for name, number in seen.operations.items() if name not in ("detach", "alias", "view"))
     assert taken < 20 < 100 < count

@@ -281,6 +281,18 @@ def test_another_number_of_threads_changes_the_folder(method, tmp_path):
     assert found[0] == found[2] != found[1]
 
 
+def test_another_model_of_gpu_changes_the_folder(method, tmp_path, monkeypatch):
+    """Its kernels may add in another order."""
+    cfg = method("std", DISTILLATION__CACHE=tmp_path / "kept", DATA__PER_CLASS=30)
+    session, data, weights = build_all(cfg, build_runtime(cfg))
+    session.runtime.device, found = torch.device("cuda"), []
+    for name in ("NVIDIA A100", "NVIDIA H200", "NVIDIA A100"):
+        monkeypatch.setattr(session.runtime, "device_name", lambda name=name: name)
+        cache = build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=range(1))
+        found.append(cache.specs[0].folder)
+    assert found[0] == found[2] != found[1]
+
+
 # ----------------------------------------------------------------------------------------------------------------- runs
 @pytest.fixture(scope="module")
 def written(teacher, tmp_path_factory):

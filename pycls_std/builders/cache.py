@@ -152,7 +152,7 @@ def _specs(cfg, seen: dict, session, data, weights) -> list[CacheSpec]:
     seen |= {
         "version": VERSION,
         "versions": [torch.__version__, timm.__version__, np.__version__],  # numpy's permutations order the images
-        "device": session.runtime.device.type,
+        "device": session.runtime.device_name() if session.runtime.device.type == "cuda" else "cpu",
         "threads": session.runtime.threads if session.runtime.device.type == "cpu" else 0,
     }
     if cfg.CUDA.TF32 and session.runtime.device.type == "cuda":

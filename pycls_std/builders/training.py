@@ -122,9 +122,9 @@ def build_described_trainer(cfg, classes: int) -> tuple[Trainer, RunDescription]
     refuse_unfit_student(cfg, student)
     trainer = build_trainer(cfg, student, run, teachers=[])
     own = (part for module in trainer.modules().values() for part in module.modules())
-    waits = next(filter(None, (getattr(part, "waits", "") for part in own)), "")
-    if cfg.TRAIN.COMPILE == "graphs" and waits:
-        raise ValueError(f"TRAIN.COMPILE is graphs, which cannot hold {waits}; on compiles it")
+    no_graph = next(filter(None, (getattr(part, "no_graph", "") for part in own)), "")
+    if cfg.TRAIN.COMPILE == "graphs" and no_graph:
+        raise ValueError(f"TRAIN.COMPILE is graphs, which cannot hold {no_graph}; on compiles it")
     return trainer, run
 
 

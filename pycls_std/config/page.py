@@ -250,8 +250,9 @@ PAGE = {
     "TRAIN.EMA_WARMUP": Option(False, when="TRAIN.EMA_DECAY"),
     # Compile the forward pass of a training step, which takes a minute or two; autotune = time several kernels for each
     # product and take the fastest, which takes minutes more; graphs = record it as CUDA graphs, too, but for
-    # detection, which matches boxes on the CPU; auto = on for CUDA and runs of at least 5000 iterations, otherwise off.
-    # What it chooses when a run is begun stays when the run is extended.
+    # detection, which matches boxes on the CPU, and what is another number in each epoch (KD.WARMUP_EPOCHS,
+    # FEATURE.WARMUP_EPOCHS, ctkd), for which they would be recorded anew; auto = on for CUDA and runs of at least 5000
+    # iterations, otherwise off. What it chooses when a run is begun stays when the run is extended.
     "TRAIN.COMPILE": Option(("auto", "off", "on", "graphs", "autotune"), recipe=False),
     # Newest checkpoints that are kept to continue from: last.pt, last-1.pt, ...; 1 = last.pt alone, and no way back
     # from a damaged one.

@@ -102,4 +102,6 @@ def set_deterministic(wanted: bool) -> None:
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the size that torch takes on an H200 by itself
     torch.backends.cudnn.deterministic = wanted
+    # Filling new memory, which nothing here reads, is a kernel for each tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(wanted)

@@ -7,14 +7,17 @@ from torch import Tensor
 class Arriving:
     """An asynchronous copy to the host, in pinned memory, of tensors as they are now.
 
-    Those of a CPU are the tensors themselves, and nothing is copied.
+    Those of a CPU are the tensors themselves, unless they are kept: then they are copied at once. kept: whatever
+    becomes of the tensors.
     """
 
-    def __init__(self, tensors: dict[str, Tensor]):
+    def __init__(self, tensors: dict[str, Tensor], *, kept: bool = False):
         self.copies = tensors
         self.event = None
-        if any(tensor.is_cuda for tensor in tensors.values()):
-            self.copies = {name: _pinned(tensor) for name, tensor in tensors.items()}
+        on_device = any(tensor.is_cuda for tensor in tensors.values())
+        if on_device or kept:
+            self.copies = {name: _copied(tensor, pinned=on_device) for name, tensor in tensors.items()}
+        if on_device:
             self.event = torch.cuda.Event()
             self.event.record()
 
@@ -25,6 +28,6 @@ class Arriving:
         return self.copies
 
 
-def _pinned(tensor: Tensor) -> Tensor:
-    """Return what will be a copy, in pinned memory, which the device writes to while the host goes on."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+def _copied(tensor: Tensor, *, pinned: bool) -> Tensor:
+    """Return what is a copy, or will be one in pinned memory, which the device writes to while the host goes on."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned).copy_(tensor, non_blocking=True)

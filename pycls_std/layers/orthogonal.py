@@ -119,8 +119,8 @@ class OrthogonalLinear(nn.Module):
         n, k = max(inputs, outputs), min(inputs, outputs)
         self.wide = outputs < inputs
         self.kind = AUTO if kind == "auto" else kind
-        # What waits for the device, in words, so that no graph can hold it: this map asks for a norm.
-        self.waits = "the MAP matrix_exp of a projection" if self.kind == "matrix_exp" else ""
+        # What no CUDA graph can hold, in words: this map asks the device for a norm.
+        self.no_graph = "the MAP matrix_exp of a projection" if self.kind == "matrix_exp" else ""
         factored = self.kind in ("qr", "cholesky_qr")
         self.register_buffer("base", nn.init.orthogonal_(torch.empty(n, n)) if trivialize else None)
         if trivialize:

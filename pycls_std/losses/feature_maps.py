@@ -7,7 +7,7 @@ Shapes: B batch, C channels, H height, W width.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, normalize
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, normalize
 
 from pycls_std.losses.feature import attention
 
@@ -18,8 +18,19 @@ def to_smaller_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Return two maps (B, C, H, W), of any channels, averaged to the smaller height and width of the two."""
     height, width = (min(pair) for pair in zip(first.shape[2:], second.shape[2:], strict=True))
     size = height, width
-    first, second = (m if m.shape[2:] == size else adaptive_avg_pool2d(m, size) for m in (first, second))
+    first, second = (m if m.shape[2:] == size else averaged(m, size) for m in (first, second))
     return first, second
+
+
+def averaged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return maps (B, C, H, W) averaged to a height and a width.
+
+    Where these divide H and W, windows do not overlap, and CUDA has a deterministic gradient.
+    """
+    windows = [whole // part for whole, part in zip(maps.shape[2:], size, strict=True)]
+    if all(whole % part == 0 for whole, part in zip(maps.shape[2:], size, strict=True)):
+        return avg_pool2d(maps, windows)
+    return adaptive_avg_pool2d(maps, size)
 
 
 def hint_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -79,7 +90,7 @@ def hierarchical_distance(student: Tensor, teacher: Tensor) -> Tensor:
     total, weight, weights = (student - teacher).square().mean(), 1.0, 1.0
     for side in PYRAMID:
         if side < min(student.shape[2:]):
-            pair = (adaptive_avg_pool2d(m, side) for m in (student, teacher))
+            pair = (averaged(m, (side, side)) for m in (student, teacher))
             weight /= 2
             weights += weight
             total = total + weight * torch.sub(*pair).square().mean()

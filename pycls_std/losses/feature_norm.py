@@ -80,7 +80,7 @@ def none(features: Tensor, population: Tensor) -> Tensor:
 
 standardize.of_population = True
 whiten.of_population = True
-whiten.waits = "the NORM whiten"  # for the device, in words: to know whether eigenvalues were found
+whiten.no_graph = "the NORM whiten"  # for it asks the device whether eigenvalues were found
 
 
 def _need_two(population: Tensor) -> None:

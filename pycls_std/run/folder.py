@@ -31,8 +31,8 @@ class RunFolder:
     """A folder that one process at a time writes; of the processes of a run, the first.
 
     Nothing in it is replaced or removed but what this run wrote. keep: checkpoints to continue from, at most. period:
-    epochs between them. beside: they go to the disk while the next epoch is trained, and what that raises is raised at
-    its end.
+    epochs between them. beside: they are made and go to the disk while the next epoch is trained, and what that raises
+    is raised at its end.
     """
 
     def __init__(self, path: Path, *, keep: int = 2, period: int = 1, beside: bool = False):
@@ -112,20 +112,18 @@ class RunFolder:
             if done == start_epoch + 1:  # not before, for the options of a finished run belong to its result
                 files.write(self.path / CONFIG, options)
             record.update(done)
-            whole = origin | {"epoch": done} | state
-            contents = [checkpoint.packed(deployed(whole))] if best else []
-            parts = checkpoint.packed(whole | {"record": record.facts}), contents, record_of(record.facts)
-            self.writes.begin(partial(self._keep, *parts))
+            whole = origin | {"epoch": done} | state | {"record": record.facts}
+            self.writes.begin(partial(self._keep, best), whole)
             if done == session.epochs:
                 self.writes.wait()
 
         return write
 
-    def _keep(self, last: memoryview, best: list[memoryview], record: bytes) -> None:
-        self.series.write(last)
-        for content in best:
-            files.write(self.checkpoints / BEST, content)
-        files.write(self.path / RECORD, record)
+    def _keep(self, best: bool, state: dict) -> None:
+        self.series.write(checkpoint.packed(state))
+        if best:
+            checkpoint.save(deployed(state), self.checkpoints / BEST)
+        files.write(self.path / RECORD, record_of(state["record"]))
 
     # ---------------------------------------------------------------------------------------------------------- finish
     def repair(self, saved: dict) -> list[str]:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from pycls_std.engine.snapshot import Snapshot
+
 
 class Writes:
     """Carries out one write at a time: at once, or in a thread.
@@ -14,13 +16,17 @@ class Writes:
         self.pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writes") if beside else None
         self.pending: Future | None = None
 
-    def begin(self, write: Callable[[], None]) -> None:
-        """Carry out a write, or begin it, when the one before has ended."""
+    def begin(self, write: Callable[[dict], None], state: dict) -> None:
+        """Carry out a write of a state, or begin it, when the one before has ended.
+
+        In a thread it is of a copy, for training goes on and changes the state.
+        """
         self.wait()
         if self.pool:
-            self.pending = self.pool.submit(write)
+            snapshot = Snapshot(state)
+            self.pending = self.pool.submit(lambda: write(snapshot.values()))
         else:
-            write()
+            write(state)
 
     def wait(self) -> None:
         """Wait until nothing is being written. Raises what the write raised."""

@@ -71,7 +71,7 @@ class VkD(Term):
         self.norm = norm
         of_norm = vars(getattr(norm, "func", norm))
         self.of_population = of_norm.get("of_population", False)
-        self.waits = of_norm.get("waits", "")
+        self.no_graph = of_norm.get("no_graph", "")
 
     @classmethod
     def from_cfg(cls, cfg, run, student):

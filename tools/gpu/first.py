@@ -32,6 +32,7 @@ from pycls_std.builders.training import build_all, build_runtime  # noqa: E402
 from pycls_std.core.interleaved import interleaved, report  # noqa: E402
 from pycls_std.core.structures import Progress  # noqa: E402
 from pycls_std.engine import checkpoint, loop  # noqa: E402
+from pycls_std.engine.snapshot import Snapshot  # noqa: E402
 from pycls_std.measure.speed import START, Steps, endless, profiled  # noqa: E402
 from pycls_std.models.create import create_backbone  # noqa: E402
 from pycls_std.models.token_mixing import mixer_blocks  # noqa: E402
@@ -248,6 +249,7 @@ def parts_of_a_step(look: Look, own: Steps, pair) -> None:
     ways = {
         "evaluation": lambda: loop.evaluate(trainer.student, session.task, session.test_loader, runtime),
         "check of the state": lambda: checkpoint.refuse_not_finite(session.state_dict(), ""),
+        "copy of the state": lambda: Snapshot(session.state_dict()).values(),
         "checkpoint": lambda: checkpoint.save(session.state_dict(), look.scratch / "state.pt"),
     }
     for name, way in ways.items():

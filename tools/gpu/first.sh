@@ -6,7 +6,7 @@
 #   tools/gpu/first.sh [DATA [OUT]]
 # DATA: a folder of images, train/<class>/ and val/<class>/; none = the digits of scikit-learn. OUT: a new folder for
 # the results, of a few hundred kB.
-# PYTHON, DEVICE, CFG, BATCH, ROUNDS, WORKERS choose otherwise; on a CPU in small, where the limit of 30 s may
+# PYTHON, DEVICE, CFG, BATCH, ROUNDS, WORKERS choose otherwise; on a CPU in small, where the limit of 25 s may
 # end the look at a ResNet:
 #   DEVICE=cpu CFG=configs/debug/std_debug.yaml BATCH=128 ROUNDS=1 COMPILED=off tools/gpu/first.sh
 set -u -o pipefail
@@ -21,23 +21,37 @@ mkdir -p "$out"
 
 say() { echo "== $* at ${SECONDS} s"; }
 
-first() { # first SECONDS WORDS: parts of first.py, for so long at most
-  local seconds=$1
+limited() { # limited SECONDS PARTS COMMAND: for so long at most; what is killed leaves its reason, as what fails does
+  local seconds=$1 parts=$2 start=$SECONDS code
+  shift 2
+  timeout -k 5 "$seconds" "$@"
+  code=$?
+  if [ "$code" = 124 ] || [ "$code" = 137 ]; then
+    local error="killed after $((SECONDS - start)) s, its limit is $seconds s"
+    echo "$error" | tee "$out/error-${parts// /-}.txt"
+    echo "{\"part\": \"$parts\", \"error\": \"$error\"}" >> "$out/result.jsonl"
+  fi
+  return "$code"
+}
+
+first() { # first SECONDS WORDS: parts of first.py, which are the words before any with - or =
+  local seconds=$1 parts
   shift
-  timeout -k 5 "$seconds" "$python" tools/gpu/first.py --out "$out" --cfg "$config" --device "${DEVICE:-cuda}" \
+  parts=$(printf '%s\n' "$@" | sed '/[-=]/,$d' | paste -sd ' ')
+  limited "$seconds" "$parts" "$python" tools/gpu/first.py --out "$out" --cfg "$config" --device "${DEVICE:-cuda}" \
     --batch "${BATCH:-1024}" --rounds "${ROUNDS:-10}" "$@"
 }
 
 {
   say env
-  first 30 env $digits
+  first 60 env $digits
   say cuda tests
-  timeout -k 5 60 "$python" -m pytest -q -m cuda $(grep -l "mark.cuda" tests/test_*.py)  # collecting all takes a minute
+  limited 60 tests "$python" -m pytest -q -m cuda $(grep -l "mark.cuda" tests/test_*.py)  # collecting all takes a minute
   say waits, views, determinism
   first 85 sync views determinism $digits
   first 25 determinism --cfg configs/resnet/r-20_c100.yaml $digits
   say speed
-  first 150 speed --modes off ${compiled%% *} -- $images
+  first 120 speed --modes off ${compiled%% *} -- $images
   say compiled steps
   first 85 steps --modes off $compiled -- MINE.PERIOD=step OPTIM.NAME=momentum $images
   say a run

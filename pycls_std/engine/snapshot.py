@@ -1,0 +1,39 @@
+"""A copy of a training state on the host, which the device writes while training goes on."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from pycls_std.engine.arriving import Arriving
+from pycls_std.engine.checkpoint import tensors
+
+
+class Snapshot:
+    """A copy of a nest of dictionaries, lists, tensors and values as it is now.
+
+    Each memory is copied whole and once, so tensors that share one share its copy, and a file of either is the same.
+    """
+
+    def __init__(self, state: dict):
+        own = tensors(state)
+        address = {name: str(tensor.untyped_storage().data_ptr()) for name, tensor in own.items()}
+        self.arriving = Arriving({address[name]: _memory(tensor) for name, tensor in own.items()}, kept=True)
+        copies = {id(tensor): _placed(tensor, self.arriving.copies[address[name]]) for name, tensor in own.items()}
+        self.state = copy.deepcopy(state, copies)
+
+    def values(self) -> dict:
+        """Return the copy; wait until it is there."""
+        self.arriving.values()
+        return self.state
+
+
+def _memory(tensor: Tensor) -> Tensor:
+    """Return all of the memory that a tensor is in, as bytes."""
+    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
+
+
+def _placed(tensor: Tensor, memory: Tensor) -> Tensor:
+    """Return a tensor that lies in a memory as another one does in its own."""
+    place = tensor.storage_offset(), tensor.shape, tensor.stride()
+    return torch.empty(0, dtype=tensor.dtype).set_(memory.untyped_storage(), *place)
