@@ -303,7 +303,10 @@ def featured(pair, form, weight, **more):
     return [MDISTILLER, parts, {"MODEL": {"NAME": student}, "DISTILLATION": {"TEACHERS": [teacher]}}]
 
 
-REVIEWED = {"OPTIM": MDISTILLER["OPTIM"] | {"NAME": "sgd", "BASE_LR": 0.1}, "TRAIN": {"BATCH_SIZE": 128}}
+REVIEWED = {
+    "OPTIM": MDISTILLER["OPTIM"] | {"NAME": "sgd", "BASE_LR": 0.1, "STEPS": [151, 181, 211]},
+    "TRAIN": {"BATCH_SIZE": 128},
+}
 REVIEWED |= {"DISTILLATION": {"TEACHER_BN": "batch", "TEACHER_ARGS": [{"taps": "before_relu"}]}}
 # Exponent and weight of a pair. Source: Zheng and Yang, ICLR 2024, table 8.
 MATCHED = {"r-20": {"TTM": (0.3, 7), "WTTM": (0.3, 1.5)}, "r-8x4": {"TTM": (0.1, 100), "WTTM": (0.1, 3)}}
