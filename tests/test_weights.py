@@ -352,6 +352,18 @@ def test_the_size_that_a_teachers_weights_are_of_is_told(std, tmp_path, name, ar
     assert build_teachers(cfg, 10, HALF, find_teacher_weights(cfg))[1].image_size == 24
 
 
+def test_no_size_is_told_where_weights_do_not_fix_it(std, tmp_path):
+    """A Swin of 64 px has the shapes of any larger one."""
+    name, args = "swin_tiny_patch4_window7_224", {"depths": [1, 1], "num_heads": [2, 2], "embed_dim": 8}
+    path, _, _ = plain_file(tmp_path, name, classes=10, image_size=64, **args)
+    first, _, _ = plain_file(tmp_path)
+    own = {"DISTILLATION__TEACHERS": f"[resnet8, {name}]", "DISTILLATION__TEACHER_WEIGHTS": f"[{first}, {path}]"}
+    cfg = std(**own, DISTILLATION__TEACHER_ARGS=f"[{{}}, {args}]", DISTILLATION__TEACHER_SIZES="[0, 16]")
+    with pytest.raises(ValueError, match="does not fit the model: ") as caught:
+        build_teachers(cfg, 10, HALF, find_teacher_weights(cfg))
+    assert "TEACHER_SIZES" not in str(caught.value)
+
+
 def test_mixer_as_a_teacher_is_built_as_it_was_trained(load, tmp_path):
     """A checkpoint's own MODEL.ARGS and NORM_EPS build the teacher; a student trained by STD can teach as well."""
     from pycls_std import runner

@@ -279,6 +279,8 @@ def describe_teachers(cfg, num_classes: int, weights: list[Weights] | None = Non
 def fitting_size(teacher: DescribedTeacher) -> int:
     """Return the side of its input, pixels, at which a teacher has the shapes of its weights; 0 if none is found.
 
+    And 0 where they do not fix it: a Swin of any larger size has the same.
+
     What follows from the side is a grid of places, whose sides or number are a size of a tensor, up to two tokens more.
     """
 
@@ -297,7 +299,8 @@ def fitting_size(teacher: DescribedTeacher) -> int:
         for there, here in zip(found.get(key, own), own, strict=False):
             ratios = [there / here] + [((there - t) / (here - t)) ** 0.5 for t in range(3) if min(there, here) > t]
             sides |= {round(teacher.image_size * ratio) for ratio in ratios if there != here}
-    return next((side for side in sorted(sides) if shapes(side) == found), 0)
+    side = next((side for side in sorted(sides) if shapes(side) == found), 0)
+    return side if side and shapes(2 * side) != found else 0
 
 
 def refuse_other_arguments(cfg, num_classes: int) -> None:

@@ -124,7 +124,7 @@ def build_described_trainer(cfg, classes: int) -> tuple[Trainer, RunDescription]
     own = (part for module in trainer.modules().values() for part in module.modules())
     no_graph = next(filter(None, (getattr(part, "no_graph", "") for part in own)), "")
     if cfg.TRAIN.COMPILE == "graphs" and no_graph:
-        raise ValueError(f"TRAIN.COMPILE is graphs, which cannot hold {no_graph}; on compiles it")
+        raise ValueError(f"TRAIN.COMPILE is graphs, which cannot hold {no_graph}; TRAIN.COMPILE on can")
     return trainer, run
 
 

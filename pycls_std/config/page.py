@@ -213,7 +213,7 @@ PAGE = {
     "OPTIM.WEIGHT_DECAY": Option(0.05, least=0),
     # It spares nothing, as torch.optim by itself.
     "OPTIM.DECAY_ALL": Option(False, when="OPTIM.WEIGHT_DECAY"),
-    # Parts of the backbone of which it spares nothing, by names as in MODEL.FREEZE; [] = none.
+    # Parts of the backbone in which it spares nothing, neither biases nor norms, named as in MODEL.FREEZE; [] = none.
     "OPTIM.DECAY_ALL_OF": Option([], of=str, when="OPTIM.WEIGHT_DECAY and OPTIM.DECAY_ALL=False"),
     # Momentum, above 0 for `sgd`, whose Nesterov form needs it; 0 = off for `momentum`.
     "OPTIM.MOMENTUM": Option(0.9, least=0, greatest=1),
@@ -224,8 +224,8 @@ PAGE = {
     "OPTIM.MAX_EPOCH": Option(300, least=1, on_resume="longer"),
     # Shape of the learning rate after the warm-up; the shape is counted from the first epoch on.
     "OPTIM.SCHEDULE": Option(("cosine", "step", "constant")),
-    # When the learning rate is set, to what shape and warm-up have there: before each step; before each epoch; or
-    # epoch_late, after each epoch to what its beginning had, so that the first two epochs have the same (DeiT's code).
+    # How often the learning rate follows shape and warm-up: in every step; at the start of every epoch; or epoch_late,
+    # one epoch behind, so that the first two epochs have the same (as in the code of DeiT, STD and ViDT).
     "OPTIM.LR_PERIOD": Option(("step", "epoch", "epoch_late"), when="OPTIM.SCHEDULE!=constant or OPTIM.WARMUP_EPOCHS"),
     # Epochs of linear warm-up from WARMUP_LR, at most MAX_EPOCH; 0 = off.
     "OPTIM.WARMUP_EPOCHS": Option(0.0, least=0, within="OPTIM.MAX_EPOCH"),

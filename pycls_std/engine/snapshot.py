@@ -12,12 +12,14 @@ from pycls_std.engine.checkpoint import tensors
 class Snapshot:
     """A copy of a nest of dictionaries, lists, tensors and values as it is now.
 
-    Each memory is copied whole and once, so tensors that share one share its copy, and a file of either is the same.
+    Each memory is copied whole and once, so tensors that share one share its copy, and a file of either is the same. It
+    is made on the current stream, which has to be the one that changes the state afterwards.
     """
 
     def __init__(self, state: dict):
         own = tensors(state)
-        address = {name: str(tensor.untyped_storage().data_ptr()) for name, tensor in own.items()}
+        memories = {name: tensor.untyped_storage() for name, tensor in own.items()}
+        address = {name: f"{memory.data_ptr()} {memory.nbytes()}" for name, memory in memories.items()}
         self.arriving = Arriving({address[name]: _memory(tensor) for name, tensor in own.items()}, kept=True)
         copies = {id(tensor): _placed(tensor, self.arriving.copies[address[name]]) for name, tensor in own.items()}
         self.state = copy.deepcopy(state, copies)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from pycls_std.core.precision import full_precision
 from pycls_std.core.registry import FEATURE_NORMS
 
 
@@ -47,29 +46,28 @@ def whiten(features: Tensor, population: Tensor, *, shrinkage: float) -> Tensor:
     whitenings the one that changes features least, which does not depend on the order of the channels, and hardly on
     the other images of a batch. As long as N is at most C the covariance has no inverse, and it is the shrinkage that
     decides how much of its small directions is seen; with shrinkage 1, features are only centred and scaled. If the
-    covariance is 0 the result is, too. Its eigenvalues are those of the smaller of an N x N and a C x C matrix.
+    covariance is 0 the result is, too. Its eigenvalues are those of the smaller of an N x N and a C x C matrix, and all
+    is computed in fp64, for where N is less than C the result is a difference of what is much larger.
     Raises ValueError for a population of fewer than 2 images.
     Source: Miles et al. (VkD) whiten for generative tasks, without code; Kessy, Lewin and Strimmer, The American
     Statistician 2018 (ZCA); Ledoit and Wolf, JMVA 2004 (shrinkage).
     """
     _need_two(population)
-    population = population.float()
-    mean = population.mean(dim=0)
-    centred = population - mean
+    mean = population.double().mean(dim=0)
+    centred = population.double() - mean
     variance = centred.square().mean()
     size = variance.clamp(min=torch.finfo(variance.dtype).tiny).sqrt()  # to which all is scaled, so nothing is tiny
-    centred, scaled = centred / size / math.sqrt(len(centred)), (features.float() - mean) / size
+    centred, scaled = centred / size / math.sqrt(len(centred)), (features.double() - mean) / size
     few = len(centred) < centred.shape[1]
-    with full_precision(features.device):
-        # What is not finite would end in an error of LAPACK; it is in the mean, too, and so in the result.
-        products = (centred @ centred.T if few else centred.T @ centred).nan_to_num(0, 0, 0)
-        eigenvalues, vectors = torch.linalg.eigh(products)
-        roots = (shrinkage + (1 - shrinkage) * eigenvalues.clamp(min=0)).sqrt()
-        if not few:
-            return scaled @ (vectors / roots) @ vectors.T
-        # What S^-1/2 lacks to shrinkage^-1/2 I is within what the images span: X^T V diag(lack) V^T X.
-        lack = (1 - shrinkage) / (roots * (roots + math.sqrt(shrinkage)))
-        return (scaled - scaled @ centred.T @ (vectors * lack) @ vectors.T @ centred) / math.sqrt(shrinkage)
+    # eigh raises an error for NaN; the mean carries that into the result instead.
+    products = (centred @ centred.T if few else centred.T @ centred).nan_to_num(0, 0, 0)
+    eigenvalues, vectors = torch.linalg.eigh(products)
+    roots = (shrinkage + (1 - shrinkage) * eigenvalues.clamp(min=0)).sqrt()
+    if not few:
+        return (scaled @ (vectors / roots) @ vectors.T).float()
+    # What S^-1/2 lacks to shrinkage^-1/2 I is within what the images span: X^T V diag(lack) V^T X.
+    lack = (1 - shrinkage) / (roots * (roots + math.sqrt(shrinkage)))
+    return ((scaled - scaled @ centred.T @ (vectors * lack) @ vectors.T @ centred) / math.sqrt(shrinkage)).float()
 
 
 @FEATURE_NORMS.register("none")

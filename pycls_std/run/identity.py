@@ -49,7 +49,7 @@ class Identity(NamedTuple):
             raise ValueError(f"{path} is a run of {len(saved['teachers'])} teachers, now {len(self.teachers)}")
         for index, (old, new) in enumerate(zip(saved["teachers"], self.teachers, strict=True)):
             if old != new:
-                # By the same name as now: with another one it is a run of other options.
+                # Its name is the same as now, for otherwise the options would differ already.
                 origin = config.complete(self.config)["DISTILLATION.TEACHER_WEIGHTS"][index]
                 changed = f"those of {origin} have changed since (DISTILLATION.TEACHER_WEIGHTS)"
                 raise ValueError(f"{path} is a run with other weights of teacher {index}: {changed}")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from pycls_std.engine.checkpoint import refuse_unreadable
 from pycls_std.engine.snapshot import Snapshot
 
 
@@ -23,6 +24,7 @@ class Writes:
         """
         self.wait()
         if self.pool:
+            refuse_unreadable(state)  # now, and not an epoch later
             snapshot = Snapshot(state)
             self.pending = self.pool.submit(lambda: write(snapshot.values()))
         else:

@@ -73,7 +73,7 @@ class Feature(Term):
         self.form = form
         self.teacher = teacher
         self.warmup = warmup
-        self.no_graph = f"FEATURE.WARMUP_EPOCHS {warmup}, another weight in each epoch" if warmup else ""
+        self.no_graph = f"FEATURE.WARMUP_EPOCHS {warmup}, whose weight changes every epoch" if warmup else ""
 
     @classmethod
     def from_cfg(cls, cfg, run, student):

@@ -37,7 +37,7 @@ class KD(LogitTerm):
         self.teacher_heads = tuple(range(len(teachers)))
         self.heads = (head,)
         self.warmup = warmup
-        self.no_graph = f"KD.WARMUP_EPOCHS {warmup}, another weight in each epoch" if warmup else ""
+        self.no_graph = f"KD.WARMUP_EPOCHS {warmup}, whose weight changes every epoch" if warmup else ""
 
     @classmethod
     def from_cfg(cls, cfg, run, student):

@@ -70,7 +70,9 @@ class LogitLoss(nn.Module):
         self.of_targets = {"targets": lambda t: t, "labels": lambda t: t.argmax(dim=-1)}
         self.of_targets = {name: make for name, make in self.of_targets.items() if name in names}
         self.of_progress = "progress" in names
-        self.no_graph = f"{form.__name__}, which is another one in each epoch" if self.of_progress else ""
+        self.no_graph = (
+            f"DISTILLATION.TYPE {options['TYPE']}, whose weight changes every epoch" if self.of_progress else ""
+        )
         self.learned = nn.ParameterDict({name: nn.Parameter(torch.tensor(value)) for name, value in learned.items()})
         self.weighting = weighting
         self.standardize = standardize

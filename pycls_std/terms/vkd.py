@@ -69,9 +69,9 @@ class VkD(Term):
         self.teacher = teacher
         self.projection = projection
         self.norm = norm
-        of_norm = vars(getattr(norm, "func", norm))
-        self.of_population = of_norm.get("of_population", False)
-        self.no_graph = of_norm.get("no_graph", "")
+        form = getattr(norm, "func", norm)
+        self.of_population = getattr(form, "of_population", False)
+        self.no_graph = getattr(form, "no_graph", "")
 
     @classmethod
     def from_cfg(cls, cfg, run, student):
