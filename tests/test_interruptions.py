@@ -7,6 +7,7 @@ shown for a kill, and for every method in test_run.py.
 import json
 import os
 import random
+import re
 import signal
 import time
 
@@ -304,7 +305,10 @@ def test_a_worker_that_dies(run, tmp_path):
     os.kill(worker, signal.SIGKILL)
     code, _, errors = running.end()
     assert code == 1
-    assert "is killed by signal: Killed" in errors, errors
+    # By torch, which says either: that it heard of the signal, or that nothing came of the worker.
+    assert re.search(
+        r"DataLoader worker \(pid(\(s\))? \d+\) (is killed by signal: Killed|exited unexpectedly)", errors
+    ), errors
     assert "try a smaller DATA.NUM_WORKERS" in errors
     assert len(errors.splitlines()) == 1
     assert load_state(tmp_path / "run")["epoch"] == 2

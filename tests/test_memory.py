@@ -454,8 +454,9 @@ def test_a_block_takes_as_many_operations_whatever_its_size():
     """By which a larger one costs less for each image where operations are launched."""
     counts = []
     for images in (512, 4096):  # enough for every operation to be drawn
+        views = memory_views()
         with NoReads() as seen:
-            memory_views().batch([(number // 48, number % 48) for number in range(images)])
+            views.batch([(number // 48, number % 48) for number in range(images)])
         counts.append(sum(seen.operations.values()))
     assert counts[1] <= 1.02 * counts[0]
 

@@ -631,10 +631,10 @@ def test_copies_of_a_device_are_waited_for_when_they_are_read(monkeypatch):
         "Event",
         lambda: SimpleNamespace(record=lambda: done.append("recorded"), synchronize=lambda: done.append("waited")),
     )
-    monkeypatch.setattr(arriving, "_pinned", lambda tensor: copied.append(tensor) or torch.ones(2))
+    monkeypatch.setattr(arriving, "_copied", lambda tensor, *, pinned: copied.append((tensor, pinned)) or torch.ones(2))
     on_device = SimpleNamespace(is_cuda=True)
     sent = Arriving({"a": on_device, "b": on_device})
-    assert (copied, done) == ([on_device] * 2, ["recorded"])
+    assert (copied, done) == ([(on_device, True)] * 2, ["recorded"])
     assert set(sent.values()) == {"a", "b"} and done == ["recorded", "waited"]
     own = torch.ones(1)
     assert Arriving({"a": own}).values()["a"] is own and len(done) == 2
