@@ -28,6 +28,7 @@ from pycls_std.models.create import create_backbone, refuse_reserved, refuse_unk
 from pycls_std.models.describe import Description
 
 LOG = logging.getLogger("pycls_std")
+ASSUMED = "the normalisation of the dataset ({})"  # and the option that says otherwise
 
 
 class PretrainedWeights(NamedTuple):
@@ -48,7 +49,7 @@ def find_pretrained(cfg, *, fetch: bool = True, start: bool = True) -> Pretraine
     name, origin = cfg.MODEL.NAME, cfg.MODEL.WEIGHTS if start else ""
     student = _find("MODEL.WEIGHTS", name, origin, fetch) if origin else Weights(None, "random weights")
     if fetch and student.state and not (student.normalization or cfg.DATA.NORMALIZATION):
-        _tell_of_assumed("MODEL.WEIGHTS", student, [NORMALIZED.format("DATA.NORMALIZATION")])
+        _tell_of_assumed("MODEL.WEIGHTS", student, [ASSUMED.format("DATA.NORMALIZATION")])
     return PretrainedWeights(student, find_teacher_weights(cfg, fetch=fetch))
 
 
@@ -62,15 +63,12 @@ def find_teacher_weights(cfg, *, fetch: bool = True) -> list[Weights]:
     resizes = TASKS.get(cfg.TASK.NAME).RESIZES
     norms, sizes = options.TEACHER_NORMS or unsaid, options.TEACHER_SIZES or unsaid
     for (label, *_), weights, norm, size in zip(_of_teachers(cfg), found, norms, sizes, strict=True):
-        assumed = [] if weights.normalization or norm else [NORMALIZED.format("DISTILLATION.TEACHER_NORMS")]
+        assumed = [] if weights.normalization or norm else [ASSUMED.format("DISTILLATION.TEACHER_NORMS")]
         if resizes and not (weights.image_size or size):
             assumed.append(f"{cfg.DATA.IMAGE_SIZE} px, the student's size (DISTILLATION.TEACHER_SIZES)")
         if fetch and weights.state and assumed:
             _tell_of_assumed(label, weights, assumed)
     return found
-
-
-NORMALIZED = "the normalisation of the dataset ({})"
 
 
 def _tell_of_assumed(label: str, weights: Weights, assumed: list[str]) -> None:
@@ -79,11 +77,9 @@ def _tell_of_assumed(label: str, weights: Weights, assumed: list[str]) -> None:
 
 
 def refuse_unknown_models(cfg, *, teach: bool) -> None:
-    """Raise ConfigError that names the option for a model that is nowhere, and for weights that no file can be.
+    """Raise ConfigError that names the option for a model that is nowhere, or teaches and is of another task.
 
-    And for a teacher whose heads are those of another task.
-
-    Nothing is read or fetched. teach: teachers are built.
+    And for weights that no file can be. Nothing is read or fetched. teach: teachers are built.
     """
     asked = [("MODEL.NAME", partial(refuse_unknown, cfg.MODEL.NAME))]
     for name in cfg.DISTILLATION.TEACHERS if teach else ():
@@ -274,33 +270,6 @@ def describe_teachers(cfg, num_classes: int, weights: list[Weights] | None = Non
         own = {"num_classes": num_classes, "size": size, "student": student, "given": given, "source": source}
         described.append(DescribedTeacher(name, find=find, **own))
     return described
-
-
-def fitting_size(teacher: DescribedTeacher) -> int:
-    """Return the side of its input, pixels, at which a teacher has the shapes of its weights; 0 if none is found.
-
-    And 0 where they do not fix it: a Swin of any larger size has the same.
-
-    What follows from the side is a grid of places, whose sides or number are a size of a tensor, up to two tokens more.
-    """
-
-    def shapes(side: int) -> dict[str, torch.Size]:
-        classes = teacher.num_classes
-        try:
-            with torch.device("meta"):  # where nothing is allocated
-                built = create_backbone(teacher.name, num_classes=classes, image_size=side, **teacher.args)
-        except ValueError:  # of a size that it does not take
-            return {}
-        return {key: value.shape for key, value in built.state_dict().items()}
-
-    found = {key: value.shape for key, value in (teacher.weights.state or {}).items()}
-    sides = set()
-    for key, own in shapes(teacher.image_size).items():
-        for there, here in zip(found.get(key, own), own, strict=False):
-            ratios = [there / here] + [((there - t) / (here - t)) ** 0.5 for t in range(3) if min(there, here) > t]
-            sides |= {round(teacher.image_size * ratio) for ratio in ratios if there != here}
-    side = next((side for side in sorted(sides) if shapes(side) == found), 0)
-    return side if side and shapes(2 * side) != found else 0
 
 
 def refuse_other_arguments(cfg, num_classes: int) -> None:

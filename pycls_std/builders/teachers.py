@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from typing import NamedTuple, cast
 
+import torch
+
 from pycls_std.builders.data import build_task, named_normalization
 from pycls_std.builders.method import build_backbone, build_student, describe_run
-from pycls_std.builders.models import DescribedTeacher, describe_teachers, fitting_size
+from pycls_std.builders.models import DescribedTeacher, describe_teachers
 from pycls_std.builders.weights import Weights
 from pycls_std.core.registry import TASKS
 from pycls_std.core.structures import Loaded, Loader, Normalization
@@ -13,6 +15,7 @@ from pycls_std.engine import checkpoint
 from pycls_std.engine.loop import Session
 from pycls_std.engine.runtime import Runtime
 from pycls_std.models.contract import Backbone
+from pycls_std.models.create import create_backbone
 from pycls_std.tasks.contract import Task
 from pycls_std.teachers.outputs import LiveTeachers
 from pycls_std.teachers.predicting import PredictingStudent
@@ -39,7 +42,7 @@ def build_teachers(cfg, num_classes: int, normalization: Normalization, weights:
         try:
             backbone, prediction = _build(each, found, wanted, label)
         except ValueError as error:
-            side = fitting_size(each) if TASKS.get(cfg.TASK.NAME).RESIZES else 0
+            side = _fitting_size(each) if TASKS.get(cfg.TASK.NAME).RESIZES else 0
             if not side:
                 raise
             there = f"its weights are of {side} px, here it sees {each.image_size}"
@@ -60,6 +63,32 @@ def build_teachers(cfg, num_classes: int, normalization: Normalization, weights:
             )
         )
     return teachers
+
+
+def _fitting_size(teacher: DescribedTeacher) -> int:
+    """Return the side of its input, pixels, at which a teacher has the shapes of its weights.
+
+    0 if none is found, and where they do not fix it: a Swin of any larger size has the same.
+    What follows from the side is a grid of places, whose sides or number are a size of a tensor, up to two tokens more.
+    """
+
+    def shapes(side: int) -> dict[str, torch.Size]:
+        classes = teacher.num_classes
+        try:
+            with torch.device("meta"):  # where nothing is allocated
+                built = create_backbone(teacher.name, num_classes=classes, image_size=side, **teacher.args)
+        except ValueError:  # of a size that it does not take
+            return {}
+        return {key: value.shape for key, value in built.state_dict().items()}
+
+    found = {key: value.shape for key, value in (teacher.weights.state or {}).items()}
+    sides = set()
+    for key, own in shapes(teacher.image_size).items():
+        for there, here in zip(found.get(key, own), own, strict=False):
+            ratios = [there / here] + [((there - t) / (here - t)) ** 0.5 for t in range(3) if min(there, here) > t]
+            sides |= {round(teacher.image_size * ratio) for ratio in ratios if there != here}
+    side = next((side for side in sorted(sides) if shapes(side) == found), 0)
+    return side if side and shapes(2 * side) != found else 0
 
 
 def _build(described: DescribedTeacher, found: Weights, wanted: str, label: str) -> tuple[Backbone, str]:
