@@ -24,7 +24,7 @@ PAGE = {
     "PRECISION": Option(("fp32", "bf16", "fp16")),
     # On CUDA, round the factors of every fp32 convolution and product to TF32 (10 bits of mantissa), which is faster;
     # false = full fp32 in both, so that fp32 means the same on every device. Resizing of images stays in full fp32; the
-    # products of VkD's projection and of whitening do not, whose columns are then orthonormal to 1e-3.
+    # products of VkD's projection do not, whose columns are then orthonormal to 1e-3.
     "CUDA.TF32": Option(False, when="DEVICE!=cpu", recipe=False),
     # On CUDA, take kernels that give the same bits each time, which exact resume needs there; they are slower, and a
     # step whose operation has none is refused. A CPU gives the same bits anyway.

@@ -7,8 +7,7 @@ from torch import Tensor
 class Arriving:
     """An asynchronous copy to the host, in pinned memory, of tensors as they are now.
 
-    Those of a CPU are the tensors themselves, unless they are kept: then they are copied at once. kept: whatever
-    becomes of the tensors.
+    Those of a CPU are the tensors themselves, unless kept: then they are copied, too, at once, for what changes them.
     """
 
     def __init__(self, tensors: dict[str, Tensor], *, kept: bool = False):
