@@ -70,6 +70,15 @@ def test_cost():
     assert kept[2] / kept[0] == pytest.approx(2, rel=0.1)
 
 
+def test_steps():
+    """Each config has a row, with what its batch is; of the first, the ratio is 1."""
+    configs = ["configs/debug/base_debug.yaml", "configs/debug/detection_debug.yaml"]
+    text = benchmark("steps", *configs, "TRAIN.BATCH_SIZE=4", "--rounds", "1")
+    rows = re.findall(r"^\| (\S+) \| 4, (\d+)x(\d+) \| \d+ \| ([\d.]+ \(.*\)) \|$", text, re.M)
+    assert [row[0] for row in rows] == configs
+    assert rows[0][1:] == ("8", "8", "1.00 (1.00 to 1.00)") and int(rows[1][1]) > 32  # digits are of 8 px
+
+
 def test_bf16():
     text = benchmark("bf16", "--students", "resnet20", "--rounds", "1", "--batch", "2")
     ways = ["bf16, torch's own", "bf16, attention in fp32", "bf16, products in fp32"]
