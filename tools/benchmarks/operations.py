@@ -116,7 +116,7 @@ def check(words: list[str]) -> Iterator[Row]:
 
 def augmentation(images: int) -> Iterator[Row]:
     """Count how training images are made in blocks, with RandAugment and erasing."""
-    views = images_of(SIZE, 1).training.dataset
+    views = images_of(SIZE, 4).training.dataset
     for kind in ("cuda", "cpu"):
         loader = MemoryLoader(views, [divmod(number, len(views)) for number in range(images)], batch_size=BATCH)
         loader.block = batches_at_once(kind, BATCH, size=SIZE)
