@@ -59,6 +59,13 @@ def test_token_mixing(tmp_path):
     assert [turn.split("  ")[0] for turn in lines[0]["turns"]] == ["plain"]
 
 
+def test_kernels_that_are_tried_first(tmp_path):
+    """A CPU takes the steps as they are in the first mode."""
+    found, _ = look(tmp_path, "autotune")
+    assert found["first step"]["seconds"] >= 0
+    assert found["step, batch held"]["mode"] == "off" and found["step, batch held"]["ms"] > 0
+
+
 def test_a_run(tmp_path):
     found, _ = look(tmp_path, "run")
     assert (found["run"]["status"], found["run"]["epochs_done"]) == ("finished", 3)

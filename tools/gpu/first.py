@@ -226,9 +226,10 @@ def mixing(look: Look) -> None:
 
 
 def autotune(look: Look) -> None:
-    """Time steps with kernels that are chosen by trying them, which takes minutes at first."""
-    own, _ = first_step(look, "autotune")
-    look.say("step, batch held", mode="autotune", **timed(look, own.session, own.step, 4 * look.rounds))
+    """Time steps with kernels that are chosen by trying them, which takes minutes at first; a CPU compiles nothing."""
+    mode = "autotune" if look.device == "cuda" else look.modes[0]
+    own, _ = first_step(look, mode)
+    look.say("step, batch held", mode=mode, **timed(look, own.session, own.step, 4 * look.rounds))
 
 
 def parts_of_a_step(look: Look, own: Steps, pair) -> None:
