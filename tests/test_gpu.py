@@ -53,6 +53,15 @@ def test_steps(tmp_path):
     assert [line["apart"] for line in lines[:2]] == [0, 0]
 
 
+def test_a_mode_that_fails_is_told_and_the_next_one_goes_on(tmp_path):
+    """A CPU has no graphs."""
+    words = ["steps", *SMALL, "--out", tmp_path, "--modes", "off", "graphs", "off", "--", *WORDS]
+    assert called("tools/gpu/first.py", *words)[0] == 1
+    lines = [json.loads(line) for line in (tmp_path / "result.jsonl").read_text().splitlines()]
+    assert [line.get("apart") for line in lines[:3]] == [0, None, 0]
+    assert "graphs" in lines[1]["error"] and lines[3]["error"] == "RuntimeError: no steps in graphs"
+
+
 def test_token_mixing(tmp_path):
     """A CPU has one way."""
     _, lines = look(tmp_path, "mixing", "--modes", "off")
