@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from types import FrameType
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -83,7 +84,7 @@ def _has_mask(indices) -> bool:
 
 
 def _is_sent() -> bool:
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame and frame.f_code is not send.__code__:
         frame = frame.f_back
     return frame is not None
