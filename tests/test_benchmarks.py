@@ -95,6 +95,25 @@ def test_orthogonal():
     assert re.findall(r"\| (\w+) \| [\d.]+ \| [\d.]+ \(.*?\) \| (\d) \|", text) == [("cayley", "1"), (AUTO, "1")]
 
 
+def test_operations():
+    """A step waits for nothing; each thing takes no more than when it is done in another way."""
+    words = [
+        "MODEL.ARGS.num_blocks=1",
+        "DISTILLATION.TEACHERS=[resnet8, resnet8]",
+        "DISTILLATION.TEACHER_PRECISION=fp32",
+    ]
+    text = benchmark("operations", "--images", "4096", *words)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
+    found = {(what, way): tuple(map(int, counts)) for what, way, *counts in rows}
+    waits = {way: waits for (what, way), (_, _, waits) in found.items() if what == "step"}
+    asked, unfused = waits.pop("asked at once whether it is finite"), waits.pop("the same, MINE's optimizers not fused")
+    assert (asked, unfused) == (1, 2) and list(waits.values()) == [0] * 5
+    check, apart, large, small, few, many = list(found.values())[7:]
+    assert check[0] < 20 < 500 < apart[0]
+    assert 1.8 * large[0] < small[0]  # two blocks, where one holds them all
+    assert 8 * few[0] < many[0] and few[2] == many[2] == 6  # a read for each score of a prediction
+
+
 def test_cycle():
     """Both ways agree, or it stops."""
     text = benchmark("cycle", "--sizes", "6x8", "5x7", "--rounds", "2", "--batch", "2")
