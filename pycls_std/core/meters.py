@@ -22,7 +22,7 @@ class Meters:
             self.counts[name] = self.counts.get(name, 0) + count
 
     def read(self, world: World) -> dict[str, float]:
-        """Return all means, over the images of all processes; this waits for the device."""
+        """Return all means, over the images of all processes; this synchronizes with the device."""
         if not self.sums:
             return {}
         counts = torch.tensor(list(self.counts.values()), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Whether timm alone, without this project, makes a student of its weights, found by trying."""
+"""Find out, by trying, whether timm alone, without this project, can load a student."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pycls_std.models.create import timm_arguments
 
 
 def plain_timm(name: str, *, num_classes: int, image_size: int, norm_eps: float = 0.0, **args) -> dict | None:
-    """Return the arguments of `timm.create_model` that make a backbone; None for one that only this project makes.
+    """Return the arguments of `timm.create_model` that build a backbone; None if only this project can build it.
 
     Arguments are those of `create_backbone`.
     """
@@ -31,7 +31,7 @@ def _norms(arguments: dict) -> set[float]:
 def says_the_same(arguments: dict, path: Path, model: Deployed, image_size: int) -> bool:
     """Return whether timm's model with the weights of a file has the logits of the student.
 
-    It has not where the student's prediction is one of two heads, which timm averages.
+    It does not if the student's prediction is one of two heads, which timm averages.
     """
     plain = timm.create_model(**arguments)
     load_checkpoint(plain, str(path))
