@@ -144,7 +144,7 @@ def _identity(options: str, session, data) -> Identity:
 
 
 def _score_teachers(cfg, session) -> dict[str, dict[str, float]]:
-    """Optimize the teachers (fold, convert), and return the result of each, by split.
+    """Optimize the teachers (fold, convert), score them, and return the result of each, by split.
 
     Raises ValueError for one below its floor on the held-out images, or on the test split if none are held out.
     """

@@ -59,7 +59,7 @@ def build_cache(
     session: with teachers that are already optimized and in their batch norm mode. epochs: those to come, counted from
     0. The log says what is in the cache and what will be written.
     Raises ValueError if there is not enough disk space, and, without OFFLINE, for images that are not in memory: only
-    for images in memory all pixels are known, and so whether another run sees the same views.
+    for images in memory are all pixels known, and so whether another run sees the same views.
     """
     options = cfg.DISTILLATION
     if not options.CACHE:

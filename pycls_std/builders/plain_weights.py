@@ -10,8 +10,8 @@ from pycls_std.core.text import first_of
 from pycls_std.engine.checkpoint import importing
 
 LOG = logging.getLogger("pycls_std")
-# Keys under which programs store weights. The moving average comes first: of both, it is the better one, and the one
-# that timm loads.
+# Keys under which programs store weights. The moving average comes first: if there are both, it is the better one, and
+# the one that timm loads.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state", "net")
 PREFIXES, BRANCHES = ("backbone.", "model."), "branches."  # names of the model in wrappers; the second is Lightning's
 

@@ -80,7 +80,7 @@ def _built(catalogue: Catalogue, settings: dict) -> tuple[CfgNode, dict[str, Any
 
 
 def dump(options: CfgNode) -> str:
-    """Return the options as YAML, without unread ones, and without weights of terms that are off by default, too.
+    """Return the options as YAML, without unread ones, and without the weights of terms that are off, as by default.
 
     So a record stays a valid config when methods and terms are added or removed.
     """

@@ -141,7 +141,7 @@ PAGE = {
     # detection, where all see the same images.
     "DISTILLATION.TEACHER_SIZES": Option([], of=int, least=0, greatest=4096),
     # Keyword arguments of each teacher's constructor, [{taps: before_relu}, {}]; {} = none. They are as in MODEL.ARGS,
-    # with norm_eps for MODEL.NORM_EPS; those that a checkpoint was trained with apply unless they are given here.
+    # and norm_eps, as MODEL.NORM_EPS; those that a checkpoint was trained with apply unless they are given here.
     "DISTILLATION.TEACHER_ARGS": Option([], of=dict),
     # Prediction that each teacher provides, if it is a student trained here with several heads: avg, cls, dist; "" =
     # the one that counted in its run (TEST.PREDICTION).
@@ -150,8 +150,8 @@ PAGE = {
     # the test split; below it, the run stops with an error. 0 = off, -1 = the task's default (classification: a quarter
     # of the way from chance to 100; detection: 5).
     "DISTILLATION.TEACHER_MIN_ACC": neutral(-1.0, least=-1, greatest=100),
-    # Precision of the teachers, whose weights are converted to it; auto = PRECISION, but fp32 for a teacher that would
-    # classify more than 1 % of 1000 test images differently, or whose features would differ by more than 5 %.
+    # Precision of the teachers, whose weights are converted to it; auto = PRECISION, but fp32 for a teacher whose
+    # predictions would then differ on more than 1 % of 1000 test images, or whose features by more than 5 %.
     "DISTILLATION.TEACHER_PRECISION": Option(("auto", "fp32", "bf16", "fp16"), recipe=False),
     # Fold the teachers' batch norms into the convolutions before them: the same function up to rounding.
     "DISTILLATION.TEACHER_FOLD": Option(True, recipe=False),
@@ -230,7 +230,7 @@ PAGE = {
     # Learning rate schedule after the warm-up; it is counted from the first epoch, so the warm-up replaces its start.
     "OPTIM.SCHEDULE": Option(("cosine", "step", "constant")),
     # How often the learning rate is updated: step = in every iteration; epoch = at the start of every epoch; epoch_late
-    # = also, but one epoch behind, so that the first two epochs have the same (as in the code of DeiT, STD and ViDT).
+    # = so, too, but an epoch behind, so that the first two epochs have the same (as in the code of DeiT, STD and ViDT).
     "OPTIM.LR_PERIOD": Option(("step", "epoch", "epoch_late"), when="OPTIM.SCHEDULE!=constant or OPTIM.WARMUP_EPOCHS"),
     # Epochs of linear warm-up from WARMUP_LR, at most MAX_EPOCH; 0 = off.
     "OPTIM.WARMUP_EPOCHS": Option(0.0, least=0, within="OPTIM.MAX_EPOCH"),

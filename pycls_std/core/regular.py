@@ -30,7 +30,7 @@ def replace_text(path: Path | str, text: str) -> None:
 
     Raises OSError that names the path if it cannot be written; a file is then unchanged.
     """
-    place = Path(os.path.realpath(path))  # keeps a link
+    place = Path(os.path.realpath(path))  # a link stays a link
     temporary = place.with_name(f".{place.name}.{uuid4().hex}.tmp")  # two may write the same
     try:
         if os.path.exists(path) and not os.path.isfile(path):  # by the given name: a pipe has no real path

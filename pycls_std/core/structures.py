@@ -162,7 +162,7 @@ def take(batch, places: list[int] | slice):
 class World:
     """The processes that train one student together, as tasks and methods see them; here, a single one.
 
-    The engine gives a trainer its own subclass for several (`engine/distributed.py`).
+    The engine gives a trainer its own subclass (`engine/distributed.py`).
     """
 
     rank = 0  # of this process, counted from 0

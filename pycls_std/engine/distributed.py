@@ -99,7 +99,7 @@ class Processes(World):
     def rank_zero_first(self, make: Callable[[], T]) -> T:
         """Call make on rank 0, then in the first process of each other machine, then in the others.
 
-        So that downloads happen only once.
+        Downloads then happen only once.
         """
         own = 0 if self.rank == 0 else 1 if self.local_rank == 0 else 2
         for turn in range(3 if self.size > 1 else 1):

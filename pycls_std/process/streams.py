@@ -11,9 +11,9 @@ from pycls_std.process.errors import one_line
 
 
 class Output:
-    """Standard output whose writes never raise: a full disk does not end a run, but changes its exit code.
+    """Standard output whose writes never raise: a full disk does not end a run, whose record is in files.
 
-    A reader that closes the pipe, such as head, is not an error.
+    It changes the exit code, though. A reader that closes the pipe, such as head, is not an error.
     """
 
     def __init__(self, stream):

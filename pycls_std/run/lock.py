@@ -26,7 +26,7 @@ def locked(folder: Path):
     """
     made, lock = [path for path in (folder, *folder.parents) if not path.exists()], None
     try:
-        with signals.deferred():  # so that a stop does not leave a lock file that is not yet assigned
+        with signals.deferred():  # so that a stop in between does not leave a lock file behind
             lock = _owned(folder)
         yield
     finally:
