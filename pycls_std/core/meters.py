@@ -24,7 +24,7 @@ class Meters:
             self.counts[name] = self.counts.get(name, 0) + count
 
     def read(self, world: World) -> dict[str, float]:
-        """Return all means, over the images of all processes; this waits for the device."""
+        """Return all means, over the images of all processes; this synchronizes with the device."""
         if not self.sums:
             return {}
         sums = torch.stack(list(self.sums.values()))

@@ -1,4 +1,4 @@
-"""The model card of an exported student: what it is, who taught it, how good it is, and how it is loaded."""
+"""The model card of an exported student: the model, its training, its metrics, and how to load it."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ class Facts(NamedTuple):
 
     name: str
     model: str
-    arguments: dict  # of the backbone's constructor, but for its classes
+    arguments: dict  # of the backbone's constructor, except the number of classes
     prediction: str
     parts: tuple[str, ...]
     parameters: int
@@ -21,9 +21,9 @@ class Facts(NamedTuple):
     std: tuple[float, ...]
     resize: str  # what is done to an image before it is normalised, in words
     training: dict[str, str]  # data, teachers, metrics, commit: what is known of each, in words
-    apart: dict[str, float]  # difference of what each file says, as a share of the largest logit, by its kind
+    apart: dict[str, float]  # difference of each file's logits, relative to the largest one, by kind of file
     timm: dict | None  # arguments of `timm.create_model`, if timm makes the backbone
-    same: bool  # whether the backbone with these weights, made as the card says, says what the student says
+    same: bool  # whether the backbone with these weights, built as the card says, has the student's logits
 
 
 def card(facts: Facts) -> str:

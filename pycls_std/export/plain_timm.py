@@ -1,4 +1,4 @@
-"""How a card's reader makes the student of its weights: by timm alone or by this project; found by trying."""
+"""How a reader of the card builds the student from its weights, by timm alone or by this project; found by trying."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pycls_std.models.create import create_backbone, timm_arguments
 
 
 def plain_timm(name: str, *, num_classes: int, image_size: int, norm_eps: float = 0.0, **args) -> dict | None:
-    """Return the arguments of `timm.create_model` that make a backbone; None for one that only this project makes.
+    """Return the arguments of `timm.create_model` that build a backbone; None if only this project can build it.
 
     Arguments are those of `create_backbone`.
     """
@@ -31,9 +31,9 @@ def _norms(arguments: dict) -> set[float]:
 
 
 def says_the_same(facts: Facts, path: Path, model: Deployed) -> bool:
-    """Return whether the backbone with the weights of a file, made as the card says, has the logits of the student.
+    """Return whether the backbone with the weights of a file, built as the card says, has the logits of the student.
 
-    It has not where the student's prediction is one of two heads, which a backbone by itself averages.
+    It does not if the student's prediction is one of two heads, which a backbone by itself averages.
     """
     if facts.timm:
         plain = timm.create_model(**facts.timm)
