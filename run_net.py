@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends what has not begun without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports ends without a traceback
 
 from pycls_std import __version__, config  # noqa: E402
 from pycls_std.core.text import printable, shortened  # noqa: E402
@@ -20,10 +20,10 @@ from pycls_std.process.errors import one_line  # noqa: E402
 from pycls_std.process.launch import launch  # noqa: E402
 from pycls_std.run.lock import locked  # noqa: E402
 
-# What gloo and NCCL say when another process has ended.
+# In the errors of gloo and NCCL when another process has ended.
 LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 PROGRAM = "pycls-std" if Path(sys.argv[0]).name == "pycls-std" else "run_net.py"  # as it was called
-PATIENCE = 5.0  # seconds that another process than the first waits before it complains
+PATIENCE = 5.0  # seconds that ranks other than 0 wait before they report an error
 MODES = {
     "train": "train a student and record the run in OUT_DIR; continues where an interrupted run stopped",
     "test": "score the checkpoint TEST.WEIGHTS on the images of TEST.SPLIT",
@@ -34,10 +34,10 @@ MODES = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Complains of usage with a message that is not too long, and has no character that steers a terminal."""
+    """Reports usage errors in messages of limited length without terminal control characters."""
 
     def error(self, message: str):
-        """Print usage and message; leave with code 2."""
+        """Print usage and message; exit with code 2."""
         super().error(printable(shortened(message, 400)))
 
 
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.traceback:
             raise
         return complain(error, 2)
-    except SyntaxError as error:  # of a file that somebody is writing
+    except SyntaxError as error:  # in a file that is being edited, such as a new term
         if args.traceback or not error.filename:
             raise
         return complain(ValueError(f"{error.filename}:{error.lineno}: {error.msg}"), 2)
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def log(stream) -> None:
-    """Let the messages of the run go to a stream; of several processes, the first one's."""
+    """Send log messages to a stream; on ranks other than 0, errors alone."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(streams.Printable())
     logging.basicConfig(handlers=[handler])
@@ -111,8 +111,9 @@ def log(stream) -> None:
 def complain(error: BaseException, code: int) -> int:
     """Print one line about an error; return the exit code.
 
-    The processes of a job have most mistakes in common, and a process whose peer has ended complains of that. So all
-    but the first wait: torchrun ends them meanwhile if the first has ended, and who is alone with a mistake is heard.
+    Most errors occur in all processes, and a process whose peer has ended fails with a lost connection. So all ranks
+    but 0 wait before they report: if rank 0 has failed, torchrun ends them meanwhile; the error of a single process is
+    still reported.
     """
     signals.uninstall()
     summary = one_line(error)
@@ -123,7 +124,7 @@ def complain(error: BaseException, code: int) -> int:
     if any(text in summary for text in LOST):
         summary, hint = "the connection to another process of this run was lost, its own message says why", ""
     rank = 0
-    with suppress(ValueError):  # that is the mistake then
+    with suppress(ValueError):  # then this is the error itself
         rank = launch().rank
     if rank and not isinstance(error, signals.Stopped):
         time.sleep(PATIENCE)
@@ -135,7 +136,7 @@ def complain(error: BaseException, code: int) -> int:
 
 
 def program() -> NoReturn:
-    """Run the command line, and end with its exit code."""
+    """Run the command line and end the process with its exit code."""
     leave(main())
 
 

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 
 def train(path: str, *words: str, **options) -> "Run":
-    """Train a student as `--mode train` does; return the folder of its record, and its scores. See `notebook.train`."""
+    """Train a student as `--mode train` does; return the run's folder and its scores. See `notebook.train`."""
     from pycls_std import notebook  # here, since torch takes seconds to import
 
     return notebook.train(path, *words, **options)

@@ -24,12 +24,12 @@ class Run(NamedTuple):
 
 
 def train(path: str, *words: str, **options) -> Run:
-    """Train a student as `--mode train` does: what was interrupted goes on, what is finished is only told.
+    """Train a student as `--mode train` does: an interrupted run is resumed, a finished one only reported.
 
-    path: of the config. words: options as on the command line, "OPTIM.MAX_EPOCH=3". options: the same by their names,
-    with __ for the dot, OPTIM__MAX_EPOCH=3; None for null, which an option that is text is not. Messages go to standard
-    output, unless the caller has handlers of its own. Raises ConfigError for a mistake in the options, ValueError and
-    OSError as the command line tells them.
+    path: of the config. words: options as on the command line, "OPTIM.MAX_EPOCH=3". options: the same as keyword
+    arguments, with __ for the dot, OPTIM__MAX_EPOCH=3; None = null, which is refused for text options. Messages are
+    printed to standard output, unless the caller has logging handlers. Raises ConfigError for a mistake in the options,
+    and ValueError and OSError where the command line reports them.
     """
     path = str(path)
     for key in [key.replace("__", ".") for key, value in options.items() if value is None]:
@@ -50,13 +50,13 @@ def train(path: str, *words: str, **options) -> Run:
 
 
 def _text(value) -> str:
-    """Return a value as it stands on the command line, where YAML reads what JSON writes."""
+    """Return a value as it is written on the command line: in JSON, which is valid YAML."""
     return str(value) if isinstance(value, (str, Path)) else json.dumps(value, default=str)
 
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Let messages go to standard output within the block, where nobody takes them."""
+    """Print log messages to standard output within the block, unless the caller has handlers."""
     level, handler = LOG.level, logging.StreamHandler(sys.stdout)
     handler.setFormatter(streams.Printable())
     alone = not LOG.hasHandlers()
@@ -75,7 +75,7 @@ def _told() -> Iterator[None]:
 
 @contextmanager
 def _called_by(path: str, words: list[str]) -> Iterator[None]:
-    """Let the record have the command that does the same, in place of a notebook's kernel."""
+    """Set sys.argv to the equivalent command, so that the run record has it instead of a notebook kernel's."""
     before = sys.argv
     sys.argv = ["run_net.py", "--mode", "train", "--cfg", str(path), *words]
     try:

@@ -1,4 +1,4 @@
-"""The story of a run, top to bottom: train, test; and what each mode calls."""
+"""The modes of the command line: training and testing from top to bottom, and the functions of the others."""
 
 import logging
 from collections.abc import Iterator
@@ -25,20 +25,20 @@ from pycls_std.run.identity import Identity, changed_shape, refuse_other_parts, 
 from pycls_std.run.record import commit
 
 LOG = logging.getLogger("pycls_std")
-TESTED = {"teachers": [str]}  # what is read of a checkpoint that is tested, where it has it
+TESTED = {"teachers": [str]}  # optional entries that testing reads from a checkpoint, with their types
 SPLITS = {"test": "the test split", "val": "the held-out images"}
 OTHERWISE = "sums round otherwise, so the run will not end as one that was not interrupted, bit for bit"
 
 
 def train(cfg) -> None:
-    """Train a student, from the last checkpoint of its folder if there is one, and record the run.
+    """Train a student and record the run; resume from the last checkpoint of its folder if there is one.
 
-    The first process alone reads and writes the folder.
-    Raises ValueError if the folder holds a run of other options or data, and if a teacher scores below its floor.
+    Only rank 0 reads and writes the folder.
+    Raises ValueError if the folder holds a run with other options or data, and if a teacher scores below its floor.
     """
     runtime = build_runtime(cfg)
     world, options = runtime.world, config.dump(cfg)
-    beside = runtime.device.type == "cuda"  # on a CPU the steps have use for all of it
+    beside = runtime.device.type == "cuda"  # on a CPU the training steps need all cores
     folder = RunFolder(config.out_dir(cfg), keep=cfg.TRAIN.KEEP, period=cfg.TRAIN.SAVE_PERIOD, beside=beside)
     saved, path = world.broadcast_from_rank_zero(lambda: folder.continued(options, world.size, cfg.OPTIM.MAX_EPOCH))
     start_epoch = saved["epoch"] if saved else 0
@@ -51,11 +51,11 @@ def train(cfg) -> None:
     if saved and saved["best"].get("epoch") == start_epoch and world.rank == 0:  # it may have ended before best.pt
         folder.repair_best(saved)
     if saved:
-        runtime.token_mixing = saved.get("token_mixing", "")  # which auto keeps where it can be
+        runtime.token_mixing = saved.get("token_mixing", "")  # kept by `auto` where the kernels are available
     session, data, weights = build_all(as_begun(cfg, saved, runtime), runtime, start=not saved)
-    identity = _identity(options, session, data)  # the teachers' fingerprints are of the weights as they were found
+    identity = _identity(options, session, data)  # fingerprints of teachers are taken before they are optimized
     if saved:
-        assert path is not None  # it is that of what is saved
+        assert path is not None  # of the saved state
         identity.refuse_other_data(saved, path)
         if "DATA.FIT" in session.task.READS and cfg.DATA.FIT == "crop":
             refuse_squashed(saved, path, _sizes(cfg))
@@ -66,12 +66,12 @@ def train(cfg) -> None:
             told = f"was computed by {saved['token_mixing']} token mixing, it goes on by {identity.token_mixing}"
             LOG.warning("%s %s: %s (CUDA.TOKEN_MIXING)", path, told, OTHERWISE)
     live, in_memory = session.teacher_outputs, data.in_memory
-    check_cache(cfg, live, data=data, in_memory=in_memory, weights=weights.teachers)  # for to score them may take long
+    check_cache(cfg, live, data=data, in_memory=in_memory, weights=weights.teachers)  # before scoring, which is slow
     results = _score_teachers(cfg, session)
     set_batch_norm_mode(cfg, session.trainer.teachers)
     epochs = range(start_epoch, session.epochs)
     kept = build_cache(cfg, session=session, data=data, weights=weights.teachers, epochs=epochs)
-    session.teacher_outputs = kept or session.teacher_outputs  # of the teachers as they teach now
+    session.teacher_outputs = kept or session.teacher_outputs  # built from the teachers as optimized above
     if saved:
         session.load_state_dict(saved, str(path))
     record = lambda *_: None  # noqa: E731
@@ -88,7 +88,7 @@ def train(cfg) -> None:
     LOG.info("objective: %s", session.trainer.describe())
     start = f"continues from {path}" if saved else "started"
     LOG.info("%s: %s, at epoch %d of %d", folder, start, start_epoch + 1, session.epochs)
-    del saved  # the session has it now, and it may be large
+    del saved  # the session has loaded it; it may be large
     try:
         loop.fit(session, start_epoch=start_epoch, record=record)
     finally:
@@ -102,9 +102,9 @@ def train(cfg) -> None:
 
 
 def as_begun(cfg, saved: dict | None, runtime):
-    """Return the options, TRAIN.COMPILE auto resolved as at the run's start.
+    """Return the options with TRAIN.COMPILE `auto` resolved to what it was when the run began.
 
-    A run that is extended has more iterations, and would be compiled from there on. On a CPU it is off in any case.
+    An extended run has more iterations, so `auto` might otherwise compile from there on. On a CPU it is always off.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -117,7 +117,7 @@ def as_begun(cfg, saved: dict | None, runtime):
 
 
 def _sizes(cfg) -> Iterator[tuple[int, int]]:
-    """Give width and height of some training images, which are found once one is asked for."""
+    """Yield width and height of the first 100 training images, which are looked up when the first is requested."""
     images = training_images(cfg)
     yield from (images[index][0].size for index in range(min(len(images), 100)))
 
@@ -144,9 +144,9 @@ def _identity(options: str, session, data) -> Identity:
 
 
 def _score_teachers(cfg, session) -> dict[str, dict[str, float]]:
-    """Make the teachers fast, and return the result of each, by split; refuse one below its floor.
+    """Optimize the teachers (fold, convert), score them, and return the result of each, by split.
 
-    The floor is that of what is held out, if anything is.
+    Raises ValueError for one below its floor on the held-out images, or on the test split if none are held out.
     """
     task, live = session.task, session.teacher_outputs
     for line in optimize_teachers(cfg, session):
@@ -160,7 +160,7 @@ def _score_teachers(cfg, session) -> dict[str, dict[str, float]]:
             scores = loop.evaluate(teacher, task, loaders[split], session.runtime)
             result = found[f"{index}_{teacher.name}"] = next(iter(scores.values()))[task.RESULT]
             LOG.info("teacher %d %s: %s %.2f", index, teacher.name, label, result)
-            if split == session.judge and not result >= floor:  # nor is it one that is not a number
+            if split == session.judge and not result >= floor:  # also if it is NaN
                 raise ValueError(
                     f"teacher {index} {teacher.name} has {label} {result:.2f} on {SPLITS[split]}, below "
                     f"DISTILLATION.TEACHER_MIN_ACC {floor:.2f}: it is not trained enough, or its head, normalisation "
@@ -172,8 +172,8 @@ def _score_teachers(cfg, session) -> dict[str, dict[str, float]]:
 def test(cfg) -> None:
     """Score every prediction of the checkpoint TEST.WEIGHTS on the images of TEST.SPLIT.
 
-    TEST.PREDICTIONS keeps them, TEST.JSON their scores.
-    Raises ValueError if there is no such checkpoint, or if it does not fit the student.
+    TEST.PREDICTIONS writes the predictions to a file, TEST.JSON the scores.
+    Raises ValueError if the checkpoint does not exist, or does not fit the student.
     """
     if not cfg.TEST.WEIGHTS:
         raise config.ConfigError("TEST.WEIGHTS is empty, --mode test needs a checkpoint")
@@ -221,7 +221,7 @@ def _width(facts: dict) -> str:
 
 
 def check(cfg) -> None:
-    """Try the run of the options in small, a line for each check. Raises ValueError if one fails."""
+    """Check a small version of the run, one line for each check. Raises ValueError if one fails."""
     checks.check(cfg, config.out_dir(cfg))
 
 
@@ -229,17 +229,17 @@ MODES = {"train": train, "test": test, "check": check, "info": info, "time": tim
 
 
 def run(mode: str, cfg) -> None:
-    """Carry out a mode of MODES.
+    """Run a mode of MODES.
 
-    Raises ConfigError for options that contradict each other, before data and weights are fetched: student and method
-    are built from them, with teachers that are described and not built.
+    Raises ConfigError for contradictory options, before data and weights are fetched: student and method are built
+    from the options, with descriptions in place of the teachers.
     """
     refuse_unknown_models(cfg, teach=mode != "test" or bool(cfg.TEST.PREDICTIONS))
     try:
         named_normalization("DATA.NORMALIZATION", cfg.DATA.NORMALIZATION)
         for name in cfg.DISTILLATION.TEACHER_NORMS:
             named_normalization("DISTILLATION.TEACHER_NORMS", name)
-        if mode == "test":  # which needs no term, and so none of what terms ask of teachers
+        if mode == "test":  # needs no loss terms, so their demands on teachers are not checked
             task = build_task(cfg, cfg.MODEL.NUM_CLASSES or 2)
             student = build_student(cfg, build_backbone(cfg, task.classes), describe_run(cfg, task))
             choose_prediction(cfg, task, student)
@@ -247,12 +247,12 @@ def run(mode: str, cfg) -> None:
             refuse_other_file(cfg)
             _check_split(cfg)
         else:
-            classes = cfg.MODEL.NUM_CLASSES or 3  # some number: the data's, which is not read yet, has to do, too
+            classes = cfg.MODEL.NUM_CLASSES or 3  # any number: the data is not read yet
             build_optimizer(cfg, build_described_trainer(cfg, classes)[0])
-    except WeightsError:  # no mistake of the options, but of a file
+    except WeightsError:  # the fault is in a file, not in the options
         raise
     except ValueError as error:
-        absent = absent_files(cfg)  # by which the error may be one of a teacher that is not built as its file says
+        absent = absent_files(cfg)  # may be the cause: without its file, a teacher is built with default arguments
         raise config.ConfigError(f"{error}; {absent}" if absent else str(error)) from error
     MODES[mode](cfg)
     distributed.close()

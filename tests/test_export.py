@@ -126,9 +126,9 @@ def after_the_cards_code(card, folder):
     return names
 
 
-def timm_student(tmp_path, prediction):
-    """Options of a DeiT of timm with two heads, and its weights."""
-    words = ["MODEL.ARGS.depth=1", "MODEL.ARGS.embed_dim=24", "NAME=deit-tried", f"TEST.PREDICTION={prediction}"]
+def two_heads(tmp_path, prediction, *more):
+    """Options of a DeiT with two heads, and its weights; it is timm's unless told otherwise."""
+    words = [*more, "MODEL.ARGS.depth=1", "MODEL.ARGS.embed_dim=24", "NAME=deit-tried", f"TEST.PREDICTION={prediction}"]
     words += ["DISTILLATION.TEACHER_WEIGHTS=[published:cifar100_resnet56]"]
     path = "configs/digits/deit-nano_digits_both.yaml"
     weights = plain_file(config.load(path, words), tmp_path / "plain.pt")
@@ -136,18 +136,20 @@ def timm_student(tmp_path, prediction):
 
 
 @pytest.mark.parametrize("prediction", ["avg", "cls"])
-def test_timm_alone_loads_a_student_of_timm_by_the_code_of_its_card(tmp_path, prediction):
-    card = written(tmp_path / "out", *timm_student(tmp_path, prediction), *PLAIN)
+@pytest.mark.parametrize("model", ["", "deit_ti_conv"])
+def test_a_student_is_made_by_the_code_of_its_card_or_the_card_says_that_it_is_not(tmp_path, model, prediction):
+    words = two_heads(tmp_path, prediction, *[f"MODEL.NAME={model}"] * bool(model))
+    card = written(tmp_path / "out", *words, *PLAIN)
     code = re.findall(r"```python\n(.*?)```", card, re.S)[-1]
-    assert "pycls_std" not in code and "import timm" in code
+    assert ("pycls_std" in code, "import timm" in code) == ((True, False) if model else (False, True))
     names = {}
     with contextlib.chdir(tmp_path / "out"):
         exec(code, names)
     program = torch.export.load(tmp_path / "out" / "model.pt2").module()
     apart = difference(program, names["model"], 16)
-    assert (apart <= CLOSE) == (prediction == "avg")  # what timm predicts
+    assert (apart <= CLOSE) == (prediction == "avg")  # what both backbones predict by themselves
     assert ("it says what the student says" in card) == (prediction == "avg")
-    assert ("timm averages both heads" in card) == (prediction == "cls")
+    assert ("it averages both heads" in card) == (prediction == "cls")
 
 
 @pytest.mark.parametrize(("ratio", "fit"), [(0.9, "crop"), (0.9, "squash"), (1.0, "crop"), (1.0, "squash")])
@@ -200,7 +202,7 @@ def test_class_tokens_are_for_any_batch(name):
 def test_onnxruntime_says_what_the_student_says(run, tmp_path, kind):
     import onnxruntime
 
-    words, size = (of(run), 8) if kind == "std" else (timm_student(tmp_path, "avg"), 16)
+    words, size = (of(run), 8) if kind == "std" else (two_heads(tmp_path, "avg"), 16)
     card = written(tmp_path / "out", *words, "--formats", "pt2,onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"), providers=["CPUExecutionProvider"])
     program = torch.export.load(tmp_path / "out" / "model.pt2").module()

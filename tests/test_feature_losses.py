@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from torch.nn.functional import adaptive_avg_pool2d, interpolate, softplus
-from waits import Operations
 
 from pycls_std.core.structures import World
 from pycls_std.layers.contrast_memory import ContrastMemory
@@ -27,6 +26,7 @@ from pycls_std.losses.relations import (
     relational_distance,
     similarity_distance,
 )
+from pycls_std.measure.operations import Operations
 from pycls_std.terms.feature import Feature
 
 GENERATOR = torch.Generator().manual_seed(0)

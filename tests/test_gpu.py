@@ -53,10 +53,26 @@ def test_steps(tmp_path):
     assert [line["apart"] for line in lines[:2]] == [0, 0]
 
 
+def test_a_mode_that_fails_is_told_and_the_next_one_goes_on(tmp_path):
+    """A CPU has no graphs."""
+    words = ["steps", *SMALL, "--out", tmp_path, "--modes", "off", "graphs", "off", "--", *WORDS]
+    assert called("tools/gpu/first.py", *words)[0] == 1
+    lines = [json.loads(line) for line in (tmp_path / "result.jsonl").read_text().splitlines()]
+    assert [line.get("apart") for line in lines[:3]] == [0, None, 0]
+    assert "graphs" in lines[1]["error"] and lines[3]["error"] == "RuntimeError: no steps in graphs"
+
+
 def test_token_mixing(tmp_path):
     """A CPU has one way."""
     _, lines = look(tmp_path, "mixing", "--modes", "off")
     assert [turn.split("  ")[0] for turn in lines[0]["turns"]] == ["plain"]
+
+
+def test_kernels_that_are_tried_first(tmp_path):
+    """A CPU takes the steps as they are in the first mode."""
+    found, _ = look(tmp_path, "autotune")
+    assert found["first step"]["seconds"] >= 0
+    assert found["step, batch held"]["mode"] == "off" and found["step, batch held"]["ms"] > 0
 
 
 def test_a_run(tmp_path):

@@ -190,6 +190,13 @@ def test_devices_that_differ_are_said(record, tmp_path):
     assert len(one) == 1 and "different devices (Abacus, Loom): do not compare" in texts(plots.cost(one))
 
 
+def test_hours_are_those_of_all_devices(record, tmp_path):
+    """As in tables, which took them times the processes while this picture did not."""
+    record("a", 0, {"test/top1": [1.0, 2.0, 3.0]}, hours=1.5, processes=2)
+    (axes,) = plots.cost(rows_of(find_runs([str(tmp_path / "logs")]))).axes
+    assert axes.containers[0][0].get_xdata().tolist() == [3.0]
+
+
 def test_hours_that_kept_teachers_spared_are_said(record, tmp_path):
     kept = {"DISTILLATION__CACHE": tmp_path / "views", "DISTILLATION__TEACHER_WEIGHTS": "[a.pt]", "TRAINER": "kd"}
     kept |= {"DISTILLATION__TEACHERS": "[resnet20]"}

@@ -166,12 +166,13 @@ def test_what_is_said_of_the_families(prose):
     assert low < 0 < high and abs(mean(gains("Mixer_STD", "Mixer_both"))) < 0.1
 
 
-def over_kd(table: str) -> dict[str, str]:
-    """What the page's table of gains over KD, which is made of the records, says of each row."""
+def gains_over(row: str, table: str) -> dict[str, str]:
+    """What the page's table of gains over a row, which is made of the records, says of each other one."""
     page = (ROOT / "docs" / "results.md").read_text()
-    lines = page.split(f"make_table.py logs/{table}/KD ")[1].split("<!-- end")[0].splitlines()[1:]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {row[0]: row[4] for row in cells[2:]}
+    lines = page.split(f"make_table.py logs/{table}/{row} ")[1].split("<!-- end")[0].splitlines()[1:]
+    names, _, *cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    (column,) = (index for index, name in enumerate(names) if f"gain over {row} " in name)
+    return {own[0]: own[column] for own in cells if own[0] != row}
 
 
 def test_what_is_said_of_logits_and_features(prose):
@@ -189,8 +190,8 @@ def test_what_is_said_of_logits_and_features(prose):
     assert f"{told} AT loses {at}." in prose
     assert [row for row in order if interval(gains[row])[0] > 0] == ["DIST", "RSD", "KD"]
     assert "excludes 0 for DIST, RSD and KD alone" in prose
-    over = over_kd(folder.name)
-    assert all("within noise" in said for row, said in over.items() if row != "KD") and "for none, so that" in prose
+    over = gains_over("KD", folder.name)
+    assert all("within noise" in said for said in over.values()) and "for none, so that" in prose
     linear, mlp = (f"{means[f'VkD_{form}']:.1f}" for form in ("linear", "mlp"))
     assert f"orthogonal, linear and two layers, end at {vkd}, {linear} and {mlp}" in prose
 
@@ -199,11 +200,11 @@ def test_what_is_said_of_resnets_by_logits_and_features(prose):
     """On one seed."""
     folder = ROOT / "logs" / "tinyimagenet100-32px_methods-r20_cpu"
     found = {path.name: scores(path) for path in folder.iterdir() if path.name != "r-32"}
-    assert all(list(own) == [0] for own in found.values()) and len(found) == 11
+    assert all(list(own) == [0] for own in found.values()) and len(found) == 12
     gains = {row: own[0] - found["base"][0] for row, own in found.items()}
     order = ["DIST", "RSD", "AT", "KD", "RKD", "FitNet"]
     assert order == [row for row in sorted(gains, key=gains.get, reverse=True) if row in order]
-    over = over_kd(folder.name)
+    over = gains_over("KD", folder.name)
     assert all("within noise" in over[row] for row in ("AT", "RKD")) and "are within noise of KD here." in prose
     assert over["DIST"][0] == "+" and over["FitNet"][0] == "-" and "DIST is ahead of KD and FitNet behind it" in prose
     assert not any("within noise" in over[row] for row in ("DIST", "FitNet"))
@@ -212,5 +213,10 @@ def test_what_is_said_of_resnets_by_logits_and_features(prose):
     assert told in prose
     vkd, linear, mlp, none = (f"{gains[f'VkD{form}']:.1f}" for form in ("", "_linear", "_mlp", "_none"))
     assert f"VkD gains {vkd} by its orthogonal projection, {linear} by a linear one" in prose
-    assert f", {mlp} by two layers and {none} by none: projected features are better" in prose
-    assert "VkD_no-features" not in found and "the row without them will show, which is not yet run" in prose
+    alone = f"{gains['VkD_no-features']:.1f}"
+    assert f", {mlp} by two layers and {none} by none. Without features," in prose
+    assert f"at temperature 1 alone, it gains {alone}, so that projected features add nothing" in prose
+    features = gains_over("VkD_no-features", folder.name)
+    assert all("within noise" in features[row] for row in ("VkD", "VkD_linear", "VkD_mlp"))
+    cost = gains["VkD_no-features"] - gains["VkD_none"]
+    assert "within noise" not in features["VkD_none"] and f"plain ones cost {cost:.1f} points" in prose

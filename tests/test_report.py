@@ -141,19 +141,21 @@ def test_what_it_says_of_each_run(report):
 
 
 @pytest.mark.parametrize(
-    ("facts", "device"),
+    ("facts", "device", "hours"),
     [
-        ({"starts": [{"device": "Loom"}, {"device": "Abacus"}, {"device": "Loom"}]}, "Loom; Abacus"),
-        ({"starts": [{}, {}], "device": "Loom"}, "Loom"),  # as records of before December 2026 have it
+        ({"starts": [{"device": "Loom"}, {"device": "Abacus"}, {"device": "Loom"}]}, "Loom; Abacus", "-"),
+        ({"starts": [{}, {}], "device": "Loom", "hours": 1.25}, "Loom", "1.25"),  # as those of before December 2026
+        ({"starts": [{"device": "Loom"}], "processes": 2, "hours": 1.25}, "Loom", "2.50"),
     ],
 )
-def test_all_devices_of_a_run_are_named(logs, facts, device):
+def test_all_devices_of_a_run_are_named_and_their_hours_counted(logs, facts, device, hours):
     folder = logs / "base" / "seed0"
     (folder / "run.json").write_text(json.dumps(facts))
     runs = find_runs([str(folder)])
     words = {"title": "", "notes": [], "baseline": "", "figures": {}, "link": str}
     head, line = Page(report_html(table=pd.DataFrame(), rows={"base": runs}, **words)).tables[1]
-    assert line[head.index("device")] == device
+    known = dict(zip(head, line, strict=True))
+    assert (known["device"], known.get("hours", "-")) == (device, hours)
 
 
 def test_fidelity(report):

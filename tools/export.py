@@ -73,11 +73,10 @@ def export(options, kinds: list[str], folder: Path) -> None:
     for kind, content in contents.items():
         files.write(folder / FILES[kind], content)
     facts = facts._replace(apart=apart, timm=arguments)
-    if arguments and "safetensors" in kinds and not facts.parts:
+    if "safetensors" in kinds and not facts.parts:
         from pycls_std.export.plain_timm import says_the_same
 
-        same = says_the_same(arguments, folder / FILES["safetensors"], model, options.DATA.IMAGE_SIZE)
-        facts = facts._replace(same=same)
+        facts = facts._replace(same=says_the_same(facts, folder / FILES["safetensors"], model))
     files.write(folder / CARD, card(facts).encode())
     for name in names:
         print(printable(f"{folder / name}: written"))

@@ -1,4 +1,4 @@
-"""Build what keeps the teachers' outputs from the options: what its files depend on decides where they lie."""
+"""Build the cache of teacher outputs from the options; its folders are named by a hash of all they depend on."""
 
 import hashlib
 import json
@@ -29,16 +29,16 @@ from pycls_std.teachers.packing import entry_type
 from pycls_std.teachers.teacher import Request
 
 LOG = logging.getLogger("pycls_std")
-# Options that do not change the images that teachers see.
+# Options of AUG that do not change the images that teachers see.
 UNSEEN = ("LABEL_SMOOTHING",)
-WRITE_LAG = 3  # steps after which CUDA is done with a batch; each holds what is said of one in pinned memory
+WRITE_LAG = 3  # steps by which writing lags behind CUDA; each keeps the teacher outputs of a batch in pinned memory
 
 
 def check_cache(cfg, live: LiveTeachers, *, data: Data, in_memory: bool, weights: list[Weights]) -> None:
-    """Look whether what these teachers say can be kept, by all that is known before they are asked.
+    """Check whether the outputs of these teachers can be cached, as far as is known before they are run.
 
     in_memory: whether the training images are. Raises ValueError that names the options, and OSError that names the
-    folder if it cannot be written to.
+    folder if it is not writable.
     """
     options = cfg.DISTILLATION
     if not options.CACHE:
@@ -54,11 +54,12 @@ def check_cache(cfg, live: LiveTeachers, *, data: Data, in_memory: bool, weights
 def build_cache(
     cfg, *, session: Session, data: Data, weights: list[Weights], epochs: range
 ) -> CachedTeachers | OfflineTeachers | None:
-    """Return what keeps the outputs of teachers that are as they will teach; None if DISTILLATION.CACHE is off.
+    """Return the cache of the teachers' outputs, None if DISTILLATION.CACHE is off.
 
-    epochs: those to come, counted from 0. The log says what is there and what will be written.
-    Raises ValueError if there is not enough room, and, unless they are asked of the plain images (OFFLINE), for images
-    that are not in memory: only of those every pixel is known, and so whether another run sees the same.
+    session: with teachers that are already optimized and in their batch norm mode. epochs: those to come, counted from
+    0. The log says what is in the cache and what will be written.
+    Raises ValueError if there is not enough disk space, and, without OFFLINE, for images that are not in memory: only
+    for images in memory are all pixels known, and so whether another run sees the same views.
     """
     options = cfg.DISTILLATION
     if not options.CACHE:
@@ -77,7 +78,7 @@ def build_cache(
         "batch_size": cfg.TRAIN.BATCH_SIZE,
     }
     world = session.runtime.world
-    if world.size > 1:  # whose files hold which views
+    if world.size > 1:  # which views are in which rank's files
         seen["shares"] = world.gather(world.positions(cfg.TRAIN.BATCH_SIZE))
     specs = _specs(cfg, seen, session, data, weights)
     images = len(session.train_loader) * session.train_loader.batch_size
@@ -88,10 +89,10 @@ def build_cache(
 
 
 def _offline(cfg, session, data, weights) -> OfflineTeachers:
-    """Return what says of each view what the teachers say of its image.
+    """Return precomputed outputs of the teachers for the plain images, from which those of each view are derived.
 
-    What is not there is computed and written first, by the first process. Of images in files that are not in memory,
-    names and sizes stand for them.
+    Missing files are computed and written first, by rank 0. Images that are not in memory are identified as in
+    `_contents`.
     """
     folder, live, runtime = cfg.DISTILLATION.CACHE, session.teacher_outputs, session.runtime
     pipeline = data.task.pipeline(normalization=data.normalization)
@@ -102,13 +103,13 @@ def _offline(cfg, session, data, weights) -> OfflineTeachers:
         "interpolation": cfg.DATA.INTERPOLATION,
         "fit": pipeline.whole_fit,
         "normalization": data.normalization,
-        "batch": [PLAIN_BATCH, "permuted"],  # by whose statistics batch norms compute, with TEACHER_BN
+        "batch": [PLAIN_BATCH, "permuted"],  # whose statistics batch norms use with TEACHER_BN batch
         "decoded by": [torchvision.__version__, PIL.__version__],
     }
     specs = _specs(cfg, seen, session, data, weights)
 
     def keep():
-        """Write the files that are missing, if there is room for them."""
+        """Write the missing files, if there is enough disk space."""
         missing = [spec for spec in specs if not precomputed_file(spec.folder).exists()]
         needed = sum(data.images * spec.kind.itemsize for spec in missing) / 2**20
         free = free_space(specs[0].folder) / 2**20
@@ -127,14 +128,14 @@ def _offline(cfg, session, data, weights) -> OfflineTeachers:
 
 
 def _contents(cfg, data: Data) -> list:
-    """Return what tells the images of a dataset from those of another one: their files, or their pixels."""
+    """Return what identifies the training images: names, labels and sizes of their files, or a hash of their pixels."""
     dataset = training_images(cfg)
     whole: Any = dataset
     chosen: Sequence[int] = range(len(dataset))
     if isinstance(dataset, Subset):
         whole, chosen = dataset.dataset, dataset.indices
     images: list
-    if hasattr(whole, "samples"):  # whose names and sizes are known without reading them
+    if hasattr(whole, "samples"):  # files, whose names and sizes are known without reading them
         pairs = [whole.samples[index] for index in chosen]
         images = [[*Path(path).parts[-2:], label, Path(path).stat().st_size] for path, label in pairs]
     else:
@@ -147,7 +148,7 @@ def _contents(cfg, data: Data) -> list:
 
 
 def _specs(cfg, seen: dict, session, data, weights) -> list[CacheSpec]:
-    """Return where what each teacher says is kept; the folders' names stand for all that it depends on."""
+    """Return where the outputs of each teacher are cached; folder names have a hash of all that they depend on."""
     options, live = cfg.DISTILLATION, session.teacher_outputs
     seen |= {
         "version": VERSION,
@@ -164,7 +165,7 @@ def _specs(cfg, seen: dict, session, data, weights) -> list[CacheSpec]:
     specs = []
     entries = _entries(cfg, live, data.task, weights)
     for teacher, (description, shapes, kind) in zip(live.teachers, entries, strict=True):
-        args = {name: value for name, value in description.args.items() if name != "norm_eps"}  # that, modules show
+        args = {name: value for name, value in description.args.items() if name != "norm_eps"}  # `modules` has it
         own = {
             "weights": fingerprint(teacher, args),
             "size": teacher.image_size,
@@ -178,7 +179,7 @@ def _specs(cfg, seen: dict, session, data, weights) -> list[CacheSpec]:
 
 
 def _entries(cfg, live, task, weights) -> list[tuple[DescribedTeacher, dict[str, tuple[int, ...]], np.dtype]]:
-    """Return of each teacher what is known of it, the shapes of what it is asked for, and the type of an entry."""
+    """Return for each teacher its description, the shapes of the requested outputs, and the type of a cache entry."""
     options = cfg.DISTILLATION
     if options.CACHE_TOP and not any(request.head for request in live.requests):
         raise ValueError(f"DISTILLATION.CACHE_TOP is {options.CACHE_TOP}, expected 0, for no term reads logits")
@@ -190,7 +191,7 @@ def _entries(cfg, live, task, weights) -> list[tuple[DescribedTeacher, dict[str,
 
 
 def output_shapes(description: Description, request: Request) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor that a teacher is asked for, without the batch, see `packing.entry_type`."""
+    """Return the shape of each requested output of a teacher, without the batch, see `packing.entry_type`."""
     shapes = {f"head:{name}": shape for name, shape in description.heads.items()} if request.head else {}
     for tap in request.taps:
         shapes[f"tap:{tap}"] = description.shape(tap)

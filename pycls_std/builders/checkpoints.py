@@ -1,4 +1,4 @@
-"""What a checkpoint of this runner says: by which options it was trained, on what images, and today's names of it."""
+"""Read from a checkpoint of this runner its options, the data it was trained on, and its weights by current names."""
 
 import math
 
@@ -13,9 +13,9 @@ from pycls_std.engine.structure import refuse_other_kind
 
 
 def trained_on(state: dict, origin: str) -> DatasetInfo:
-    """Return what a checkpoint of this runner says of the images that it was trained on; ids are () in an older one.
+    """Return the dataset info in a checkpoint of this runner; ids are () in older ones.
 
-    Raises ValueError that names its origin for what no dataset has.
+    Raises ValueError that names the origin for values that no dataset can have.
     """
     data = {"ids": []} | state["data"]
     mean, std, classes, ids = (data[key] for key in ("mean", "std", "classes", "ids"))
@@ -32,9 +32,9 @@ def trained_on(state: dict, origin: str) -> DatasetInfo:
 
 
 def options_of(state: dict, origin: str) -> CfgNode:
-    """Return the options by which a checkpoint of this runner was trained.
+    """Return the options that a checkpoint of this runner was trained with.
 
-    Raises ValueError that names its origin if it is not built as a checkpoint is.
+    Raises ValueError that names the origin if it does not have the structure of a checkpoint, or no weights.
     """
     try:
         refuse_other_kind(state, TAUGHT, "it")
@@ -48,13 +48,13 @@ def options_of(state: dict, origin: str) -> CfgNode:
 
 
 def of_today(state: dict) -> dict:
-    """Return a checkpoint with the names that the parts of a student have today."""
+    """Return a checkpoint with the current names of a student's weights."""
     old = state.get("format") == 3
     return state | {part: _renamed(state[part]) for part in ("student", "ema")} if old else state
 
 
 def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of a student of format 3 by today's names: those of STD's tokens were another three."""
+    """Return the weights of a student of format 3 by their current names: STD's parts had three other prefixes."""
     parts = {"tokens.": "tokens.", "branches.": "updates.", "heads.": "classifiers."}
     renamed = {}
     for key, value in state.items():

@@ -24,45 +24,45 @@ from pycls_std.tasks.contract import Task
 
 LOG = logging.getLogger("pycls_std")
 CPU = torch.device("cpu")
-PLAIN_BATCH = 200  # images that a teacher sees at once, where its outputs are computed beforehand
+PLAIN_BATCH = 200  # batch size of teachers whose outputs are precomputed (DISTILLATION.OFFLINE)
 
 
 class Data(NamedTuple):
-    """The images of a run. Training and held-out loader are None where only those of TEST.SPLIT were asked for."""
+    """The data of a run. The loaders of training and held-out images are None if only TEST.SPLIT was requested."""
 
     info: DatasetInfo
     task: Task
     normalization: Normalization  # of the student's input
     test: Loader  # the test split; where nothing is trained, the images of TEST.SPLIT
     train: Loader | None = None
-    images: int = 0  # that are trained on
+    images: int = 0  # number of training images
     val: Loader | None = None  # held out of the training split, None without DATA.VAL_FRACTION
     contents: dict[str, str] = {}  # digest of the files of each split that is made of files, see `datasets.contents`
 
     @property
     def judge(self) -> Loader:
-        """The split for model selection, where teachers are scored, too: the held-out images, else the test split."""
+        """The split for model selection and for scoring teachers: the held-out images, or else the test split."""
         return self.val or self.test
 
     @property
     def training(self) -> Loader:
-        """The training images, which were asked for."""
+        """The loader of training images, which must have been requested."""
         assert self.train is not None, "only the test split was asked for"
         return self.train
 
     @property
     def in_memory(self) -> bool:
-        """Whether the training images are, so that their views are not those that workers make."""
+        """Whether training images are held in memory; their views differ from those that workers make."""
         return isinstance(self.training.dataset, MemoryViews)
 
 
 def build_info(cfg) -> DatasetInfo:
-    """Return what the dataset says of itself. Raises ValueError if MODEL.NUM_CLASSES is another number of classes."""
+    """Return the metadata of the dataset. Raises ValueError if MODEL.NUM_CLASSES is another number of classes."""
     return _split(cfg, "test")[1]
 
 
 def build_task(cfg, classes: int) -> Task:
-    """Return what knows what a label is, for so many classes."""
+    """Return the task, for so many classes."""
     return TASKS.get(cfg.TASK.NAME).from_cfg(cfg, classes=classes, seed=data_seed(cfg))
 
 
@@ -71,15 +71,14 @@ def build_data(
 ) -> Data:
     """Return the loaders of a run, with this process's share of the images.
 
-    device: where images that are held in memory shall lie. crops: whether to record what part of an image a training
-    view shows.
+    device: of images that are held in memory. crops: whether to record which part of an image a training view shows.
     Raises ValueError if the splits do not have the same classes, or if MODEL.NUM_CLASSES is another number.
     """
     test_set, info = _split(cfg, "test")
     task = build_task(cfg, len(info.classes))
     normalization = named_normalization("DATA.NORMALIZATION", cfg.DATA.NORMALIZATION) or info.normalization
     workers, digests = cfg.DATA.NUM_WORKERS, _digests(test=test_set)
-    if train:  # first, for what is wrong with it is told before anything is read
+    if train:  # first, to report what is wrong with it before anything is read
         train_set = _train_split(cfg, info)
         digests |= _digests(train=train_set)
         task.check_share(cfg.TRAIN.BATCH_SIZE // world.size, cfg.TRAIN.BATCH_SIZE, world.size)
@@ -173,12 +172,12 @@ def _tell_of(info: DatasetInfo) -> None:
 
 
 def training_images(cfg) -> ImageSet:
-    """Return the training split, as far as DATA.VAL_FRACTION, PER_CLASS and IMAGES leave it."""
+    """Return the images of the training split that DATA.VAL_FRACTION, PER_CLASS and IMAGES leave for training."""
     return _parts(cfg, DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split="train")[0])[0]
 
 
 def plain_batches(cfg, data: Data, image_size: int, order: list[int]) -> DataLoader:
-    """Return the training images of these positions, whole at image_size, in the student's normalisation."""
+    """Return a loader of training images at these positions, whole at image_size, in the student's normalisation."""
     task = data.task
     pipeline: Any = task.pipeline(normalization=data.normalization)  # a batched one, which has `whole`
     transform = pipeline.whole(image_size)
@@ -188,18 +187,18 @@ def plain_batches(cfg, data: Data, image_size: int, order: list[int]) -> DataLoa
 
 
 def test_files(cfg) -> list[str]:
-    """Return where each image of the test split lies, relative to DATA.ROOT; "" where the dataset knows no files."""
+    """Return the path of each test image, relative to DATA.ROOT; "" if the dataset does not consist of image files."""
     dataset = _split(cfg, "test")[0]
     known = getattr(dataset, "samples", None)
     return [os.path.relpath(path, cfg.DATA.ROOT) for path, _ in known] if known else [""] * len(dataset)
 
 
 def scan(cfg, split: str) -> tuple[Iterator[str], int, str]:
-    """Return what is wrong with each image of a split, "" if nothing is, their number, and what is left out.
+    """Return an iterator over what is wrong with each image of a split ("" = nothing), their number, what is left out.
 
-    Raises ValueError before they are read, in the words of training, if it would refuse the split: if its images cannot
-    be divided as the options say, nothing can be learned from a part of it, or no score be computed of one. What can
-    only be divided by reading it is not.
+    Raises ValueError before any image is read, with the message of training, if training would refuse the split: if it
+    cannot be divided as the options say, a part of it has nothing to learn from, or no score can be computed on one. A
+    split that can only be divided by reading its images is not checked for this.
     """
     dataset, info = DATASETS.get(cfg.DATA.NAME)(root=cfg.DATA.ROOT, split=split)
     task = build_task(cfg, len(info.classes))

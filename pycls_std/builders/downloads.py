@@ -1,4 +1,4 @@
-"""Download files of weights: by https alone, checked by their SHA-256, whole or not at all."""
+"""Download weight files over https, verify their SHA-256, and write them atomically."""
 
 import hashlib
 import http.client
@@ -16,12 +16,12 @@ from pycls_std.core.regular import refuse_irregular
 from pycls_std.engine import files
 
 LOG = logging.getLogger("pycls_std")
-PATIENCE = 60  # seconds that a server may say nothing
-CHUNK = 2**20  # bytes that are read at once
+PATIENCE = 60  # seconds without data until a time-out
+CHUNK = 2**20  # bytes per read
 
 
 class _OnlyHttps(urllib.request.HTTPRedirectHandler):
-    """Follows a server that sends on to another place, as long as what it sends is encrypted."""
+    """Follows redirects to https alone."""
 
     def redirect_request(self, request, file, code, message, headers, url):
         if urlsplit(url).scheme != "https":
@@ -35,13 +35,13 @@ OPENER = urllib.request.build_opener(_OnlyHttps)
 class _Address(NamedTuple):
     url: str  # without its hash
     file_name: str  # of the local copy
-    digest: str  # what its SHA-256 begins with, hexadecimal
+    digest: str  # the first digits of its SHA-256, hexadecimal
 
 
 def expected(url: str) -> _Address:
-    """Return what a URL asks for, of which nothing is fetched yet.
+    """Return the parts of a URL; nothing is downloaded.
 
-    Raises ValueError if there is no hash, or one that is none, and if the URL is not https.
+    Raises ValueError for a missing or malformed hash, and if the URL is not https.
     """
     address, _, fragment = url.partition("#")
     if urlsplit(address).scheme != "https":
@@ -61,12 +61,12 @@ def expected(url: str) -> _Address:
 
 
 def download(url: str) -> Path:
-    """Return the local copy of a file, fetched into torch.hub's folder once and checked by its SHA-256.
+    """Return the local copy of a file, downloaded into torch.hub's folder once and verified by its SHA-256.
 
-    The hash is the URL's fragment #sha256=<hex> of 64 digits; or those before the ending of the file's name, 8 at
-    least, as torch.hub has them, of which the log says how many there are.
-    Raises ValueError if there is no hash, if the URL or what it leads to is not https, and if the file cannot be had
-    whole.
+    The hash is the URL's fragment #sha256=<hex> of 64 digits; or, as for torch.hub, at least 8 digits at the end of the
+    file name's stem, whose number is logged.
+    Raises ValueError if there is no hash, if the URL or a redirect is not https, and if the download fails or is
+    incomplete.
     """
     address, file_name, digest = expected(url)
     target = Path(get_dir()) / "checkpoints" / file_name
@@ -86,7 +86,7 @@ def download(url: str) -> Path:
 
 
 def _fetch(address: str, target: Path, digest: str) -> None:
-    """Write what an address holds to a file. Raises OSError if it cannot be had, or has another hash."""
+    """Download an address to a file. Raises OSError if this fails or is incomplete, and for another hash."""
     with OPENER.open(address, timeout=PATIENCE) as response:
         length, found, size = response.headers.get("Content-Length"), hashlib.sha256(), 0
         file = files.Growing(target)

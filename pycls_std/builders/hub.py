@@ -1,4 +1,4 @@
-"""Weights of a model of timm that lie on the Hugging Face hub, hf-hub:<owner>/<name>, fetched by timm."""
+"""Weights of timm models on the Hugging Face hub, hf-hub:<owner>/<name>, downloaded by timm."""
 
 import re
 from pathlib import Path
@@ -13,14 +13,14 @@ from pycls_std.core.network import patience
 from pycls_std.core.structures import Normalization
 
 PREFIX = "hf-hub:"
-# What of a repository's config.json timm is told. It could also name other files and other places to load from.
+# Entries of a repository's config.json that timm gets. Others could make it load other files, from other places.
 KEPT = ("num_classes", "input_size", "fixed_input_size", "mean", "std", "first_conv", "classifier", "pool_size")
-# Arguments of the model by which it could do so, too.
+# Model arguments that could do the same.
 ELSEWHERE = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 
 
 class Found(NamedTuple):
-    """Weights of a repository, and what it says of them."""
+    """Weights of a repository, and their metadata."""
 
     state: dict[str, Tensor]
     num_classes: int
@@ -30,7 +30,7 @@ class Found(NamedTuple):
 
 
 def repository(origin: str) -> str:
-    """Return the repository that an origin names, <owner>/<name>, and @<revision> if it says one.
+    """Return the repository that an origin names: <owner>/<name>, with @<revision> if given.
 
     Raises ValueError if it names none.
     """
@@ -43,7 +43,7 @@ def repository(origin: str) -> str:
 def load(architecture: str, name: str) -> Found:
     """Return the weights of a repository, from timm's cache if they are there.
 
-    Raises ValueError that names it if they cannot be had, or are those of another architecture.
+    Raises ValueError that names it if they cannot be loaded, or are of another architecture.
     """
     try:
         with patience():
@@ -55,7 +55,7 @@ def load(architecture: str, name: str) -> Found:
                 kept = {key: given[key] for key in KEPT if given.get(key) is not None}
                 kept |= {"hf_hub_id": name, "source": "hf-hub"}
                 model: Any = timm.create_model(architecture, pretrained=True, pretrained_cfg=kept, **(args or {}))
-    except Exception as error:  # a hub raises what it likes
+    except Exception as error:  # the hub's client may raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{PREFIX}{name} could not be loaded: {reason}") from error
     if found != architecture:
@@ -66,16 +66,16 @@ def load(architecture: str, name: str) -> Found:
 
 
 def cached(name: str) -> tuple[dict, dict] | None:
-    """Return what a repository says of its weights and of the model's arguments, None if it is not in the hub's cache.
+    """Return a repository's config of its weights and the model's arguments; None if it is not in the hub's cache.
 
-    Nothing is fetched. Raises ValueError that names it if that cannot be read.
+    Nothing is downloaded. Raises ValueError that names the repository if the config cannot be read.
     """
     where, _, revision = name.partition("@")
     path = try_to_load_from_cache(where, "config.json", revision=revision or None)
     if not isinstance(path, str):
         return None
     try:
-        given, _, args = load_model_config_from_hf(f"{where}@{Path(path).parent.name}")  # a commit is not asked for
-    except Exception as error:  # of a file that is none of timm's
+        given, _, args = load_model_config_from_hf(f"{where}@{Path(path).parent.name}")  # a commit needs no request
+    except Exception as error:  # the file is not one of timm's
         raise ValueError(f"{PREFIX}{name}: {path} cannot be read: {type(error).__name__}") from error
     return given, dict(args or {})

@@ -19,7 +19,7 @@ from pycls_std.trainers.base import Trainer
 
 
 def active_terms(cfg) -> dict[str, type[Term] | type[AuxiliaryTerm]]:
-    """Return the terms that weigh more than 0, the task's own first."""
+    """Return the terms with a weight above 0, the task's own first."""
     kinds = {name: kind for name, kind in TERMS.entries.items() if cfg[name.upper()][kind.SWITCH]}
     return dict(sorted(kinds.items(), key=lambda item: (item[0] != "task", item[0])))
 
@@ -27,7 +27,7 @@ def active_terms(cfg) -> dict[str, type[Term] | type[AuxiliaryTerm]]:
 def build_backbone(cfg, num_classes: int) -> Backbone:
     """Return the student's backbone with random weights, frozen where MODEL.FREEZE says so.
 
-    Raises ValueError for MODEL.ARGS that other options set, and for names in MODEL.FREEZE that it has not.
+    Raises ValueError for MODEL.ARGS that other options set, and for names in MODEL.FREEZE that it does not have.
     """
     backbone = create_backbone(cfg.MODEL.NAME, num_classes=num_classes, **student_arguments(cfg))
     if cfg.MODEL.INIT == "torch":
@@ -39,14 +39,14 @@ def build_backbone(cfg, num_classes: int) -> Backbone:
 
 
 def build_student(cfg, backbone: Backbone, run: RunDescription) -> Student:
-    """Return the backbone with what the terms add to it.
+    """Return the student: the backbone with the branches that the terms add to it.
 
-    Raises ValueError for one of another task, and for one that the method cannot use.
+    Raises ValueError for a backbone of another task, and for one that the method cannot use.
     """
     refuse_other_task(f"MODEL.NAME {cfg.MODEL.NAME}", head_names(backbone), cfg.TASK.NAME)
     TRAINERS.get(cfg.TRAINER).check(cfg, backbone)
     kinds = active_terms(cfg)
-    both = "task" in kinds and any(kind.SPLITS_HEADS for kind in kinds.values())  # each head has its own lesson
+    both = "task" in kinds and any(kind.SPLITS_HEADS for kind in kinds.values())  # each head has a loss of its own
     split = both and has_distillation_head(backbone)
     branches = {name: kind.branch(cfg, run) for name, kind in kinds.items()}
     return Student(backbone, {name: each for name, each in branches.items() if each is not None}, split_heads=split)
@@ -55,7 +55,7 @@ def build_student(cfg, backbone: Backbone, run: RunDescription) -> Student:
 def build_trainer(cfg, student: Student, run: RunDescription, teachers: list[Teacher]) -> Trainer:
     """Return the method.
 
-    Raises ValueError if TEST.PREDICTION is none of the student's, and if a head or a teacher is in no term.
+    Raises ValueError if TEST.PREDICTION is none of the student's, and if no term uses a head or a teacher.
     """
     built = {name: kind.from_cfg(cfg, run, student) for name, kind in active_terms(cfg).items()}
     auxiliary = {name: term for name, term in built.items() if isinstance(term, AuxiliaryTerm)}
@@ -72,7 +72,7 @@ def build_trainer(cfg, student: Student, run: RunDescription, teachers: list[Tea
         if not request.head and not request.taps:
             raise ValueError(f"teacher {index} {run.teachers[index].name} is read by no term (DISTILLATION.TEACHERS)")
     for term in terms.values():
-        if teachers:  # which a run that is only described has not
+        if teachers:  # a run that is only described has none
             term.attach(teachers)
     return Trainer(
         student,
@@ -95,7 +95,7 @@ def choose_prediction(cfg, task, student: Student) -> str:
 def teacher_requests(terms: Mapping[str, Any], count: int) -> list[Request]:
     """Return what the terms together ask of each of `count` teachers.
 
-    terms: each a `Term`, by name; from a ModuleDict, too, which says of what it holds that they are modules.
+    terms: `Term`s by name; typed Any, as those in a ModuleDict are typed as mere modules.
     """
     requests = []
     for index in range(count):
@@ -108,10 +108,10 @@ def teacher_requests(terms: Mapping[str, Any], count: int) -> list[Request]:
 def describe_run(
     cfg, task, *, images: int | None = None, iterations: int | None = None, weights: list[Weights] | None = None
 ) -> RunDescription:
-    """Return what the terms may know: sizes of student and teachers, found without their weights.
+    """Return what terms can be built from: sizes of student and teachers, found without their weights.
 
-    task: for the number of classes of the data. images: of the training split, iterations: of an epoch; None where the
-    data is not read. weights: what is known of each teacher's; by default what is at hand.
+    task: for the number of classes of the data. images: number of training images, iterations: of an epoch; None if the
+    data is not read. weights: what is known of each teacher's weights; by default, what is known without downloads.
     """
     return RunDescription(
         task=task,

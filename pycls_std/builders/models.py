@@ -1,4 +1,4 @@
-"""What models a run has, by its options: weights that are given, and what is known of models without them."""
+"""The models of a run: the weights that its options give, and descriptions of models without their weights."""
 
 import logging
 from collections.abc import Callable
@@ -28,11 +28,11 @@ from pycls_std.models.create import create_backbone, refuse_reserved, refuse_unk
 from pycls_std.models.describe import Description
 
 LOG = logging.getLogger("pycls_std")
-ASSUMED = "the normalisation of the dataset ({})"  # and the option that says otherwise
+ASSUMED = "the normalisation of the dataset ({})"  # and the option that sets another one
 
 
 class PretrainedWeights(NamedTuple):
-    """The weights that a run is given, read but not yet in a model; without a state a model is random."""
+    """The given weights of a run, read but not yet loaded into models; a model without a state stays random."""
 
     student: Weights
     teachers: list[Weights]
@@ -42,9 +42,9 @@ class PretrainedWeights(NamedTuple):
 def find_pretrained(cfg, *, fetch: bool = True, start: bool = True) -> PretrainedWeights:
     """Return the weights that the student starts from, and those of every teacher.
 
-    fetch: without, nothing is downloaded, and what is not at hand is left to chance. start: without, the student's are
-    not looked for, for a run that continues has its own.
-    Raises WeightsError that names the option if some cannot be had.
+    fetch: False = download nothing; models whose weights are not available locally stay random. start: False = do not
+    look for the student's, for a run that is resumed has its own.
+    Raises WeightsError that names the option if some cannot be loaded.
     """
     name, origin = cfg.MODEL.NAME, cfg.MODEL.WEIGHTS if start else ""
     student = _find("MODEL.WEIGHTS", name, origin, fetch) if origin else Weights(None, "random weights")
@@ -56,7 +56,8 @@ def find_pretrained(cfg, *, fetch: bool = True, start: bool = True) -> Pretraine
 def find_teacher_weights(cfg, *, fetch: bool = True) -> list[Weights]:
     """Return the weights of every teacher; for fetch and errors see `find_pretrained`.
 
-    A warning tells what is assumed of the input of one, where its origin and the options say nothing of it.
+    A warning tells which normalisation and size of a teacher's input are assumed, if neither its weights nor the
+    options give them.
     """
     found = [_find(label, name, origin, fetch) for label, name, origin in _of_teachers(cfg)]
     options, unsaid = cfg.DISTILLATION, [""] * len(found)
@@ -77,9 +78,10 @@ def _tell_of_assumed(label: str, weights: Weights, assumed: list[str]) -> None:
 
 
 def refuse_unknown_models(cfg, *, teach: bool) -> None:
-    """Raise ConfigError that names the option for a model that is nowhere, or teaches and is of another task.
+    """Raise ConfigError that names the option for an unknown model, or a teacher of another task.
 
-    And for weights that no file can be. Nothing is read or fetched. teach: teachers are built.
+    Also for weights that are neither a file nor of a known form. Nothing is read or downloaded. teach: whether teachers
+    are built.
     """
     asked = [("MODEL.NAME", partial(refuse_unknown, cfg.MODEL.NAME))]
     for name in cfg.DISTILLATION.TEACHERS if teach else ():
@@ -95,7 +97,7 @@ def refuse_unknown_models(cfg, *, teach: bool) -> None:
 
 
 def refuse_other_task(which: str, heads: tuple[str, ...], task: str) -> None:
-    """Raise ValueError that names a model whose heads are none of a task's, and the tasks that they are of."""
+    """Raise ValueError for a model without any of a task's heads; it names the model, and the tasks of its heads."""
     needed = TASKS.get(task).HEADS
     if set(heads).isdisjoint(needed):
         others = [name for name, each in TASKS.entries.items() if not set(heads).isdisjoint(each.HEADS)]
@@ -109,13 +111,13 @@ def _refuse_teacher_of_other_task(name: str, task: str) -> None:
         try:
             with torch.device("meta"):  # where nothing is allocated
                 heads = head_names(create_backbone(name, num_classes=2, image_size=224))
-        except ValueError:  # it takes arguments or another size, which are its weights' to say
+        except ValueError:  # it needs arguments or another size, which only its weights tell
             return
     refuse_other_task(name, heads, task)
 
 
 def _of_teachers(cfg) -> list[tuple[str, str, str]]:
-    """Return the option, the model and the weights of every teacher."""
+    """Return a label with the option, the model's name and the origin of the weights of every teacher."""
     options = cfg.DISTILLATION
     pairs = enumerate(zip(options.TEACHERS, options.TEACHER_WEIGHTS, strict=True))
     label = "DISTILLATION.TEACHER_WEIGHTS of teacher"
@@ -123,9 +125,9 @@ def _of_teachers(cfg) -> list[tuple[str, str, str]]:
 
 
 def absent_files(cfg) -> str:
-    """Return in words which files of teachers' weights are not there, "" if all are.
+    """Return a message on which files of teachers' weights are missing, "" if none is.
 
-    A file says how its teacher is built, which without it is taken to be the plain one of its name.
+    A file has the arguments of its teacher; without it, the model's defaults are assumed.
     """
     absent = [each for each in cfg.DISTILLATION.TEACHER_WEIGHTS if is_file(each) and not Path(each).exists()]
     return f"DISTILLATION.TEACHER_WEIGHTS: there is no file {first_of(absent)}" if absent else ""
@@ -139,11 +141,11 @@ def _find(label, name, origin, fetch) -> Weights:
 
 
 def start_from(backbone: Backbone, weights: Weights) -> None:
-    """Load the weights that a student's backbone starts from; without a state it stays as it is.
+    """Load the initial weights of a student's backbone; without a state it stays as it is.
 
-    A classifier of another number of classes is left out, both heads where there are two, which the log says: the
-    backbone keeps its own. A backbone may be made of another model's weights, see `models/contract.py`; the log says
-    which it has no use for, what of it is new, and the options that it lacks to compute alike. All else must fit.
+    A classifier for another number of classes, both heads if there are two, is not loaded, which is logged: the
+    backbone keeps its own. A backbone may adopt another model's weights, see `models/contract.py`; the log lists unused
+    tensors, new ones, and the options with which it would compute the same as that model. All else must fit.
     Raises ValueError that names MODEL.WEIGHTS and the keys if it does not.
     """
     state = weights.state
@@ -173,12 +175,12 @@ def start_from(backbone: Backbone, weights: Weights) -> None:
 
 
 def tell_of_other_use(cfg, weights: Weights, normalization: Normalization) -> None:
-    """Warn if weights that the student starts from say of another input, or other arguments, than it has.
+    """Warn if the student's initial weights were trained with another normalisation or other model arguments.
 
     normalization: of the student's input.
     """
     own, known = {"norm_eps": cfg.MODEL.NORM_EPS, **cfg.MODEL.ARGS}, weights.args
-    keys = own.keys() | known.keys() if weights.student else known.keys()  # other origins may not say all of them
+    keys = own.keys() | known.keys() if weights.student else known.keys()  # other origins may not list all of them
     odd = [(key, known.get(key, "-"), own.get(key, "-")) for key in sorted(keys) if known.get(key) != own.get(key)]
     options = {"norm_eps": "MODEL.NORM_EPS"}
     told = [f"{options.get(key, f'MODEL.ARGS.{key}')} {there}, here {here}" for key, there, here in odd]
@@ -199,17 +201,16 @@ def student_arguments(cfg) -> dict:
 
 
 def describe_student(cfg, num_classes: int) -> Description:
-    """Return what can be said of the student's backbone before it is built."""
+    """Return the description of the student's backbone."""
     return Description(cfg.MODEL.NAME, num_classes=num_classes, **student_arguments(cfg))
 
 
 # ------------------------------------------------------------------------------------------------------------ teachers
 class DescribedTeacher(Description):
-    """A teacher without its weights; what is known of them is found when it is first asked for.
+    """The description of a teacher; what is known of its weights is looked up on first use.
 
-    find: returns it. size: side of its input, pixels; 0 = that of its weights, or `student`, the student's. given:
-    keyword arguments of its constructor beside those of its weights, which they replace. source: the option that these
-    are of.
+    find: looks it up. size: side of its input, pixels; 0 = that of its weights, or else `student`, the student's.
+    given: keyword arguments of its constructor, which override those of its weights. source: the option with `given`.
     """
 
     def __init__(
@@ -248,10 +249,10 @@ class DescribedTeacher(Description):
 
 
 def describe_teachers(cfg, num_classes: int, weights: list[Weights] | None = None) -> list[DescribedTeacher]:
-    """Return what can be said of the teachers without their weights.
+    """Return the descriptions of the teachers.
 
-    weights: what is known of each; by default what is at hand, looked up when it is asked for. Raises ConfigError for
-    sizes where the task resizes nothing, and ValueError for TEACHER_ARGS that other options set.
+    weights: what is known of each; by default what is known without downloads, looked up on first use. Raises
+    ConfigError for sizes if the task does not resize, and ValueError for TEACHER_ARGS that other options set.
     """
     options, student = cfg.DISTILLATION, cfg.DATA.IMAGE_SIZE
     sizes = options.TEACHER_SIZES or [0] * len(options.TEACHERS)
@@ -264,7 +265,7 @@ def describe_teachers(cfg, num_classes: int, weights: list[Weights] | None = Non
     described = []
     for index, (name, size, given) in enumerate(zip(options.TEACHERS, sizes, args, strict=True)):
         source = f"DISTILLATION.TEACHER_ARGS[{index}]"
-        refuse_reserved(given.keys() - {"norm_eps"}, source)  # which of a student is an option
+        refuse_reserved(given.keys() - {"norm_eps"}, source)  # for a student this is an option
         find = partial(_known_weights, cfg, index) if weights is None else partial(weights.__getitem__, index)
         source = source if given else f"DISTILLATION.TEACHERS[{index}] with"
         own = {"num_classes": num_classes, "size": size, "student": student, "given": given, "source": source}

@@ -1,4 +1,4 @@
-"""Weights of a file of another program: out of the dictionaries it wraps them in, by the names of the bare model."""
+"""Weight files of other programs: unwrap the dictionaries around the weights, and restore the bare model's names."""
 
 import logging
 import shlex
@@ -10,19 +10,19 @@ from pycls_std.core.text import first_of
 from pycls_std.engine.checkpoint import importing
 
 LOG = logging.getLogger("pycls_std")
-# Entries under which programs keep the weights. The moving average is the better one where there are both, and what
-# timm itself loads then.
+# Keys under which programs store weights. The moving average comes first: if there are both, it is the better one, and
+# the one that timm loads.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state", "net")
-PREFIXES, BRANCHES = ("backbone.", "model."), "branches."  # what wrappers call the model; Lightning's is the second
+PREFIXES, BRANCHES = ("backbone.", "model."), "branches."  # names of the model in wrappers; the second is Lightning's
 
 
 def plain(state: dict, origin: str) -> dict[str, Tensor]:
-    """Return the weights of a file that holds them by name, also in a wrapper, of a parallel or a compiled module.
+    """Return the weights in a file's content by name: unwrapped, without prefixes of parallel or compiled modules.
 
     Raises ValueError that names the origin if it holds anything else, or nothing.
     """
     path = []
-    for _ in WRAPPERS:  # so often at most: one may be within another, and in a hostile file within itself
+    for _ in WRAPPERS:  # a limit: wrappers may be nested, and a hostile one may contain itself
         found = next((key for key in WRAPPERS if isinstance(state.get(key), dict)), None)
         if found:
             path.append(found)
@@ -38,9 +38,9 @@ def plain(state: dict, origin: str) -> dict[str, Tensor]:
 
 
 def of_backbone(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of a backbone, of those of a student or of a wrapper that calls it one of PREFIXES.
+    """Return the weights of the backbone among those of a student, or of a wrapper that names it by one of PREFIXES.
 
-    One whose own names begin so, beside others, is no such wrapper, and stays.
+    A prefix is removed only if all names have it, branches aside; otherwise the weights are returned as they are.
     """
     own = {key: value for key, value in weights.items() if not key.startswith(BRANCHES)}
     prefix = next((each for each in PREFIXES if own and all(key.startswith(each) for key in own)), "")
@@ -52,7 +52,7 @@ def of_backbone(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _elsewhere(state: dict, origin: str) -> str:
-    """Return in words under what other entry of a file there are weights, and how to take them out; "" if none."""
+    """Return a hint on which other key of a file has weights, and how to extract them; "" if there is none."""
     inside = [key for key, value in state.items() if isinstance(value, dict) and value and _are_weights(value)]
     if not inside:
         return ""

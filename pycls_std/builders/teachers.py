@@ -1,4 +1,4 @@
-"""Build the teachers, make them fast, and let them teach, as the options ask."""
+"""Build and optimize the teachers, and set their batch norm mode, as the options say."""
 
 from collections.abc import Iterable
 from typing import NamedTuple, cast
@@ -26,10 +26,10 @@ from pycls_std.teachers.variants import optimize
 def build_teachers(cfg, num_classes: int, normalization: Normalization, weights: list[Weights]) -> list[Teacher]:
     """Return the teachers, frozen.
 
-    normalization: of the student's input. weights: of each teacher; one without a state stays random, to be counted
-    and timed.
-    Raises ValueError that names the teacher if its weights do not fit, know another number of classes, or cannot teach
-    as DISTILLATION.TEACHER_PREDICTIONS asks.
+    normalization: of the student's input. weights: of each teacher; one without a state stays random, to count its
+    parameters and time it.
+    Raises ValueError that names the teacher if its weights do not fit, are for another number of classes, or lack the
+    prediction of DISTILLATION.TEACHER_PREDICTIONS.
     """
     options = cfg.DISTILLATION
     norms, predictions = (each or [""] * len(weights) for each in (options.TEACHER_NORMS, options.TEACHER_PREDICTIONS))
@@ -66,10 +66,11 @@ def build_teachers(cfg, num_classes: int, normalization: Normalization, weights:
 
 
 def _fitting_size(teacher: DescribedTeacher) -> int:
-    """Return the side of its input, pixels, at which a teacher has the shapes of its weights.
+    """Return the input side, pixels, at which a teacher's tensors have the shapes of its weights.
 
-    0 if none is found, and where they do not fix it: a Swin of any larger size has the same.
-    What follows from the side is a grid of places, whose sides or number are a size of a tensor, up to two tokens more.
+    0 if none is found, or if the shapes do not determine it: a Swin has the same ones at any larger size.
+    Shapes depend on the side by the grid of patches: a dimension is a side of the grid, or the number of patches, plus
+    up to two tokens.
     """
 
     def shapes(side: int) -> dict[str, torch.Size]:
@@ -77,7 +78,7 @@ def _fitting_size(teacher: DescribedTeacher) -> int:
         try:
             with torch.device("meta"):  # where nothing is allocated
                 built = create_backbone(teacher.name, num_classes=classes, image_size=side, **teacher.args)
-        except ValueError:  # of a size that it does not take
+        except ValueError:  # the model does not accept this size
             return {}
         return {key: value.shape for key, value in built.state_dict().items()}
 
@@ -92,10 +93,10 @@ def _fitting_size(teacher: DescribedTeacher) -> int:
 
 
 def _build(described: DescribedTeacher, found: Weights, wanted: str, label: str) -> tuple[Backbone, str]:
-    """Return a teacher's model, and the prediction that it teaches by, "" if it has only one.
+    """Return a teacher's model, and the prediction that it provides, "" if it has only one.
 
-    A student of this runner that has several heads is built as a whole, and teaches by what its run counted.
-    wanted: another one of its predictions.
+    A teacher that is a student of this runner with several predictions is built with all its heads, and provides the
+    one that counted in its own run. wanted: another one of its predictions.
     """
     student = None
     known: tuple[str, ...] = ("cls",)
@@ -117,7 +118,7 @@ def _build(described: DescribedTeacher, found: Weights, wanted: str, label: str)
         assert student is not None and found.student is not None, "of a backbone alone one prediction is known"
         checkpoint.load_weights(student, found.student.state, label)
         predicting = PredictingStudent(student, task.predictions, prediction)
-        return cast(Backbone, predicting), prediction  # in whose place it stands
+        return cast(Backbone, predicting), prediction  # it stands in for one
     backbone = student.backbone if student else described.build()
     if found.state is not None:
         checkpoint.load_weights(backbone, found.state, label)
@@ -125,7 +126,7 @@ def _build(described: DescribedTeacher, found: Weights, wanted: str, label: str)
 
 
 class Lesson(NamedTuple):
-    """What of a session is asked when teachers are made fast; used in its place where there is no student."""
+    """The parts of a session that optimizing teachers needs; used instead of one if there is no student."""
 
     teacher_outputs: LiveTeachers
     task: Task
@@ -138,8 +139,8 @@ def optimize_teachers(
 ) -> list[str]:
     """Fold and convert the teachers of a session; return a line on each. See `variants.optimize`.
 
-    fall_back: without, a teacher that says something else then is only told; for random weights, whose classes are near
-    each other. A precision that is asked for by name is kept, too.
+    fall_back: False = a teacher whose outputs change too much is only reported; for random weights, whose logits are
+    close to each other. A precision that DISTILLATION.TEACHER_PRECISION names is kept in any case.
     """
     options = cfg.DISTILLATION
     named = options.TEACHER_PRECISION != "auto"
@@ -154,7 +155,7 @@ def optimize_teachers(
 
 
 def set_batch_norm_mode(cfg, teachers: list[Teacher]) -> None:
-    """Let teachers, scored by the statistics they were trained with, teach by those that TEACHER_BN asks for."""
+    """Switch teachers, which are scored with running statistics, to those of each batch if TEACHER_BN is `batch`."""
     if cfg.DISTILLATION.TEACHER_BN == "batch":
         for teacher in teachers:
             teacher.use_batch_statistics()

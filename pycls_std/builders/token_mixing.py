@@ -18,7 +18,7 @@ from pycls_std.process.errors import one_line
 
 LOG = logging.getLogger("pycls_std")
 FORMS = ("plain", "fused")
-CALLS = 10  # in a row that are timed together, so that the host runs ahead of the device as in training
+CALLS = 10  # consecutive calls that are timed together, so that the host runs ahead of the device as in training
 
 
 def refuse_unfit_student(cfg, student: nn.Module) -> None:
@@ -29,12 +29,12 @@ def refuse_unfit_student(cfg, student: nn.Module) -> None:
 
 
 def choose_token_mixing(cfg, session: Session) -> None:
-    """Let a session's student and its average mix tokens as CUDA.TOKEN_MIXING says, and the log say how.
+    """Set the form of token mixing of a session's student and its moving average by CUDA.TOKEN_MIXING, and log it.
 
-    With auto it is the form that the runtime has, as a run that goes on has its own; where it has none yet, the first
-    process times both on a block of the student, compiled as the session is, and all take the faster one. Where the
-    kernels cannot be, or fail, auto is plain. It comes before the first step.
-    Raises ValueError if they cannot be, or fail, and CUDA.TOKEN_MIXING is fused.
+    With auto, a form that the runtime already has, as in a resumed run, is kept; otherwise rank 0 times both on a block
+    of the student, compiled as the session is, and all processes take the faster one. If the kernels are unavailable or
+    fail, auto is plain. Call it before the first step.
+    Raises ValueError if they are unavailable or fail, and CUDA.TOKEN_MIXING is fused.
     """
     choice, runtime, student = cfg.CUDA.TOKEN_MIXING, session.runtime, session.trainer.student
     form = choice
@@ -48,7 +48,7 @@ def choose_token_mixing(cfg, session: Session) -> None:
 
 
 def _form(choice, student, images, runtime) -> tuple[str, str]:
-    """Return the form of fused or auto, the same in all processes, and in words why."""
+    """Return the form for fused or auto, the same in all processes, and the reason in words."""
     form = runtime.token_mixing if choice == "auto" else choice
     own = _missing(runtime) or obstacle(student)
     if not own and form != "plain":
@@ -70,19 +70,19 @@ def _missing(runtime) -> str:
 
 
 def _failure(block, images, runtime) -> str:
-    """Return in words how the kernels fail here, "" if they do not: a tile may not fit on the chip."""
+    """Return a message on how the kernels fail here, "" if they do not: a tile may not fit on the chip."""
     try:
         time_forms(block, images, runtime, forms=["fused"], rounds=1)
-    except Exception as error:  # whatever a compiler of kernels raises
+    except Exception as error:  # a kernel compiler may raise anything
         return f"which fails here: {one_line(error)}"
     return ""
 
 
 def _faster(block, images, runtime) -> tuple[str, str]:
-    """Return the faster form, plain if the two cannot be timed, and in words why."""
+    """Return the faster form, plain if the two cannot be timed, and the reason in words."""
     try:
         plain, fused = (median(seconds) for seconds in time_forms(block, images, runtime).values())
-    except Exception as error:  # of memory, for both are there at once; the other processes wait for what is returned
+    except Exception as error:  # out of memory, with both at once; not raised, as other processes wait for the result
         return "plain", f"not fused, for the two could not be timed: {one_line(error)}"
     times = [f"{1e3 * seconds / CALLS:.3f} ms" for seconds in (plain, fused)]
     told = f"fused is {plain / fused:.2f} times as fast on a block, forward and backward, {times[0]} and {times[1]}"
@@ -92,9 +92,9 @@ def _faster(block, images, runtime) -> tuple[str, str]:
 def time_forms(
     block: nn.Module, images: int, runtime: Runtime, *, forms: Iterable[str] = FORMS, rounds: int = 10
 ) -> dict[str, list[float]]:
-    """Return the seconds of CALLS times forward and backward of a Mixer's block in each form, of rounds in turns.
+    """Return for each form the seconds of CALLS forward and backward passes of a Mixer block, one value a round.
 
-    images: in a batch. The block stays as it is.
+    images: in a batch. rounds: the forms take turns. The block is not changed.
     """
     ways = {form: _calls(block, form, images, runtime) for form in forms}
     return interleaved(ways, rounds=rounds, wait=runtime.synchronize)

@@ -1,4 +1,4 @@
-"""Build a session from the options: the optimizer, the learning rate, the average, the loop's settings."""
+"""Build a session from the options: optimizer, learning rate schedule, moving average, settings of the loop."""
 
 import logging
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def build_schedule(cfg) -> Callable[[float], float]:
 def build_optimizer(cfg, trainer: Trainer) -> Optimizer:
     """Return the optimizer of the main objective: of the student and the terms' own parameters.
 
-    Raises ValueError for names in OPTIM.DECAY_ALL_OF that the backbone has not.
+    Raises ValueError for names in OPTIM.DECAY_ALL_OF that the backbone does not have.
     """
     return create_optimizer(
         trainer.objective,
@@ -79,7 +79,7 @@ def build_optimizer(cfg, trainer: Trainer) -> Optimizer:
 
 
 def parts_of_batch(cfg, world: World) -> int:
-    """Return TRAIN.ACCUMULATE. Raises ValueError if the images of each process cannot be parted so."""
+    """Return TRAIN.ACCUMULATE. Raises ValueError if it does not divide the batch size of each process."""
     share, parts = cfg.TRAIN.BATCH_SIZE // world.size, cfg.TRAIN.ACCUMULATE
     if share % parts:
         images = f"{cfg.TRAIN.BATCH_SIZE}, {share} for each of {world.size} processes"
@@ -88,10 +88,10 @@ def parts_of_batch(cfg, world: World) -> int:
 
 
 def build_runtime(cfg) -> Runtime:
-    """Return the device and the precision; how CUDA computes is set for the whole process.
+    """Return the runtime (device, precision); CUDA's arithmetic switches are set for the whole process.
 
-    Raises ValueError if the processes of the run were started with other options; those that change no number, such as
-    where the data lies, may be each process's own.
+    Raises ValueError if the processes of the run were started with different options; those that do not change results,
+    such as the folder of the data, may differ.
     """
     runtime = Runtime(device=cfg.DEVICE, precision=cfg.PRECISION, seed=cfg.SEED)
     runtime.set_arithmetic(tf32=cfg.CUDA.TF32, deterministic=cfg.CUDA.DETERMINISTIC)
@@ -108,10 +108,10 @@ def build_runtime(cfg) -> Runtime:
 
 
 def build_described_trainer(cfg, classes: int) -> tuple[Trainer, RunDescription]:
-    """Return the method as it can be built without data and weights, to be counted and checked; it has no teachers.
+    """Return the method, built without data, weights and teachers, to count its parameters and check the options.
 
-    Raises ValueError for arguments that a teacher cannot take, and if TRAIN.COMPILE is graphs, and the task's losses,
-    or a term's, cannot be recorded.
+    Raises ValueError for arguments that a teacher cannot take, and if TRAIN.COMPILE is graphs, and the task's losses or
+    a term's cannot be recorded as CUDA graphs.
     """
     refuse_other_arguments(cfg, classes)
     run = describe_run(cfg, build_task(cfg, classes))
@@ -129,7 +129,7 @@ def build_described_trainer(cfg, classes: int) -> tuple[Trainer, RunDescription]
 
 
 def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Session:
-    """Place the trainer's modules on the device and return all that training needs."""
+    """Place the trainer's modules on the device and return the session that trains them."""
     for module in trainer.modules().values():
         runtime.place(module)
     for term in trainer.auxiliary_terms():
@@ -163,12 +163,12 @@ def build_session(cfg, *, data: Data, runtime: Runtime, trainer: Trainer) -> Ses
 def build_scored_teachers(
     cfg, *, data: Data, runtime: Runtime, requests: list[Request], taught_by: list[str] | None
 ) -> list[Teacher]:
-    """Return the teachers as training scores them: found, placed and made fast; the log has a line on each.
+    """Return the teachers as training scores them: loaded, placed and optimized; the log has a line on each.
 
-    requests: what the terms ask of each, by which it is judged how fast it may be made. With DISTILLATION.TEACHER_BN
-    `batch` they teach by the statistics of each batch, but are scored by those they were trained with. taught_by:
-    fingerprints of the weights that taught the student, None where they are not known.
-    Raises ValueError that names a teacher of other weights: how often it agrees with the student says nothing of a run.
+    requests: the outputs that the terms use of each, on which an optimized teacher must agree with the original. Batch
+    norms have the statistics of their training, also with DISTILLATION.TEACHER_BN `batch`, which applies to training
+    the student alone. taught_by: fingerprints of the weights that taught the student, None if unknown.
+    Raises ValueError that names a teacher with other weights: its agreement with the student says nothing about a run.
     """
     found = runtime.world.rank_zero_first(lambda: find_teacher_weights(cfg))
     teachers = build_teachers(cfg, data.task.classes, data.normalization, _with_normalization(found, data))
@@ -189,14 +189,14 @@ def build_scored_teachers(
 
 
 def _with_normalization(weights: list[Weights], data: Data) -> list[Weights]:
-    """Return weights whose origin says nothing of a normalisation with that of the dataset."""
+    """Return the weights, those without a known normalisation with that of the dataset."""
     return [w if w.normalization else w._replace(normalization=data.info.normalization) for w in weights]
 
 
 def build_all(
     cfg, runtime: Runtime, *, fetch: bool = True, start: bool = True
 ) -> tuple[Session, Data, PretrainedWeights]:
-    """Return all that training needs. Given weights are found first, so that what is absent is told at once.
+    """Return session, data and given weights. The weights are found first, so that missing ones are reported at once.
 
     fetch, start: which weights are looked for, see `find_pretrained`.
     """
@@ -210,9 +210,9 @@ def build_all(
 def assemble(
     cfg, *, data: Data, runtime: Runtime, weights: PretrainedWeights, trial_images: int | None = None
 ) -> Session:
-    """Return all that training needs; what the student is not given of its weights follows from the seed.
+    """Return the session; weights of the student that are not given are initialized from the seed.
 
-    trial_images: distinct images in a batch of a trial in small, with which every term has to make do.
+    trial_images: distinct images in a batch of --mode check, with which every term must manage; None = a normal run.
     """
     classes, of_teachers = data.task.classes, _with_normalization(weights.teachers, data)
     run = describe_run(cfg, data.task, images=data.images, iterations=len(data.training), weights=of_teachers)

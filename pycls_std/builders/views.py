@@ -1,4 +1,4 @@
-"""Choose how the images of a split are given: from memory, augmented in batches, or one by one, by workers."""
+"""Choose how the images of a split are loaded: from memory, augmented in batches, or one by one, by workers."""
 
 import logging
 import time
@@ -11,12 +11,12 @@ LOG = logging.getLogger("pycls_std")
 
 
 def data_seed(cfg) -> int:
-    """Return the seed of order, augmentation and mixing."""
+    """Return the seed of shuffling, augmentation and mixing."""
     return cfg.SEED if cfg.DATA.SEED < 0 else cfg.DATA.SEED
 
 
 def train_views(cfg, dataset, task, normalization, *, device, crops: bool) -> loaders.Views | MemoryViews:
-    """Return the augmented images, in memory if DATA.LOADER asks for it, or if it leaves the choice and they can be."""
+    """Return the augmented training images: in memory if DATA.LOADER is memory, or is auto and it is possible."""
     pipeline = task.pipeline(normalization=normalization)
     reason, start = "", time.perf_counter()
     if cfg.DATA.LOADER != "workers":
@@ -46,7 +46,10 @@ def train_views(cfg, dataset, task, normalization, *, device, crops: bool) -> lo
 
 
 def _pixels(cfg, dataset, task, pipeline):
-    """Return the training images at the size that the crop needs, at their own where that is too large to keep."""
+    """Return pixels and targets of the training images, at the size that the crop needs, or at their own if too large.
+
+    Raises NotInMemory if they cannot be held in memory.
+    """
     if not pipeline.batched:
         raise NotInMemory(f"TASK.NAME {cfg.TASK.NAME} has no augmentation in batches")
     prepare = pipeline.resized()
@@ -65,7 +68,7 @@ def _pixels(cfg, dataset, task, pipeline):
 
 
 def test_views(cfg, dataset, task, normalization, *, device) -> loaders.Views | MemoryViews:
-    """Return the test images, which are the same in memory as not."""
+    """Return the test images, in memory if possible; the pixels are the same either way."""
     pipeline, size, workers = task.pipeline(normalization=normalization), cfg.DATA.IMAGE_SIZE, cfg.DATA.NUM_WORKERS
     if cfg.DATA.LOADER != "workers" and pipeline.batched:
         try:

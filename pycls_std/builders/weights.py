@@ -27,18 +27,18 @@ from pycls_std.models.resnet_cifar import PUBLISHED, PUBLISHED_URL
 
 
 class WeightsError(ValueError):
-    """Weights that a run is given cannot be had; the text names the option."""
+    """Given weights of a run cannot be loaded; the text names the option."""
 
 
 class TrainedStudent(NamedTuple):
-    """A whole student of a checkpoint of this runner."""
+    """The whole student in a checkpoint of this runner."""
 
     cfg: CfgNode  # the options it was trained with
     state: dict[str, Tensor]
 
 
 class Weights(NamedTuple):
-    """Weights of a backbone, and what their origin says of them; None or 0 where it says nothing."""
+    """Weights of a backbone, and their metadata; None or 0 if their origin does not have it."""
 
     state: dict[str, Tensor] | None  # None = none are given, and the backbone stays random
     source: str
@@ -53,15 +53,15 @@ class Form(NamedTuple):
     """Weights that are named by `<form>:<what>`; both functions take the model's name and the whole text."""
 
     find: Callable[[str, str], Weights]
-    describe: Callable[[str, str], Weights]  # without fetching any; raises ValueError for what there is not
+    describe: Callable[[str, str], Weights]  # downloads nothing; raises ValueError for unknown weights
 
 
 def find_weights(name: str, origin: str) -> Weights:
     """Return weights of the model `name`.
 
-    origin: a path; https://... with #sha256=<hex> or a file name that ends -<hex>.pt; published:<name>; timm, or
-    timm:<name> of another model, of which this one can be made; hf-hub:<owner>/<name>, by timm.
-    Raises ValueError that names the origin if they cannot be had or do not match their hash.
+    origin: a path; https://... with #sha256=<hex> or a file name that ends in -<hex>.pt; published:<name>; timm, or
+    timm:<name> of another model whose weights this one can adopt; hf-hub:<owner>/<name>, by timm.
+    Raises ValueError that names the origin if they cannot be loaded or do not match their hash.
     """
     if form := _form(origin):
         return form.find(name, origin)
@@ -74,7 +74,7 @@ def find_weights(name: str, origin: str) -> Weights:
 
 
 def describe_weights(name: str, origin: str) -> Weights:
-    """Return what can be said of a model's weights without fetching any: those of a file that is there, or none."""
+    """Return what is known of a model's weights without downloads: all of a local file, else metadata alone."""
     if form := _form(origin):
         return form.describe(name, origin)
     if not is_file(origin) or not Path(origin).exists():
@@ -83,12 +83,12 @@ def describe_weights(name: str, origin: str) -> Weights:
 
 
 def is_file(origin: str) -> bool:
-    """Return whether weights are named by a path of this machine, which may not be there."""
+    """Return whether an origin of weights is a local path, which need not exist."""
     return _form(origin) is None and "://" not in origin
 
 
 def refuse_unknown_form(name: str, origin: str) -> None:
-    """Raise ValueError for weights of the model `name` that no file here can be; nothing is read or fetched."""
+    """Raise ValueError if weights of the model `name` are neither a file nor of a known form; nothing is read."""
     refuse_place(name)
     if form := _form(origin):
         form.describe(name, origin)
@@ -104,7 +104,7 @@ def refuse_unknown_form(name: str, origin: str) -> None:
 
 
 def _may_come(origin: str) -> bool:
-    """Return whether a path leads into a folder that is there, where the file may yet be written."""
+    """Return whether a path leads into an existing folder, where the file may still be written."""
     folder, *inside = Path(origin).parts
     return bool(inside) and Path(folder).is_dir()
 
@@ -115,11 +115,11 @@ def _form(origin: str) -> Form | None:
 
 
 def student_weights(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], dict]:
-    """Return the weights of a student, and the checkpoint they stand in, which says how they were trained.
+    """Return the weights of a student, and the checkpoint that they are from, which says how they were trained.
 
-    ema: the moving average in a checkpoint. A plain file's weights are the backbone's, or, with those of branches, all
-    of the student's; nothing, {}, is said of them.
-    Raises ValueError if there is no such file, if it is not built as a checkpoint is, or has no average.
+    ema: take the moving average in the checkpoint. A plain file has the weights of the backbone, or, if some are of
+    branches, of the whole student; in place of its checkpoint, {} is returned.
+    Raises ValueError if the file does not exist, does not have the structure of a checkpoint, or has no average.
     """
     state = checkpoint.read(path)
     if not state.keys() >= TAUGHT.keys():
@@ -175,7 +175,7 @@ def _from_timm(name: str, origin: str) -> Weights:
     try:
         with patience():
             model = timm.create_model(name, pretrained=True)
-    except Exception as error:  # a hub raises what it likes
+    except Exception as error:  # the hub's client may raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"timm's weights of {name} could not be loaded: {reason}") from error
     return described._replace(state=model.state_dict())
@@ -190,7 +190,7 @@ def _described_by_timm(name: str, origin: str) -> Weights:
     name = origin.partition(":")[2] or name
     try:
         given = get_pretrained_cfg(name, allow_unregistered=True) if _is_timms(name) else None
-    except RuntimeError as error:  # the model is known, and what stands after the dot is not
+    except RuntimeError as error:  # the model is known, its tag after the dot is not
         raise ValueError(f"timm has no weights {name}: {error}") from error
     if given is None:
         raise ValueError(f"timm has no model {name}")
@@ -211,7 +211,7 @@ def _described_by_hub(name: str, origin: str) -> Weights:
     given, args = hub.cached(repository) or ({}, {})
     args = {key: value for key, value in args.items() if key not in RESERVED}
     source = f"{origin}, {'not read' if given else 'not yet fetched'}, so random weights"
-    usual = get_pretrained_cfg(get_arch_name(name))  # at which size timm's own weights of it were trained
+    usual = get_pretrained_cfg(get_arch_name(name))  # of timm's own weights, for their image size
     size = given.get("input_size") or (usual.input_size if usual else (0,))
     return Weights(None, source, given.get("num_classes"), image_size=size[-1], args=args)
 
@@ -222,7 +222,7 @@ FORMS = {
     "hf-hub": Form(_from_hub, _described_by_hub),
 }
 KNOWN = "a path, https://...#sha256=<hex>, timm, timm:<name>, hf-hub:<owner>/<name>, published:<name>"
-# What was meant by a name that is no file's, by the form that is missing.
+# The form that is missing in an origin that is not a file, by what it would name.
 MEANT = {
     "published": PUBLISHED.__contains__,
     "timm": _is_timms,

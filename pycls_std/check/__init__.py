@@ -10,9 +10,9 @@ LOG = logging.getLogger("pycls_std")
 
 
 def check(cfg, out_dir: Path) -> None:
-    """Carry out all checks, a line each. out_dir: where the run will be recorded.
+    """Run all checks and log a line for each. out_dir: where the run will be recorded.
 
-    Raises ValueError that counts the checks that failed.
+    Raises ValueError with the number of failed checks, if any.
     """
     trial = Trial(cfg, out_dir)
     checks = [trial.data, trial.models, trial.teachers, trial.terms, trial.parameters]

@@ -1,4 +1,4 @@
-"""Training steps on batches at hand, in this process or in two that share each batch."""
+"""Training steps on given batches, in this process or in two that share each batch."""
 
 import os
 import socket
@@ -39,8 +39,8 @@ def train(session: loop.Session, epoch: int) -> float:
 def spread_over_two(cfg, data: Data, trial_images: int) -> None:
     """Train a step on each batch in two processes on the CPU.
 
-    data: its training loader is a list of batches. trial_images: distinct ones in each.
-    Raises ValueError if the processes fail or end with other weights.
+    data: its training loader is a list of batches. trial_images: distinct images in each.
+    Raises ValueError if the processes fail or end with different weights.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -50,7 +50,7 @@ def spread_over_two(cfg, data: Data, trial_images: int) -> None:
     cfg.DEVICE, cfg.PRECISION, cfg.CUDA.TOKEN_MIXING = "cpu", "fp32", "plain"
     threads = max(1, torch.get_num_threads() // 2)
     try:
-        nothing: Any = None  # in place of a loader, which would have to be sent to both: they do not test
+        nothing: Any = None  # in place of a loader, which would be pickled for both: they do not test
         arguments = (port, threads, cfg, data._replace(test=nothing, val=None), trial_images)
         both = multiprocessing.start_processes(_train_share, arguments, 2, join=False, start_method=_start_method())
         end = time.monotonic() + PATIENCE
@@ -64,7 +64,7 @@ def spread_over_two(cfg, data: Data, trial_images: int) -> None:
 
 
 def _start_method() -> str:
-    """Return how processes start: from a server that loads libraries once for both, where the system has that."""
+    """Return the start method: forkserver, which imports libraries once for both, if available, else spawn."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
     multiprocessing.set_forkserver_preload([__name__])
@@ -100,7 +100,7 @@ def _train_and_compare(cfg, data, trial_images):
 
 
 def _kept_buffers(terms: torch.nn.ModuleDict) -> list[tuple[str, torch.Tensor]]:
-    """Return what terms keep, such as a memory of embeddings; but for batch norms, whose statistics may differ."""
+    """Return the buffers of terms, such as a memory of embeddings, without those of batch norms, which may differ."""
     norms = [
         name for name, module in terms.named_modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
     ]

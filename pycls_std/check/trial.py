@@ -1,4 +1,4 @@
-"""A small form of a run, and what is checked on it."""
+"""A small version of a run, and the checks on it."""
 
 import shutil
 import tempfile
@@ -23,14 +23,14 @@ from pycls_std.datasets.memory.views import MemoryViews
 from pycls_std.engine import checkpoint, loop
 
 STEPS = 3
-TEST_IMAGES = 200  # that teachers are scored on, of those that are held out, else of the test split
-TRAIN_IMAGES = 100  # that are read besides those of the steps
+TEST_IMAGES = 200  # on which teachers are scored: of the held-out images, or else of the test split
+TRAIN_IMAGES = 100  # that are read, besides those of the steps
 
 
 class Trial:
-    """The run with a few images in a batch. Each public method is a check: it returns what it found or raises.
+    """The run with a small batch. Each public method is a check: it returns a line on what it found, or raises.
 
-    They are made to be called in their order. Errors are ValueError, OSError, RuntimeError, FloatingPointError.
+    Call them in their order. Errors are ValueError, OSError, RuntimeError, FloatingPointError.
     """
 
     def __init__(self, cfg, out_dir: Path):
@@ -39,7 +39,7 @@ class Trial:
         self.runtime = build_runtime(cfg)
         if self.runtime.world.size > 1:
             raise ValueError("--mode check starts two processes of its own, run it without torchrun")
-        self.runtime.token_mixing = "fused"  # of auto, where the kernels can be: the run times them on its own batches
+        self.runtime.token_mixing = "fused"  # for auto, if available: a run times both on its own batches
         self.small = reduced(cfg, self.runtime.device.type)
         self.trial_images = self.small.TRAIN.BATCH_SIZE // cfg.AUG.REPEATS
 
@@ -59,7 +59,7 @@ class Trial:
             seed=data_seed(self.cfg),
             repeats=self.cfg.AUG.REPEATS,
         )
-        # For both processes; a list does for a loader, of which the number and the batches are asked.
+        # For both processes; a list can replace the loader, of which only the length and the batches are used.
         batches: Any = [mapped(loaded, torch.Tensor.cpu) for loaded in islice(loader, STEPS)]
         self.found = data._replace(train=batches)
         self.in_memory, self.iterations = data.in_memory, len(data.train)
@@ -76,9 +76,9 @@ class Trial:
         return "; ".join([self.cfg.MODEL.NAME, *(each.description for each in self.session.trainer.teachers)])
 
     def teachers(self) -> str:
-        """Every teacher scores above its floor, but for the error of a sample, folded and converted as in the run.
+        """Every teacher, folded and converted as in the run, scores above its floor, within the sampling error.
 
-        What they say can be kept, if it shall be.
+        With DISTILLATION.CACHE, their outputs can be cached.
         """
         task, total = self.found.task, len(self.found.judge.dataset)
         lines, scored = self._optimize(self.session), self._scored()
@@ -98,7 +98,7 @@ class Trial:
         return "; ".join(lines) or "none"
 
     def terms(self) -> str:
-        """Every term of the objective, and of the auxiliary one, changes a parameter."""
+        """Every term of the objective, and of the auxiliary losses, has a gradient for some parameter."""
         trainer = self.session.trainer
         trained = [p for p in trainer.objective.parameters() if p.requires_grad]
         stepped = [p for o in trainer.auxiliary_optimizers for g in o.param_groups if g["lr"] for p in g["params"]]
@@ -124,7 +124,7 @@ class Trial:
         return ", ".join(effective)
 
     def parameters(self) -> str:
-        """No parameter of student and terms is without a gradient: it would not train, and DDP would stop at it."""
+        """Every trainable parameter of student and terms has a gradient: others would not train, and make DDP fail."""
         objective = self.session.trainer.objective
         batch, progress = next(steps(self.session, epoch=0))
         objective.zero_grad()
@@ -139,7 +139,7 @@ class Trial:
         )
 
     def steps(self) -> str:
-        """Training steps are finite, and leave the teachers as they were; an epoch has the images that terms take."""
+        """Training steps are finite and do not change the teachers; an epoch has enough images for the terms."""
         teachers = self.session.trainer.teachers
         before = {name: value.clone() for name, value in teachers.state_dict().items()}
         loss = train(self.session, epoch=0)
@@ -151,7 +151,7 @@ class Trial:
         return f"{STEPS} with {self.small.TRAIN.BATCH_SIZE} images each, last loss {loss:.3f}{still}"
 
     def checkpoint(self) -> str:
-        """A run that is saved and loaded by another goes on as if it had not been, and there is room for it."""
+        """A run restored from a checkpoint continues as the original one, and there is disk space for checkpoints."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "last.pt"
             checkpoint.save(self.session.state_dict(), path)
@@ -175,9 +175,9 @@ class Trial:
         return f"two agree after {STEPS} steps"
 
     def _compare(self, session, loaded) -> str:
-        """Return in words how far two sessions are apart. Raises ValueError if it is more than their device explains.
+        """Return in words how much two sessions differ. Raises ValueError if it is more than their device explains.
 
-        Kernels of CUDA may add in another order each time, unless CUDA.DETERMINISTIC keeps them from it.
+        CUDA kernels may sum in another order each time, unless CUDA.DETERMINISTIC is on.
         """
         limit, apart = 0.0 if self.runtime.exact else 1e-2, {}
         now, then = (checkpoint.tensors(each.state_dict()) for each in (session, loaded))
@@ -199,7 +199,7 @@ class Trial:
         return optimize_teachers(self.small, session, loader=self.judged_batches)
 
     def _fit_epoch(self) -> None:
-        """Raise ValueError if an auxiliary term, which makes do with less here, cannot do with an epoch of the run."""
+        """Raise ValueError if an auxiliary term, which is shrunk here, cannot be built for an epoch of the run."""
         task, weights = self.found.task, self.weights.teachers
         run = describe_run(self.cfg, task, images=self.found.images, iterations=self.iterations, weights=weights)
         for term in self.session.trainer.auxiliary.values():
@@ -215,28 +215,28 @@ class Trial:
 
 
 def reduced(cfg, kind: str = "cpu"):
-    """Return the options with a batch that two processes can share and mix in pairs. kind: of device, cpu or cuda."""
+    """Return the options with a small batch that two processes can share and mix in pairs. kind: cpu or cuda."""
     small = cfg.clone()
     small.defrost()
     small.TRAIN.BATCH_SIZE = max(8, 4 * cfg.AUG.REPEATS)
-    # 2 parts of each process's share tell what more would
+    # 2 parts of each process's share test as much as more would
     small.TRAIN.ACCUMULATE = min(cfg.TRAIN.ACCUMULATE, 2)
-    small.TRAIN.COMPILE = "off"  # it would take longer than all checks, and gradients are asked for term by term
-    if kind == "cpu":  # which has no kernels, of a run that another device may be meant for
+    small.TRAIN.COMPILE = "off"  # it would take longer than all checks, and gradients are computed term by term
+    if kind == "cpu":  # which has no fused kernels; the run may be meant for another device
         small.CUDA.TOKEN_MIXING = "plain"
     small.freeze()
     return small
 
 
 def spread(views: Views | MemoryViews, most: int) -> Subset:
-    """Return at most so many images of a dataset, spread over it evenly."""
+    """Return a subset of at most so many images, evenly spread over a dataset."""
     count = min(most, len(views))
-    addresses: list[Any] = [(0, position * len(views) // count) for position in range(count)]  # which views take
+    addresses: list[Any] = [(0, position * len(views) // count) for position in range(count)]  # as views are indexed
     return Subset(views, addresses)
 
 
 def has_gradient(term: torch.Tensor, parameters: list[torch.Tensor]) -> bool:
-    """Return whether a scalar changes with some of the parameters."""
+    """Return whether a scalar has a nonzero gradient for some of the parameters."""
     if not term.requires_grad or not parameters:
         return False
     gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)

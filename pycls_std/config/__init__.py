@@ -1,6 +1,6 @@
 """The options of a run: the page of defaults, changed by a YAML file and by the command line, checked and frozen.
 
-This package imports no torch, so that a mistake in a configuration is told within half a second.
+This package imports no torch, so that a mistake in a configuration is reported within half a second.
 """
 
 import logging
@@ -37,14 +37,14 @@ LOG = logging.getLogger("pycls_std")
 
 
 def load(path: str, overrides: Sequence[str] = (), *, mode: str = "") -> CfgNode:
-    """Return the frozen options of a run: the page, changed by the trainer, a YAML file, then by the command line.
+    """Return the frozen options of a run: defaults, overridden by the trainer, a YAML file and the command line.
 
-    path: YAML file; its `_BASE_` names another file, relative to it, that is merged first. Either, if it is configs/...
-    and not there, is looked for among the package's own configs.
-    overrides: `KEY VALUE` pairs and `KEY=VALUE` entries, mixed as they come. mode: in which a warning tells of those of
-    them that another one reads alone.
-    Raises ConfigError for an unknown key, a value of the wrong type or range, an option that the run does not read, and
-    a file that is not as it should be.
+    path: YAML file; its `_BASE_` names another file, relative to it, that is merged first. If either is configs/... and
+    does not exist, it is looked for among the package's own configs.
+    overrides: `KEY VALUE` pairs and `KEY=VALUE` entries, in any order. mode: the --mode; a warning names overrides that
+    only another mode reads.
+    Raises ConfigError for an unknown key, a value of the wrong type or out of range, an option that the run does not
+    read, and an invalid file.
     """
     catalogue = Catalogue()
     levels = [*read_yaml(find_config(path)), parse_overrides(overrides)]
@@ -52,7 +52,7 @@ def load(path: str, overrides: Sequence[str] = (), *, mode: str = "") -> CfgNode
     options, start, sources = _built(catalogue, settings)
     options.NAME = options.NAME or Path(path).stem
     check(catalogue, flatten(options), start, {"NAME": printable(shortened(path))} | sources)
-    last = {key: where for key, (_, where) in (levels[-1] or levels[-2]).items()}  # what is below it may be idle by it
+    last = {key: where for key, (_, where) in (levels[-1] or levels[-2]).items()}  # it may disable what is set below it
     for line in without_effect(catalogue, flatten(options), start, last):
         LOG.warning(line)
     for key, (_, where) in levels[-1].items() if mode else ():
@@ -71,7 +71,7 @@ def _built(catalogue: Catalogue, settings: dict) -> tuple[CfgNode, dict[str, Any
     dropped = catalogue.optional_sections()
     settings = {
         key: pair for key, pair in settings.items() if not (key in dropped and pair[0] in (None, "null"))
-    }  # what a _BASE_ had set there is gone already
+    }  # null has already dropped what a _BASE_ set there
     start = catalogue.defaults({key: value for key, (value, _) in settings.items()})
     options = tree(start)
     for key, (value, where) in settings.items():
@@ -80,9 +80,9 @@ def _built(catalogue: Catalogue, settings: dict) -> tuple[CfgNode, dict[str, Any
 
 
 def dump(options: CfgNode) -> str:
-    """Return the options as YAML, without those that the run does not read, and weights of terms that are off anyway.
+    """Return the options as YAML, without unread ones, and without the weights of terms that are off, as by default.
 
-    So a record stays a config when methods and terms come and go.
+    So a record stays a valid config when methods and terms are added or removed.
     """
     kept = options.clone()
     kept.defrost()
@@ -103,9 +103,9 @@ def _plain(node):
 
 
 def complete(record: str | dict) -> dict[str, Any]:
-    """Return {"SECTION.KEY": value} of a record's options, a dump or what YAML reads in one.
+    """Return all options of a record, {"SECTION.KEY": value}; record: a dump, or what YAML reads in one.
 
-    What was not an option then is at its default. Raises ValueError if it holds no options.
+    Options that did not exist then have their defaults. Raises ValueError if it holds no options.
     """
     options = load_yaml(record, "a record's options") if isinstance(record, str) else record
     if not isinstance(options, dict):
@@ -120,9 +120,9 @@ def complete(record: str | dict) -> dict[str, Any]:
 
 
 def typed(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a record, as `complete` does, with values of the types that they are declared to have.
+    """Return the options of a record, those of `complete`, with values of their declared types.
 
-    Raises ConfigError that names the key for a value that is of another one.
+    Raises ConfigError that names the key for a value of another type.
     """
     known = Catalogue().options
     declared = {key: (known[key].value, known[key].of) for key in options.keys() & known.keys()}
@@ -132,7 +132,7 @@ def typed(options: dict[str, Any]) -> dict[str, Any]:
 def restored(record: str) -> CfgNode:
     """Return the frozen options of a record, as `load` returns those of a config; it may be of another version.
 
-    Options that are none any more are left out. Raises ValueError if it holds no options, and ConfigError that names
+    Options that no longer exist are dropped. Raises ValueError if it holds no options, and ConfigError that names
     the key for a value of another type or out of its range.
     """
     catalogue, found = Catalogue(), complete(record)
@@ -140,7 +140,7 @@ def restored(record: str) -> CfgNode:
     for key, value in found.items():
         if value != {} and locate(options, key)[0] is not None:
             option = catalogue.of(key)
-            assert option is not None, key  # whoever gave it a default declares it
+            assert option is not None, key  # every option with a default is declared
             set_option(options, key, value, "its options", option)
             for each in value if isinstance(value, list) else [value]:
                 if isinstance(each, (int, float)) and (expected := option.refusal(each)):
@@ -150,7 +150,7 @@ def restored(record: str) -> CfgNode:
 
 
 def out_dir(options: CfgNode) -> Path:
-    """Folder of the run record."""
+    """Return the folder of the run record."""
     return Path(options.OUT_DIR or f"runs/{options.NAME}/seed{options.SEED}")
 
 

@@ -1,4 +1,4 @@
-"""All options that there are, and which of them a run reads."""
+"""All options that exist, and which of them a run reads."""
 
 from typing import Any, NamedTuple
 
@@ -7,23 +7,23 @@ from pycls_std.config.mistake import ConfigError
 from pycls_std.config.page import PAGE
 from pycls_std.core.option import Option, neutral
 
-# What a term reads of the page unless its `READS` say otherwise: what there is of teachers, but not of logit losses.
+# Options of the page that a term reads unless its `READS` differ: those of teachers, but not those of logit losses.
 TEACHERS = ("DISTILLATION.TEACHER", "DISTILLATION.CACHE", "DISTILLATION.OFFLINE")
 
 
 class Reader(NamedTuple):
-    """A term, a trainer or a task, and the options that it alone, or with others, reads."""
+    """A term, a trainer or a task, and the options that are read if it is active."""
 
     name: str
     kind: str
-    on: str  # what lets it read, in words
-    keys: tuple[str, ...]  # keys, or the start of keys
+    on: str  # what makes it active, in words
+    keys: tuple[str, ...]  # keys, or prefixes of keys
 
 
 class Catalogue:
     """The options of the page, and the private ones of trainers, terms and tasks.
 
-    Raises ConfigError if a private section has the name of one of the page.
+    Raises ConfigError if a private section has the name of one of the page, or if a term does not declare its switch.
     """
 
     def __init__(self):
@@ -58,7 +58,7 @@ class Catalogue:
         return {score: facts for each in own for score, facts in each.get("SCORES", {}).items()}
 
     def of(self, key: str) -> Option | None:
-        """Return what a key says of itself, that of the open section for a key of one; None for an unknown key."""
+        """Return the declaration of a key, that of its section if this takes any keys; None for an unknown key."""
         return self.options.get(key) or next(
             (option for name, option in self.options.items() if option.value == {} and key.startswith(f"{name}.")), None
         )
@@ -69,7 +69,7 @@ class Catalogue:
         return tuple(declared(option.registry)) if option.registry else option.choices
 
     def optional_sections(self) -> set[str]:
-        """Return the sections that not every run reads, or that are open.
+        """Return the sections that not every run reads, and those that take any keys.
 
         A config may set them to null, to drop what a _BASE_ has set there.
         """
@@ -78,7 +78,7 @@ class Catalogue:
         return own | {key for key, option in self.options.items() if option.value == {}}
 
     def defaults(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return the default of every option, as the chosen trainer, and its presets, change them.
+        """Return the default of every option, as overridden by the chosen trainer and its presets.
 
         settings: {"SECTION.KEY": value} of what is set.
         """
@@ -92,21 +92,21 @@ class Catalogue:
         return flat
 
     def idle(self, flat: dict[str, Any]) -> set[str]:
-        """Return the options that have no effect beside the others, such as the padding of a crop that has none."""
+        """Return the options that have no effect given the others, such as the padding if the crop has none."""
         return {key for key, option in self.options.items() if key in flat and not option.has_effect(flat)}
 
     def active_terms(self, flat: dict[str, Any]) -> list[str]:
-        """Return the names of the terms that weigh more than 0."""
+        """Return the names of the terms with a weight above 0."""
         return [name for name, term in self.terms.items() if flat[term.switch]]
 
     def unknown_sections(self, flat: dict[str, Any]) -> list[str]:
-        """Return the sections of a record that nobody here declares, as of a term whose file is gone, if it is on."""
+        """Return the undeclared sections of a record, as of a term whose file was removed, unless its weight is 0."""
         known = {key.partition(".")[0] for key in self.options}
         sections = dict.fromkeys(key.partition(".")[0] for key in flat if "." in key)
         return [each for each in sections if each not in known and flat.get(f"{each}.WEIGHT") != 0]
 
     def readers(self) -> list[Reader]:
-        """Return who reads options that are refused where nobody reads them."""
+        """Return the readers of options that are refused in a run in which no reader of theirs is active."""
         readers = []
         for name, term in self.terms.items():
             readers.append(Reader(name, "term", f"{term.switch} above 0", (*term.options, *term.reads(*TEACHERS))))
@@ -117,7 +117,7 @@ class Catalogue:
         return readers
 
     def unread(self, flat: dict[str, Any]) -> dict[str, str]:
-        """Return the options that a run does not read, and what would let them be read, in words."""
+        """Return the options that a run does not read, each with what would activate a reader, in words."""
         active = {("trainer", flat["TRAINER"]), ("task", flat["TASK.NAME"])}
         active |= {("term", name) for name in self.active_terms(flat)}
         readers = self.readers()

@@ -1,4 +1,4 @@
-"""What no run can use: values that are not allowed, options that nobody reads, options that contradict each other."""
+"""Refuse options that no run can use: invalid values, options that are not read, contradictory options."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def check(catalogue: Catalogue, flat: dict[str, Any], start: dict[str, Any], sou
 
 
 def without_effect(catalogue: Catalogue, flat: dict[str, Any], start: dict[str, Any], sources) -> list[str]:
-    """Return a line for each option that is changed and has no effect beside the others; arguments as of `check`."""
+    """Return a line for each changed option that has no effect given the others; arguments as for `check`."""
     return [
         f"{sources[key]}: {key} is {short(flat[key])}, which has no effect here; it has one where "
         f"{catalogue.options[key].when}"
@@ -75,7 +75,7 @@ def _check_range(key: str, option: Option, flat, fail) -> None:
 
 
 def _check_path(key: str, flat, fail) -> None:
-    """What no file system takes is told by its key, before it is looked for."""
+    """Refuse a path that no file system accepts, before it is looked up."""
     for path in flat[key] if isinstance(flat[key], list) else [flat[key]]:
         try:
             longest = 0 if "://" in path else max(len(os.fsencode(name)) for name in path.split("/"))
@@ -86,10 +86,10 @@ def _check_path(key: str, flat, fail) -> None:
 
 
 def _check_read(catalogue, flat, start, sources) -> None:
-    """An option that nobody reads has no effect: it is refused, unless it says what it would say anyway."""
+    """Refuse options that the run does not read, as they would have no effect, unless they are at their defaults."""
     for key, on in sorted(catalogue.unread(flat).items()):
         if key in sources and flat[key] != start.get(key):
-            kind = "TASK.NAME" if on.startswith("TASK.NAME") else "TRAINER"  # a task, if it is named first, reads alone
+            kind = "TASK.NAME" if on.startswith("TASK.NAME") else "TRAINER"  # if a task comes first, no others do
             raise ConfigError(
                 f"{sources[key]}: {key} is {short(flat[key])}, which {kind} {flat[kind]} does not read; it is read "
                 f"with {on}"

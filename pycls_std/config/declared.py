@@ -1,4 +1,4 @@
-"""What the files of the package declare, read as text: to import them takes seconds, for they need torch."""
+"""Declarations in the package's files, parsed as text: importing them takes seconds, since they need torch."""
 
 import ast
 from collections.abc import Callable
@@ -24,7 +24,7 @@ REGISTRIES = {
     "FEATURE_NORMS": "losses",
     "FEATURE_LOSSES": "terms",
 }
-# Names that a declaration may use beside literals.
+# Names that a declaration may use besides literals.
 CALLS: dict[str, Callable[..., Option]] = {"Option": Option, "neutral": option.neutral}
 TYPES = {"str": str, "int": int, "float": float}
 
@@ -55,7 +55,7 @@ class Declaration(NamedTuple):
 
     @property
     def presets(self) -> dict[str, dict[str, Any]]:
-        """Of a trainer: by KEY=value of an option, the defaults of others that this value changes."""
+        """Of a trainer: by "KEY=value", the defaults of other options that this value of an option changes."""
         return self.attributes.get("PRESETS", {})
 
     @property
@@ -65,16 +65,16 @@ class Declaration(NamedTuple):
 
     @property
     def targets(self) -> str:
-        """Of a task: what it learns of an image; of a dataset: what it has of one."""
+        """Of a task: the kind of targets that it learns; of a dataset: the kind that it has."""
         return self.attributes.get("TARGETS", "classes")
 
     def reads(self, *default: str) -> tuple[str, ...]:
-        """The options of the page that are refused where nobody reads them: keys, or the start of keys."""
+        """The options of the page that it reads, and that are refused in runs without a reader: keys, or prefixes."""
         return self.attributes.get("READS", default)
 
 
 def declared(registry: str) -> dict[str, Declaration]:
-    """Return what is registered in a registry, by name. Raises ConfigError that names the file of a slip in it."""
+    """Return the declarations in a registry, by name. Raises ConfigError that names a file with a mistake in one."""
     return _declared(PACKAGE / REGISTRIES[registry], registry)
 
 
@@ -115,8 +115,8 @@ def _attributes(node: ast.AST) -> dict[str, Any]:
 
 
 def _evaluate(node: ast.expr | None):
-    """Return the value of a literal, in which options and types may stand."""
-    if node is None:  # of a name without a value; the key of a dictionary that is unpacked
+    """Return the value of a literal that may contain the names of CALLS and TYPES."""
+    if node is None:  # an annotation without a value, or ** in a dictionary
         raise ValueError("a value is missing")
     if isinstance(node, ast.Dict):
         return {_evaluate(key): _evaluate(value) for key, value in zip(node.keys, node.values, strict=True)}

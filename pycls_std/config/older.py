@@ -1,4 +1,4 @@
-"""Options as earlier versions called them, in the records, checkpoints and configs of these.
+"""Rename options of earlier versions, in their records, checkpoints and configs.
 
 Until November 2026 the weights of an objective were those of its method: KD.CE_WEIGHT and KD.KD_WEIGHT, and
 DISTILLATION.ALPHA for the share of distillation in std and in deit.
@@ -10,15 +10,15 @@ from pycls_std.config.mistake import ConfigError
 from pycls_std.config.setting import coerce
 
 ALPHA = 0.5  # its default
-# Modes of deit in which it had no part.
+# Values of DEIT.MODE with which it was not used.
 WITHOUT_ALPHA = ("none", "class", "distill")
 
 
 def upgraded(settings: dict[str, tuple[Any, str]]) -> dict[str, tuple[Any, str]]:
-    """Return settings, {"SECTION.KEY": (value, where)}, by today's names; those that are of today stay as they are.
+    """Return settings, {"SECTION.KEY": (value, where)}, by their current names.
 
-    settings: in the order in which they were made; of an old name and today's, the later one counts.
-    Raises ConfigError for a value that an old option did not take, and for one that had no effect.
+    settings: in the order in which they were made; of an old name and the current one, the later setting counts.
+    Raises ConfigError for an invalid value of an old option, and for one that had no effect.
     """
     found, order = dict(settings), list(settings)
 
@@ -40,17 +40,17 @@ def upgraded(settings: dict[str, tuple[Any, str]]) -> dict[str, tuple[Any, str]]
     if trainer == "std" or trainer == "deit" and mode not in WITHOUT_ALPHA:
         rename("DISTILLATION.ALPHA", "TASK.WEIGHT", (1 - alpha, where))
         rename("DISTILLATION.ALPHA", "STD.WEIGHT" if trainer == "std" else "KD.WEIGHT", (alpha, where))
-    elif where and alpha != ALPHA:  # records have it whoever the trainer was
+    elif where and alpha != ALPHA:  # records of all trainers have it
         raise ConfigError(
             f"{where}: DISTILLATION.ALPHA is {alpha}, which TRAINER {trainer or 'baseline'} does not read; each term "
             "has a WEIGHT of its own"
         )
     if trainer == "deit" and mode in ("soft", "hard"):
-        found.pop("DISTILLATION.TYPE", None)  # such a mode said the form itself, whatever stood there
+        found.pop("DISTILLATION.TYPE", None)  # such a mode set the form itself, whatever this was
     return found
 
 
 def upgraded_record(flat: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a record, {"SECTION.KEY": value}, by today's names."""
+    """Return the options of a record, {"SECTION.KEY": value}, by their current names."""
     settings = {key: (value, "") for key, value in flat.items()}
     return {key: value for key, (value, _) in upgraded(settings).items()}

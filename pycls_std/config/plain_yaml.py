@@ -1,8 +1,7 @@
-"""YAML without its surprises: nothing that runs or grows, and no word whose type is guessed.
+"""YAML without its surprises: no code, no exploding aliases, no guessed types.
 
-YAML 1.1 reads 010 as 8, 1:30 as 90, 2024-01-01 as a date, `off` as false, and 1e-3 as text. So an unquoted word stays a
-`Text` until it is known what is due: an option decides its type; where none does, `decided` refuses what may be meant
-otherwise than it would be read.
+YAML 1.1 reads 010 as 8, 1:30 as 90, 2024-01-01 as a date, `off` as false, and 1e-3 as text. So an unquoted scalar stays
+a `Text` until its option decides the type; where there is no option, `decided` refuses ambiguous ones.
 """
 
 import math
@@ -20,7 +19,7 @@ _TAGS = {_TAG + name for name in ("str", "int", "float", "bool", "null", "seq", 
 KEY = re.compile(r"[A-Za-z_][\w.]*")
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,39})")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE])|[1-9][0-9]*)([eE][-+]?[0-9]+)?")
-# What some version of YAML reads as a number or as true or false, though no decimal digits and neither word say so.
+# Scalars that some version of YAML reads as a number or a truth value, but that are neither decimal nor true or false.
 _GUESSED = re.compile(
     r"yes|no|on|off|\.nan|[-+]?(\.inf|0[box][0-9a-f_]+|[0-9][0-9_]*(:[0-9]+)*(\.[0-9_]*(e[-+]?[0-9]+)?)?)", re.I
 )
@@ -32,11 +31,11 @@ class Text(str):
 
 
 class NotYaml(ConfigError):
-    """A text that is none of YAML's forms."""
+    """A text that is not valid YAML."""
 
 
 class Loader(yaml.SafeLoader):
-    """Makes nodes, and no objects of them; refuses other tags than those of plain data, and too many values."""
+    """Composes nodes without constructing objects; refuses tags other than those of plain data, and too many values."""
 
     def __init__(self, text: str, label: str):
         super().__init__(text)
@@ -44,7 +43,7 @@ class Loader(yaml.SafeLoader):
         self.values = 0
 
     def compose_node(self, parent, index):
-        """Return the next node. One with the tag of text is quoted then, one with another tag is not."""
+        """Return the next node. A scalar tagged as text counts as quoted, one with another tag as unquoted."""
         event = self.peek_event()
         tag = getattr(event, "tag", None)
         where = f"{self.label}:{event.start_mark.line + 1}"
@@ -65,7 +64,7 @@ class Loader(yaml.SafeLoader):
 def load_yaml(text: str, label: str):
     """Return what a YAML text holds: dictionaries, lists, text, numbers, true and false, None.
 
-    label: the text's name in complaints. Raises ConfigError, of one line, for anything else.
+    label: the text's name in errors. Raises ConfigError, of one line, for anything else.
     """
     return decided(value_of(parse(text, label), label), label)
 
@@ -73,7 +72,7 @@ def load_yaml(text: str, label: str):
 def parse(text: str, label: str) -> yaml.Node | None:
     """Return the node of a YAML text; None for an empty one.
 
-    Raises NotYaml, and ConfigError for what is too large, and for a tag that no option needs.
+    Raises NotYaml for invalid YAML, and ConfigError for a text that is too large, or has a tag that no option needs.
     """
     if len(text) > MOST_BYTES:
         raise ConfigError(f"{label}: has more than {MOST_BYTES} bytes")
@@ -89,9 +88,9 @@ def parse(text: str, label: str) -> yaml.Node | None:
 
 
 def _size(node: yaml.Node, known: dict[yaml.Node, int], label: str) -> int:
-    """Return how many values there are when every alias is written out; no node is counted twice."""
+    """Return the number of values with all aliases expanded; each node is visited once."""
     if node not in known:
-        known[node] = 0  # under way
+        known[node] = 0  # in progress
         children = [] if isinstance(node, yaml.ScalarNode) else node.value
         if isinstance(node, yaml.MappingNode):
             children = [each for pair in children for each in pair]
@@ -102,7 +101,7 @@ def _size(node: yaml.Node, known: dict[yaml.Node, int], label: str) -> int:
 
 
 def key_of(node: yaml.Node, label: str) -> str:
-    """Return the key that a node is. Raises ConfigError for one that is no word."""
+    """Return the key in a node. Raises ConfigError if it is not a word."""
     where = f"{label}:{node.start_mark.line + 1}"
     if not isinstance(node, yaml.ScalarNode):
         raise ConfigError(f"{where}: a key is a word, and no {node.id}")
@@ -115,7 +114,7 @@ def key_of(node: yaml.Node, label: str) -> str:
 def value_of(node: yaml.Node | None, label: str):
     """Return the value of a node: None, str where it is quoted, `Text` where it is not, lists, dictionaries.
 
-    Raises ConfigError for a key that is no word or is there twice.
+    Raises ConfigError for a key that is not a word or is set twice.
     """
     if isinstance(node, yaml.SequenceNode):
         return [value_of(each, label) for each in node.value]
@@ -133,9 +132,9 @@ def value_of(node: yaml.Node | None, label: str):
 
 
 def decided(value, where: str):
-    """Return a value in which every `Text` has the type that its form says, for there is no option to say it.
+    """Return a value with every `Text` converted to the type that it looks like, where no option decides it.
 
-    Raises ConfigError for a word that is read in several ways: 010, 0x1F, 1:30, no, .inf.
+    Raises ConfigError for an ambiguous word: 010, 0x1F, 1:30, no, .inf.
     """
     if isinstance(value, list):
         return [decided(each, where) for each in value]
@@ -154,14 +153,14 @@ def decided(value, where: str):
 
 
 def number_of(text: str) -> int | float | None:
-    """Return the number that decimal digits say, an infinite one for too many of them; None for other text."""
+    """Return the number in a decimal text, infinity if it is too large for a float; None for other text."""
     if _INTEGER.fullmatch(text):
         return int(text)
     return float(text) if _NUMBER.fullmatch(text) else None
 
 
 def reading(text: str) -> str:
-    """Return ", YAML 1.1 reads .." for a word that it reads otherwise than its decimal digits say, "" for others."""
+    """Return ", YAML 1.1 reads .." for a word that YAML 1.1 reads as something else than it looks like, else ""."""
     if len(text) > 40 or not _GUESSED.fullmatch(text) or number_of(text) is not None:
         return ""
     read = yaml.safe_load(text)
@@ -169,7 +168,7 @@ def reading(text: str) -> str:
 
 
 def short(value) -> str:
-    """Return a value as it is shown in a complaint."""
+    """Return a value as it is shown in errors."""
     return shortened(repr(str(value) if isinstance(value, Text) else value), 100)
 
 
@@ -193,5 +192,5 @@ _Dumper.add_representer(str, _text)
 
 
 def dump_yaml(value) -> str:
-    """Return dictionaries, lists, text and numbers as a YAML text, which `load_yaml` reads as they are."""
+    """Return dictionaries, lists, text and numbers as a YAML text that `load_yaml` reads back unchanged."""
     return yaml.dump(value, Dumper=_Dumper)

@@ -1,4 +1,4 @@
-"""A published score belongs to a recipe: the options of the file that states it. Whatever changes them leaves it."""
+"""Compare the options of a run with the recipe of its published scores: those of the config that states them."""
 
 import re
 from typing import Any
@@ -8,16 +8,16 @@ from pycls_std.config.reading import merge
 from pycls_std.config.setting import BY_FOLDER, dataset_name
 
 SECTION = "PUBLISHED."
-# What is said beside the scores.
+# Keys of the section besides the scores.
 BESIDE = ("PUBLISHED.SOURCE", "PUBLISHED.CHANGED")
 CHECKPOINT = re.compile(r".*/([^/]+/seed\d+/checkpoints/[^/]+)")  # of a run, in whatever folder
 
 
 def stack(levels: list[dict]) -> tuple[dict, dict]:
-    """Return the settings of files, each based on the one before it, and of the command line, as one.
+    """Return the merged settings of files, each based on the one before it, and of the command line.
 
-    And those up to the last level that states published scores: their recipe, {} if none does. Scores of the levels
-    before it are those of another recipe, and gone.
+    Also return their recipe: the settings up to the last level that states published scores, {} if none does. Scores of
+    the levels before it belong to another recipe, and are dropped.
     """
     settings: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
@@ -31,10 +31,10 @@ def stack(levels: list[dict]) -> tuple[dict, dict]:
 
 
 def changed_recipe(catalogue: Catalogue, recipe: dict[str, Any], options: dict[str, Any]) -> list[str]:
-    """Return "KEY is .., not .." of the options of a run that are not those of a recipe; none if no score is published.
+    """Return "KEY is .., not .." for the options of a run that differ from a recipe; [] if it has no published score.
 
     Those that may differ between the runs of a row, such as the seed, may differ here, too. Values are compared as they
-    are written, but weights of a run made here by its name, seed and file: a table has runs in a folder of its own.
+    are written, but weights from a run of this runner by its name, seed and file: a table's runs have their own folder.
     """
     if not any(value >= 0 for key, value in recipe.items() if _is_score(key)):
         return []
@@ -60,7 +60,7 @@ def _differ(catalogue: Catalogue, key: str, recipe: dict[str, Any], options: dic
 
 
 def of_the_run(value):
-    """Return a path of weights, or a list of them, without the folder that the runs lie in: name, seed and file."""
+    """Return a path of weights, or a list of them, without the folder of all runs: a run's name, seed and file."""
     if isinstance(value, list):
         return [of_the_run(each) for each in value]
     return CHECKPOINT.sub(r"\1", value) if isinstance(value, str) else value

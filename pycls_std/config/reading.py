@@ -1,4 +1,4 @@
-"""Read the settings of a YAML file or of the command line, and where each was made, without judging them."""
+"""Read the settings of a YAML file or of the command line, and where each was made, without validating them."""
 
 import os
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from pycls_std.core.text import printable, shortened
 
 
 def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> list[dict[str, tuple[Any, str]]]:
-    """Return {"SECTION.KEY": (value, "file:line")} of the files that a YAML file is based on, and of itself, last."""
+    """Return {"SECTION.KEY": (value, "file:line")} for each file in a YAML file's chain of `_BASE_`, itself last."""
     label, real = printable(shortened(str(path))), Path(os.path.realpath(path))
     if real in chain:
         raise ConfigError("_BASE_ goes round in a circle: " + printable(" -> ".join(map(str, [*chain, real]))))
@@ -34,7 +34,7 @@ def read_yaml(path: Path, chain: tuple[Path, ...] = ()) -> list[dict[str, tuple[
     return [*read_yaml(found, (*chain, real)), settings]
 
 
-@lru_cache(256)  # a table's rows are many and their files few, and to parse one takes milliseconds
+@lru_cache(256)  # a table has many rows and few files, and parsing one takes milliseconds
 def _settings(text: str, label: str) -> dict[str, tuple[object, str]]:
     root = parse(text, label)
     if not isinstance(root, yaml.MappingNode):
@@ -43,7 +43,7 @@ def _settings(text: str, label: str) -> dict[str, tuple[object, str]]:
 
 
 def text_of(path: Path, label: str, *, kind: str) -> str:
-    """Return the text of a file. Raises ConfigError that names it, as label, if it cannot be read; kind: for words."""
+    """Return the text of a file. Raises ConfigError that names it, as label, if it cannot be read; kind: of file."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ConfigError(f"{label}: has {path.stat().st_size} bytes, a {kind} has at most {MOST_BYTES}")
@@ -53,7 +53,7 @@ def text_of(path: Path, label: str, *, kind: str) -> str:
 
 
 def merge(first: dict, second: dict) -> dict:
-    """Return the settings of both, the second's where both have one, and last; one set to null drops the first's."""
+    """Return the settings of both; the second's override the first's, and come last; a null drops a section."""
     dropped = tuple(f"{key}." for key, (value, _) in second.items() if value in (None, "null"))
     kept = {key: pair for key, pair in first.items() if key not in second and not key.startswith(dropped or " ")}
     return kept | second

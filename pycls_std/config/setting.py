@@ -1,4 +1,4 @@
-"""Set options from settings: find the key, and make the value the type that the option has."""
+"""Set options from settings: find the key, and convert the value to the option's type."""
 
 import difflib
 import re
@@ -12,7 +12,7 @@ from pycls_std.config.plain_yaml import TRUTH, NotYaml, Text, decided, number_of
 from pycls_std.core.option import MOST, Option
 from pycls_std.core.text import shortened
 
-BY_FOLDER = ("image_folder", "coco", "coco_ids")  # DATA.NAME of those that read any data in their layout
+BY_FOLDER = ("image_folder", "coco", "coco_ids")  # values of DATA.NAME for any data in a layout
 
 
 def flatten(node: dict, prefix: str = "") -> dict[str, Any]:
@@ -24,15 +24,15 @@ def flatten(node: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def dataset_name(flat: dict[str, Any]) -> str:
-    """Return the name of the dataset of a run; that of any data in a layout is its folder's own, wherever it lies."""
+    """Return the name of a run's dataset; for one of BY_FOLDER, the name of its folder, without the path."""
     folder = flat["DATA.NAME"] in BY_FOLDER
     return Path(str(flat["DATA.ROOT"])).name if folder else str(flat["DATA.NAME"])
 
 
 def same_when_extended(flat: dict[str, Any], epochs: int) -> bool:
-    """Return whether a run that was extended from epochs is, within rounding, one that was begun as long.
+    """Return whether a run extended from so many epochs equals, up to rounding, one begun with its final length.
 
-    It is not if its learning rates follow from its length, or if it was evaluated where the longer one is not.
+    It does not if its learning rates depend on its length, or if it was evaluated at an epoch where the longer is not.
     """
     return flat["OPTIM.SCHEDULE"] in ("step", "constant") and epochs % flat["TEST.PERIOD"] == 0
 
@@ -82,7 +82,7 @@ def set_option(options: CfgNode, key: str, value, where: str, declaration: Optio
     node[leaf] = value
 
 
-# What other programs call an option, by the last word of an unknown key.
+# Options by their names in other programs, which are looked up by the last word of an unknown key.
 ELSEWHERE = {
     **dict.fromkeys(("max_epochs", "num_epochs", "epochs"), "OPTIM.MAX_EPOCH"),
     **dict.fromkeys(("lr", "learning_rate"), "OPTIM.BASE_LR"),
@@ -100,10 +100,10 @@ ELSEWHERE = {
 
 
 def _meant(key: str, known: list[str]) -> str:
-    """Return the option that an unknown key may stand for, "" for none.
+    """Return the option that an unknown key may be meant for, "" for none.
 
-    A key that is short for one of its section comes first, the earliest of the page: OPTIM.LR is BASE_LR, and not the
-    MIN_LR that its letters are nearest to. Then what ELSEWHERE says of its last word, then what its letters say.
+    First come options of its section that it abbreviates, in the order of the page: OPTIM.LR is meant for BASE_LR, not
+    for MIN_LR, whose spelling is closer. Then ELSEWHERE, then the closest spelling.
     """
     if key.upper() in known:
         return key.upper()
@@ -123,10 +123,11 @@ def _at_home(path: str) -> str:
 
 
 def coerce(value, default, entry, where: str):
-    """Return value as the type of default.
+    """Return value converted to the type of default.
 
-    An integer becomes a float where a float is due, and so does 1e-3, which YAML reads as text. entry: type of a list's
-    entries where the default list is empty. default None: anything goes (MODEL.ARGS); a dictionary: a mapping to such.
+    An integer becomes a float where one is expected, and so does 1e-3, which YAML reads as text. entry: type of a
+    list's entries if the default list is empty. default: None accepts anything but a mapping (entries of MODEL.ARGS); a
+    dictionary, a mapping to such values.
     Raises ConfigError that names where, what was expected and what was given.
     """
     given = value
@@ -162,13 +163,13 @@ def coerce(value, default, entry, where: str):
     raise ConfigError(f"{where} expects {_NAMES[type(default)]}, got {short(given)}{more}")
 
 
-GREATEST = 3.4e38  # that a tensor of 32 bits can hold; no NaN is below it
+GREATEST = 3.4e38  # about the largest fp32 number; a NaN is not below it, either
 _NAMES = {str: "text", bool: "true or false", float: "a number", int: "a whole number"}
 
 
 def _words(text: Text, where: str):
     if number_of(text) is not None or text in TRUTH:
-        return text  # which YAML would take much longer to find
+        return text  # much faster than by YAML
     try:
         return value_of(parse(text, where), where)
     except NotYaml:
@@ -176,7 +177,7 @@ def _words(text: Text, where: str):
 
 
 def _finite(value, where: str):
-    """Return a value whose numbers a model can be given. Raises ConfigError that shows one that is too large."""
+    """Return the value. Raises ConfigError that shows a number that is too large to be given to a model."""
     for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _finite(each, where)
     if isinstance(value, int) and abs(value) > MOST or isinstance(value, float) and not abs(value) <= GREATEST:

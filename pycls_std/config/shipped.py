@@ -10,12 +10,12 @@ PLACES = (PACKAGE / "configs", PACKAGE.parent / "configs")  # installed, and in 
 
 
 def find_config(path: str) -> Path:
-    """Return the file that a config's path names: configs/... that is not here is the package's own, which is told."""
+    """Return the file at a config's path; configs/... that does not exist is the package's own, which is logged."""
     return config_beside(Path(), path) or Path(path)
 
 
 def config_beside(folder: Path, path: str) -> Path | None:
-    """Return the file that a path in a file of this folder names, or the package's own, which is told; None if none."""
+    """Return the file at a path relative to a folder, or the package's own, which is logged; None if there is none."""
     if os.path.exists(folder / path):
         return folder / path
     first, *inside = Path(path).parts or ("",)

@@ -1,1 +1,1 @@
-"""What passes between the floors: data structures, registries, seeds."""
+"""What all other parts of the package share: data structures, registries, seeding, options, files."""

@@ -10,11 +10,11 @@ from pycls_std.core.regular import read_bytes
 
 TAG = "options/"  # of a piece, followed by its number
 START, END = "```yaml\n", "```\n"  # of a block of code
-PIECE = 1500  # characters of a piece at most, if no line is longer; so tables read it at once (results/records.py)
+PIECE = 1500  # maximum characters of a piece, unless a line is longer; short enough for results/records.py
 
 
 def pieces(options: str) -> dict[str, str]:
-    """Return the pieces by their tags."""
+    """Return the options in pieces, by their tags."""
     parts = [""]
     for line in options.splitlines(keepends=True):
         if len(parts[-1]) + len(line) > PIECE:
@@ -24,13 +24,13 @@ def pieces(options: str) -> dict[str, str]:
 
 
 def joined(found: dict[str, str]) -> str:
-    """Return the options of pieces by their tags."""
+    """Return the options that were split into pieces, given by their tags."""
     tags = sorted(found, key=lambda tag: (len(tag), tag))
     return "".join(found[tag].removeprefix(START).removesuffix(END) for tag in tags)
 
 
 def options_in(path: Path) -> str:
-    """Return the options in an event file that a run wrote; "" if there are none, or it is no such file."""
+    """Return the options in an event file that a run wrote; "" if there are none, or it is not an event file."""
     found: dict[str, str] = {}
     position = 0
     try:

@@ -10,7 +10,7 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Return the seconds that each way took in each round; a round calls every way once, in their order.
 
-    warmup: rounds before, which are not counted. wait: called before the clock is read, for a device that is behind.
+    warmup: rounds before, which are not counted. wait: device synchronization, called before the clock is read.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for repetition in range(-warmup, rounds):

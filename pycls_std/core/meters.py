@@ -1,8 +1,10 @@
 """Averages that stay on the device until they are read."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pycls_std.core.sending import send
 from pycls_std.core.structures import World
 
 
@@ -22,10 +24,10 @@ class Meters:
             self.counts[name] = self.counts.get(name, 0) + count
 
     def read(self, world: World) -> dict[str, float]:
-        """Return all means, over the images of all processes; this waits for the device."""
+        """Return all means, over the images of all processes; this synchronizes with the device."""
         if not self.sums:
             return {}
-        counts = torch.tensor(list(self.counts.values()), dtype=torch.float64)
         sums = torch.stack(list(self.sums.values()))
-        sums, counts = world.sum(torch.stack([sums, counts.to(sums.device)])).tolist()
+        counts = send(np.array(list(self.counts.values()), dtype=np.float64), sums.device)
+        sums, counts = world.sum(torch.stack([sums, counts])).tolist()
         return {name: total / count for name, total, count in zip(self.sums, sums, counts, strict=True)}

@@ -1,4 +1,4 @@
-"""Give up on a server that stalls."""
+"""Time-outs for servers that stall."""
 
 import socket
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def patience(seconds: float = 60) -> Iterator[None]:
-    """Let each connection that is made in the block wait at most so many seconds for an answer, or for more of one.
+    """Set a socket time-out for the connections that are made in the block.
 
-    For libraries that set no time-out of their own. Such a wait ends in TimeoutError, which is an OSError.
+    For libraries that set none of their own. It raises TimeoutError, which is an OSError.
     """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)

@@ -1,4 +1,4 @@
-"""Arithmetic in the precision of its operands, for what loses too much in the run's."""
+"""Full precision, for operations that lose too much in the precision of the run."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -7,8 +7,8 @@ import torch
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:
-    """Return the context in which operations keep the precision of their operands, within autocast too."""
-    if device.type == "meta":  # which has no autocast, for nothing is computed there
+    """Return a context without autocast: operations compute in the precision of their operands."""
+    if device.type == "meta":  # which has no autocast, as nothing is computed there
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 

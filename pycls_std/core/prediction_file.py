@@ -1,4 +1,4 @@
-"""A file of predictions: what a student and its teachers say of every test image, as NumPy arrays in one .npz.
+"""A file of predictions: the logits of a student and its teachers for every test image, as NumPy arrays in one .npz.
 
 Shapes: N images, K classes.
 """
@@ -13,9 +13,9 @@ import numpy as np
 from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import first_of, printable, shortened
 
-PREDICTIONS = "predictions.npz"  # in the folder of a run, where TEST.PREDICTIONS puts it there
+PREDICTIONS = "predictions.npz"  # in the folder of a run, if TEST.PREDICTIONS puts it there
 FORMAT = 1
-HEAD, PREDICTION, TEACHER = "logits_", "pred_", "teacher_"  # before the names of arrays (N, K)
+HEAD, PREDICTION, TEACHER = "logits_", "pred_", "teacher_"  # prefixes of the names of arrays (N, K)
 
 
 class Predictions(NamedTuple):
@@ -31,7 +31,7 @@ class Predictions(NamedTuple):
 
 
 def packed(predictions: Predictions) -> bytes:
-    """Return the content of a file. A student's only prediction is that of its head, and is stored once."""
+    """Return the content of a file. A student's only prediction is the output of its head, and is stored once."""
     several = predictions.predictions if len(predictions.predictions) > 1 else {}
     arrays: dict[str, Any] = {"index": predictions.index, "path": predictions.paths, "label": predictions.labels}
     arrays |= {f"{HEAD}{name}": logits for name, logits in predictions.heads.items()}
@@ -43,10 +43,10 @@ def packed(predictions: Predictions) -> bytes:
 
 
 def read(path: Path | str) -> Predictions:
-    """Return what `unpacked` returns, of a file.
+    """Return the predictions in a file.
 
-    Raises OSError that names the path if it cannot be read; ValueError that names it for a file that is damaged, or is
-    no file of predictions.
+    Raises OSError that names the path if it cannot be read; ValueError that names it if it is damaged, or is not a file
+    of predictions.
     """
     content = read_bytes(path)
     try:
@@ -56,9 +56,9 @@ def read(path: Path | str) -> Predictions:
 
 
 def unpacked(content: bytes) -> Predictions:
-    """Return what the content of a file says; nothing in it is run.
+    """Return the predictions in the content of a file, without running code in it.
 
-    Raises ValueError that says what is wrong with content that is damaged, or no file of predictions.
+    Raises ValueError that says what is wrong if it is damaged, or is not a file of predictions.
     """
     arrays = _arrays(content)
     absent = [name for name in ("index", "path", "label", "meta") if name not in arrays]

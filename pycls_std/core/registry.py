@@ -10,7 +10,7 @@ from typing import Any
 class Registry:
     """Names of one kind of thing, each with the class or function that makes it.
 
-    Example: `@TRAINERS.register("std")` above a class, `TRAINERS.get("std")` to have it back.
+    Example: `@TRAINERS.register("std")` above a class, `TRAINERS.get("std")` to get it back.
     """
 
     def __init__(self, kind: str):
@@ -20,7 +20,7 @@ class Registry:
     def register(self, name: str, **attributes):
         """Return a decorator that registers what it decorates. Raises ValueError if the name is taken.
 
-        attributes: literals that it is given, by names in capitals, as `config/declared.py` reads them.
+        attributes: literals to set on it, with names in capitals, which `config/declared.py` reads.
         """
 
         def add(entry):

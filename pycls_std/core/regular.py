@@ -1,4 +1,4 @@
-"""Regular files: read them alone, for a pipe, a socket or a device may let its reader wait for ever; replace them."""
+"""Regular files: read nothing else, as a pipe, a socket or a device may block for ever; replace them atomically."""
 
 import errno
 import os
@@ -10,13 +10,13 @@ from uuid import uuid4
 
 
 def refuse_irregular(path: Path | str) -> None:
-    """Raise OSError that names a path if it is not there, or is no regular file (a link to one is)."""
+    """Raise OSError that names a path if it does not exist, or is not a regular file (a link to one is)."""
     _refuse(os.stat(path).st_mode, path)
 
 
 def read_bytes(path: Path | str) -> bytes:
     """Return the content of a regular file. Raises OSError that names the path for anything else."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe does not wait then
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # so that opening a pipe does not block
     try:
         _refuse(os.fstat(descriptor).st_mode, path)
         with open(descriptor, "rb", closefd=False) as file:
@@ -26,14 +26,14 @@ def read_bytes(path: Path | str) -> bytes:
 
 
 def replace_text(path: Path | str, text: str) -> None:
-    """Write a text to a file, replacing it in one step, or to a pipe or a device.
+    """Write a text to a file, replacing it atomically, or to a pipe or a device.
 
-    Raises OSError that names the path if it cannot be written; a file is then as it was.
+    Raises OSError that names the path if it cannot be written; a file is then unchanged.
     """
-    place = Path(os.path.realpath(path))  # a link stays one
+    place = Path(os.path.realpath(path))  # a link stays a link
     temporary = place.with_name(f".{place.name}.{uuid4().hex}.tmp")  # two may write the same
     try:
-        if os.path.exists(path) and not os.path.isfile(path):  # by its own name: that of a pipe leads nowhere
+        if os.path.exists(path) and not os.path.isfile(path):  # by the given name: a pipe has no real path
             Path(path).write_text(text, encoding="utf-8")
             return
         temporary.write_text(text, encoding="utf-8")

@@ -23,9 +23,9 @@ def seed_torch(*key: int) -> None:
 
 @contextmanager
 def seeded(*key: int):
-    """Seed random, numpy and torch's CPU generator from a key, and put their states back afterwards.
+    """Seed random, numpy and torch's CPU generator from a key, and restore their states afterwards.
 
-    In a loader's worker they are left as they are: nobody else draws there, and the states cost more than the seeds.
+    In a DataLoader worker they are not restored: nothing else draws there, and saving costs more than seeding.
     """
     states = None if get_worker_info() else (random.getstate(), np.random.get_state(), torch.get_rng_state())
     first, second = _seeds(key)
@@ -42,5 +42,5 @@ def seeded(*key: int):
 
 
 def _seeds(key):
-    # with its length, for a sequence reads (3,) as it reads (3, 0)
+    # with its length, since SeedSequence treats (3,) and (3, 0) alike
     return map(int, np.random.SeedSequence((len(key), *key)).generate_state(2))

@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 def send(values: np.ndarray, device: torch.device) -> Tensor:
-    """Return an array as a tensor on a device, a non-blocking copy; on the CPU it is the array's own memory.
+    """Return an array as a tensor on a device, by a non-blocking copy; on the CPU it shares the array's memory.
 
-    A device copies by itself from pinned memory alone, without gaps: for any other, the host waits until it has been
-    read, or copied to where it has none.
+    Only copies from contiguous pinned memory are asynchronous: for any other, the host waits until it has been read, or
+    made contiguous.
     """
     if device.type == "cpu":
         return torch.from_numpy(values)

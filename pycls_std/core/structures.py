@@ -1,4 +1,4 @@
-"""What passes between the floors: a batch, the output of a model, the progress, the processes.
+"""Data structures that the parts of the package share: a batch, a model's output, the progress, the processes.
 
 Shapes: B batch, H height, W width, C channels, K classes.
 """
@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 class Padded(NamedTuple):
-    """Images of several sizes, padded with zeros to one; what a task with such images has in place of a tensor."""
+    """Images of several sizes, zero-padded to one; tasks with such images use it in place of a tensor."""
 
     pixels: Tensor  # (B, 3, H, W), normalised
-    mask: Tensor  # (B, H, W) true where there is image
+    mask: Tensor  # (B, H, W) true on pixels of the images
 
 
 class Sample(NamedTuple):
@@ -28,26 +28,26 @@ class Sample(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """Images as a loader gives them, before they are mixed."""
+    """A batch as a loader yields it, before mixing."""
 
     images: Tensor | Padded  # (B, 3, H, W), normalised
-    targets: Any  # (B,) class of each image; or what else a label is in the task, such as a list of B dictionaries
+    targets: Any  # (B,) class of each image; or other labels of the task, such as a list of B dictionaries
     index: Tensor  # type: ignore[assignment]  # (B,) position of each image in its dataset; hides tuple.index
     crop: Tensor | None = None  # (B, 5) the part of the image that is seen, see `datasets.crops`; None if not recorded
-    places: np.ndarray | None = None  # (B,) the index where it can be read without a wait; recorded with the crop
+    places: np.ndarray | None = None  # (B,) the index on the host, read without synchronization; recorded with crop
 
 
 class Batch(NamedTuple):
     """One training batch on the device."""
 
     images: Tensor | Padded  # (B, 3, H, W), mixed if mixup or cutmix is on
-    targets: Any  # (B, K) probabilities, after mixing and label smoothing; or what else the task's loss takes
+    targets: Any  # (B, K) probabilities, after mixing and label smoothing; or other targets of the task's loss
     loaded: Loaded  # the same images before mixing, with their labels and positions
-    whole: "Batch | None" = None  # what it is one of equal parts of, by TRAIN.ACCUMULATE; None = it is whole
+    whole: "Batch | None" = None  # the batch of which this is a part, with TRAIN.ACCUMULATE; None = not split
 
 
 class ImageSet(Protocol):
-    """A dataset: images, each with its target. torch's `Dataset` need not know how many it has."""
+    """A dataset of known length: images, each with its target. torch's `Dataset` need not have a length."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -57,32 +57,32 @@ class ImageSet(Protocol):
 
 
 class Loader(Protocol):
-    """A pass of batches, as a `DataLoader` and a loader of images in memory give it."""
+    """An iterable of batches: a `DataLoader`, or a loader of images in memory."""
 
     @property
     def dataset(self) -> Any:
-        """What the batches are made of."""
+        """The dataset that the batches are from."""
 
     @property
     def sampler(self) -> Any:
-        """The addresses of a pass; of training images it has an `epoch`, which is set before each."""
+        """The sampler; that of training images has an `epoch`, which is set before each epoch."""
 
     @property
     def batch_size(self) -> Any:
-        """Images of a batch of this process: a number, where a `DataLoader` may also have None."""
+        """Batch size of this process: a number, while a `DataLoader` may also have None."""
 
     def __len__(self) -> int:
         """Return the number of batches."""
 
     def __iter__(self) -> Iterator[Loaded]:
-        """Return the batches of a pass."""
+        """Return an iterator over the batches of an epoch."""
 
 
 class Output(NamedTuple):
-    """What a model says of a batch: a student in training and at test, a teacher without gradient."""
+    """The outputs of a model for a batch; those of a teacher are without gradient."""
 
     heads: dict[str, Tensor]  # by the name of the head; logits (B, K) in classification
-    features: dict[str, Tensor]  # by the name of the tap, (B, C, H, W); and what else the model names
+    features: dict[str, Tensor]  # by the name of the tap, (B, C, H, W); and other outputs that the model names
 
 
 class Normalization(NamedTuple):
@@ -94,14 +94,14 @@ class Normalization(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What a dataset says of itself."""
+    """Metadata of a dataset."""
 
     name: str
     classes: tuple[str, ...]
     normalization: Normalization
-    left_out: str = ""  # in a line, what lies with its files and is not read, or is missing
+    left_out: str = ""  # a line on files in its folder that are not read, or are missing
     ids: tuple[int, ...] = ()  # of the classes in the dataset's own files, where these number them
-    origin: str = ""  # in a line, which folder is read, of a dataset that has a choice
+    origin: str = ""  # a line on which folder is read, if there are several to choose from
 
 
 @dataclass(frozen=True)
@@ -124,19 +124,19 @@ class Progress:
         return self.step / (self.epochs * self.iterations)
 
     def warmed(self, epochs: int) -> float:
-        """Return the share of a warm-up by a step an epoch, of so many epochs, that this epoch has; 1 without one."""
+        """Return the factor of a linear warm-up over so many epochs, constant within an epoch; 1 without one."""
         return min(1.0, (self.epoch + 1) / epochs) if epochs else 1.0
 
 
 def added(values: Iterable[Tensor]) -> Tensor:
-    """Return the sum of one or more tensors; of none, `sum` returns a number."""
+    """Return the sum of one or more tensors; for none, `sum` would return a number."""
     total = sum(values)
     assert isinstance(total, Tensor), "there is no tensor to add"
     return total
 
 
 def mapped(nest, change: Callable[[Tensor], object]):
-    """Return a nest of tuples, lists and dictionaries with every tensor changed; what is no tensor in it stays."""
+    """Apply a function to every tensor in nested tuples, lists and dictionaries; other values stay as they are."""
     if isinstance(nest, Tensor):
         return change(nest)
     if isinstance(nest, dict):
@@ -148,7 +148,7 @@ def mapped(nest, change: Callable[[Tensor], object]):
 
 
 def take(batch, places: list[int] | slice):
-    """Return some images of a batch: these rows of every tensor and list in a nest of tuples and dictionaries."""
+    """Return some images of a batch: these rows of every tensor and list in nested tuples and dictionaries."""
     if isinstance(batch, dict):
         return {key: take(part, places) for key, part in batch.items()}
     if isinstance(batch, list):
@@ -160,16 +160,16 @@ def take(batch, places: list[int] | slice):
 
 
 class World:
-    """The processes that train one student together, as tasks and methods see them; here this one alone.
+    """The processes that train one student together, as tasks and methods see them; here, a single one.
 
-    The engine gives a trainer its own (`engine/distributed.py`).
+    The engine gives a trainer its own subclass (`engine/distributed.py`).
     """
 
     rank = 0  # of this process, counted from 0
     size = 1  # processes
 
     def positions(self, batch_size: int) -> list[int]:
-        """Return the places of this process's images in a batch of all processes, ascending."""
+        """Return the positions of this process's images in the batch of all processes, ascending."""
         return list(range(batch_size))
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ class World:
         return tensor
 
     def gather(self, value) -> list:
-        """Return the values of all processes, in the order of their ranks; a value is anything that pickles."""
+        """Return the values of all processes, in the order of their ranks; a value can be any picklable object."""
         return [value]
 
     def concatenated(self, tensor: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""Text that comes from files, made fit to be shown."""
+"""Make text from files fit to be shown."""
 
 from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
-    """Return a text in which every character that is not printed, such as those that steer a terminal, is escaped."""
+    """Return a text with all non-printable characters, such as terminal control characters, escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -1,1 +1,1 @@
-"""How a run is computed: one loop for every method, which knows no method."""
+"""How a run is computed: one training loop for all methods, independent of any of them."""

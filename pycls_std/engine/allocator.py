@@ -7,10 +7,10 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
-    """Let the C library neither trim its heap nor map large blocks one by one; elsewhere than on glibc do nothing.
+    """Keep glibc's malloc from trimming its heap and from using mmap for large blocks; do nothing without glibc.
 
-    A step frees and allocates the same gigabytes as the one before, and each page that the system gives is zeroed and
-    mapped by a fault. What a process has once used it then holds until it ends.
+    A step frees and allocates the same gigabytes as the one before, and each new page costs a page fault and zeroing.
+    The process then keeps the memory that it has once used until it ends.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

@@ -1,4 +1,4 @@
-"""How products are computed: on CUDA by what torch leaves to switches, in bf16 on a CPU where torch's way is slow."""
+"""How matrix products are computed: torch's switches on CUDA, and bf16 on CPUs where torch's kernels are slow."""
 
 import os
 
@@ -13,23 +13,23 @@ from pycls_std.core.precision import full_precision
 
 CPU = torch.device("cpu")
 ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
-ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default  # a logarithm is fp32
+ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default  # logsumexp is fp32
 NAMES = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward")
 PRODUCTS = {ATTENTION, ATTENTION_BACKWARD, *(getattr(torch.ops.aten, name).default for name in NAMES)}
 
 
 def cpu_has_bf16() -> bool:
-    """Return whether this CPU multiplies in bf16 itself: AVX-512, AMX or Arm's BF16, with oneDNN in torch."""
+    """Return whether this CPU has native bf16 products: AVX-512, AMX or Arm's BF16, with oneDNN in torch."""
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class WideProducts(TorchDispatchMode):
     """The context in which matrix products (matmuls, convolutions, attention) of bf16 are computed in fp32.
 
-    Each result is rounded once, as by instructions for bf16: for a CPU that has none, where a step by torch's own
-    kernels takes ten times as long as in fp32 (logs/benchmarks/bf16_amd-epyc.txt). The sums differ in the order of
-    their terms alone, as from one CPU to the next. All else stays in bf16, as torch computes it: what needs no product,
-    and those that are not in PRODUCTS, such as of a matrix and a vector.
+    Each result is rounded once, as by native bf16 instructions. For CPUs without these, where a step with torch's own
+    kernels takes ten times as long as in fp32 (logs/benchmarks/bf16_amd-epyc.txt). Results differ only by the order of
+    summation, as between CPUs. All else stays in bf16, as torch computes it: operations without products, and products
+    that are not in PRODUCTS, such as matrix-vector ones.
     """
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -37,7 +37,7 @@ class WideProducts(TorchDispatchMode):
         if function not in PRODUCTS or not _is_bf16(function, args):
             return function(*args, **kwargs)
         found = function(*tree_map(_widened, args), **tree_map(_widened, kwargs))
-        if function is ATTENTION:  # the logarithm beside its output is in fp32 always
+        if function is ATTENTION:  # its second output, the logsumexp, is always in fp32
             return found[0].bfloat16(), *found[1:]
         return tree_map(_rounded, found)
 
@@ -45,9 +45,9 @@ class WideProducts(TorchDispatchMode):
 class WideAttention(TorchFunctionMode):
     """The context in which scaled dot-product attention of bf16 is computed in fp32, its output rounded to bf16.
 
-    For a CPU, whose fused attention of bf16 is slow with instructions for bf16, too (logs/benchmarks/bf16_*.txt). It is
-    for a forward pass; the backward pass is then that of fp32 by itself. It sees calls of torch's function, not those
-    within nn.MultiheadAttention.
+    For CPUs, whose fused bf16 attention is slow even with native bf16 instructions (logs/benchmarks/bf16_*.txt). Enter
+    it for the forward pass; the backward pass is then in fp32 automatically. It intercepts calls of torch's function,
+    but not those within nn.MultiheadAttention.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -59,7 +59,7 @@ class WideAttention(TorchFunctionMode):
 
 
 def _is_bf16(function, args) -> bool:
-    """Return whether factors are of bf16; of mixed ones torch refuses a product, and is left to."""
+    """Return whether the factors are in bf16; mixed ones are left to torch, which refuses them."""
     kinds = _kinds(args)
     return torch.bfloat16 in kinds and (len(kinds) == 1 or function is ATTENTION_BACKWARD)
 
@@ -85,23 +85,22 @@ def _rounded(value):
 
 
 def set_tf32(allowed: bool) -> None:
-    """Let fp32 convolutions and products on CUDA round their factors to TF32, or neither of them.
+    """Allow TF32 for both fp32 convolutions and matrix products on CUDA, or for neither.
 
-    torch alone lets the ones and not the others. Its newer switches (fp32_precision) are not there in 2.11, and may not
-    be mixed with these.
+    By default, torch allows it for convolutions alone. Its newer switches (fp32_precision) may not be mixed with these.
     """
     torch.backends.cudnn.allow_tf32 = allowed
     torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def set_deterministic(wanted: bool) -> None:
-    """Let CUDA take kernels that give the same bits each time, or those that are fastest.
+    """Let CUDA use deterministic kernels, or the fastest ones.
 
-    With it, an operation that has no such kernel raises RuntimeError. torch looks at the environment once, at the first
-    product on CUDA, and refuses products without this; so it is there whatever is wanted, for a later run may want it.
+    With deterministic ones, an operation that has none raises RuntimeError, and so do products without the environment
+    variable. torch reads it only once, at the first product on CUDA, so it is set in any case, for a later run.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # the size that torch takes on an H200 by itself
     torch.backends.cudnn.deterministic = wanted
-    # Filling new memory, which nothing here reads, is a kernel for each tensor.
+    # Filling uninitialized memory, which nothing here reads, takes a kernel for each tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(wanted)

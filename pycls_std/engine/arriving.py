@@ -1,4 +1,4 @@
-"""An asynchronous copy of tensors from the device to the host, which nothing waits for until they are read."""
+"""An asynchronous copy of tensors from the device to the host, without synchronization until they are read."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from torch import Tensor
 class Arriving:
     """An asynchronous copy to the host, in pinned memory, of tensors as they are now.
 
-    Those of a CPU are the tensors themselves, unless kept: then they are copied, too, at once, for what changes them.
+    CPU tensors are not copied, unless kept: then they are copied at once, to be safe from later changes.
     """
 
     def __init__(self, tensors: dict[str, Tensor], *, kept: bool = False):
@@ -21,12 +21,12 @@ class Arriving:
             self.event.record()
 
     def values(self) -> dict[str, Tensor]:
-        """Return them on the host; wait until they are there."""
+        """Return the tensors on the host; wait until they are copied."""
         if self.event:
             self.event.synchronize()
         return self.copies
 
 
 def _copied(tensor: Tensor, *, pinned: bool) -> Tensor:
-    """Return what is a copy, or will be one in pinned memory, which the device writes to while the host goes on."""
+    """Return a copy on the host, or pinned memory that the device asynchronously writes the copy to."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned).copy_(tensor, non_blocking=True)

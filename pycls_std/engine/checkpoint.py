@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole or not at all, read without running code from them."""
+"""Checkpoint files: written atomically, read without running code from them."""
 
 import hashlib
 import io
@@ -21,9 +21,9 @@ from pycls_std.core.text import printable
 from pycls_std.engine import files
 from pycls_std.engine.structure import differences, refuse, refuse_unreadable
 
-FORMAT = 5  # of the training state; another one is not continued from
-# What a checkpoint of this runner holds that is read of it, see `structure.refuse_other_kind`: to test it and to teach
-# by it; to continue from it, beside the state of the training.
+FORMAT = 5  # of the training state; runs with another one are not resumed
+# Entries that are read from a checkpoint of this runner, with their types, see `structure.refuse_other_kind`: to test
+# it or use it as a teacher; to resume from it, in addition to the training state.
 TAUGHT: dict[str, Any] = {
     "config": str,
     "student": {...: torch.Tensor},
@@ -45,13 +45,13 @@ RESUMED = TAUGHT | {
 
 
 class Damaged(ValueError):
-    """A file is shown to be no checkpoint, or not as it was written: by a checksum, or by how it is built."""
+    """A file is not a checkpoint, or is corrupt, as its checksum or its structure shows."""
 
 
 def packed(state: dict) -> memoryview:
-    """Return the content of the file of a state of tensors, numbers, strings, lists and dictionaries.
+    """Return a state of tensors, numbers, strings, lists and dictionaries, serialized.
 
-    Raises ValueError that names the entry for anything else, which could not be read again.
+    Raises ValueError that names the entry for anything else, which could not be read back.
     """
     refuse_unreadable(state)
     buffer = io.BytesIO()  # torch's own writing to a file does not say why it failed
@@ -60,30 +60,30 @@ def packed(state: dict) -> memoryview:
 
 
 def save(state: dict, path: Path) -> None:
-    """Write a state to a file, replacing it in one step.
+    """Write a state to a file, replacing it atomically.
 
-    Raises what `packed` does, and OSError that names the path if it cannot be written; the file is then as it was.
+    Raises what `packed` does, and OSError that names the path if it cannot be written; the file is then unchanged.
     """
     files.write(path, packed(state))
 
 
 def read(path: Path) -> dict:
-    """Return what a file holds, on the CPU: one of torch.save, or of safetensors by its ending. No code in it is run.
+    """Return the content of a file, on the CPU: of torch.save, or safetensors by its extension. No code in it is run.
 
-    Raises Damaged that names the path if the file is damaged or holds more than weights; ValueError if there is none;
-    OSError if it cannot be read at all, for example for want of memory, which says nothing about the file.
+    Raises Damaged that names the path if the file is damaged or holds more than weights; ValueError if it does not
+    exist; OSError if it cannot be read at all, for example for lack of memory, which says nothing about the file.
     """
     content = read_whole(path)
     if path.suffix == ".safetensors":
         return _safetensors(path, content)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of pickles that are no weights, which is told below
+        with warnings.catch_warnings(action="ignore"):  # on pickles without weights, reported below
             state = torch.load(content, map_location="cpu", weights_only=True)
     except (MemoryError, OSError, RuntimeError) as error:
         if not _shows_damage(error):
             raise unreadable(path, error) from error
         reason = str(error).splitlines()[0]
-    except Exception as error:  # what a pickle leads to that is none of weights
+    except Exception as error:  # a pickle of something else may raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if "weights_only" in str(error).lower():
             raise Damaged(f"checkpoint {path} {_more_than_weights(path, content, error)}") from error
@@ -96,7 +96,7 @@ def read(path: Path) -> dict:
 
 
 def _more_than_weights(path: Path, content: io.BytesIO, error: Exception) -> str:
-    """Return in words why a file is refused that may be whole, and what can be done about it."""
+    """Return in words why a file is refused although it may be intact, and what to do about it."""
     if not zipfile.is_zipfile(content):
         return (
             "is corrupt or no checkpoint: it is no file of weights, or holds more than weights; if torch before 1.6 "
@@ -107,7 +107,7 @@ def _more_than_weights(path: Path, content: io.BytesIO, error: Exception) -> str
 
 
 def importing(path: Path | str, options: str = "") -> str:
-    """Return in words how a plain file of weights is made of a file that holds more. options: of the command."""
+    """Return a hint on how to make a plain file of weights from one that holds more. options: of the command."""
     checkout = Path(__file__).parents[2] / "tools" / "import_weights.py"
     tool = "-m pycls_std.tools.import_weights"  # where the package is installed without its checkout
     if checkout.is_file():
@@ -121,15 +121,15 @@ def _safetensors(path: Path, content: io.BytesIO) -> dict[str, torch.Tensor]:
         return safetensors.torch.load(content.getvalue())
     except MemoryError as error:
         raise unreadable(path, error) from error
-    except Exception as error:  # of a header that is none: safetensors' own error, or a missing type's
+    except Exception as error:  # of an invalid header: safetensors' own error, or that of a missing dtype
         reason = printable((str(error) or type(error).__name__).splitlines()[0])
         raise Damaged(f"checkpoint {path} is corrupt or no checkpoint: {reason}") from error
 
 
 def read_whole(path: Path) -> io.BytesIO:
-    """Return the content of a file of torch.save, whose checksums are right: torch.load does not look at them.
+    """Return the content of a file of torch.save after checking its checksums, which torch.load does not.
 
-    A file of before 2020, which is no zip archive, has none. Raises what `read` raises.
+    A file from before 2020, which is not a zip archive, has none. Raises what `read` raises.
     """
     if not path.exists():
         raise ValueError(f"there is no checkpoint {path}")
@@ -160,7 +160,7 @@ def _damage(content: io.BytesIO) -> str:
             part = archive.testzip()
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # of a damaged directory, or a method of compression that there is not
+    except Exception as error:  # of a damaged directory, or an unknown compression method
         return (str(error) or type(error).__name__).splitlines()[0]
     if part is not None:
         return f"its part {part} is not what was written"
@@ -177,8 +177,8 @@ def _shows_damage(error: Exception) -> bool:
 def load_weights(module: nn.Module, weights: dict, source: str) -> None:
     """Load weights into a module, strictly.
 
-    Raises ValueError that names the source and up to 10 keys that are missing, unexpected, of another shape or no
-    floating numbers where the module has those; and if a number is not finite.
+    Raises ValueError that names the source and up to 10 keys that are missing, unexpected, of another shape, or not
+    floating-point where the module's are; and if a value is not finite.
     """
     refuse(differences(weights, module.state_dict()), source, "the model")
     own = module.state_dict()
@@ -189,7 +189,7 @@ def load_weights(module: nn.Module, weights: dict, source: str) -> None:
 
 
 def tensors(state, path: str = "") -> dict[str, torch.Tensor]:
-    """Return all tensors of a nest of dictionaries and lists, by their path in it."""
+    """Return all tensors in nested dictionaries and lists, by their path."""
     if isinstance(state, torch.Tensor):
         return {path: state}
     pairs = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, (list, tuple)) else ()
@@ -197,9 +197,9 @@ def tensors(state, path: str = "") -> dict[str, torch.Tensor]:
 
 
 def refuse_not_finite(state, when: str) -> None:
-    """Raise FloatingPointError that says when and names tensors of a nest of dictionaries and lists, if some are not.
+    """Raise FloatingPointError that says when, and names tensors in nested dictionaries and lists that are not finite.
 
-    Those of a device and type are looked at together, in a few operations.
+    Tensors of the same device and dtype are checked together, in a few operations.
     """
     alike: dict[tuple, dict[str, torch.Tensor]] = {}
     for name, value in tensors(state).items():
@@ -214,7 +214,7 @@ def refuse_not_finite(state, when: str) -> None:
 
 
 def fingerprint(module: nn.Module, args: Mapping = MappingProxyType({})) -> str:
-    """Return the SHA-256 of a module's weights and buffers, and of arguments that it was built with, if there are."""
+    """Return the SHA-256 of a module's weights and buffers, and of its constructor's arguments, if given."""
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():
         digest.update(name.encode())

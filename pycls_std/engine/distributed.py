@@ -1,4 +1,4 @@
-"""The processes of a run: one alone, or those that torchrun started, which share every batch.
+"""The processes of a run: a single one, or those that torchrun started, which share every batch.
 
 Shapes: B images of a batch of all processes, W processes.
 """
@@ -19,16 +19,16 @@ from pycls_std.core.structures import World
 from pycls_std.process.launch import launch
 
 T = TypeVar("T")
-# All processes wait in a group of their own for what one of them makes: a download, what teachers say of a dataset.
+# A process group with a long time-out, in which all wait for the work of one: a download, precomputed teacher outputs.
 _waiting: list = []
 PATIENCE = timedelta(days=2)  # torch's own is half an hour
 
 
 class Processes(World):
-    """What the engine needs of the processes; every method but `positions` must be called by all of them alike.
+    """Collective operations of the processes; every method but `positions` must be called by all of them.
 
-    kind: `cpu` (by gloo) or `cuda` (by NCCL, and gloo for what lies on the CPU).
-    index: the device of this process among those it sees, 0 where its launcher shows it no other.
+    kind: `cpu` (by gloo) or `cuda` (by NCCL, and gloo for CPU tensors).
+    index: the device of this process among those visible to it, 0 if its launcher makes only one visible.
     Raises ValueError if there are more processes on this machine than it has devices.
     """
 
@@ -47,7 +47,7 @@ class Processes(World):
             self._refuse_shared_devices()
 
     def _refuse_shared_devices(self) -> None:
-        """Raise ValueError in all processes if two of them are on one device, where they would wait for ever."""
+        """Raise ValueError in all processes if two of them use the same device, where they would hang."""
         owners: dict[str, int] = {}
         for rank, device in enumerate(self.gather(str(torch.cuda.get_device_properties(self.index).uuid))):
             first = owners.setdefault(device, rank)
@@ -55,11 +55,11 @@ class Processes(World):
                 raise ValueError(f"processes {first} and {rank} have the same GPU, start one process for each GPU")
 
     def positions(self, batch_size: int) -> list[int]:
-        """Return the places of this process's images in a batch of all processes, ascending.
+        """Return the positions of this process's images in the batch of all processes, ascending.
 
         Mixup and cutmix mix the first image with the last, the second with the last but one, and so on. Both of a pair
-        are given to the same process, so that W processes mix as one would. The pairs are dealt in turn, so that the
-        views of repeated augmentation, which stand side by side, go to different processes, as in DeiT's sampler.
+        go to the same process, so that W processes mix as one would. Pairs are distributed round-robin, so that the
+        views of repeated augmentation, which are adjacent, go to different processes, as in DeiT's sampler.
         """
         share = batch_size // self.size
         pairs = [(place, batch_size - 1 - place) for place in range((batch_size + 1) // 2)]  # the middle one twice
@@ -71,7 +71,7 @@ class Processes(World):
         return self._reduce(tensor, dist.ReduceOp.SUM)
 
     def gather(self, value) -> list:
-        """Return the values of all processes, in the order of their ranks; a value is anything that pickles."""
+        """Return the values of all processes, in the order of their ranks; a value can be any picklable object."""
         values = [value] * self.size
         if self.size > 1:
             dist.all_gather_object(values, value)
@@ -86,33 +86,33 @@ class Processes(World):
         return torch.cat(parts)
 
     def greatest(self, tensor: Tensor) -> Tensor:
-        """Return the greatest of each element over all processes."""
+        """Return the maximum of each element over all processes."""
         return self._reduce(tensor, dist.ReduceOp.MAX)
 
     def broadcast_from_rank_zero(self, make: Callable[[], T]) -> T:
-        """Call make in the first process; return its result in all."""
+        """Call make on rank 0; return its result in all processes."""
         result: list[Any] = [make() if self.rank == 0 else None]
         if self.size > 1:
             dist.broadcast_object_list(result, src=0, device=torch.device("cpu"))
         return result[0]
 
     def rank_zero_first(self, make: Callable[[], T]) -> T:
-        """Call make in the first process, then in the first of each machine, then in the others.
+        """Call make on rank 0, then in the first process of each other machine, then in the others.
 
-        So what is downloaded is downloaded once.
+        Downloads then happen only once.
         """
         own = 0 if self.rank == 0 else 1 if self.local_rank == 0 else 2
         for turn in range(3 if self.size > 1 else 1):
             if turn == own:
                 result = make()
             if self.size > 1:
-                dist.all_reduce(torch.zeros(1), group=_waiting[0])  # all wait
+                dist.all_reduce(torch.zeros(1), group=_waiting[0])  # a barrier
         return result
 
     def wrap(self, module: nn.Module, device: torch.device) -> nn.Module:
         """Return a module whose backward pass averages the gradients of all processes.
 
-        Buffers are each process's own: batch norms' statistics, until `share_buffers`, and what terms keep.
+        Buffers are not synchronized: neither batch norms' statistics, until `share_buffers`, nor those of terms.
         """
         if self.size == 1:
             return module
@@ -132,7 +132,7 @@ class Processes(World):
             gradient.copy_(mean.view_as(gradient))
 
     def share_buffers(self, module: nn.Module) -> None:
-        """Give all processes the first one's buffers, such as the statistics of batch norm."""
+        """Broadcast the buffers of rank 0, such as the statistics of batch norm, to all processes."""
         if self.size > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, src=0)
@@ -146,11 +146,11 @@ class Processes(World):
 
 
 def _join(backend: str) -> None:
-    """Join the group of processes.
+    """Join the process group.
 
-    When torchrun restarts processes, its store may still hold the addresses of the dead, and a group that reads them
-    waits for ever: each attempt has its own prefix in it. Of several torchruns each counts its own attempts, so these
-    cannot agree on a prefix; they need a store of each attempt (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1).
+    When torchrun restarts processes, its store may still hold the addresses of dead ones, and a group that reads these
+    hangs: so each attempt has its own key prefix. Several torchruns each count their own attempts, so they cannot agree
+    on a prefix; they need a new store for each attempt (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1).
     """
     store, rank, size = next(dist.rendezvous("env://"))
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
@@ -160,9 +160,9 @@ def _join(backend: str) -> None:
 
 
 def close() -> None:
-    """Leave the group of processes, if there is one. Not after an error: it would wait for those that are gone.
+    """Destroy the process group, if there is one. Not after an error: it would wait for processes that are gone.
 
-    Nothing may hold the group any more, or torch can wait for ever when the last to hold it goes (seen on 2.11).
+    No reference to the group may be left, or torch can hang when the last one is released (seen on 2.11).
     """
     if dist.is_initialized():
         _waiting.clear()

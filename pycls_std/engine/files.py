@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their name, forced to the disk, then renamed."""
+"""Atomic file writes: to a temporary file in the same folder, synced to the disk, then renamed."""
 
 import os
 import uuid
@@ -10,10 +10,10 @@ TEMPORARY = ".{}.tmp"  # name of a file while it is written
 
 
 def write(path: Path, content: bytes | memoryview, before_rename: Callable[[], None] = lambda: None) -> None:
-    """Write a file, replacing it in one step; it survives a loss of power.
+    """Write a file, replacing it atomically; it survives a power failure.
 
     before_rename: called when the content is safe on the disk.
-    Raises OSError that names the path if it cannot be written; the file is then as it was.
+    Raises OSError that names the path if it cannot be written; the file is then unchanged.
     """
     temporary = path.with_name(TEMPORARY.format(path.name))
     with naming(path):
@@ -35,9 +35,9 @@ def write(path: Path, content: bytes | memoryview, before_rename: Callable[[], N
 
 
 def append(path: Path, content: bytes) -> None:
-    """Append to a file; it survives a loss of power.
+    """Append to a file; it survives a power failure.
 
-    Raises OSError that names the path if it cannot be written, a part of it may then be there.
+    Raises OSError that names the path if it cannot be written; a part of the content may then be there.
     """
     with naming(path), path.open("ab") as file:
         file.write(content)
@@ -48,8 +48,8 @@ def append(path: Path, content: bytes) -> None:
 class Growing:
     """A file that is written piece by piece, and gets its name when it is finished.
 
-    Several processes, of several machines, may write the same file; the last to finish it stays.
-    Each method raises OSError that names the path if it cannot be written, and then leaves nothing of it.
+    Several processes, also of several machines, may write the same file; the last to finish wins.
+    Each method raises OSError that names the path if it cannot be written, and then removes the temporary file.
     """
 
     def __init__(self, path: Path):
@@ -65,7 +65,7 @@ class Growing:
             self.file.write(content)
 
     def finish(self) -> None:
-        """Give the file its name."""
+        """Sync the file to the disk and give it its name."""
         with self._or_nothing():
             self.file.flush()
             os.fsync(self.file.fileno())
@@ -73,7 +73,7 @@ class Growing:
             self.temporary.replace(self.path)
 
     def abandon(self) -> None:
-        """Leave nothing of the file, unless it is finished."""
+        """Remove the temporary file, unless it is finished."""
         self.temporary.unlink(missing_ok=True)
 
     @contextmanager
@@ -87,14 +87,14 @@ class Growing:
 
 
 def clean(paths: list[Path]) -> None:
-    """Remove what a process that was killed left half written of these files."""
+    """Remove the temporary files that a killed process has left of these files."""
     for path in paths:
         path.with_name(TEMPORARY.format(path.name)).unlink(missing_ok=True)
 
 
 @contextmanager
 def naming(path: Path):
-    """Raise an OSError of the block again with the path in its text: that of a full disk does not say where."""
+    """Re-raise an OSError of the block with the path in its text, which, for example, that of a full disk lacks."""
     try:
         yield
     except OSError as error:

@@ -27,15 +27,15 @@ LOG = logging.getLogger("pycls_std")
 
 @dataclass
 class Session:
-    """Everything one run needs, ready to go."""
+    """All objects and the state of a training run."""
 
     trainer: Any  # see `trainers/base.py`
-    teacher_outputs: Any  # says what the teachers say of a batch, live or kept; see `teachers/outputs.py`
+    teacher_outputs: Any  # returns the teachers' outputs for a batch, computed or cached; see `teachers/outputs.py`
     runtime: Runtime
     task: Any  # see `tasks/contract.py`
     train_loader: Loader
     test_loader: Loader
-    val_loader: Loader | None  # of what is held out of the training split, by which the best epoch is chosen
+    val_loader: Loader | None  # of the held-out (validation) images, by which the best epoch is chosen
     optimizer: Optimizer
     schedule: Callable[[float], float]  # progress in [0, 1] -> learning rate
     ema: ModelEmaV3 | None
@@ -50,15 +50,15 @@ class Session:
 
     @property
     def judge(self) -> str:
-        """The split for model selection, of the best epoch: `val`, or `test` where nothing is held out."""
+        """The split that selects the best epoch: `val`, or `test` if no images are held out."""
         return "val" if self.val_loader else "test"
 
     def epoch_images(self) -> int:
-        """Return the images of an epoch of training, of all processes."""
+        """Return the number of training images in an epoch, of all processes."""
         return len(self.train_loader) * self.train_loader.batch_size * self.runtime.world.size
 
     def state_dict(self) -> dict:
-        """Return all that a resume needs, but for the epoch."""
+        """Return the training state that a checkpoint needs to resume, except the epoch."""
         return {
             "student": self.trainer.student.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else {},
@@ -70,9 +70,10 @@ class Session:
         }
 
     def load_state_dict(self, state: dict, source: str) -> None:
-        """Restore what `state_dict` returned; other entries are passed over.
+        """Restore what `state_dict` returned; other entries are ignored.
 
-        Raises ValueError that names the source if it is not built as what would be saved, and then nothing is restored.
+        Raises ValueError that names the source if its structure is not that of this session's state; nothing is
+        restored then.
         """
         own = self.state_dict() | {"best": {"epoch": 0, self.task.RESULT: 0.0} if state.get("best") else {}}
         found = {key: state.get(key) for key in own}
@@ -92,11 +93,11 @@ class Session:
 def fit(session: Session, *, start_epoch: int, record: Callable[[int, dict[str, float], bool], None]) -> None:
     """Train from start_epoch to the end.
 
-    record(epochs done, values, is best) is called after every epoch; among its values is `run/epoch_seconds`, of all of
-    the epoch, and of the record of the one before, for no epoch can tell its own. A signal that asks the run to end is
-    obeyed after the batch it came in, or as many steps later as the runtime lags.
-    Raises FloatingPointError before anything of the epoch is recorded if a loss is not finite, in training or at test,
-    or anything that would be saved; signals.Stopped if the run is asked to end.
+    record(epochs done, values, is best) is called after every epoch; its values include `run/epoch_seconds`, the time
+    of the whole epoch and of recording the previous one, since an epoch cannot include its own. A signal that asks the
+    run to end takes effect after the current batch, or later by as many steps as the runtime lags.
+    Raises FloatingPointError before anything of the epoch is recorded if a training loss, a score or a tensor of the
+    state is not finite; signals.Stopped if the run is asked to end.
     """
     with signals.deferred():
         before = time.perf_counter()
@@ -104,7 +105,7 @@ def fit(session: Session, *, start_epoch: int, record: Callable[[int, dict[str, 
             session.runtime.start_epoch(epoch)
             values = train_epoch(session, epoch)
             done = epoch + 1
-            # The last step of an epoch may break what is saved, and no loss of it is taken any more.
+            # The last step of an epoch may make the weights non-finite, and no later loss would show it.
             refuse_not_finite(session.state_dict(), f"after epoch {done}")
             best = False
             if done % session.test_period == 0 or done == session.epochs:
@@ -128,7 +129,7 @@ def _is_best(session, values) -> bool:
 
 
 def train_epoch(session: Session, epoch: int) -> dict[str, float]:
-    """Train one epoch. Returns its mean values by name."""
+    """Train one epoch; return its mean values by name."""
     trainer, runtime, loader = session.trainer, session.runtime, session.train_loader
     loader.sampler.epoch = epoch
     iterations, meters = len(loader), Meters()
@@ -165,7 +166,7 @@ def train_epoch(session: Session, epoch: int) -> dict[str, float]:
 
 
 def train_step(session: Session, batch: Batch, progress: Progress) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Step on the trainer's losses, then on its auxiliary losses if they are due, then move the average."""
+    """Step on the trainer's losses, then on its auxiliary losses if they are due, then update the moving average."""
     trainer, runtime = session.trainer, session.runtime
     rate = session.optimizer.param_groups[0]["lr"]
     where = f"epoch {progress.epoch + 1} iteration {progress.iteration + 1}, lr {rate:.3g}"
@@ -188,7 +189,7 @@ def train_step(session: Session, batch: Batch, progress: Progress) -> tuple[dict
 
 
 def _step_in_parts(session, batch, teachers, progress, where) -> dict[str, Tensor]:
-    """Step on the mean of the losses of a batch's parts; return it, and let the monitors stand for all of them."""
+    """Accumulate gradients over the parts of a batch and step; return the mean losses, and merge the monitors."""
     trainer, runtime = session.trainer, session.runtime
     size, seen = len(batch.loaded.index) // session.accumulate, []
 
@@ -208,7 +209,7 @@ def _step_in_parts(session, batch, teachers, progress, where) -> dict[str, Tenso
 
 
 def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return values of a batch by those of its parts: means of scalars, those of each image side by side."""
+    """Return the values of a batch from those of its parts: scalars averaged, values of each image concatenated."""
     return {
         name: torch.cat([part[name] for part in parts]) if value.ndim else torch.stack([p[name] for p in parts]).mean()
         for name, value in parts[0].items()
@@ -219,7 +220,7 @@ def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def evaluate(model: nn.Module, task, loader: Iterable[Loaded], runtime: Runtime) -> dict[str, dict[str, float]]:
     """Return the scores of every prediction of a model, by name, over all images of all processes' loaders.
 
-    Each image counts once, however the images fall into batches and processes.
+    Each image counts once, however the images are divided into batches and among processes.
     """
     runtime.world.share_buffers(model)
     model.eval()
@@ -236,10 +237,10 @@ def evaluate(model: nn.Module, task, loader: Iterable[Loaded], runtime: Runtime)
 
 
 def evaluate_all(session: Session, when: str) -> dict[str, float]:
-    """Evaluate every prediction of the student, and of the average if there is one.
+    """Evaluate every prediction of the student, and of its moving average if there is one.
 
-    Returns `test/<score>` of the prediction that counts, `test/<name>_<score>` of each if there are several, the same
-    of the average under `ema/`, and of the student on what is held out under `val/`.
+    Returns `test/<score>` of the prediction that counts, `test/<name>_<score>` of each if there are several; the same
+    for the moving average under `ema/`, and for the student on the held-out images under `val/`.
     Raises FloatingPointError that says when if a score is not finite.
     """
     trainer = session.trainer

@@ -1,4 +1,4 @@
-"""Whether to go on, asked in every step and read some steps later, so that nothing waits for the device."""
+"""Check after every step whether to go on, and read the answer some steps later, without device synchronization."""
 
 from collections import deque
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from pycls_std.process import signals
 
 
 class StepOutcome(NamedTuple):
-    """How a step went in all processes."""
+    """The outcome of a step in all processes."""
 
     answer: Arriving  # (2,) whether a loss was not finite, and the signal that came, 0 for none
     terms: dict[str, Tensor]
@@ -20,9 +20,9 @@ class StepOutcome(NamedTuple):
 
 
 class StepMonitor:
-    """The steps of which it is not known yet how they went, oldest first.
+    """The steps whose outcomes have not been read yet, oldest first.
 
-    lag: how many they are at most; with 0, the answer is waited for.
+    lag: their maximum number; with 0, each outcome is waited for.
     """
 
     def __init__(self, world: Processes, *, lag: int):
@@ -31,7 +31,7 @@ class StepMonitor:
         self.unread: deque[StepOutcome] = deque()
 
     def ask(self, total: Tensor, losses: dict[str, Tensor], where: str) -> None:
-        """Ask all processes whether to go on after a step of these losses and their total, and read what is due.
+        """Start to gather the outcome of a step, with these losses and their total, and read the outcomes that are due.
 
         Raises FloatingPointError if a total was not finite, with the terms and where, and signals.Stopped if the run is
         asked to end.
@@ -43,9 +43,9 @@ class StepMonitor:
         self.read(most=self.lag)
 
     def read(self, *, most: int = 0) -> None:
-        """Read the oldest until so many are unread; raises what `ask` raises.
+        """Read the oldest outcomes until at most so many are unread; raises what `ask` raises.
 
-        All processes read the same step's in the same step, so they end together.
+        All processes read the outcome of the same step in the same step, so they end together.
         """
         while len(self.unread) > most:
             outcome = self.unread.popleft()

@@ -11,7 +11,7 @@ import torch
 from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers, param_groups_weight_decay
 from torch import nn
 
-KERNELS = ("fused", "foreach", "capturable")  # of a parameter group: how, and not what, a step computes
+KERNELS = ("fused", "foreach", "capturable")  # in a parameter group: how, not what, a step computes
 
 
 def create_optimizer(
@@ -26,10 +26,10 @@ def create_optimizer(
 ) -> torch.optim.Optimizer:
     """Return an optimizer over the parameters of a module, such as a student and its terms.
 
-    name: any of timm.optim; `sgd` has Nesterov momentum, `momentum` has not. Weight decay spares parameters of one
-    dimension, biases, and what the module's `no_weight_decay()` names, but for those in decayed; with decay_all it
-    spares nothing. Parameters that need no gradient are in no group. torch's own Adam and SGD run fused.
-    Raises ValueError for an unknown name, and for an optimizer that cannot be had here.
+    name: any of timm.optim; `sgd` has Nesterov momentum, `momentum` does not. Weight decay is not applied to parameters
+    of one dimension, biases, and those that the module's `no_weight_decay()` names, except for those in decayed; with
+    decay_all it is applied to all. Frozen parameters are in no group. torch's own Adam and SGD are fused.
+    Raises ValueError for an unknown name, and for an optimizer that is not available here.
     """
     known = [str(each) for each in list_optimizers()]
     if name not in known:
@@ -40,12 +40,12 @@ def create_optimizer(
         fused = {"fused": True} if "fused" in inspect.signature(kind).parameters else {}
         options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, **fused}
         frozen = not all(p.requires_grad for p in module.parameters())
-        # Of a module timm spares some from decay, and leaves out what is frozen, but only where there is any decay.
+        # Given a module, timm exempts some parameters from decay and drops frozen ones, but only if there is any decay.
         plain = decay_all or frozen and not weight_decay
         trained = [p for p in module.parameters() if p.requires_grad] if plain else module
         groups = partial(_groups, weight_decay=weight_decay, decayed=set(decayed)) if decayed else None
         optimizer = create_optimizer_v2(trained, opt=name, param_group_fn=groups, **options)
-    except Exception as error:  # optimizers of other packages raise what they like if their package is not there
+    except Exception as error:  # optimizers of other packages may raise anything if their package is missing
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"OPTIM.NAME {name} cannot be built: {reason}") from error
     if getattr(optimizer, "is_second_order", False):
@@ -54,7 +54,7 @@ def create_optimizer(
 
 
 def _groups(module: nn.Module, *, weight_decay: float, decayed: set[nn.Parameter]) -> list[dict[str, Any]]:
-    """Return the groups that timm makes of a module, and another one of those in decayed that train."""
+    """Return the parameter groups that timm makes of a module, with those in decayed that train in another one."""
     spared: set[str] = getattr(module, "no_weight_decay", set)()
     groups = param_groups_weight_decay(module, weight_decay, no_weight_decay_list=spared)
     rest = [group | {"params": [p for p in group["params"] if p not in decayed]} for group in groups]
@@ -64,7 +64,7 @@ def _groups(module: nn.Module, *, weight_decay: float, decayed: set[nn.Parameter
 
 @contextmanager
 def kernels_kept(optimizers: list[torch.optim.Optimizer]) -> Iterator[None]:
-    """Keep how optimizers compute a step while states are loaded into them, which may be of another device."""
+    """Keep the KERNELS of optimizers while states, possibly from another device, are loaded into them."""
     before = [[{key: group[key] for key in KERNELS if key in group} for group in o.param_groups] for o in optimizers]
     yield
     for optimizer, groups in zip(optimizers, before, strict=True):
@@ -73,9 +73,9 @@ def kernels_kept(optimizers: list[torch.optim.Optimizer]) -> Iterator[None]:
 
 
 def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Return a fresh optimizer of torch with the same groups that steps in one kernel.
+    """Return a new optimizer of torch with the same groups and a fused step.
 
-    With fp16 such a kernel is told on the device whether gradients are finite; others wait until the host knows.
+    With fp16, a fused step checks on the device whether gradients are finite; others synchronize with the host.
     """
     groups = [{key: value for key, value in group.items() if key != "fused"} for group in optimizer.param_groups]
     return type(optimizer)(groups, **optimizer.defaults | {"fused": True})

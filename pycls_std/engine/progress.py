@@ -1,4 +1,4 @@
-"""How far an epoch is: a bar on a terminal, lines elsewhere."""
+"""The progress of an epoch: a bar on a terminal, lines elsewhere."""
 
 import logging
 import sys
@@ -25,7 +25,7 @@ class ProgressBar:
         self.bar = tqdm(total=total, desc=label, leave=False, disable=not (shown and sys.stderr.isatty()))
 
     def due(self, iteration: int) -> bool:
-        """Say whether values should be read and shown after this iteration, counted from 0."""
+        """Return whether values should be read and shown after this iteration, counted from 0."""
         return self.period > 0 and (iteration + 1) % self.period == 0
 
     def advance(self) -> None:

@@ -1,4 +1,4 @@
-"""Device, precision and the step of an optimizer: all that depends on where and how numbers are computed."""
+"""Device, precision and optimizer steps: all that depends on where and how numbers are computed."""
 
 import logging
 import platform
@@ -21,9 +21,9 @@ from pycls_std.engine.distributed import Processes
 from pycls_std.engine.monitor import StepMonitor
 from pycls_std.engine.optim import fused
 
-LAG = 8  # steps after which a CUDA device is asked how one went: it is then done with it, and nothing waits
+LAG = 8  # steps after which the outcome of one is read on CUDA: the device is done with it by then, so nothing waits
 LOG = logging.getLogger("pycls_std")
-COMPILING_PAYS = 5000  # iterations of a run from which on it does: it takes one or two minutes
+COMPILING_PAYS = 5000  # iterations from which compiling, which takes one or two minutes, pays off
 # Options of inductor by the choice of TRAIN.COMPILE; other backends take no mode.
 INDUCTOR: dict[str, dict[str, Any]] = {
     "on": {},
@@ -36,7 +36,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @contextmanager
 def _compiler_errors():
-    """Turn an error of the compiler, of many lines and often of its own code, into one line."""
+    """Turn an error of the compiler, of many lines and often from its internals, into one line."""
     try:
         yield
     except RuntimeError as error:
@@ -58,9 +58,9 @@ class Runtime:
     """Places modules and tensors on the device, and steps optimizers in the chosen precision.
 
     device: `auto`, `cpu` or `cuda`. precision: `fp32`, `bf16` or `fp16`, of the forward pass; fp16 scales the loss.
-    lag: steps after which it is read how a step went; by default 0 on a CPU, where reading costs nothing. compiler: the
+    lag: steps after which the outcome of one is read; by default 0 on a CPU, where reading costs nothing. compiler: the
     backend of torch.compile.
-    Raises ValueError if cuda is asked for and there is none.
+    Raises ValueError if cuda is requested and not available.
     """
 
     def __init__(
@@ -87,15 +87,15 @@ class Runtime:
         self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
         self.step_monitor = StepMonitor(self.world, lag=lag if lag is not None else LAG if kind == "cuda" else 0)
         self.compiler = compiler
-        self.compiled = "off"  # how the losses are: off, on, autotune or graphs
+        self.compiled = "off"  # how the losses are compiled: off, on, autotune or graphs
         self.token_mixing = ""  # plain or fused, how the student's token mixing MLPs are computed; "" = not chosen yet
         self.wide_products = self.wide_attention = False  # those of bf16, see `arithmetic`
         self.told = False  # whether the log says so
         self._use(precision)
-        self.exact = kind == "cpu"  # the same steps give the same bits each time
+        self.exact = kind == "cpu"  # whether the same steps always give bitwise equal results
 
     def set_arithmetic(self, *, tf32: bool, deterministic: bool) -> None:
-        """Choose how CUDA computes, for the whole process; a CPU does it in one way.
+        """Set the arithmetic switches of CUDA for the whole process; a CPU has none.
 
         tf32, deterministic: see `arithmetic.set_tf32`, `arithmetic.set_deterministic`.
         """
@@ -107,35 +107,35 @@ class Runtime:
     def start_epoch(self, epoch: int) -> None:
         """Seed all generators from (seed, epoch), torch's also from the rank.
 
-        So all processes mix alike and choose the same samples, by numpy, but each drops out its own units, by torch.
+        So all processes draw the same mixing and samples, by numpy, but their own dropout masks, by torch.
         """
         seed_all(self.seed, epoch)
         if self.world.rank:
             seed_torch(self.seed, epoch, self.world.rank)
 
     def place(self, module: Module) -> Module:
-        """Move a module to the device; convolutions run faster on channels_last, here and on tensor cores."""
+        """Move a module to the device, in channels_last, which makes convolutions faster, on CPUs and tensor cores."""
         return module.to(self.device).to(memory_format=torch.channels_last)
 
     def place_optimizers(self, optimizers: list[Optimizer]) -> list[Optimizer]:
-        """Return optimizers as they step without a wait, of parameters that are placed: on CUDA fused.
+        """Return optimizers that step without synchronization, for parameters that are placed: on CUDA, fused ones.
 
-        On a CPU they stay as they are, for there a fused step rounds otherwise and gains nothing.
+        On a CPU they are returned as they are: a fused step rounds differently there and is not faster.
         """
         return [fused(optimizer) for optimizer in optimizers] if self.device.type == "cuda" else optimizers
 
     def distribute(self, trainer) -> None:
-        """Let a trainer whose modules are placed share its batches with the other processes, if there are any."""
+        """Make a trainer, whose modules are placed, data-parallel, if there are several processes."""
         trainer.share(self.world)
         trainer.forward = self.world.wrap(trainer.objective, self.device)
 
     def compile(self, session, choice: str, *, iterations: int) -> None:
-        """Compile a step's forward pass: a trainer's losses, of student and terms, and what the teachers say.
+        """Compile a step's forward pass: the trainer's losses, of student and terms, and the teachers' outputs.
 
-        session: whose `trainer.losses` and `teacher_outputs` are replaced.
-        choice: `off`; `on`; `autotune`, which times several kernels for each product first; `graphs`, whose kernels are
-        recorded once and replayed, which needs CUDA; `auto`, which is on if the run has so many iterations that it
-        pays. It is done at the first step.
+        session: its `trainer.losses` and `teacher_outputs` are replaced.
+        choice: `off`; `on`; `autotune`, which times several kernels for each product first; `graphs`, which records
+        CUDA graphs and replays them; `auto`, which is on with CUDA if the run has enough iterations for it to pay off.
+        Compilation happens in the first step.
         Raises ValueError for graphs on a CPU; the step raises RuntimeError if the compiler fails.
         """
         cuda = self.device.type == "cuda"
@@ -168,7 +168,7 @@ class Runtime:
         trainer.losses = losses
 
     def compiled_form(self, forward: Callable) -> Callable:
-        """Return a function as `compile` has a step's forward pass; the same one if nothing is compiled."""
+        """Return a function compiled as `compile` does with a step's forward pass; as it is if nothing is compiled."""
         if self.compiled == "off":
             return forward
         function = torch.compile(forward, backend=self.compiler, **INDUCTOR[self.compiled])
@@ -180,14 +180,14 @@ class Runtime:
         return call
 
     def start_step(self) -> None:
-        """Tell recorded graphs that a step begins, whose memory is that of the step before."""
+        """Mark the start of a step for CUDA graphs, which reuse the memory of the step before."""
         if self.compiled == "graphs":
             torch.compiler.cudagraph_mark_step_begin()
 
     def to_device(self, value):
         """Move tensors to the device, images (B, 3, H, W) to channels_last.
 
-        value: a tensor, or a nest of them, see `structures.mapped`.
+        value: a tensor, or nested ones, see `structures.mapped`.
         """
 
         def move(tensor):
@@ -197,14 +197,14 @@ class Runtime:
         return mapped(value, move)
 
     def _use(self, precision: str) -> None:
-        """See to it that a precision is not slow here."""
+        """Prepare for a precision, so that bf16 is not slow on a CPU."""
         if precision == "bf16" and self.device.type == "cpu":
             self.wide_attention = True
             self.wide_products |= not cpu_has_bf16()
 
     def products(self):
-        """Return the context in which products are computed, forward and backward; `autocast` and `step` are in it."""
-        if not self.wide_products or self.compiled != "off":  # what is compiled is not seen product by product
+        """Return the context for matrix products, forward and backward; `autocast` and `step` enter it themselves."""
+        if not self.wide_products or self.compiled != "off":  # compiled code does not dispatch single products
             return nullcontext()
         if not self.told:
             LOG.info("bf16: this CPU has no instructions for it, its products are computed in fp32 and rounded")
@@ -212,7 +212,7 @@ class Runtime:
         return WideProducts()
 
     def _forward(self, own):
-        """Return the context of a forward pass in a precision of its own; what is compiled enters no generator here."""
+        """Return a forward pass's context: `own`, its precision, with wide products and attention unless compiled."""
         if not self.wide_attention or self.compiled != "off":
             return own
         return _all(self.products(), WideAttention(), own)
@@ -222,23 +222,23 @@ class Runtime:
         return self._forward(torch.autocast(self.device.type, self.dtype, enabled=self.precision != "fp32"))
 
     def full_precision(self):
-        """Return the context in which a forward pass runs in the precision of its weights, within `autocast` too.
+        """Return the context in which a forward pass runs in the precision of its weights, even within `autocast`.
 
-        It is that of teachers.
+        It is used for teachers.
         """
         return self._forward(full_precision(self.device))
 
     def convert(self, module: Module, precision: str) -> Module:
-        """Convert a module that never trains to fp32, bf16 or fp16, once: autocast would do it anew at every call.
+        """Convert a frozen module to fp32, bf16 or fp16, once: autocast would convert its weights at every call.
 
-        Batch norms stay as they are, in fp32; they take an input of any precision.
+        Batch norms stay in fp32; they take inputs of any precision.
         """
         self._use(precision)
         norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
         kept = [norm.state_dict() for norm in norms]
         module.to(DTYPES[precision])
         for norm, state in zip(norms, kept, strict=True):
-            norm.float().load_state_dict(state)  # the numbers before they were rounded
+            norm.float().load_state_dict(state)  # the values before rounding
         return module
 
     def step(
@@ -252,11 +252,11 @@ class Runtime:
     ) -> None:
         """Step the optimizers on the sum of the losses.
 
-        clip_norm: largest norm of the gradient, 0 = no clipping. average: the gradients over the processes, where no
-        wrapped module does. All processes agree on whether to go on.
-        Raises FloatingPointError if the sum is not finite, and signals.Stopped if the run is asked to end; their texts
-        have where, the first's also the terms. With a lag of 0 before any parameter changes, otherwise so many steps
-        later, or when a block of `watched` ends.
+        clip_norm: maximum gradient norm, 0 = no clipping. average: whether to average the gradients over the processes,
+        if no module wrapped by DDP does. All processes agree on whether to go on.
+        Raises FloatingPointError if the sum is not finite, and signals.Stopped if the run is asked to end; both texts
+        contain where, the first one's also the terms. With a lag of 0, this is before any parameter changes; otherwise
+        so many steps later, or at the end of a block of `watched`.
         """
         total = added(losses.values())
         self.step_monitor.ask(total, losses, where)
@@ -269,10 +269,10 @@ class Runtime:
     def step_in_parts(
         self, parts: list[Callable[[], dict[str, Tensor]]], optimizer: Optimizer, *, clip_norm: float, where: str
     ) -> dict[str, Tensor]:
-        """Step an optimizer on the mean of the losses of some parts of a batch, as large as each other.
+        """Step an optimizer on the mean of the losses of equally large parts of a batch.
 
-        parts: each computes its losses; what one keeps for its gradient is freed before the next is called. Returns
-        the mean losses. clip_norm, where, errors: of `step`, whose gradients are as large.
+        parts: each computes its losses; its activations are freed before the next is called. Returns the mean losses.
+        clip_norm, where, errors: as for `step`, whose gradients are equally large.
         """
         optimizer.zero_grad()
         found = []
@@ -286,7 +286,7 @@ class Runtime:
         return mean
 
     def _update(self, optimizers: list[Optimizer], *, clip_norm: float, average: bool = False) -> None:
-        """Step optimizers on the gradients that are there; for the arguments see `step`."""
+        """Step optimizers on the existing gradients; for the arguments see `step`."""
         for optimizer in optimizers:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             if average:
@@ -302,20 +302,20 @@ class Runtime:
 
     @contextmanager
     def watched(self):
-        """Return the context of some steps, at whose end it is known how each went, also if something else fails.
+        """Return a context for steps; at its end, the outcomes of all are read, also if something else fails.
 
         Raises what `step` raises.
         """
         self.step_monitor.unread.clear()
         try:
             yield
-        except Exception:  # may follow from numbers that are not finite, which then are the reason
+        except Exception:  # may be due to numbers that are not finite, which are then reported
             self.step_monitor.read()
             raise
         self.step_monitor.read()
 
     def device_name(self) -> str:
-        """Return the name of the processor."""
+        """Return the name of the GPU, or of the CPU with the number of threads."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         info = Path("/proc/cpuinfo")
@@ -325,7 +325,7 @@ class Runtime:
 
     @property
     def threads(self) -> int:
-        """Threads that share an operation on the CPU; sums of other numbers of them round otherwise."""
+        """Number of intra-op threads on the CPU; sums round differently with another number."""
         return torch.get_num_threads()
 
     def peak_memory(self) -> float:
@@ -335,6 +335,6 @@ class Runtime:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
     def synchronize(self) -> None:
-        """Wait until the device has done all it was given."""
+        """Wait until the device has finished all queued work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)

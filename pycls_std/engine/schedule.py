@@ -1,7 +1,7 @@
 """Learning rates as pure functions of progress.
 
-`SCHEDULES[name](progress)` gives the share of the way from the lowest to the peak rate at a progress in [0, 1],
-`PERIODS[name](progress, epochs)` the progress whose rate holds there.
+`SCHEDULES[name](progress)` is the learning rate on a scale from 0 (lowest) to 1 (peak) at a progress in [0, 1];
+`PERIODS[name](progress, epochs)` is the progress whose learning rate is used at a progress.
 """
 
 import math
@@ -34,9 +34,9 @@ def each_step(progress: float, epochs: int) -> float:
 
 
 def each_epoch(progress: float, epochs: int, late: int = 0) -> float:
-    """The progress at the beginning of its epoch, of so many in the run, or of the one `late` epochs before."""
-    # An epoch's own share of the run, a rounded quotient, may give a product just below the whole number. What is added
-    # is more than these roundings, and less than a step of any run.
+    """The progress at the start of its epoch, of so many in the run, or of the one `late` epochs before."""
+    # At the start of an epoch, the product may be rounded to just below the whole number. What is added is more than
+    # this rounding error, and less than a step of any run.
     epoch = math.floor(progress * epochs * (1 + 1e-15))
     return max(epoch - late, 0) / epochs
 
@@ -54,8 +54,8 @@ def learning_rate(
     """Return the learning rate at a progress in [0, 1].
 
     It rises linearly from warmup_lr to peak while progress is below warmup, and is lowest + (peak - lowest) *
-    shape(progress) after that. The shape is counted from the start of the run, as timm counts it, so the warm-up hides
-    its beginning and does not delay it.
+    shape(progress) after that. The shape is counted from the start of the run, as in timm, so the warm-up replaces its
+    beginning and does not delay it.
     """
     if progress < warmup:
         return warmup_lr + (peak - warmup_lr) * progress / warmup

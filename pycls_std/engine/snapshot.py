@@ -1,4 +1,4 @@
-"""A copy of a training state on the host, which the device writes while training goes on."""
+"""A copy of a training state on the host, made asynchronously while training goes on."""
 
 import copy
 
@@ -10,10 +10,10 @@ from pycls_std.engine.checkpoint import tensors
 
 
 class Snapshot:
-    """A copy of a nest of dictionaries, lists, tensors and values as it is now.
+    """A copy of nested dictionaries, lists, tensors and values as they are now.
 
-    Each memory is copied whole and once, so tensors that share one share its copy, and a file of either is the same. It
-    is made on the current stream, which has to be the one that changes the state afterwards.
+    Each storage is copied whole and once, so tensors that share one also share its copy, and saving either gives the
+    same file. It is made on the current stream, which has to be the one that changes the state afterwards.
     """
 
     def __init__(self, state: dict):
@@ -25,17 +25,17 @@ class Snapshot:
         self.state = copy.deepcopy(state, copies)
 
     def values(self) -> dict:
-        """Return the copy; wait until it is there."""
+        """Return the copy; wait until it is complete."""
         self.arriving.values()
         return self.state
 
 
 def _memory(tensor: Tensor) -> Tensor:
-    """Return all of the memory that a tensor is in, as bytes."""
+    """Return the whole storage of a tensor, as bytes."""
     return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
 
 
 def _placed(tensor: Tensor, memory: Tensor) -> Tensor:
-    """Return a tensor that lies in a memory as another one does in its own."""
+    """Return a tensor in another memory, with the offset, shape, strides and dtype that a tensor has in its own."""
     place = tensor.storage_offset(), tensor.shape, tensor.stride()
     return torch.empty(0, dtype=tensor.dtype).set_(memory.untyped_storage(), *place)

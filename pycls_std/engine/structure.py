@@ -1,4 +1,4 @@
-"""What a file holds, compared with what would be saved: nothing else is loaded, whoever wrote the file."""
+"""Compare the structure of a file's content with what would be saved; nothing else is loaded, whoever wrote it."""
 
 import copy
 
@@ -10,10 +10,10 @@ from pycls_std.engine.optim import KERNELS
 
 
 def refuse_other_kind(value, kind, name: str) -> None:
-    """Raise ValueError that says where a value is not of its kind.
+    """Raise ValueError that says where a value does not have the expected type.
 
-    kind: a type, exactly; a tuple of those; [kind], a list of such; {...: kind}, a dictionary of such by texts; or
-    {"key": kind, ...}, a dictionary with at least these keys. name: of the value, for the error.
+    kind: a type, exactly; a tuple of types; [kind], a list of such; {...: kind}, a dictionary of such with text keys;
+    or {"key": kind, ...}, a dictionary with at least these keys. name: of the value, for the error.
     """
     if isinstance(kind, list):
         _refuse_other_type(value, (list,), name)
@@ -30,7 +30,7 @@ def refuse_other_kind(value, kind, name: str) -> None:
 
 
 def refuse_unreadable(state, name: str = "") -> None:
-    """Raise ValueError that names an entry of a kind that weights-only reading refuses, such as a number of numpy's."""
+    """Raise ValueError that names an entry of a type that weights-only loading refuses, such as a NumPy scalar."""
     if isinstance(state, dict):
         for key, value in state.items():
             refuse_unreadable(key, f"{name}.{key}".strip("."))
@@ -46,7 +46,7 @@ def refuse(lines: list[str], source: str, what: str) -> None:
     """Raise ValueError that names a source and up to 10 lines on how it differs from what it should be, if any does."""
     if lines:
         odd = [line for line in lines if line.startswith("unexpected ")]
-        others = [line for line in lines if line not in odd]  # of each kind some, or names with a prefix are not seen
+        others = [line for line in lines if line not in odd]  # some of each, or a prefix of all names would not be seen
         shown = others[: 10 - min(len(odd), 5)]
         shown += odd[: 10 - len(shown)]
         more = f" and {len(lines) - len(shown)} more" if len(lines) > len(shown) else ""
@@ -54,9 +54,9 @@ def refuse(lines: list[str], source: str, what: str) -> None:
 
 
 def differences(found, expected, name: str = "") -> list[str]:
-    """Return in lines where a nest of dictionaries, lists, tensors and numbers is not built as another one.
+    """Return lines on where nested dictionaries, lists, tensors and numbers differ in structure from expected ones.
 
-    Keys, lengths and kinds must be the same, and of tensors shape and kind; values may be any.
+    Keys, lengths and types must be the same, and shape and dtype of tensors (see `unfit`); values may differ.
     """
     if isinstance(expected, Tensor):
         return unfit(found, expected, name)
@@ -78,9 +78,9 @@ def differences(found, expected, name: str = "") -> list[str]:
 
 
 def unfit(found, expected: Tensor, name: str) -> list[str]:
-    """Return in one line why a tensor cannot take the place of another one, nothing if it can.
+    """Return one line on why a tensor cannot take the place of another one, none if it can.
 
-    Floating numbers may be of another precision; whole numbers are what they were.
+    Floating-point tensors may have another precision; other dtypes must be the same.
     """
     if not isinstance(found, Tensor):
         return [f"{name} is {_kind(found)}, expected a tensor"]
@@ -99,9 +99,9 @@ def unfit(found, expected: Tensor, name: str) -> list[str]:
 
 
 def optimizer_state(optimizer: Optimizer) -> dict:
-    """Return what an optimizer would save after a step: that of a copy, whose step is on zeros.
+    """Return the state of an optimizer after a step, made by a copy of it on gradients of zero.
 
-    Parameters and state are unchanged. For a moment it takes about four times the memory of the parameters.
+    Parameters and state are unchanged. It temporarily takes about four times the memory of the parameters.
     """
     twin = copy.deepcopy(optimizer)
     for group in twin.param_groups:
@@ -112,24 +112,24 @@ def optimizer_state(optimizer: Optimizer) -> dict:
 
 
 def _without_kernels(groups):
-    """Return parameter groups without what says how a step is computed, which a device decides."""
+    """Return parameter groups without the KERNELS, which depend on the device."""
     if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
         return groups
     return [{key: value for key, value in group.items() if key not in KERNELS} for group in groups]
 
 
 def optimizer_differences(found, optimizer: Optimizer, name: str, *, stepped: bool = False) -> list[str]:
-    """Return in lines where a state is none of an optimizer: its kernels trust what they are given.
+    """Return lines on where a state does not fit an optimizer, whose kernels do not check what they are given.
 
-    stepped: whether it must have a state of some parameter; one that had no gradient has none. What a first step does
-    not make yet is as large as its parameter.
+    stepped: whether some parameter must have a state; those without a gradient have none. Tensors that the first step
+    does not create yet must have the shape of their parameter.
     """
     expected = optimizer_state(optimizer)
     if not isinstance(found, dict) or found.keys() != expected.keys() or not isinstance(found["state"], dict):
         return [f"{name} is no state of an optimizer, which has {' and '.join(sorted(expected))}"]
     groups, usual_groups = (_without_kernels(state["param_groups"]) for state in (found, expected))
     lines = differences(groups, usual_groups, f"{name}.param_groups")
-    for key in expected.keys() - {"state", "param_groups"}:  # as the generator of timm's kron
+    for key in expected.keys() - {"state", "param_groups"}:  # such as the generator of timm's kron
         lines += differences(found[key], expected[key], f"{name}.{key}")
     if stepped and expected["state"] and not found["state"]:
         lines.append(f"{name}.state is empty")
@@ -146,9 +146,9 @@ def optimizer_differences(found, optimizer: Optimizer, name: str, *, stepped: bo
 
 
 def training_differences(found: dict, own: dict, optimizer: Optimizer, auxiliary: list[Optimizer]) -> list[str]:
-    """Return in lines where the state of a training is not built as another one's.
+    """Return lines on where a training state differs in structure from that of a session.
 
-    found, own: as `loop.Session.state_dict` returns it. Each optimizer knows what it saves.
+    found, own: as `loop.Session.state_dict` returns it. Optimizer states are compared with what the optimizers save.
     """
     apart: dict[str, dict] = {"trainer": {}, "optimizer": {}}
     lines = differences(found | apart, own | apart)
@@ -171,7 +171,7 @@ def _refuse_other_type(value, types: tuple, name: str) -> None:
 
 
 def _class(value) -> type:
-    """Return what counts as the type of a value: an ordered dictionary is one, a whole number may stand for a float."""
+    """Return what counts as the type of a value: an OrderedDict is a dictionary, an integer may stand for a float."""
     return dict if isinstance(value, dict) else float if type(value) is int else type(value)
 
 

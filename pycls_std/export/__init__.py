@@ -1,1 +1,1 @@
-"""A trained student as other programs load it."""
+"""Export a trained student in formats that other programs load."""

@@ -1,4 +1,4 @@
-"""The model card of an exported student: what it is, who taught it, how good it is, and how it is loaded."""
+"""The model card of an exported student: the model, its training, its metrics, and how to load it."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ class Facts(NamedTuple):
 
     name: str
     model: str
-    arguments: dict  # of the backbone's constructor, but for its classes
+    arguments: dict  # of the backbone's constructor, except the number of classes
     prediction: str
     parts: tuple[str, ...]
     parameters: int
@@ -21,9 +21,9 @@ class Facts(NamedTuple):
     std: tuple[float, ...]
     resize: str  # what is done to an image before it is normalised, in words
     training: dict[str, str]  # data, teachers, metrics, commit: what is known of each, in words
-    apart: dict[str, float]  # difference of what each file says, as a share of the largest logit, by its kind
+    apart: dict[str, float]  # difference of each file's logits, relative to the largest one, by kind of file
     timm: dict | None  # arguments of `timm.create_model`, if timm makes the backbone
-    same: bool  # whether timm's model of these says what the student says
+    same: bool  # whether the backbone with these weights, built as the card says, has the student's logits
 
 
 def card(facts: Facts) -> str:
@@ -60,6 +60,7 @@ def _onnx(facts: Facts) -> list[str]:
 
 
 def _safetensors(facts: Facts) -> list[str]:
+    note = "Tried: it says what the student says." if facts.same else OTHERWISE.format(facts.prediction)
     if facts.timm is None or facts.parts:
         whole = f"of the backbone (`backbone.`) and of {', '.join(facts.parts)} (`branches.`)" if facts.parts else ""
         return [
@@ -74,9 +75,9 @@ def _safetensors(facts: Facts) -> list[str]:
                 "model.load_state_dict(weights)",
                 "model.eval()",
             ),
+            *([] if facts.parts else [note]),
         ]
     words = ", ".join(f"{key}={value!r}" for key, value in facts.timm.items() if key != "model_name")
-    note = "Tried: it says what the student says." if facts.same else OTHERWISE.format(facts.prediction)
     load = "timm.models.load_checkpoint(model, 'model.safetensors')"
     make = f"model = timm.create_model({facts.timm['model_name']!r}, {words})"
     return [
@@ -87,7 +88,7 @@ def _safetensors(facts: Facts) -> list[str]:
 
 
 OF_BACKBONE = "weights = {key[9:]: value for key, value in weights.items() if key.startswith('backbone.')}"
-OTHERWISE = "Its logits are not those of the student: timm averages both heads, the student predicts by `{}`."
+OTHERWISE = "Its logits are not those of the student: it averages both heads, the student predicts by `{}`."
 LOADED = {"pt2": _program, "onnx": _onnx, "safetensors": _safetensors}
 
 

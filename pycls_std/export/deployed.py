@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from pycls_std.models.student import Student
 
-BATCHES = (1, 2, 5)  # that a program is tried with; it is traced with two images
-CLOSE = 1e-4  # difference that rounding explains, as a share of the largest logit, or of 1
+BATCHES = (1, 2, 5)  # batch sizes that a program is tried with; it is traced with two images
+CLOSE = 1e-4  # tolerance for rounding, relative to the largest logit, or to 1
 
 
 class Deployed(nn.Module):
-    """What predicts: (B, 3, H, W) normalised images to (B, K) logits.
+    """The deployed model: (B, 3, H, W) normalised images to (B, K) logits.
 
-    Branches none of whose heads is in the prediction are left out. A classifier of the backbone stays in the weights,
-    where other programs expect it, also if it does not predict.
+    Branches without a head in the prediction are removed. The classifier of the backbone stays in the weights, where
+    other programs expect it, even if it is not in the prediction.
     prediction: its name, see `tasks/contract.py`.
     """
 
@@ -47,9 +47,9 @@ def some_images(batch: int, image_size: int) -> Tensor:
 
 @torch.no_grad()
 def difference(ours: nn.Module, theirs, image_size: int) -> float:
-    """Return how far the logits of two functions of images are apart, at most, over batches of several sizes.
+    """Return the largest difference between the logits of two models, over batches of several sizes.
 
-    It is a share of the largest logit of the first, or of 1 where that is less.
+    It is relative to the largest logit of the first, or to 1 if that is less.
     """
     worst = 0.0
     for batch in BATCHES:
@@ -62,14 +62,14 @@ def difference(ours: nn.Module, theirs, image_size: int) -> float:
 
 
 def refuse_difference(what: str, apart: float) -> None:
-    """Raise ValueError if what was written says something else than the student."""
+    """Raise ValueError if the logits of an exported file are not those of the student."""
     if not apart <= CLOSE:
         raise ValueError(f"{what} differs from the student by {apart:.1e} of its largest logit, expected {CLOSE:.0e}")
 
 
 @torch.no_grad()
 def exported(model: nn.Module, image_size: int) -> torch.export.ExportedProgram:
-    """Return the program of a model of (B, 3, H, W) images, for any B. Raises ValueError if torch cannot trace it."""
+    """Return the exported program of a model of (B, 3, H, W) images, for any B. Raises ValueError if tracing fails."""
     sizes = ({0: torch.export.Dim("batch", min=1)},)
     try:
         return torch.export.export(model, (some_images(2, image_size),), dynamic_shapes=sizes)
@@ -79,7 +79,7 @@ def exported(model: nn.Module, image_size: int) -> torch.export.ExportedProgram:
 
 
 def program_file(program: torch.export.ExportedProgram, model: nn.Module, image_size: int) -> tuple[bytes, float]:
-    """Return a file of torch.export, and by how much what is read back from it differs from the model."""
+    """Return a file of torch.export, and by how much the program in it, read back, differs from the model."""
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     buffer.seek(0)
@@ -89,5 +89,5 @@ def program_file(program: torch.export.ExportedProgram, model: nn.Module, image_
 
 
 def weights_file(program, model: Deployed, image_size: int) -> tuple[bytes, float]:
-    """Return a file of safetensors, and 0: numbers are as they are. program, image_size: not read."""
+    """Return a file of safetensors, and 0: the weights are stored exactly. program, image_size: not used."""
     return save(model.weights(), {"format": "pt"}), 0.0

@@ -1,4 +1,4 @@
-"""An ONNX file of a deployed student, compared with it by onnxruntime; the packages are the extra `export`."""
+"""An ONNX file of a deployed student, verified with onnxruntime; the packages are the extra `export`."""
 
 from importlib.util import find_spec
 
@@ -21,9 +21,9 @@ def refuse_absent() -> None:
 
 
 def onnx_file(program: torch.export.ExportedProgram, model: nn.Module, image_size: int) -> tuple[bytes, float]:
-    """Return the file, of `images` to `logits`, and by how much onnxruntime's logits differ from the model's.
+    """Return the file, with input `images` and output `logits`, and by how much its logits differ from the model's.
 
-    program: of the model, with its batch of any size. Raises ValueError if it cannot be translated.
+    program: of the model, for any batch size. Raises ValueError if it cannot be converted.
     """
     import onnxruntime
 
@@ -34,7 +34,7 @@ def onnx_file(program: torch.export.ExportedProgram, model: nn.Module, image_siz
     except Exception as error:  # the exporter raises whatever an operation leads to
         reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"ONNX cannot be made of it: {reason}") from error
-    assert translated is not None  # as the exporter before dynamo returns
+    assert translated is not None  # which the exporter before dynamo returns
     content = translated.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     apart = difference(

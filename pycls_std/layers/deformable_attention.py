@@ -1,8 +1,8 @@
 """Attention of queries to a few places, which they choose, of feature maps of several sizes.
 
 Source: Zhu et al., ICLR 2021 (Deformable DETR); names of the layers, and their first weights, as in its code. The maps
-are read by grid_sample. `transformers` 5.24 computes the same to the last bit in the same time on a CPU; its kernel is
-for CUDA alone and comes from a hub at run time, so it is not used.
+are read by grid_sample: of the ways in logs/benchmarks/deformable_amd-epyc.txt none is faster on a CPU. `transformers`
+5.24 computes the same to the last bit; its kernel is for CUDA alone and comes from a hub at run time, so it is unused.
 Shapes: B batch, Q queries, C channels, H height, W width, L maps, S places of all maps together, M heads, P points.
 """
 

@@ -85,7 +85,7 @@ def match(logits: Tensor, boxes: Tensor, truth: Truth, *, weights: Weights) -> T
 def least_cost(costs: Tensor) -> Tensor:
     """Return the matches (B, L, Q) of lowest total cost, of costs (B, L, Q, N), which are infinite in empty slots.
 
-    The costs are copied to the CPU at once. To torch.compile this is a single opaque operation.
+    The costs are copied to the CPU at once. To the compiler this is a single opaque operation.
     """
     from scipy.optimize import linear_sum_assignment  # here, since it takes a second to import
 

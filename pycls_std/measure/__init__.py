@@ -1,1 +1,1 @@
-"""Describe and time what a run would train, without training it."""
+"""Describe, time and count what a run would train, without training it."""

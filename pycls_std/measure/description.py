@@ -59,7 +59,7 @@ def _show_taps(indent: str, description: Description) -> None:
 
 
 def _without_consequence(source: str) -> str:
-    """Return what is said of weights without their being random for now, for nothing is run with them."""
+    """Return the source of weights without the note that they are random for now, as nothing is run with them."""
     return source.replace(", so random weights", "")
 
 

@@ -1,4 +1,4 @@
-"""Keep what a student and its teachers say of every test image, in a file to be analysed."""
+"""Write the predictions of a student and its teachers for every test image to a file, for analysis."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,7 @@ LOG = logging.getLogger("pycls_std")
 def check_predictions(cfg, task) -> None:
     """Raise ValueError if TEST.PREDICTIONS cannot be written, or if the task keeps no predictions.
 
-    The file is the first process's, and so is its folder.
+    Only rank 0 writes the file, and checks its folder.
     """
     path = Path(cfg.TEST.PREDICTIONS)
     if not cfg.TEST.PREDICTIONS:
@@ -40,13 +40,14 @@ def check_predictions(cfg, task) -> None:
 def keep_predictions(
     cfg, *, student: Student, data: Data, runtime: Runtime, taught_by: list[str] | None, origin: dict
 ) -> None:
-    """Write TEST.PREDICTIONS, whole or not at all; all processes predict, the first one writes.
+    """Write TEST.PREDICTIONS atomically; all processes predict, rank 0 writes.
 
-    student: with the weights of TEST.WEIGHTS, on the device. taught_by: fingerprints of its teachers' weights, None
-    where they are not known. origin: `epoch` of the weights, `commit` of the program.
-    Teachers are prepared as for training, where the options name some and the task keeps what they say; see
+    student: with the weights of TEST.WEIGHTS, on the device. taught_by: fingerprints of its teachers' weights, None if
+    unknown. origin: `epoch` of the weights, `commit` of the program.
+    Teachers are prepared as for training, if the options name some and the task stores their outputs; see
     `build_scored_teachers`.
-    Raises ValueError if a teacher cannot be had or is another one, OSError that names the file if it cannot be written.
+    Raises ValueError if a teacher cannot be loaded or is not the one of the run, OSError that names the file if it
+    cannot be written.
     """
     keeper, teachers = data.task.keeper(data.info), []
     trainer, run = build_described_trainer(cfg, data.task.classes)
@@ -65,7 +66,7 @@ def keep_predictions(
 def predict(
     student: Student, teachers: Sequence[nn.Module], keeper, loader: Iterable[Loaded], runtime: Runtime
 ) -> None:
-    """Give a keeper what is said of this process's images, in the precision of the run."""
+    """Give a keeper the outputs of student and teachers for this process's images, in the precision of the run."""
     student.eval()
     for loaded in loader:
         if signals.pending():

@@ -1,4 +1,4 @@
-"""Keep the scores of a test in test.json, beside the checkpoint that was tested."""
+"""Write the scores of a test to test.json, in the folder of the tested checkpoint."""
 
 import json
 import logging
@@ -13,10 +13,10 @@ SCORES = "test.json"
 
 
 def keep_scores(cfg, scores: dict[str, dict[str, float]], *, prediction: str, data, origin: dict) -> None:
-    """Write test.json, whole or not at all, in place of the one of an earlier test; one process does.
+    """Write test.json atomically, replacing that of an earlier test; only one process does.
 
     scores: of every prediction, by name. prediction: the one that counts. data: what was tested on, see
-    `builders.data`. origin: `epoch` of the weights, None where their file does not say, `commit` of the program.
+    `builders.data`. origin: `epoch` of the weights, None if their file does not tell, `commit` of the program.
     Raises OSError that names the file if it cannot be written.
     """
     weights = Path(cfg.TEST.WEIGHTS)
@@ -38,7 +38,7 @@ def keep_scores(cfg, scores: dict[str, dict[str, float]], *, prediction: str, da
 
 
 def refuse_other_file(cfg) -> None:
-    """Raise ValueError if test.json, which TEST.JSON asks for, is TEST.PREDICTIONS, or there and none of a test."""
+    """Raise ValueError if TEST.JSON's test.json is also TEST.PREDICTIONS, or exists and was not written by a test."""
     path = Path(cfg.TEST.WEIGHTS).parent / SCORES
     if not cfg.TEST.JSON:
         return

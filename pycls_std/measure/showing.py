@@ -1,4 +1,4 @@
-"""Ask a trained student of images that belong to no dataset."""
+"""Run a trained student on images that belong to no dataset."""
 
 import torch
 from PIL import Image
@@ -12,10 +12,10 @@ from pycls_std.engine import checkpoint
 
 
 class Viewer:
-    """The student of TEST.WEIGHTS, asked as `--mode test` asks it, of one image at a time.
+    """The student of TEST.WEIGHTS, run on one image at a time as `--mode test` would run it.
 
-    weights, saved: of `student_weights`. Classes and normalisation are those that the checkpoint says; weights without
-    one have those of the dataset. Raises ValueError for weights and options that do not fit each other.
+    weights, saved: of `student_weights`. Classes and normalisation are those in the checkpoint, or, for plain weights,
+    those of the dataset. Raises ValueError for weights and options that do not fit each other.
     """
 
     def __init__(self, cfg, weights: dict, saved: dict):
@@ -36,7 +36,7 @@ class Viewer:
 
     @torch.no_grad()
     def __call__(self, image: Image.Image, image_id: int, *, least: float):
-        """Return what the task shows of an image, see `tasks/contract.py`. Raises ValueError if it is not finite."""
+        """Return what the task shows of a prediction (`tasks/contract.py`). Raises ValueError if it is not finite."""
         target = self.task.unlabelled(image_id, (image.height, image.width))
         pixels, target = self.view(image, target)
         loaded = self.runtime.to_device(self.task.collate([Sample(pixels, target, image_id)]))

@@ -27,8 +27,8 @@ TOP = 10  # operations that are listed
 def time(cfg) -> None:
     """Print images/s of data, forward passes and training steps, the memory, the share of the peak, and the profile.
 
-    The step as it is configured and the eager step in fp32, with teachers as they come, take turns.
-    Nothing is downloaded but the data: models whose weights are not at hand are timed with random ones.
+    The configured step and an eager step in fp32, with teachers neither folded nor converted, take turns.
+    Nothing is downloaded but the data: models whose weights are not available locally are timed with random ones.
     """
     runtime = build_runtime(cfg)
     before = runtime.peak_memory()
@@ -47,7 +47,7 @@ def time(cfg) -> None:
     held = session.task.batch(runtime.to_device(next(batches)), START)
     session.trainer.student.train()
     own = Steps(session, held)
-    _show_memory(own, runtime, before)  # while nothing else is there
+    _show_memory(own, runtime, before)  # before anything else is allocated
     plain = Steps(_plain(cfg, data, runtime), held)
     rounds = {"rounds": cfg.TIME.STEPS, "warmup": cfg.TIME.WARMUP, "wait": runtime.synchronize}
     size = session.train_loader.batch_size * runtime.world.size  # all processes are as busy as this one
@@ -78,7 +78,7 @@ def time(cfg) -> None:
 
 
 class Steps:
-    """What a session does with a batch that is held; the learning rate is 0, for the peak rate would diverge."""
+    """Steps and forward passes of a session on a fixed batch; the learning rate is 0, as the peak one would diverge."""
 
     def __init__(self, session: loop.Session, held):
         self.session = session
@@ -107,7 +107,7 @@ class Steps:
 
 
 def _plain(cfg, data, runtime) -> loop.Session:
-    """Return a session of the same run in fp32, eager, with teachers as they come."""
+    """Return a session of the same run in fp32, eager, with teachers neither folded nor converted."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.PRECISION, cfg.TRAIN.COMPILE, cfg.CUDA.TOKEN_MIXING = "fp32", "off", "plain"
@@ -115,7 +115,7 @@ def _plain(cfg, data, runtime) -> loop.Session:
 
 
 def endless(session: loop.Session):
-    """Give loaded batches of one epoch after the other."""
+    """Yield the batches of one epoch after the other, without end."""
     for epoch in count():
         session.train_loader.sampler.epoch = epoch
         yield from session.train_loader
@@ -127,9 +127,9 @@ def _show(seconds, images) -> None:
 
 
 def _show_peak(plain, seconds, runtime) -> None:
-    """Print the share of the device's own peak that a step reaches; the peak is that of a product of matrices.
+    """Print the share of the device's peak that a step reaches; the peak is measured with a matrix product.
 
-    plain: eager steps, for operations within compiled ones are not seen.
+    plain: eager steps, since operations in compiled ones cannot be counted.
     """
     with FlopCounterMode(display=False) as counter:
         plain.step()
@@ -145,9 +145,9 @@ def _show_peak(plain, seconds, runtime) -> None:
 
 
 def _show_memory(own, runtime, before) -> None:
-    """Print what the state of training and the values kept for the backward pass take, and the peak.
+    """Print the memory of the training state, of the activations kept for the backward pass, and the peak.
 
-    before: the peak before there were images and models.
+    before: the peak before images and models were loaded.
     """
     own.step()  # the first makes the optimizer's state
     held, activations = (size / 2**30 for size in memory(own))
@@ -160,7 +160,7 @@ def _show_memory(own, runtime, before) -> None:
 
 
 def memory(steps: Steps) -> tuple[int, int]:
-    """Return the bytes of the weights, gradients, optimizer and average, and of what a step keeps for its gradient."""
+    """Return the bytes of weights, gradients, optimizer and moving average, and of activations kept for backward."""
     session, kept = steps.session, {}
 
     def keep(tensor):
@@ -178,10 +178,10 @@ def memory(steps: Steps) -> tuple[int, int]:
 
 
 def profiled(steps: Steps) -> tuple[dict[str, float], dict[str, int]]:
-    """Return the microseconds of a step's operations, on CUDA of its kernels, most first; and how often each ran."""
+    """Return the microseconds of a step's operations, on CUDA of its kernels, longest first; and how often each ran."""
     runtime = steps.session.runtime
     cuda = runtime.device.type == "cuda"
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it tells of itself on stderr
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or it logs to stderr
     kinds = [torch.profiler.ProfilerActivity.CPU] + ([torch.profiler.ProfilerActivity.CUDA] if cuda else [])
     with torch.profiler.profile(activities=kinds) as profile:
         steps.step()
@@ -209,7 +209,7 @@ def operator_times(rows) -> dict[str, float]:
 def kernel_times(rows) -> dict[str, float]:
     """Return the microseconds of each kernel and copy on the device.
 
-    rows: of `key_averages()`, which tell of a kernel three times: under its own name, under that of the operation that
+    rows: of `key_averages()`, which list a kernel three times: under its own name, under that of the operation that
     launched it (a row of the CPU), and under each annotation around that.
     """
     kernels = [row for row in rows if row.device_type != DeviceType.CPU and not row.is_user_annotation]

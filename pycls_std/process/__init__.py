@@ -1,1 +1,1 @@
-"""The process itself: how it was started, how it is stopped, how it complains; imports no torch."""
+"""The process itself: its launch, signals, streams and error messages; imports no torch."""

@@ -1,4 +1,4 @@
-"""Keep what a run tells on the console in a file, too, from its first message on."""
+"""Copy the console messages of a run to a file, from the first message on."""
 
 import logging
 import os
@@ -11,20 +11,20 @@ LOG = logging.getLogger("pycls_std")
 
 
 class Kept(logging.Handler):
-    """Holds messages back until it is known where they go; from then on each is in the file once it is told."""
+    """Buffers messages until the file is known; from then on, writes each one to it at once."""
 
     def __init__(self):
         super().__init__()
         self.setFormatter(Printable())
-        self.held: list[str] | None = []  # None = they go to the file, or nowhere
+        self.held: list[str] | None = []  # None = not buffered: written to the file, if there is one
         self.descriptor = -1
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a message."""
+        """Keep a message."""
         self.add(self.format(record))
 
     def add(self, text: str) -> None:
-        """Take a line; a file that cannot be written, on a full disk, ends no run and gets no more of them."""
+        """Keep a line; if the file cannot be written, on a full disk, the run goes on, and the file gets no more."""
         if self.held is not None:
             self.held.append(text)
         elif self.descriptor >= 0:
@@ -34,7 +34,7 @@ class Kept(logging.Handler):
                 self.close()
 
     def begin(self, path: Path) -> None:
-        """Append to a file from now on, what was held back first; raise OSError if it cannot be, and keep nothing."""
+        """Append to a file from now on, buffered lines first; if it cannot be opened, raise OSError, keep nothing."""
         held, self.held = self.held or [], None
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o666)  # not through a link, and without waiting at a pipe
@@ -53,19 +53,19 @@ class Kept(logging.Handler):
         super().close()
 
 
-# The console is the whole process's, and so is what keeps it.
+# The console belongs to the whole process, and so does its handler.
 _kept: list[Kept] = []
 
 
 def listen() -> None:
-    """Hold back what is told from now on, until `keep` says where it goes."""
+    """Buffer messages from now on, until `keep` names their file."""
     stop()
     _kept.append(Kept())
     logging.getLogger().addHandler(_kept[0])
 
 
 def keep(path: Path) -> None:
-    """Append what was told since `listen`, and what will be, to a file; without `listen`, do nothing."""
+    """Append the messages since `listen`, and all later ones, to a file; without `listen`, do nothing."""
     try:
         for handler in _kept:
             handler.begin(path)

@@ -1,4 +1,4 @@
-"""How a program ends: without taking apart what it has loaded, which takes Python two seconds where torch is."""
+"""End the program without Python's teardown of loaded modules, which takes two seconds with torch."""
 
 import atexit
 import contextlib
@@ -10,14 +10,14 @@ from typing import NoReturn
 
 
 def leave(code: int) -> NoReturn:
-    """End this process with an exit code, once its threads and all that `atexit` keeps for its end are done.
+    """End this process with an exit code, after its threads and the functions of `atexit` are done.
 
-    So do the processes of `multiprocessing` end; the system frees the memory. A profiler, a debugger or `python -i`,
-    which wait for the end of the program itself, see it end as any other.
+    The processes of `multiprocessing` end in the same way; the system frees the memory. Under a profiler, a debugger or
+    `python -i`, which act at the end of the program, it ends as any other.
     """
     if sys.getprofile() or sys.gettrace() or sys.flags.interactive:
         sys.exit(code)
-    threading._shutdown()  # type: ignore[attr-defined]  # of which only multiprocessing is meant to know
+    threading._shutdown()  # type: ignore[attr-defined]  # private, meant for multiprocessing
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):

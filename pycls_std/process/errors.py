@@ -6,10 +6,10 @@ MOST = 1500  # characters; what is longer holds values from files, or a C++ prog
 
 
 def one_line(error: BaseException) -> str:
-    """Return the first line of an error's text and the last, or the name of its kind if it has none.
+    """Return the first and the last line of an error's text, or the name of its type if it has none.
 
-    A loader's worker sends its whole traceback: the first line says where, the last one what. Names from files are in
-    it, so control characters are escaped.
+    A DataLoader worker sends its whole traceback: the first line says where, the last one what. Control characters are
+    escaped, as names from files may be in it.
     """
     if isinstance(error, MemoryError):
         return f"memory ran out: {error}" if str(error) else "memory ran out"

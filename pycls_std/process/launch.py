@@ -1,4 +1,4 @@
-"""What torchrun told this process: which of how many it is."""
+"""The rank of this process and the number of processes, from the environment that torchrun sets."""
 
 import os
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from pycls_std.core.text import shortened
 
 
 class Launch(NamedTuple):
-    """A process among those of a run; alone unless torchrun started several."""
+    """The place of a process among those of a run; a single one unless torchrun started several."""
 
     rank: int = 0  # among all
     size: int = 1  # processes
@@ -15,9 +15,9 @@ class Launch(NamedTuple):
 
 
 def launch() -> Launch:
-    """Return this process's place, by the environment.
+    """Return this process's place, from the environment.
 
-    Raises ValueError that names a variable which is no number, or is not set where there are several processes.
+    Raises ValueError that names a variable that is not a number, or is not set although there are several processes.
     """
     size = _number("WORLD_SIZE", default=1)
     return Launch(_number("RANK"), size, _number("LOCAL_RANK")) if size > 1 else Launch()

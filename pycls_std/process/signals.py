@@ -1,17 +1,17 @@
-"""SIGTERM and SIGINT: end a run at a place where nothing is lost, with the exit code that shells expect."""
+"""SIGTERM and SIGINT: end a run at a point where nothing is lost, with the exit code that shells expect."""
 
 import signal
 import time
 from contextlib import contextmanager
 
-# Signals are the whole process's, and so is this state: whether a loop asked to be told later, the signal that came
-# meanwhile, the one that came at any time, and whether a signal may end the process without a word until then.
+# Signals belong to the whole process, and so does this state: whether a loop defers them, the signal that was deferred,
+# the one that was received at any time, and whether outside of `deferred` a signal ends the process silently.
 _state = {"waits": False, "pending": 0, "received": 0, "quiet": False}
 NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(BaseException):
-    """A signal asked the process to end. Not an Exception, so that no handler of errors takes it for one."""
+    """A signal asked the process to end. Not an Exception, so that no handler of errors catches it."""
 
     def __init__(self, number: int, where: str = ""):
         super().__init__(f"stopped by {signal.Signals(number).name}{where and ' ' + where}")
@@ -19,10 +19,10 @@ class Stopped(BaseException):
 
 
 def install(*, quiet: bool = False) -> None:
-    """Let both signals raise Stopped: at once, or within `deferred` when `pending` is asked next.
+    """Let both signals raise Stopped at once; within `deferred`, they are deferred.
 
-    quiet: before and after `deferred` they end the process as it is. For processes beside the first, which has the
-    lock, the log and the word.
+    quiet: outside of `deferred`, they end the process silently. For ranks other than 0, which has the lock and the log,
+    and reports.
     """
     _state.update(waits=False, pending=0, received=0, quiet=quiet)
     for number in NUMBERS:
@@ -30,9 +30,9 @@ def install(*, quiet: bool = False) -> None:
 
 
 def uninstall() -> None:
-    """Let either signal end the process, without a word: it has said all, and Python is about to end.
+    """Let either signal end the process silently: all is reported, and Python is about to exit.
 
-    Stopped, raised from there, would be told as an exception that is ignored.
+    Stopped, raised then, would be printed as an ignored exception.
     """
     for number in NUMBERS:
         if signal.getsignal(number) is _receive:
@@ -42,21 +42,21 @@ def uninstall() -> None:
 def received() -> int:
     """Return the signal that asked the process to end, 0 for none.
 
-    Stopped, raised within an import, can come out as another error, or be lost in code that ignores what is raised.
+    Stopped, raised within an import, can surface as another error, or be lost in code that ignores exceptions.
     """
     return _state["received"]
 
 
 def ignore_interrupt(worker: int) -> None:
-    """Leave Ctrl-C, which a terminal sends to all processes of a run, to the main one. worker: of a loader, counted."""
+    """Leave Ctrl-C, which a terminal sends to all processes of a run, to the main one. worker: number of a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
 def deferred():
-    """Hold the first signal back until the block asks, or ends; a second one is not held back.
+    """Defer the first signal until the block asks for it by `pending`, or ends; a second one is not deferred.
 
-    A signal to all processes of a run also ends loaders' workers and other ranks; that they are gone is no error then.
+    A signal to all processes of a run also ends DataLoader workers and other ranks; their loss is not an error then.
     """
     if _state["received"]:
         raise Stopped(_state["received"])
@@ -79,13 +79,13 @@ def deferred():
 
 
 def pending() -> int:
-    """Return the signal that came, 0 for none."""
+    """Return the signal that was deferred, 0 for none."""
     return _state["pending"]
 
 
 def _receive(number, frame):
     _state["received"] = number
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes the end of a loader's worker for an error
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes the end of a DataLoader worker for an error
     if not _state["waits"] or _state["pending"]:
         raise Stopped(number)
     _state["pending"] = number

@@ -1,4 +1,4 @@
-"""What a program prints: to streams that are there, and of which it is known whether they took it."""
+"""Standard streams that are always open, and remember whether writing to them failed."""
 
 import errno
 import logging
@@ -11,9 +11,9 @@ from pycls_std.process.errors import one_line
 
 
 class Output:
-    """Standard output that fails no write: a full disk ends no run, whose record is in files, but changes its code.
+    """Standard output whose writes never raise: a full disk does not end a run, whose record is in files.
 
-    A reader that has seen enough, such as head, is no error.
+    It changes the exit code, though. A reader that closes the pipe, such as head, is not an error.
     """
 
     def __init__(self, stream):
@@ -40,7 +40,7 @@ class Output:
                 self.error = self.error or error
 
     def end(self) -> None:
-        """Flush for the last time; what cannot be written goes nowhere, or Python tries again as it ends, and fails."""
+        """Flush for the last time; discard what cannot be written, or Python would try again at exit, and fail."""
         try:
             self.stream.flush()
         except OSError:
@@ -49,7 +49,7 @@ class Output:
 
 
 class Printable(logging.Formatter):
-    """Messages whose control characters are escaped, for names of files and classes are in them; lines stay lines."""
+    """Escapes control characters in messages, as names of files and classes are in them; line breaks are kept."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record."""
@@ -57,11 +57,11 @@ class Printable(logging.Formatter):
 
 
 def program(name: str):
-    """Decorate the main of a program, which returns its exit code: make its streams whole, at first and at last.
+    """Decorate the main function of a program, which returns its exit code, to handle its standard streams.
 
-    A closed descriptor is opened on the null device: the next file that is opened would be standard error else, and C
-    libraries would write into it. Code 0 becomes 1, with a line, if standard output could not be written. Usage errors
-    and Ctrl-C become codes, too.
+    A closed descriptor is opened on the null device: otherwise, the next file that is opened would become standard
+    error, and C libraries would write into it. Exit code 0 becomes 1, with a message, if standard output could not be
+    written. Usage errors and Ctrl-C become exit codes, too.
     """
 
     def decorate(main):
@@ -90,12 +90,12 @@ def program(name: str):
 
 
 def open_missing() -> None:
-    """Open the null device where standard input, output or errors are closed; let no character fail to be shown."""
+    """Open the null device for closed standard streams; escape characters that a stream cannot encode."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest that is free: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest free descriptor: this one
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -113,10 +113,10 @@ def complain(error: BaseException | str) -> None:
 
 
 def _drop(stream) -> None:
-    """Let what is still to be written to a stream go nowhere."""
+    """Discard what is still to be written to a stream."""
     try:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
-    except (OSError, ValueError):  # no stream of a file
+    except (OSError, ValueError):  # not a stream of a file
         pass

@@ -59,6 +59,12 @@ def _teachers(scores) -> str:
     return " + ".join(f"{score:.2f}" for score in known)
 
 
+def device_hours(run: Run) -> float | None:
+    """Return a run's hours, including evaluations, times its processes; None if unknown."""
+    hours: Any = run.facts.get("hours")
+    return hours * (run.processes or 1) if is_number(hours) else None
+
+
 def _numbers(run: Run) -> dict[str, float]:
     """Return the known numbers of a run, by column."""
     facts, analysis = run.facts, run.analysis
@@ -68,7 +74,7 @@ def _numbers(run: Run) -> dict[str, float]:
         "deployed": (parameters.get("deployed"), MEGA),
         "train_only": (parameters.get("train_only"), MEGA),
         "flops": (facts.get("flops") or analysis.get("flops"), GIGA),
-        "hours": (facts.get("hours"), 1 / (run.processes or 1)),  # of all devices
+        "hours": (device_hours(run), 1),
         "speed": (facts.get("images_per_second"), 1),
         "memory": (facts.get("peak_memory_gib"), 1),
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 from pycls_std import config
 from pycls_std.core.text import first_of
-from pycls_std.results.costs import of_starts
+from pycls_std.results.costs import device_hours, of_starts
 from pycls_std.results.picture_style import COLUMN, LINE, MOST, PAGE, canvas, label, logarithmic, look, styled, title
 from pycls_std.results.read import Run, is_number
 from pycls_std.results.rows import known_files, other_files
@@ -118,8 +118,8 @@ def parameters(rows: Rows, baseline: str = ""):
 
 @styled
 def cost(rows: Rows, baseline: str = ""):
-    """The main score against training hours, including evaluations."""
-    hours = {name: [_fact(run, "hours") for run in finished(runs)] for name, runs in rows.items()}
+    """The main score against training hours, summed over devices, including evaluations."""
+    hours = {name: [device_hours(run) for run in finished(runs)] for name, runs in rows.items()}
     known = {name: [value for value in own if value] for name, own in hours.items() if all(own)}
     own = [run for name in known for run in finished(rows[name])]
     devices = sorted({device for run in own for device in of_starts(run.facts, "device") or ["unknown"]})

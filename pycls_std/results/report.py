@@ -7,7 +7,7 @@ from urllib.parse import quote
 from pycls_std import config
 from pycls_std.core.regular import read_bytes, replace_text
 from pycls_std.core.text import first_of, printable
-from pycls_std.results.costs import commits_of, of_starts
+from pycls_std.results.costs import commits_of, device_hours, of_starts
 from pycls_std.results.fidelity import fidelity
 from pycls_std.results.page import Html, anchor, cell, folded, grid, listing, page
 from pycls_std.results.picture_style import PAGE, inlined, rendered
@@ -103,7 +103,7 @@ def _seed(run: Run, score: str, better: str, link) -> dict[str, str]:
     """Return a run's cells by heading, "" for unknown ones. Unfinished runs have no scores."""
     test = run.curves.get(f"test/{score}", {}) if run.status == "finished" else {}
     chosen, best = selected_epoch(run, score, better) if test else None, best_epoch(test, better)
-    commits, hours = dict.fromkeys(commits_of(run.facts)), run.facts.get("hours")
+    commits, hours = dict.fromkeys(commits_of(run.facts)), device_hours(run)
     evaluated = [epoch for tag, curve in run.curves.items() if tag.startswith("test/") for epoch in curve]
     planned = run.options.get("OPTIM.MAX_EPOCH")
     return {
@@ -116,7 +116,7 @@ def _seed(run: Run, score: str, better: str, link) -> dict[str, str]:
         "status": printable(run.status),
         "commit": Html(", ".join(f"<code>{cell(printable(each))}</code>" for each in commits)),
         "device": "; ".join(of_starts(run.facts, "device")),
-        "hours": f"{hours:.2f}" if isinstance(hours, (int, float)) else "",
+        "hours": "" if hours is None else f"{hours:.2f}",
     }
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: options, journal, checkpoints and record, as one thing, and whose it is."""
+"""The folder of a run: options, journal, checkpoints and record, kept consistent, and which run owns it."""
 
 import os
 from functools import partial
@@ -24,15 +24,15 @@ from pycls_std.run.writes import Writes
 
 CONFIG = "config.yaml"
 BEST = "best.pt"
-CONSOLE = "console.log"  # of every start; it has no part in what a run is, and nothing reads it
+CONSOLE = "console.log"  # of all starts; nothing reads it, and it does not identify a run
 
 
 class RunFolder:
-    """A folder that one process at a time writes; of the processes of a run, the first.
+    """A folder that one process at a time writes; of the processes of a run, rank 0.
 
-    Nothing in it is replaced or removed but what this run wrote. keep: checkpoints to continue from, at most. period:
-    epochs between them. beside: they are made and go to the disk while the next epoch is trained, and what that raises
-    is raised at its end.
+    Nothing in it is replaced or removed except what this run wrote. keep: maximum number of checkpoints to resume from.
+    period: epochs between them. beside: they are serialized and written while the next epoch is trained; errors are
+    raised at its end.
     """
 
     def __init__(self, path: Path, *, keep: int = 2, period: int = 1, beside: bool = False):
@@ -47,7 +47,7 @@ class RunFolder:
 
     # ----------------------------------------------------------------------------------------------------------- start
     def continued(self, options: str, processes: int, epochs: int = 0) -> tuple[dict | None, Path | None]:
-        """Return the state to continue from, and its path; None, None if there is none.
+        """Return the state to resume from, and its path; None, None if there is none.
 
         options: as YAML. epochs: of the run. Raises ValueError if the folder holds anything that is not this run's.
         """
@@ -68,9 +68,9 @@ class RunFolder:
     def start(
         self, session, identity, saved: dict | None, *, seed: int, teachers: dict[str, dict[str, float]], flops: int
     ):
-        """Return record(epochs done, values, is best), which writes an epoch down.
+        """Return record(epochs done, values, is best), which records an epoch.
 
-        identity: what the run is. saved: the state it continues from. teachers: the result of each, by split and name.
+        identity: of the run. saved: the state that it resumes from. teachers: the result of each, by split and name.
         """
         options = identity.config.encode()
         start_epoch, lines = (saved["epoch"], saved["journal"]) if saved else (0, [])
@@ -94,14 +94,14 @@ class RunFolder:
         console.keep(self.path / CONSOLE)
 
         def write(done: int, values: dict[str, float], best: bool) -> None:
-            """Write down an epoch: values, options; then last.pt, which has all of it, best.pt; run.json at last.
+            """Record an epoch: first values and options; then last.pt, which has all of it, and best.pt; run.json last.
 
-            The values of an epoch come when all of the one before is on the disk, so that a kill leaves the same,
-            whether it is written beside training or not; the state is copied before the next step changes it.
+            The values are written when all of the previous epoch is on the disk, so that a kill leaves the same files
+            whether checkpoints are written beside training or not; the state is copied before the next step changes it.
 
-            An epoch that is not saved leaves its values alone, which a start after a kill takes back. One that others
-            speak of is saved: config.yaml knows no more than last.pt, and what last.pt knows more than best.pt, after a
-            kill between them, the next start writes.
+            An epoch without a checkpoint only writes its values, which the next start after a kill drops. An epoch that
+            other files refer to has a checkpoint: config.yaml is never ahead of last.pt, and if a kill leaves best.pt
+            behind last.pt, the next start writes it.
             """
             self.writes.wait()
             journal.epoch(done, session.epochs, values)
@@ -109,7 +109,7 @@ class RunFolder:
             if done % self.period and not spoken_of:
                 return
             state = session.state_dict() | {"journal": journal.lines, "events": journal.events.name}
-            if done == start_epoch + 1:  # not before, for the options of a finished run belong to its result
+            if done == start_epoch + 1:  # not before: the options of a finished run belong to its result
                 files.write(self.path / CONFIG, options)
             record.update(done)
             whole = origin | {"epoch": done} | state | {"record": record.facts}
@@ -127,9 +127,9 @@ class RunFolder:
 
     # ---------------------------------------------------------------------------------------------------------- finish
     def repair(self, saved: dict) -> list[str]:
-        """Write anew what is damaged or gone of the record of a finished run, as its last checkpoint has it.
+        """Rewrite damaged or missing files in the record of a finished run, from its last checkpoint.
 
-        Returns what was done, in words. best.pt can be written anew if the last epoch is the best one.
+        Returns what was done, in words. best.pt can be rewritten if the last epoch is the best one.
         """
         if saved.get("format") != checkpoint.FORMAT:
             return []
@@ -149,7 +149,7 @@ class RunFolder:
         return done + self.repair_best(saved)
 
     def repair_best(self, saved: dict) -> list[str]:
-        """Write best.pt anew if it is not of the best epoch, and the last one is; return what was done, in words."""
+        """Rewrite best.pt if it is not of the best epoch, and last.pt is; return what was done, in words."""
         path, epoch = self.checkpoints / BEST, saved["best"]["epoch"]
         try:
             if checkpoint.read(path).get("epoch") == epoch:
@@ -168,7 +168,7 @@ class RunFolder:
 
     # ------------------------------------------------------------------------------------------------------- ownership
     def _own_events(self, options: str, name: str) -> list[Path]:
-        """Return the event files of this run: that of a name, those with its options, and those without any value."""
+        """Return this run's event files: the one of this name, those with its options, and those without values."""
 
         def is_own(path):
             written = options_in(path)
@@ -178,10 +178,10 @@ class RunFolder:
         return [path for path in paths if path.name == name or is_own(path)]
 
     def _refuse_what_is_not_ours(self, options: str) -> None:
-        """Raise ValueError unless all that is here is what this run leaves if it is killed before its first checkpoint.
+        """Raise ValueError unless the folder only has what this run leaves if killed before its first checkpoint.
 
-        A record without a checkpoint to continue from is not replaced. A start of other options that came to no epoch
-        has recorded nothing, and is.
+        A record without a checkpoint to resume from is not replaced. A start with other options that completed no epoch
+        has recorded nothing, and is replaced.
         """
         own = {LOCK, CONFIG, METRICS, CONSOLE, "checkpoints", *(path.name for path in self._own_events(options, ""))}
         there = {entry.name for entry in os.scandir(self.path)} if self.path.is_dir() else set()
@@ -211,7 +211,7 @@ class RunFolder:
             )
 
     def _refuse_foreign(self, path: Path) -> None:
-        """Raise ValueError that names a checkpoint unless the options of a run are here, which it writes first."""
+        """Raise ValueError that names a checkpoint unless the folder has options of a run, which a run writes first."""
         written = content_of(self.path / CONFIG)
         if written is None:
             self._refuse([f"{path.parent.name}/{path.name}"])
@@ -225,7 +225,7 @@ class RunFolder:
         )
 
     def _clean(self) -> None:
-        """Remove what a process that was killed left half written, and nothing else that looks like it."""
+        """Remove the temporary files that a killed process has left, and no others."""
         files.clean([self.path / name for name in (CONFIG, METRICS, RECORD)])
         files.clean([self.checkpoints / name for name in ("last.pt", BEST)])
         for path in self.path.glob(files.TEMPORARY.format("events.*")):
@@ -234,7 +234,7 @@ class RunFolder:
 
 
 def content_of(path: Path) -> bytes | None:
-    """Return what a file holds, None if it is not there or no regular one."""
+    """Return the content of a file, None if it does not exist, is not a regular one, or cannot be read."""
     try:
         return read_bytes(path)
     except OSError:
@@ -242,7 +242,7 @@ def content_of(path: Path) -> bytes | None:
 
 
 def deployed(state: dict) -> dict:
-    """Return of a checkpoint what is enough to test, to deploy and to teach."""
+    """Return the part of a checkpoint that suffices to test, to deploy and to teach."""
     return {
         key: state[key] for key in ("epoch", "config", "processes", "threads", "teachers", "data", "student", "ema")
     }

@@ -1,4 +1,4 @@
-"""What a run is: with something else in its place, it is not continued."""
+"""The identity of a run: what has to be unchanged for it to be resumed."""
 
 import re
 import shlex
@@ -13,25 +13,25 @@ from pycls_std.core.text import first_of, printable
 from pycls_std.engine.checkpoint import RESUMED
 from pycls_std.engine.structure import refuse_other_kind
 
-# What is read of a checkpoint of an older format, whose run is finished.
+# Entries that are read from a checkpoint of an older format, whose run is finished, with their types.
 FINISHED = {"config": str, "processes": int, "epoch": int}
 
 CHANGED_FILES = "names, labels or sizes of those in DATA.ROOT have changed"
 
 
 class Identity(NamedTuple):
-    """Where the state of a run comes from, as its checkpoints hold it."""
+    """What the state of a run depends on, as stored in its checkpoints."""
 
     config: str  # the options as YAML
     processes: int
-    threads: int  # of each process, which share an operation on the CPU
+    threads: int  # of each process, intra-op
     compiled: str  # off, on, autotune or graphs: what TRAIN.COMPILE is, or what auto chose
     token_mixing: str  # plain or fused: what CUDA.TOKEN_MIXING is, or what auto chose
-    teachers: list[str]  # fingerprints of their weights, as they were found
+    teachers: list[str]  # fingerprints of their weights, as loaded
     data: dict  # name, classes and their ids, images of both splits, digests of their files, mean, std, memory
 
     def refuse_other_data(self, saved: dict, path: Path) -> None:
-        """Raise ValueError that names a checkpoint if it is of a run on other images, or taught by other weights."""
+        """Raise ValueError that names a checkpoint if its run has other images, or teachers with other weights."""
         before, now = saved["data"], self.data
         if before["classes"] != now["classes"]:
             other = f"{first_of(before['classes'])}; the data has {first_of(now['classes'])}"
@@ -56,9 +56,9 @@ class Identity(NamedTuple):
 
 
 def refuse_other_origin(saved: dict, path: Path, *, continued: bool) -> None:
-    """Raise ValueError that names a checkpoint if it does not say as one of a run what it is of.
+    """Raise ValueError that names a checkpoint if it does not describe its run as a run's own checkpoints do.
 
-    continued: whether training goes on from it; another one may be of an older format.
+    continued: whether training is resumed from it; otherwise it may be of an older format.
     """
     try:
         refuse_other_kind(saved, RESUMED if continued else FINISHED, "it")
@@ -74,9 +74,10 @@ def refuse_other_origin(saved: dict, path: Path, *, continued: bool) -> None:
 
 
 def refuse_other_options(saved: dict, options: str, processes: int, path: Path) -> None:
-    """Raise ValueError that names a checkpoint, and every option that is not what it was and should be.
+    """Raise ValueError that names a checkpoint, and every option that has changed although it must not.
 
-    A run may be continued for longer, and its record says so. Each process has its own batch norm and dropout.
+    A run may be extended, and its record says so. The number of processes must not change either: each has its own
+    batch norm statistics and dropout.
     """
     changed = _changes(saved["config"], options, lambda option: option.on_resume != "free")
     if saved["processes"] != processes:
@@ -86,7 +87,7 @@ def refuse_other_options(saved: dict, options: str, processes: int, path: Path) 
 
 
 def refuse_no_dump(text: str, path: Path) -> None:
-    """Raise ValueError that names a file of options unless it is one that a run writes, of all options."""
+    """Raise ValueError that names a file of options unless it is one that a run writes, with all options."""
     try:
         known = {"NAME", "TRAINER", "OPTIM", "TRAIN"} <= load_yaml(text, "its options").keys()
         config.restored(text)
@@ -112,21 +113,21 @@ def _run_of_others(options: str, changed: list[tuple]) -> str:
 
 
 def _another_folder(options: str, changed: list[tuple]) -> str:
-    """Return what gives a run a folder of its own on the command line, named after what it does otherwise.
+    """Return an option for the command line that gives a run its own folder, named after the changed options.
 
     options: its own, as YAML. changed: key, value before, value now.
     """
     flat = config.complete(options)
     said = "_".join(f"{re.split('[. ]', key)[-1].lower()}-{now}" for key, _, now in changed[:2])
-    suffix = re.sub(r"[^\w.+]+", "-", said)[:60].strip("-")  # what a NAME may have in it
+    suffix = re.sub(r"[^\w.+]+", "-", said)[:60].strip("-")  # the characters that NAME may have
     where = "OUT_DIR" if flat["OUT_DIR"] else "NAME"
     return shlex.quote(f"{where}={flat[where].rstrip('/')}_{suffix}")
 
 
 def refuse_squashed(saved: dict, path: Path, widths_heights: Iterable[tuple[int, int]]) -> None:
-    """Raise ValueError that names a checkpoint of a run that is older than DATA.FIT, on images that are not square.
+    """Raise ValueError that names a checkpoint if its run is older than DATA.FIT, and its images are not square.
 
-    widths_heights: of some of its images. It resized both sides, as `squash` does, and `crop` is the default.
+    widths_heights: of some of its images. Such a run resized both sides, as `squash` does; the default is `crop`.
     """
     known = config.flatten(load_yaml(saved["config"], "its options"))
     if "DATA.FIT" not in known and any(width != height for width, height in widths_heights):
@@ -135,7 +136,7 @@ def refuse_squashed(saved: dict, path: Path, widths_heights: Iterable[tuple[int,
 
 
 def same_run(first: str, second: str) -> bool:
-    """Return whether two dumps of options are of one run, which may have been extended between them."""
+    """Return whether two dumps of options are of the same run, which may have been extended between them."""
     counts = lambda option: option.on_resume != "free"  # noqa: E731
     pairs = ((first, second), (second, first))
     try:
@@ -144,11 +145,11 @@ def same_run(first: str, second: str) -> bool:
         return False
 
 
-PARTS = ("DATA.NAME", "DATA.ROOT", "DATA.VAL_FRACTION", "DATA.PER_CLASS", "DATA.IMAGES")  # decide who trains on what
+PARTS = ("DATA.NAME", "DATA.ROOT", "DATA.VAL_FRACTION", "DATA.PER_CLASS", "DATA.IMAGES")  # decide what is trained on
 
 
 def refuse_other_parts(before: str, now: str, source: str) -> None:
-    """Raise ValueError that names a checkpoint and the options by which its run divided the images otherwise."""
+    """Raise ValueError that names a checkpoint and the options, if its run divided the images differently."""
     changes = _changes(before, now, lambda option: option.on_resume != "free")
     changed = [change for change in changes if change[0] in PARTS]
     if changed:
@@ -158,7 +159,7 @@ def refuse_other_parts(before: str, now: str, source: str) -> None:
 def refuse_other_test_files(saved: dict, name: str, contents: dict[str, str], source: str) -> None:
     """Raise ValueError that names a checkpoint if its run was tested on other files of a dataset of this name.
 
-    Of a dataset of another name it says nothing, nor does a checkpoint of before December 2026. contents: see `Data`.
+    Datasets of another name are not compared, nor checkpoints from before December 2026. contents: see `Data`.
     """
     before, now = saved["data"].get("contents", contents), contents
     refuse_other_kind(before, {...: str}, f"{source}: data.contents")
@@ -167,14 +168,15 @@ def refuse_other_test_files(saved: dict, name: str, contents: dict[str, str], so
 
 
 def changed_shape(before: str, now: str) -> list[str]:
-    """Return "KEY was .., is .." of the options that decide what a student is, or how it is given its input."""
+    """Return "KEY was .., is .." for changed options that determine the student, or its input."""
     return changed_options(before, now, lambda option: option.student)
 
 
 def changed_options(before: str, now: str, counts) -> list[str]:
-    """Return "KEY was .., is .." of the options of two dumps that differ.
+    """Return "KEY was .., is .." for the options that differ between two dumps.
 
-    counts(option): whether one does. What a dump lacks is at its default; an option that is none any more counts.
+    counts(option): whether to compare one. Options that a dump lacks have their defaults; those that no longer exist
+    are compared as an `Option` without properties.
     """
     return [_in_words(change) for change in _changes(before, now, counts)]
 
@@ -185,8 +187,8 @@ def _in_words(change: tuple) -> str:
 
 
 def _changes(before: str, now: str, counts) -> list[tuple]:
-    """Return key, value before and value now of what `changed_options` returns in words."""
-    if before == now:  # as in most resumes; to read both takes some 50 ms
+    """Return key, value before and value now for what `changed_options` returns in words."""
+    if before == now:  # as in most resumes; reading both takes some 50 ms
         return []
     catalogue = config.Catalogue()
     old, new = config.complete(before), config.complete(now)

@@ -1,4 +1,4 @@
-"""What a run writes while it goes: metrics.jsonl and TensorBoard events."""
+"""The values of each epoch of a run: metrics.jsonl and TensorBoard events."""
 
 import io
 import json
@@ -17,20 +17,20 @@ from pycls_std.core import event_options
 from pycls_std.engine import files
 
 METRICS = "metrics.jsonl"
-# TensorBoard wants a number that grows and this word in the name; the host's name, usual there, it does not.
+# TensorBoard needs an increasing number and this word in the name, but not the host's name, which is usual there.
 EVENTS = re.compile(r"events\.out\.tfevents\.(\d{19})")
-# Of the epochs that the run was to have, in the values of an epoch: they grow when it is extended.
+# In the values of an epoch: the number of epochs that the run was to have, which grows when it is extended.
 EPOCHS = "run/epochs"
 
 
 class Journal:
     """Records one set of values for each epoch. The step of every TensorBoard scalar is the number of epochs done.
 
-    A checkpoint holds `lines`, and every start of a run writes metrics.jsonl and the event file anew from them. So each
-    value is there once, however often the run was interrupted, and whatever became of these files.
+    A checkpoint holds `lines`, and every start of a run rewrites metrics.jsonl and the event file from them. So each
+    value is there once, however often the run was interrupted, and whatever happened to these files.
 
-    folder: of the run. options: as YAML. lines: those of the checkpoint that the run continues from. before: the
-    options of these, which the event file has until there is a value of its own. outdated: event files that the new one
+    folder: of the run. options: as YAML. lines: those of the checkpoint that the run resumes from. before: the options
+    of that checkpoint, which the event file has until the first new epoch. outdated: event files that the new one
     replaces.
     """
 

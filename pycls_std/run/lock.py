@@ -1,4 +1,4 @@
-"""One owner of a run's folder: a lock that dies with the process that holds it."""
+"""Exclusive ownership of a run's folder: a lock that is released when the process that holds it ends."""
 
 import errno
 import fcntl
@@ -16,28 +16,28 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(folder: Path):
-    """Make a folder and own it within the block.
+    """Create a folder and own it within the block.
 
-    The lock is the kernel's and belongs to this process alone: a kill does not leave it behind, nor do children, which
-    would keep a lock of filelock's. It works across machines where their shared file system knows POSIX locks. A folder
-    still empty at the end goes again.
-    Raises ValueError that names the holder if another process owns it, and OUT_DIR if it cannot be written to, or has a
-    file of the lock's name that is none.
+    It is a POSIX lock of this process alone: the kernel releases it after a kill, and children do not hold it, as they
+    would a lock of filelock's. It works across machines if their shared file system supports POSIX locks. A folder that
+    is still empty at the end is removed.
+    Raises ValueError that names the holder if another process owns it, and one that names OUT_DIR if it is not
+    writable, or has a file of the lock's name that is not a lock.
     """
     made, lock = [path for path in (folder, *folder.parents) if not path.exists()], None
     try:
-        with signals.deferred():  # until it is known whose the lock is, so that a stop leaves none behind
+        with signals.deferred():  # so that a stop in between does not leave a lock file behind
             lock = _owned(folder)
         yield
     finally:
         if lock:
-            (folder / LOCK).unlink(missing_ok=True)  # while it is still held, so that nobody's lock is removed
+            (folder / LOCK).unlink(missing_ok=True)  # while still held, so that no other process's lock is removed
             lock.close()
         _remove(made)
 
 
 def _owned(folder: Path):
-    """Return the lock of a folder, which is made."""
+    """Create a folder and return its lock."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return _lock(folder / LOCK)
@@ -51,7 +51,7 @@ def _owned(folder: Path):
 
 def _lock(path: Path):
     while True:
-        # Not through a link, whose target would be written to, and without waiting at a pipe.
+        # Not through a link, whose target would be written to, and without blocking on a pipe.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)

@@ -16,12 +16,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Record:
-    """What run.json says, kept up to date. Nothing of the environment's variables goes into it.
+    """The content of run.json, kept up to date. It contains no environment variables.
 
     teachers: the result of each, by split and name. fingerprints: of their weights. contents: digest of the files of
     each split that is made of files. flops: operations of an image without branches that do not predict, 2 for a
     multiply-add. start_epoch: epochs done before this start. earlier: the facts as they were then.
-    A run that was started several times lists each start: its command, its commit, and what computed it and how.
+    Each start of the run is listed, with its command, commit, device, arithmetic and versions.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Record:
         }
 
     def update(self, done: int) -> None:
-        """Take down how far the run is; done: epochs done."""
+        """Update the progress of the run; done: epochs done."""
         session = self.session
         images = done * session.epoch_images()
         self.facts |= {
@@ -80,7 +80,7 @@ class Record:
 
 
 def _with(start: dict, earlier: dict) -> list[dict]:
-    """Return the earlier starts and this one. Records of before December 2026 say most of the last one beside it."""
+    """Return the earlier starts and this one. Before December 2026, most facts of the last one were not in `starts`."""
     starts = list(earlier.get("starts", ()))
     if starts:
         starts[-1] = {key: earlier[key] for key in start if key in earlier} | starts[-1]
@@ -93,7 +93,7 @@ def record_of(facts: dict) -> bytes:
 
 
 def _as_called(script: str) -> list[str]:
-    """Return the words that start a program: a path within this repository, or that of another one as it was called."""
+    """Return the command of a program: its path in this repository, or, for another one, the path that was called."""
     path = Path(script).resolve()
     if path.name == "pycls-std":  # the command of the installed package
         return [path.name]
@@ -103,8 +103,8 @@ def _as_called(script: str) -> list[str]:
 def commit() -> str:
     """Return the commit of this checkout, or the one that pip installed from; else "unknown".
 
-    A checkout of something else, within which this is installed, is not asked. It ends in -dirty if tracked files
-    of the checkout differ from it, records in logs/ aside, or if there is code beside it: a method in a new file.
+    The checkout of another project, within which this is installed, is not used. It ends in -dirty if tracked files of
+    the checkout differ from it, except for logs/, or if pycls_std/ has untracked files, such as a new method.
     """
 
     def git(*words):

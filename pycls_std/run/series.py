@@ -1,4 +1,4 @@
-"""The newest checkpoints of a run, and which of them to continue from."""
+"""The newest checkpoints of a run, and which of them to resume from."""
 
 import logging
 import re
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from pycls_std.engine import checkpoint, files
 
-NAME = re.compile(r"last-([1-9]\d*)\.pt")  # of one before the newest, by its age
+NAME = re.compile(r"last-([1-9]\d*)\.pt")  # of a checkpoint before the newest, by its age
 LOG = logging.getLogger("pycls_std")
 
 
 class Series:
     """The newest checkpoints of a run: last.pt, before it last-1.pt, then last-2.pt and so on.
 
-    keep: how many there are at most.
+    keep: their maximum number.
     """
 
     def __init__(self, folder: Path, *, keep: int):
@@ -23,19 +23,19 @@ class Series:
         self.last = folder / "last.pt"
 
     def write(self, content: memoryview) -> None:
-        """Write a packed state as the newest; the oldest goes. Raises OSError that names the path; the others stay."""
+        """Write a packed state as the newest; delete the oldest. Raises OSError that names the path; others stay."""
         files.write(self.last, content, before_rename=self._shift)
 
     def newest(
         self, epochs: int = 0, refuse_foreign: Callable[[Path], None] = lambda path: None
     ) -> tuple[dict, Path] | None:
-        """Return the newest state that is whole, and its path; None if the run has none yet.
+        """Return the newest intact state, and its path; None if the run has none yet.
 
-        epochs: of the run. A state of all of them need not be continued, so it may be of an older format.
-        A damaged file is renamed to *.corrupt, with a warning, and the one before it is read. Where none is whole,
+        epochs: of the run. A state after all of them need not be resumed, so it may be of an older format.
+        A damaged file is renamed to *.corrupt, with a warning, and the one before it is read. If none is intact,
         refuse_foreign(path) is called first, and raises ValueError if it may be another program's.
         Raises ValueError if all are damaged, now or at an earlier call, and OSError if one cannot be read, which says
-        nothing about it.
+        nothing about its content.
         """
         paths = [self.last, *self._older_ones()]
         if paths[1:] and not self.last.exists():
@@ -65,7 +65,7 @@ class Series:
         return None
 
     def _shift(self) -> None:
-        if not self.last.exists():  # it was damaged: until there is a new one, the one before it is all there is
+        if not self.last.exists():  # it was damaged: the one before it is the only one until there is a new one
             return
         for path in reversed(self._older_ones()):
             if _age(path) + 1 >= self.keep:
@@ -76,7 +76,7 @@ class Series:
             self.last.replace(self._older(1))
 
     def _older_ones(self) -> list[Path]:
-        """Return those before the newest, by their age; other files, such as last-good.pt, are somebody else's."""
+        """Return those before the newest, by their age; other files, such as last-good.pt, are not this runner's."""
         return sorted((path for path in self.folder.glob("last-*.pt") if NAME.fullmatch(path.name)), key=_age)
 
     def _older(self, age: int) -> Path:

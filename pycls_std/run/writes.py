@@ -1,4 +1,4 @@
-"""Writes to the disk that go on while the next epoch is trained, in the order in which they came."""
+"""Writes to the disk in the background, while the next epoch is trained, in their order."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +10,7 @@ from pycls_std.engine.snapshot import Snapshot
 class Writes:
     """Carries out one write at a time: at once, or in a thread.
 
-    beside: in a thread. What it raises is raised where it is waited for, so that nothing is written after a failure.
+    beside: in a thread. Its errors are raised by `wait`, so that nothing is written after a failure.
     """
 
     def __init__(self, *, beside: bool):
@@ -18,9 +18,9 @@ class Writes:
         self.pending: Future | None = None
 
     def begin(self, write: Callable[[dict], None], state: dict) -> None:
-        """Carry out a write of a state, or begin it, when the one before has ended.
+        """Carry out a write of a state, or start it in the thread, when the one before has ended.
 
-        In a thread it is of a copy, for training goes on and changes the state.
+        The thread writes a copy, as training goes on and changes the state.
         """
         self.wait()
         if self.pool:

@@ -52,7 +52,7 @@ class Mine(AuxiliaryTerm):
         self.samples = samples
         self.period = period
         self.repeats = repeats
-        self.chosen = torch.empty(0, dtype=torch.long)  # position of each sample in the epoch
+        self.chosen = np.empty(0, dtype=np.int64)  # position of each sample in the epoch, on the CPU, where it is drawn
         self.kept = torch.empty(0)  # the samples collected so far
 
     @classmethod
@@ -122,17 +122,16 @@ class Mine(AuxiliaryTerm):
             self.chosen = self._draw(first, views, what)
             assert isinstance(loaded.images, Tensor), "a student with tokens is a classifier"
             self.kept = loaded.images.new_zeros(self.samples, *loaded.images.shape[1:])
-        own = first + torch.tensor(world.positions(size))  # position of each image of this process
-        # Indices are computed on the CPU and copied asynchronously, so there is no device synchronization.
-        found = torch.nonzero(self.chosen.unsqueeze(1) == own, as_tuple=True)
-        sample, image = (send(places.numpy(), self.kept.device) for places in found)
+        own = first + np.array(world.positions(size))  # position of each image of this process
+        found = np.nonzero(self.chosen[:, None] == own)
+        sample, image = (send(places, self.kept.device) for places in found)
         self.kept[sample] = loaded.images[image]
         # rows of samples that other processes hold are 0 here
         return world.sum(self.kept) if every or progress.iteration == progress.iterations - 1 else None
 
-    def _draw(self, first: int, views: int, what: str) -> Tensor:
-        images = torch.arange(first, first + views) // self.repeats
-        places = first + torch.nonzero(images.diff(prepend=images[:1] - 1)).flatten()  # the first view of each image
+    def _draw(self, first: int, views: int, what: str) -> np.ndarray:
+        images = np.arange(first, first + views) // self.repeats
+        places = first + np.flatnonzero(np.diff(images, prepend=images[:1] - 1))  # the first view of each image
         if self.samples > len(places):
             raise ValueError(f"MINE.SAMPLES is {self.samples}, {what} has {len(places)} images")
         return places[np.random.permutation(len(places))[: self.samples]]  # numpy draws alike in all processes

@@ -29,7 +29,7 @@ class Preset:
 class Objective(nn.Module):
     """The student and its loss terms: everything with a gradient, in one forward pass.
 
-    So DDP and torch.compile see all of it.
+    So DDP and the compiler see all of it.
     """
 
     def __init__(self, student: Student, terms: dict[str, Term]):

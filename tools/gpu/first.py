@@ -6,6 +6,7 @@ first.sh calls the parts in the order that finds the most. All models have rando
 """
 
 import argparse
+import gc
 import json
 import os
 import shutil
@@ -188,19 +189,27 @@ def compare(look: Look, part: str, ways: Mapping[str, Callable[[], object]]) -> 
 def speed(look: Look) -> None:
     """Time the parts of a step, and steps in every mode, and in fp32 with TF32 and without; tell where time goes."""
     for mode in look.modes:
-        own, pair = first_step(look, mode)
-        loaded, task, runtime = endless(own.session), own.session.task, own.session.runtime
-        if mode == look.modes[0]:
-            parts_of_a_step(look, own, pair)
-        fed = lambda: own.step(task.batch(runtime.to_device(next(loaded)), START))  # noqa: E731, B023
-        for name, way in (("step, batch held", own.step), ("step with data", fed)):
-            taken = timed(look, own.session, way, 4 * look.rounds)
-            look.say(name, mode=mode, images=round(1e3 * look.batch / taken["ms"]), **taken)
-        look.say("memory", mode=mode, peak_gib=runtime.peak_memory())
-        profile(look, own, mode)
+        speed_in_mode(look, mode)
     sessions = {tf32: look.session("TRAIN.COMPILE=off", "PRECISION=fp32") for tf32 in (False, True)}
     ways = {f"TF32 {tf32}": arithmetic(own, tf32=tf32, deterministic=False) for tf32, own in sessions.items()}
     compare(look, "fp32", ways)
+
+
+def speed_in_mode(look: Look, mode: str) -> None:
+    """Time steps in a mode, in the first one also their parts, and tell their memory and where time goes."""
+    gc.collect()  # what the mode before has left
+    if look.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    own, pair = first_step(look, mode)
+    loaded, task, runtime = endless(own.session), own.session.task, own.session.runtime
+    if mode == look.modes[0]:
+        parts_of_a_step(look, own, pair)
+    fed = lambda: own.step(task.batch(runtime.to_device(next(loaded)), START))  # noqa: E731
+    for name, way in (("step, batch held", own.step), ("step with data", fed)):
+        taken = timed(look, own.session, way, 4 * look.rounds)
+        look.say(name, mode=mode, images=round(1e3 * look.batch / taken["ms"]), **taken)
+    look.say("memory", mode=mode, peak_gib=runtime.peak_memory())
+    profile(look, own, mode)
 
 
 def first_step(look: Look, mode: str) -> tuple[Steps, Any]:
@@ -226,9 +235,10 @@ def mixing(look: Look) -> None:
 
 
 def autotune(look: Look) -> None:
-    """Time steps with kernels that are chosen by trying them, which takes minutes at first."""
-    own, _ = first_step(look, "autotune")
-    look.say("step, batch held", mode="autotune", **timed(look, own.session, own.step, 4 * look.rounds))
+    """Time steps with kernels that are chosen by trying them, which takes minutes at first; a CPU compiles nothing."""
+    mode = "autotune" if look.device == "cuda" else look.modes[0]
+    own, _ = first_step(look, mode)
+    look.say("step, batch held", mode=mode, **timed(look, own.session, own.step, 4 * look.rounds))
 
 
 def parts_of_a_step(look: Look, own: Steps, pair) -> None:
@@ -266,15 +276,21 @@ def profile(look: Look, own: Steps, mode: str) -> None:
 
 def steps(look: Look) -> None:
     """Compare the losses of compiled and recorded steps with those of eager ones."""
-    eager = None
+    eager, failed = None, dict[str, Exception]()
     for mode in look.modes:
         start = time.perf_counter()
-        session = look.session(f"TRAIN.COMPILE={mode}")
-        taken = take_steps(session, 6)
-        own = [{name: float(value.detach().mean()) for name, value in found.items()} for found in taken]
+        try:
+            taken = take_steps(look.session(f"TRAIN.COMPILE={mode}"), 6)
+            own = [{name: float(value.detach().mean()) for name, value in found.items()} for found in taken]
+        except Exception as error:  # of a compiler: the next mode may do
+            failed[mode] = error
+            look.say("steps", mode=mode, error=f"{type(error).__name__}: {str(error)[:300]}")
+            continue
         eager = eager or own
         apart = max(abs(first[name] - second[name]) for first, second in zip(eager, own, strict=True) for name in first)
         look.say("steps", mode=mode, seconds=round(time.perf_counter() - start, 1), apart=apart, last=own[-1])
+    if failed:
+        raise RuntimeError(f"no steps in {', '.join(failed)}") from list(failed.values())[-1]
 
 
 def called(look: Look, folder: str, *words: str, mode: str = "train") -> dict:

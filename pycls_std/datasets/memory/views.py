@@ -83,9 +83,7 @@ class MemoryLoader:
         self.dataset = views
         self.sampler = sampler
         self.batch_size = batch_size
-        most = BLOCK.get(views.pixels.device.type, BLOCK["cpu"])
-        images = min(most, most * BLOCK_SIDE**2 // views.size**2)
-        self.block = max(1, images // batch_size)  # batches computed at once
+        self.block = batches_at_once(views.pixels.device.type, batch_size, size=views.size)
 
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.batch_size)
@@ -99,6 +97,12 @@ class MemoryLoader:
             for first in range(0, len(block.images), self.batch_size):
                 own = slice(first, first + self.batch_size)
                 yield take(block, own)
+
+
+def batches_at_once(kind: str, batch_size: int, *, size: int) -> int:
+    """Return the number of batches per block on a device type. size: side of a view, pixels."""
+    most = BLOCK.get(kind, BLOCK["cpu"])
+    return max(1, min(most, most * BLOCK_SIDE**2 // size**2) // batch_size)
 
 
 def _joined(parts: tuple):

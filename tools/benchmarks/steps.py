@@ -1,0 +1,62 @@
+"""Time a training step of several configs in turns, so that a busy machine treats them alike: a Markdown table.
+
+Without names: the small detector on BCCD, and what teaches it. Each takes steps of its first batch again and again;
+teachers whose weights are not at hand have random ones, which take as long. KEY=VALUE holds for all of them.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from statistics import median
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from pycls_std import config  # noqa: E402
+from pycls_std.builders.teachers import optimize_teachers  # noqa: E402
+from pycls_std.builders.training import build_all, build_runtime  # noqa: E402
+from pycls_std.core.interleaved import interleaved  # noqa: E402
+from pycls_std.core.structures import Padded  # noqa: E402
+from pycls_std.measure.speed import START, Steps  # noqa: E402
+
+CONFIGS = [f"configs/vidt/swin-micro_bccd_{row}.yaml" for row in ("base", "vkd", "tm")]
+
+
+def prepare(path: str, words: list[str]) -> Steps:
+    """Return what takes the steps of a config."""
+    cfg = config.load(path, words)
+    runtime = build_runtime(cfg)
+    session, *_ = build_all(cfg, runtime, fetch=False)
+    optimize_teachers(cfg, session, fall_back=False)
+    return Steps(session, session.task.batch(runtime.to_device(next(iter(session.train_loader))), START))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("words", nargs="*", metavar="CONFIG or KEY=VALUE")
+    options = parser.parse_intermixed_args(argv)
+    logging.getLogger("pycls_std").setLevel(logging.WARNING)
+    changes = [word for word in options.words if "=" in word]
+    paths = [word for word in options.words if "=" not in word] or CONFIGS
+    rows = {path: prepare(path, changes) for path in paths}
+    runtime = next(iter(rows.values())).session.runtime
+    ways = {name: steps.step for name, steps in rows.items()}
+    seconds = interleaved(ways, rounds=options.rounds, wait=runtime.synchronize)
+    first = next(iter(seconds.values()))
+    about = f"{runtime.precision}, torch {torch.__version__}, {options.rounds} rounds, medians"
+    print(f"{runtime.device_name()}, {about}.\n")
+    print("| config | images, padded to | step, ms | times the first |\n| --- | --- | --- | --- |")
+    for name, steps in rows.items():
+        images = steps.held.images
+        count, _, height, width = (images.pixels if isinstance(images, Padded) else images).shape
+        ratios = [own / base for own, base in zip(seconds[name], first, strict=True)]
+        spread = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"| {name} | {count}, {height}x{width} | {1e3 * median(seconds[name]):.0f} | {spread} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
