@@ -1,6 +1,6 @@
-"""Say what runs predict: scores of each head, agreement with teachers, and what a difference to another run is worth.
+"""Analyze the predictions of runs: scores of each head, agreement with teachers, significance of differences.
 
-A run needs predictions.npz, which `--mode test` writes (TEST.PREDICTIONS), or analysis.json, which --save makes of it.
+A run needs predictions.npz, which `--mode test` writes (TEST.PREDICTIONS), or analysis.json, which --save writes.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pycls_std.results.read import read_run  # noqa: E402
 
 @streams.program("analyze.py")
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 done, 2 a run cannot be analysed or compared; then nothing is printed."""
+    """Return the exit code: 0 done, 2 a run cannot be analysed or compared, and nothing is printed."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="analyze.py", description=__doc__, formatter_class=formatter)
     parser.add_argument("runs", nargs="+", help="run records, such as runs/mixer-nano_c10jpeg_multi/seed0")
@@ -46,9 +46,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def analysis_of(run: Path) -> dict:
-    """Return the analysis of a run, of its predictions where they are there.
+    """Return the analysis of a run, from its predictions if they exist, otherwise from its analysis.json.
 
-    Raises ValueError for a run that has neither; see `prediction_file.read` and `analysis.read`.
+    Raises ValueError for a run that has neither, and the errors of `prediction_file.read` and `analysis.read`.
     """
     if not run.is_dir():
         raise ValueError(f"{run}: there is no such folder")

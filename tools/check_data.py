@@ -17,7 +17,7 @@ from pycls_std.process.errors import one_line  # noqa: E402
 
 @streams.program("check_data.py")
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 all images are good, 1 some are not or no data to train on, 2 usage or configuration."""
+    """Return the exit code: 0 all images are valid, 1 some are not or the data is unusable, 2 usage or options."""
     parser = argparse.ArgumentParser(prog="check_data.py", description=__doc__)
     parser.add_argument("--cfg", required=True, metavar="FILE", help="a YAML file of options; see configs/")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE | KEY=VALUE", help="options that replace the file's")

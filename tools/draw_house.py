@@ -1,4 +1,4 @@
-"""Draw the floors of the house from the imports of its files: docs/pictures/house.svg."""
+"""Draw the package's layers ("floors") from the imports of its files: docs/pictures/house.svg."""
 
 import argparse
 import ast
@@ -14,8 +14,8 @@ from floors import FILES, FLOORS, TOP, imported_parts, part  # noqa: E402
 from pycls_std.process import streams  # noqa: E402
 
 PICTURE = ROOT / "docs" / "pictures" / "house.svg"
-WIDTH, HEIGHT = 960, 88  # pixels: of the picture, of a floor
-BOX, GAP = (104, 34), 10  # of a part, and of a line that passes its floor
+WIDTH, HEIGHT = 960, 88  # pixels: width of the picture, height of a floor
+BOX, GAP = (104, 34), 10  # size of a part's box; width of the gap for a line that crosses a floor
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a0479b", "#8a6d00", "#555555")
 
 
@@ -24,13 +24,13 @@ def imports() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {name: set() for name in (*FLOORS, *TOP)}
     for path in FILES:
         name = part(path)
-        if name in found:  # and not the package's own __init__.py, which imports a part only when it is called
+        if name in found:  # not the package's own __init__.py, which imports parts lazily
             found[name] |= found.keys() & set(imported_parts(ast.parse(path.read_text()))) - {name}
     return found
 
 
 def direct(found: dict[str, set[str]]) -> dict[str, set[str]]:
-    """Return the imports without those of a part that another import leads to, too."""
+    """Return the imports without the redundant ones, which are also reached by another import."""
 
     def below(name):
         return found[name].union(*map(below, found[name]))
@@ -39,7 +39,7 @@ def direct(found: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def floors(allowed: dict[str, set[str]]) -> list[list[str]]:
-    """Return the parts by floor, lowest first: each stands right above the highest that it may import."""
+    """Return the parts by floor, lowest first: each is one above the highest part that it may import."""
 
     def floor(name):
         return 1 + max(map(floor, allowed[name]), default=-1)
@@ -49,7 +49,7 @@ def floors(allowed: dict[str, set[str]]) -> list[list[str]]:
 
 
 def routed(stories: list[list], lines: dict[str, set[str]]) -> tuple[list[list], list[list]]:
-    """Return the floors with a gap for every line that passes one, and the lines as what they lead through."""
+    """Return the floors with a gap for every line that crosses one, and each line as the boxes and gaps on its way."""
     height = {name: number for number, story in enumerate(stories) for name in story}
     routes = []
     for name in height:
@@ -61,7 +61,7 @@ def routed(stories: list[list], lines: dict[str, set[str]]) -> tuple[list[list],
 
 
 def places(stories: list[list], routes: list[list]) -> dict[object, tuple[float, float]]:
-    """Return the centre of each box and gap, pixels: on its floor, sorted by where what it leads to stands."""
+    """Return the centre of each box and gap, pixels: on its floor, sorted by the positions that it leads to."""
     found: dict[object, tuple[float, float]] = {}
     for number, story in enumerate(stories):
         leads = {point: [found[b][0] for route in routes for a, b in pairwise(route) if a == point] for point in story}

@@ -1,8 +1,8 @@
-"""Write a trained classifier as other programs load it: torch.export, ONNX, safetensors, and a model card.
+"""Export a trained classifier for other programs: torch.export, ONNX, safetensors, and a model card.
 
-The model is that of TEST.WEIGHTS, with the options of its run (--cfg RUN/config.yaml); its dataset need not be there.
-Branches, such as STD's tokens, are kept if they predict: TEST.PREDICTION=cls leaves them out. Computed in fp32, on the
-CPU. ONNX needs the extra: pip install '.[export]' in the checkout.
+The model is that of TEST.WEIGHTS, with the options of its run (--cfg RUN/config.yaml); its dataset is not needed.
+Branches, such as STD's tokens, are kept if they predict: TEST.PREDICTION=cls omits them. Computed in fp32, on the CPU.
+ONNX needs the extra: pip install '.[export]' in the checkout.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pycls_std.process.ending import leave  # noqa: E402
 from pycls_std.process.errors import one_line  # noqa: E402
 
 KINDS = ("pt2", "onnx", "safetensors")
-SPLITS = ("trained on", "tested on", "held out")  # of which the last may be missing
+SPLITS = ("trained on", "tested on", "held out")  # the last may be missing
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -41,7 +41,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 @streams.program("export.py")
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 done, 1 the weights or a file cannot be had, 2 usage or the options."""
+    """Return the exit code: 0 done, 1 weights cannot be read or files not written, 2 usage or options."""
     args = parse(argv)
     try:
         options = config.load(args.cfg, args.overrides)
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def export(options, kinds: list[str], folder: Path) -> None:
-    """Write the files and the card. Raises ValueError before any is written if one cannot be made, or is there."""
+    """Write the files and the card. Raises ValueError before writing any if one cannot be created, or exists."""
     from pycls_std.engine import files  # here, since torch takes seconds to import
     from pycls_std.export.card import CARD, FILES, card
     from pycls_std.export.onnx_file import refuse_absent
@@ -83,7 +83,7 @@ def export(options, kinds: list[str], folder: Path) -> None:
 
 
 def made(model, kinds: list[str], image_size: int) -> tuple[dict[str, bytes], dict[str, float]]:
-    """Return the content of each file, and by how much what it says differs from the model, by its kind."""
+    """Return, by kind, the content of each file, and the difference of its outputs from the model's."""
     from pycls_std.export.deployed import exported, program_file, weights_file
     from pycls_std.export.onnx_file import onnx_file
 
@@ -99,7 +99,7 @@ def made(model, kinds: list[str], image_size: int) -> tuple[dict[str, bytes], di
 
 # ------------------------------------------------------------------------------------------------------------ the model
 def loaded(options):
-    """Return the deployed student, what its card says, and what timm makes its backbone of, None if it cannot."""
+    """Return the deployed student, the facts of its card, and timm's arguments for its backbone, None if not timm's."""
     import torch
 
     from pycls_std.builders.models import student_arguments
@@ -143,7 +143,7 @@ def loaded(options):
 
 
 def resized(data) -> str:
-    """Return in words what is done to an image before it is normalised."""
+    """Return as text how an image is resized before it is normalised."""
     from pycls_std.datasets.transforms import resized_side
 
     side = resized_side(data.IMAGE_SIZE, data.CROP_RATIO)
@@ -154,7 +154,7 @@ def resized(data) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- its run
 def training(options, saved: dict, viewer) -> dict[str, str]:
-    """Return what the card says of the training: what the checkpoint and the record that it lies in know."""
+    """Return the card's facts on the training, from the checkpoint and the run record that contains it."""
     from pycls_std.config.published import of_the_run
     from pycls_std.run.record import commit
 
@@ -177,9 +177,9 @@ def training(options, saved: dict, viewer) -> dict[str, str]:
 
 
 def record_of(run: Path, saved: dict) -> tuple[dict, list[dict]]:
-    """Return run.json and the lines of metrics.jsonl of the run that wrote a checkpoint; none if it is another's.
+    """Return run.json and the lines of metrics.jsonl of the run that wrote a checkpoint; empty for another run's.
 
-    Options that a run may be continued with are those of its last start in the record, not in every checkpoint.
+    The record has the options of the last start, which may differ from a checkpoint's where a resume may change them.
     """
     from pycls_std.results.read import document
     from pycls_std.run.identity import same_run
@@ -194,7 +194,7 @@ def record_of(run: Path, saved: dict) -> tuple[dict, list[dict]]:
 
 
 def metrics(lines: list[dict], saved: dict, viewer, *, ema: bool) -> str:
-    """Return the scores of the checkpoint's epoch, in words."""
+    """Return the scores of the checkpoint's epoch, as text."""
     line = next((line for line in lines if line.get("epoch") == saved.get("epoch")), {})
     prefix, known = "ema" if ema else "test", viewer.task.scores
     own = {score: f"{prefix}/{viewer.prediction}_{score}" for score in known}

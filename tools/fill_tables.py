@@ -1,4 +1,4 @@
-"""Write the tables and pictures of README.md and docs/ anew: each stands below the command that makes it."""
+"""Update the tables and pictures of README.md and docs/, each below the command that generates it."""
 
 import argparse
 import contextlib
@@ -25,9 +25,9 @@ RECORD = re.compile(r"(<!-- (logs/\S+) -->\n)(.*?)(<!-- end -->)", re.S)
 
 
 def filled(text: str, page: Path) -> str:
-    """Return a Markdown text whose tables are made anew, and write the pictures that it shows.
+    """Return a Markdown text with updated tables, and write its pictures.
 
-    page: its path, which its links start from. Raises ValueError if a command fails, and for one that is not known.
+    page: its path, to which links are relative. Raises ValueError if a command fails, and for an unknown one.
     """
 
     def fill(match):
@@ -45,7 +45,7 @@ def filled(text: str, page: Path) -> str:
 
 
 def _table(main):
-    """Return the function that fills in a table, whose seeds lead to their records."""
+    """Return the function that generates a table, whose seeds link to their records."""
     return lambda words, page: _said(main, [*words, "--link-from", str(page)])
 
 
@@ -56,7 +56,7 @@ def _pictures(words: list[str], page: Path) -> str:
 
 
 def _said(main, words: list[str]) -> str:
-    """Return what a command prints. Raises ValueError if it fails."""
+    """Return the output of a command. Raises ValueError if it fails."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         code = main(words)
@@ -70,7 +70,7 @@ COMMANDS = {"make_table": _table(make_table.main), "reproduce": _table(reproduce
 
 @streams.program("fill_tables.py")
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 done, 1 a table or a picture cannot be made."""
+    """Return the exit code: 0 done, 1 a table or a picture cannot be generated."""
     argparse.ArgumentParser(prog="fill_tables.py", description=__doc__).parse_args(argv)
     try:
         with contextlib.chdir(ROOT):

@@ -1,10 +1,10 @@
-"""Turn a published checkpoint that holds more than weights into a plain file of weights.
+"""Convert a published checkpoint that contains more than weights to a plain file of weights.
 
-run_net.py reads weights only. Many published files also hold objects of the program that wrote them (its options, its
-optimizer), which Python would build by running code from the file. This tool runs none either: torch reads the file as
-weights only, with an empty stand-in in the place of every other class, and the tool says what was dropped.
-With --source and --cfg the names of the weights become those of the config's student, from those that another program
-has for them; all of it must be there, in its shapes, and what the file has beside it is listed. Sources:
+run_net.py reads weights only. Many published files also contain objects of the program that wrote them (its options,
+its optimizer), which Python would build by running code from the file. This tool runs none either: torch reads the file
+as weights only, with an empty stand-in for every other class, and the tool lists what was dropped.
+With --source and --cfg the weights are renamed from another program's names to those of the config's student; all of
+its weights must be present, in its shapes, and unused ones of the file are listed. Sources:
 """
 
 import argparse
@@ -33,7 +33,7 @@ from pycls_std.process.errors import one_line  # noqa: E402
 
 
 class StandIn:
-    """Takes whatever a file does to an object, and does nothing."""
+    """Stands in for any class of a file, and ignores everything that is done to it."""
 
     def __new__(cls, *args, **kwargs):
         return super().__new__(cls)
@@ -49,13 +49,13 @@ class StandIn:
 
 
 def weights_in(path: Path, key: str) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Return the weights of a file, and the names of the classes of what was dropped.
+    """Return the weights of a file, and the names of the dropped classes.
 
-    key: entry that holds the weights, such as model or state_dict; "" = the first of WRAPPERS that the file has, else
-    its only dictionary of tensors.
-    Raises ValueError that names the path if it is damaged, cannot be read or the entry is not there.
+    key: entry with the weights, such as model or state_dict; "" = the first of WRAPPERS in the file, otherwise its only
+    dictionary of tensors.
+    Raises ValueError that names the path if it is damaged, cannot be read or lacks the entry.
     """
-    source = read_whole(path)  # with its checksums, which torch does not look at
+    source = read_whole(path)  # verifies its checksums, which torch does not
     try:
         zipped = zipfile.is_zipfile(source)
         source.seek(0)
@@ -92,11 +92,11 @@ def weights_in(path: Path, key: str) -> tuple[dict[str, torch.Tensor], list[str]
 
 
 def of_source(weights: dict[str, torch.Tensor], source: str, path: str) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Return weights by the names of a config's student, and the names of those that it has no use for.
+    """Return weights by the names of a config's student, and the names of unused ones.
 
-    source: a name of `published_names.SOURCES`. path: of the config. Of `std` they are those of the tokens, too, if the
-    config has some; otherwise of the backbone. Raises ValueError for another source, a config that is none, and weights
-    that do not fit.
+    source: a name of `published_names.SOURCES`. path: of the config. With source `std` they include the tokens, if the
+    config has some; otherwise they are the backbone's. Raises ValueError for an unknown source, an invalid config, and
+    weights that do not fit.
     """
     from pycls_std import config  # here, and below, since these take seconds to import
     from pycls_std.builders.data import build_task
@@ -117,7 +117,7 @@ def of_source(weights: dict[str, torch.Tensor], source: str, path: str) -> tuple
     if source != "std" or "std" not in student.branches:
         return published_names.renamed(source, weights, student.backbone.state_dict())
     state = student.state_dict()
-    branch: Any = student.branches["std"]  # a `Branch`; a ModuleDict speaks of modules
+    branch: Any = student.branches["std"]  # a `Branch`; a ModuleDict is typed as holding modules
     places = {name.removeprefix("backbone."): name for name in state}
     target = {bare: state[name] for bare, name in places.items()}
     found, unused = published_names.renamed(source, weights, target, taps=branch.taps)
@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def save(weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Write weights to a file whole. Raises OSError that names it if it cannot be written."""
+    """Write weights to a file atomically. Raises OSError that names it if it cannot be written."""
     buffer = io.BytesIO()
     torch.save({name: value.clone() for name, value in weights.items()}, buffer)
     files.write(path, buffer.getbuffer())

@@ -1,4 +1,4 @@
-"""Copy what tables read of finished run records into logs/: options, cost, values, events, and the analysis."""
+"""Copy the parts of finished run records that tables need to logs/: options, cost, values, events, and the analysis."""
 
 import argparse
 import shutil
@@ -18,12 +18,12 @@ from pycls_std.results.read import find_runs  # noqa: E402
 
 SMALL = ("config.yaml", "run.json", "metrics.jsonl")
 BEST = Path("checkpoints") / "best.pt"
-MOST = 8  # MB of weights that are kept
+MOST = 8  # maximum MB of copied weights
 
 
 @streams.program("keep_run.py")
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 done, 2 a run is not whole or its place is taken; then nothing is copied."""
+    """Return the exit code: 0 done, 2 a run is incomplete or its target exists, and nothing is copied."""
     parser = argparse.ArgumentParser(prog="keep_run.py", description=__doc__)
     parser.add_argument("table", help="folder to copy to, such as logs/cifar10-jpeg_std")
     parser.add_argument("runs", nargs="+", help="run records, such as runs/mixer-nano_c10jpeg_*")
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _copy(folder: Path, place: Path, names: tuple[str, ...]) -> None:
-    """Copy a record to its place, whole or not at all."""
+    """Copy a record to its target folder atomically."""
     place.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=".kept-", dir=place.parent))
     try:
@@ -76,7 +76,7 @@ def _copy(folder: Path, place: Path, names: tuple[str, ...]) -> None:
             (beside / name).parent.mkdir(exist_ok=True)
             shutil.copy(folder / name, beside / name)
         for number, path in enumerate(sorted(folder.glob("*tfevents*"))):
-            # without the host and the process in its name
+            # renamed, without the host and the process id
             shutil.copy(path, beside / f"events.out.tfevents.{number:04d}")
         beside.chmod(0o755)
         beside.rename(place)

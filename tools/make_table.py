@@ -1,4 +1,4 @@
-"""Turn run records into a table: mean and standard deviation over seeds, beside the published result."""
+"""Make a table of run records: mean and standard deviation over seeds, and the published results."""
 
 import argparse
 import sys
@@ -19,7 +19,7 @@ from pycls_std.results.table import SELECTIONS, aggregate  # noqa: E402
 
 @streams.program("make_table.py")
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 done, 1 no run is finished, 2 a folder or a config is not right."""
+    """Return the exit code: 0 done, 1 no run is finished, 2 a folder or a config is invalid."""
     parser = argparse.ArgumentParser(prog="make_table.py", description=__doc__)
     parser.add_argument("folders", nargs="*", help="folders with run records, such as logs/cifar10-jpeg_std or runs")
     parser.add_argument("--expect", nargs="+", default=[], metavar="CONFIG", help="configs with a row even if not run")

@@ -1,4 +1,4 @@
-"""Draw pictures of run records: one file for each picture and format, and its path on a line."""
+"""Draw pictures of run records: write one file per picture and format, and print its path."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ from pycls_std.results.rows import rows_of  # noqa: E402
 
 @streams.program("plot.py")
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 done, 1 there is nothing to draw, 2 a folder, a row or a path is not right."""
+    """Return the exit code: 0 done, 1 there is nothing to draw, 2 a folder, a row or a path is invalid."""
     formatter = argparse.RawDescriptionHelpFormatter
     listed = "pictures:\n" + "".join(f"  {name:<12}{picture.title}\n" for name, picture in PICTURES.items())
     parser = argparse.ArgumentParser(prog="plot.py", description=__doc__, epilog=listed, formatter_class=formatter)

@@ -1,6 +1,6 @@
-"""Say what a trained model predicts of images, draw the boxes of a detector, and write all of it as JSON.
+"""Print a trained model's predictions for images, draw a detector's boxes, and write all predictions as JSON.
 
-The model is that of TEST.WEIGHTS, with the options of its run (--cfg RUN/config.yaml); its dataset need not be there.
+The model is that of TEST.WEIGHTS, with the options of its run (--cfg RUN/config.yaml); its dataset is not needed.
 """
 
 import argparse
@@ -23,7 +23,7 @@ COLOURS = ("#ffd400", "#00e0ff", "#ff5ad2", "#5cff5c", "#ff9a3c", "#b69cff", "#f
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Return the arguments; a word with `=` that is no file is an option."""
+    """Return the arguments; a word with `=` that is not a file is an option."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="predict.py", description=__doc__, formatter_class=formatter)
     parser.add_argument("--cfg", required=True, metavar="FILE", help="the options of the run, as RUN/config.yaml")
@@ -49,7 +49,7 @@ def score(text: str) -> float:
 
 @streams.program("predict.py")
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 done, 1 images, weights or results cannot be read or written, 2 usage or the options."""
+    """Return the exit code: 0 done, 1 images, weights or results cannot be read or written, 2 usage or options."""
     args = parse(argv)
     try:
         options = config.load(args.cfg, args.overrides)
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def predict(options, args: argparse.Namespace) -> int:
-    """Print what is predicted of every image, and write it; return the exit code. One that fails does not end it."""
+    """Print and write the predictions for every image; return the exit code. Images that fail are skipped."""
     places = picture_places(args.images, args.out)
     view, rows, failed = viewer(options), [], 0
     for number, (path, place) in enumerate(zip(args.images, places, strict=True)):
@@ -73,7 +73,7 @@ def predict(options, args: argparse.Namespace) -> int:
             image = upright(path)
             shown = view(image, number, least=args.threshold)
         except (ValueError, OSError, MemoryError) as error:
-            name = "" if isinstance(error, OSError) else f"{path}: "  # which an OSError has in its text
+            name = "" if isinstance(error, OSError) else f"{path}: "  # an OSError has it in its text
             streams.complain(f"predict.py: {name}{one_line(error)}")
             failed += 1
             continue
@@ -88,7 +88,7 @@ def predict(options, args: argparse.Namespace) -> int:
 
 
 def viewer(options):
-    """Return what is asked of images; warn of options by which the student was trained otherwise."""
+    """Return the function that predicts images; warn if the student was trained with other options."""
     from pycls_std.builders.weights import student_weights  # here, since torch takes seconds to import
     from pycls_std.measure.showing import Viewer
     from pycls_std.run.identity import changed_shape
@@ -104,7 +104,7 @@ def viewer(options):
 
 # --------------------------------------------------------------------------------------------------------------- images
 def upright(path: str):
-    """Return an image in RGB as a viewer shows it, turned as its EXIF says. Raises OSError if it is none."""
+    """Return an RGB image, rotated by its EXIF orientation. Raises OSError if it is not an image."""
     from PIL import ImageOps
 
     from pycls_std.datasets.decoding import naming, open_image, to_rgb
@@ -116,7 +116,7 @@ def upright(path: str):
 
 
 def png(image, boxes: list) -> bytes:
-    """Return a picture of an image with its boxes, the most certain on top. boxes: see `tasks/contract.py`."""
+    """Return an image with its boxes as PNG, the highest score on top. boxes: see `tasks/contract.py`."""
     import matplotlib
     import torch
     from torchvision.io import encode_png
@@ -141,9 +141,9 @@ def png(image, boxes: list) -> bytes:
 
 # ---------------------------------------------------------------------------------------------------------------- files
 def picture_places(images: list[str], folder: Path) -> list[Path]:
-    """Return where the picture of each image goes: <its name>.png, with a number behind a name that is there twice.
+    """Return the path of each image's picture: <its name>.png, with a number appended to duplicate names.
 
-    Raises ValueError if a result would replace a file.
+    Raises ValueError if a result would overwrite a file.
     """
     places = {}
     for path in images:
@@ -156,7 +156,7 @@ def picture_places(images: list[str], folder: Path) -> list[Path]:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file whole, and print its path."""
+    """Write a file atomically, and print its path."""
     from pycls_std.engine import files
 
     files.write(path, content)

@@ -1,4 +1,4 @@
-"""Write a page of run records: table, pictures, configs, and links to the runs. It needs no server and no network."""
+"""Write an HTML page of run records: table, pictures, configs, and links to the runs; no server or network needed."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ from pycls_std.results.table import SELECTIONS, aggregate  # noqa: E402
 
 @streams.program("report.py")
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 done, 1 no run is finished, 2 a folder, a row or the file is not right."""
+    """Return the exit code: 0 done, 1 no run is finished, 2 a folder, a row or the file is invalid."""
     parser = argparse.ArgumentParser(prog="report.py", description=__doc__)
     parser.add_argument("folders", nargs="+", help="folders with run records, such as logs/cifar10-jpeg_std or runs")
     parser.add_argument("--baseline", default="", metavar="ROW", help="name of the row to compare with")

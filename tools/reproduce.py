@@ -1,4 +1,4 @@
-"""Make the runs of a table, teachers first, and print it; what is done is skipped, what was cut goes on."""
+"""Execute the runs of a table, teachers first, and print it; finished runs are skipped, interrupted ones resumed."""
 
 import argparse
 import logging
@@ -63,7 +63,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 @streams.program("reproduce.py")
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 done, 1 a run failed, is not finished or lacks predictions, 2 usage, 130, 143 signals."""
+    """Return the exit code: 0 done, 1 a run failed, is unfinished or lacks predictions, 2 usage, 130, 143 signals."""
     start = time.monotonic()
     args = parse(argv)
     logging.basicConfig(handlers=[handler := logging.StreamHandler(sys.stdout)])
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     LOG.setLevel(logging.INFO)
     try:
         table = read_table(find_config(str(args.table)))
-        chosen(config.Catalogue(), args.columns, table.varied)  # which is a mistake now, and not after hours
+        chosen(config.Catalogue(), args.columns, table.varied)  # report an unknown column now, not after hours
         changes = Changes(args.scale, dict(args.data))
         jobs = plan(table, changes, args.overrides)
         own = part(of_rows(jobs, args.rows, args.table) if args.rows else jobs, *args.shard)
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         records = [record_of(job, kept=args.kept or args.logs, made=not args.logs) for job in jobs]
         frame = gathered(table, jobs, records, runner.failed, runner.unpredicted)
         if stops and args.rows:
-            frame = frame[frame["run"].map(lambda name: name.partition(" (")[0] in args.rows)]  # all that go by it
+            frame = frame[frame["run"].map(lambda name: name.partition(" (")[0] in args.rows)]  # disambiguated, too
         columns = args.columns or list(table.columns)
         text = rendered(table, frame, changes, args.format, columns, args.link_from and link_from(args.link_from))
         if not stops:
@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
 def _write_page(folder: Path, *shown) -> None:
     try:
         page = write_page(folder, *shown)
-    except (ValueError, OSError) as error:  # the table is there all the same
+    except (ValueError, OSError) as error:  # the table is printed anyway
         streams.complain(f"reproduce.py: warning: no page of the table: {one_line(error)}")
         return
     if page:
@@ -126,18 +126,18 @@ def _write_page(folder: Path, *shown) -> None:
 
 
 def keep_analysis(folder: Path) -> None:
-    """Write analysis.json of a run's predictions beside them. Raises ValueError or OSError that names the file."""
+    """Write analysis.json from a run's predictions, next to them. Raises ValueError or OSError that names the file."""
     predictions = prediction_file.read(folder / prediction_file.PREDICTIONS)
     analysis.write(analysis.analyze(predictions), folder / analysis.ANALYSIS)
 
 
 def part(jobs: list, number: int, parts: int) -> list:
-    """Return the runs of one of several parts, and those that teach them."""
+    """Return the runs of one of several parts, and their teachers."""
     return _with_teachers(jobs[number - 1 :: parts], jobs)
 
 
 def of_rows(jobs: list, names: list[str], table: Path) -> list:
-    """Return the runs of the rows that are named, and those that teach them."""
+    """Return the runs of the named rows, and their teachers. Raises ValueError for an unknown row."""
     known = list(dict.fromkeys(job.row.name for job in jobs))
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -155,13 +155,13 @@ def _with_teachers(own: list, jobs: list) -> list:
 
 
 def job_array(words: list[str], parts: int) -> str:
-    """Return a script for sbatch: an array of so many parts; each makes the teachers it needs, or waits for them.
+    """Return a script for sbatch: a job array of so many parts; each executes the teachers it needs, or waits for them.
 
-    words: those of this command.
+    words: arguments of this command.
     """
     place = next(number for number, word in enumerate(words) if word.partition("=")[0] == "--slurm")
     words = words[:place] + words[place + (1 if "=" in words[place] else 2) :]
-    tool = f"-m {__package__}.reproduce" if __package__ else "tools/reproduce.py"  # as it was called
+    tool = f"-m {__package__}.reproduce" if __package__ else "tools/reproduce.py"  # as this was called
     return (
         "#!/bin/bash\n"
         f"#SBATCH --job-name=reproduce\n#SBATCH --array=1-{parts}\n#SBATCH --gres=gpu:1\n#SBATCH --cpus-per-task=8\n"
@@ -172,9 +172,9 @@ def job_array(words: list[str], parts: int) -> str:
 
 
 def slots(gpus: list[str], jobs: int) -> list[Slot]:
-    """Return the room there is: for so many runs on each GPU, or on the one device of this machine.
+    """Return the slots for runs: so many on each GPU, or on this machine's single device.
 
-    On a CPU they share its cores, for a run that takes them all slows the others.
+    CPU cores are divided among them, since a run that uses all of them would slow down the others.
     """
     threads = max(1, len(os.sched_getaffinity(0)) // (jobs * max(1, len(gpus))))
     own = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}

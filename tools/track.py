@@ -14,13 +14,13 @@ from pycls_std.results.read import Run, find_runs  # noqa: E402
 
 
 def epochs_of(run: Run) -> dict[int, dict[str, float]]:
-    """Return the values of each epoch by their tags, epochs in order."""
+    """Return the values of each epoch by tag, in order of epochs."""
     epochs = sorted({epoch for curve in run.curves.values() for epoch in curve})
     return {epoch: {tag: curve[epoch] for tag, curve in run.curves.items() if epoch in curve} for epoch in epochs}
 
 
 def to_wandb(wandb, run: Run, project: str) -> None:
-    """Log a run; with WANDB_MODE=offline into ./wandb, to be sent by `wandb sync`."""
+    """Log a run to W&B; with WANDB_MODE=offline to ./wandb, for `wandb sync`."""
     name = f"{run.name}_{run.seed}"
     with wandb.init(project=project, name=name, group=run.name, config=run.options) as log:
         for epoch, values in epochs_of(run).items():
@@ -29,7 +29,7 @@ def to_wandb(wandb, run: Run, project: str) -> None:
 
 
 def to_mlflow(mlflow, run: Run, project: str) -> None:
-    """Log a run to where MLFLOW_TRACKING_URI says."""
+    """Log a run to the MLflow server or folder of MLFLOW_TRACKING_URI."""
     mlflow.set_experiment(project)
     with mlflow.start_run(run_name=f"{run.name}_{run.seed}"):
         mlflow.log_params(run.options)
@@ -43,7 +43,7 @@ TRACKERS = {"wandb": to_wandb, "mlflow": to_mlflow}
 
 @streams.program("track.py")
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 done, 1 a library refused, 2 it is not installed, or there is no run."""
+    """Return the exit code: 0 done, 1 the tracker raised an error, 2 it is not installed, or there is no run."""
     parser = argparse.ArgumentParser(prog="track.py", description=__doc__)
     parser.add_argument("tracker", choices=TRACKERS)
     parser.add_argument("runs", nargs="+", help="run records, or folders of some, such as runs")
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     for run in runs:
         try:
             TRACKERS[args.tracker](library, run, args.project)
-        except Exception as error:  # of a library, each has its own
+        except Exception as error:  # each library has its own errors
             streams.complain(f"track.py: {run.folder}: {one_line(error)}")
             return 1
     return 0

@@ -1,4 +1,4 @@
-"""The target of an image with boxes: the boxes to train on, and all that is said of the image.
+"""The target of an image with boxes: the boxes to train on, and the image's ground truth.
 
 Shapes: n boxes to train on, m annotations of the image.
 """
@@ -11,11 +11,11 @@ from torchvision.tv_tensors import BoundingBoxes
 
 
 def box_target(truth: dict[str, Tensor], *, image_id: int, size: tuple[int, int]) -> dict:
-    """Return boxes (n, 4) and labels (n,) to train on, beside the truth (m annotations), image_id and size.
+    """Return boxes (n, 4) and labels (n,) to train on, with the truth (m annotations), image_id and size.
 
     truth: boxes (m, 4), left, top, right, bottom in pixels; labels (m,); area (m,); crowd (m,) bool. size: height and
-    width of the image. The boxes to train on are clipped to the image, without those of crowds and those of which
-    nothing is left, as in DETR (Carion et al., ECCV 2020).
+    width of the image. The boxes to train on are clipped to the image; crowds and boxes that become empty are dropped,
+    as in DETR (Carion et al., ECCV 2020).
     """
     clipped = clip_boxes_to_image(truth["boxes"], size)
     kept = trained_on(truth, size)
@@ -29,7 +29,7 @@ def box_target(truth: dict[str, Tensor], *, image_id: int, size: tuple[int, int]
 
 
 def trained_on(truth: dict[str, Tensor], size: tuple[int, int] | np.ndarray) -> Tensor:
-    """Return which of the annotations (m,) are trained on, see `box_target`; of several images by the sizes (m, 2)."""
+    """Return which annotations (m,) are trained on, see `box_target`. size: of the image, or of each one's (m, 2)."""
     limits = torch.as_tensor(size).flip(-1).tile(2)
     return has_extent(truth["boxes"].clamp(min=0).minimum(limits)) & ~truth["crowd"]
 

@@ -1,9 +1,9 @@
 """Chaoyang: patches of colon slides in 4 classes, 512x512 pixels, 4,021 for training and 2,139 for testing.
 
-Layout: root/chaoyang/train.json and test.json, each a list of {"name": "train/<image>.JPG", "label": 0}, names from
-root/chaoyang on; other keys, such as what each pathologist said, are not read.
+Layout: root/chaoyang/train.json and test.json, each a list of {"name": "train/<image>.JPG", "label": 0}, names relative
+to root/chaoyang; other keys, such as the labels of each pathologist, are not read.
 Source: Zhu et al., Hard Sample Aware Noise Robust Learning for Histopathology Image Classification, TMI 2021. Its
-licence forbids to pass the images on, so they are not downloaded.
+licence forbids redistribution, so the images are not downloaded.
 """
 
 import json
@@ -23,7 +23,7 @@ IMAGES = {"train": 4021, "test": 2139}  # of the original
 
 @DATASETS.register("chaoyang")
 def chaoyang(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
-    """Return the images that root/chaoyang/<split>.json lists. Raises ValueError if it is not there, or is wrong."""
+    """Return the images that root/chaoyang/<split>.json lists. Raises ValueError if it is missing or invalid."""
     path = Path(root) / "chaoyang" / f"{split}.json"
     if not path.exists():
         raise ValueError(
@@ -40,7 +40,7 @@ def chaoyang(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
 
 
 def _samples(entries, folder: Path) -> list[tuple[str, int]]:
-    """Return paths and labels. Raises ValueError that names the first entry that is wrong."""
+    """Return paths and labels. Raises ValueError that names the first invalid entry."""
     if not isinstance(entries, list) or not entries:
         raise ValueError("it is no list of images")
     samples = []
@@ -51,7 +51,7 @@ def _samples(entries, folder: Path) -> list[tuple[str, int]]:
 
 
 def _value(entry, place: int, key: str, expected: str, is_one):
-    """Return what an entry has under a key."""
+    """Return the value of an entry's key. Raises ValueError if it is missing or invalid."""
     if not isinstance(entry, dict) or key not in entry:
         raise ValueError(f"entry {place} has no {key}")
     if not is_one(entry[key]):

@@ -15,13 +15,13 @@ from pycls_std.datasets.normalizations import NORMALIZATIONS
 
 @DATASETS.register("cifar10")
 def cifar10(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
-    """Return CIFAR-10 from root/cifar-10-batches-py, downloaded if it is not there."""
+    """Return CIFAR-10 from root/cifar-10-batches-py, downloaded if it is missing."""
     return _load(CIFAR10, "cifar10", root, split)
 
 
 @DATASETS.register("cifar100")
 def cifar100(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
-    """Return CIFAR-100 (fine labels) from root/cifar-100-python, downloaded if it is not there."""
+    """Return CIFAR-100 (fine labels) from root/cifar-100-python, downloaded if it is missing."""
     return _load(CIFAR100, "cifar100", root, split)
 
 

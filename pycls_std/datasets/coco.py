@@ -1,4 +1,4 @@
-"""Detection data in COCO's format: COCO 2017, or any other in its layout.
+"""Detection data in COCO's format: COCO 2017, or any other dataset in its layout.
 
 Layout: root/annotations/instances_train2017.json and root/train2017/<image>; val2017 likewise, which is the test split.
 Source: Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014.
@@ -24,16 +24,17 @@ from pycls_std.datasets.normalizations import NORMALIZATIONS
 from pycls_std.datasets.segments import Outlines
 
 FOLDERS = {"train": "train2017", "test": "val2017"}
-MOST_IDS = 10_000  # classes of `coco_ids`
+MOST_IDS = 10_000  # maximum number of classes of `coco_ids`
 
 
 class CocoImages(Dataset):
-    """Pairs of an image, not decoded yet, and its target (`box_targets`), in the order of ascending image id.
+    """Pairs of an image, not decoded yet, and its target (`box_targets`), by ascending image id.
 
-    ids: categories of the classes, ascending. file: of the annotations. samples: pairs of a path and None, for an image
-    has no one class. sizes: (N, 2) height and width, pixels. objects: (N,) how many of each image are no crowd and, in
-    training, have an extent in the image. left_out: in words, what is not read or not trained on; "" for nothing.
-    Raises ValueError that names the images that are not in the folder.
+    ids: category ids of the classes, ascending. file: of the annotations. samples: pairs of a path and None, since an
+    image has no single class. sizes: (N, 2) height and width, pixels. objects: (N,) number of objects of each image
+    that are not crowds and, in training, have an extent within the image. left_out: text on what is not read or not
+    trained on; "" for nothing.
+    Raises ValueError that names images that are missing in the folder.
     """
 
     def __init__(self, folder: Path, annotations: Annotations, ids: tuple[int, ...], *, file: Path, train: bool):
@@ -54,7 +55,7 @@ class CocoImages(Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: int):
-        """Return an image and its target. Raises ValueError if it is of another size than the annotations say."""
+        """Return an image and its target. Raises ValueError if its size is not that of the annotations."""
         known, path = self.annotations, self.samples[index][0]
         image, (height, width) = open_image(path), known.sizes[index].tolist()
         if image.size != (width, height):
@@ -66,21 +67,21 @@ class CocoImages(Dataset):
         return image, box_target(truth, image_id=int(known.ids[index]), size=(height, width))
 
     def outlines(self) -> Outlines:
-        """Return the outlines of the objects. Raises ValueError for an annotation that has none."""
+        """Return the outlines of the objects. Raises ValueError for an annotation without one."""
         return Outlines(read_segmentations(self.file), self.annotations)
 
 
 @DATASETS.register("coco", TARGETS="boxes")
 def coco(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
-    """Return a split with a class for each category of its file, in the order of ascending id."""
+    """Return a split with a class for each category of its file, by ascending id."""
     return _load("coco", root, split, lambda categories, where: categories)
 
 
 @DATASETS.register("coco_ids", TARGETS="boxes")
 def coco_ids(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
-    """Return a split whose class k is the category of id k, as the published heads of 91 outputs have it.
+    """Return a split whose class k is the category with id k, as for published heads with 91 outputs.
 
-    Classes of ids that no category has are named after them, such as `unused 12`.
+    Classes without a category are named after their id, such as `unused 12`.
     """
     return _load("coco_ids", root, split, _all_ids)
 
@@ -100,7 +101,7 @@ def _load(name: str, root: str, split: str, choose: Callable) -> tuple[ImageSet,
         raise ValueError(f"{name}: DATA.ROOT {printable(root)} has no folder {folder.name}")
     annotations = _annotations(name, root, split)
     categories = annotations.categories
-    if split == "train":  # here, for the test split's file is the smaller one to read again
+    if split == "train":  # here, since the test split's file is the smaller one to read twice
         _refuse_other_categories(name, root, categories, _annotations(name, root, "test").categories)
     ids = tuple(choose(categories, f"{name}: DATA.ROOT {printable(root)}"))
     file = _file(root, split)
@@ -129,7 +130,7 @@ def _refuse_other_categories(name: str, root: str, train: dict[int, str], test: 
 
 
 def _unnamed(folder: Path, files: list[str]) -> int:
-    """Return how many images lie beside the named files. Raises ValueError if one of these is not there."""
+    """Return the number of images in the folder that are not named. Raises ValueError if a named one is missing."""
     there: set[str] = set()
     for part in {os.path.dirname(name) for name in files}:
         if (folder / part).is_dir():
@@ -143,7 +144,7 @@ def _unnamed(folder: Path, files: list[str]) -> int:
 
 
 def _not_trained_on(crowd: np.ndarray, learned: np.ndarray) -> list[str]:
-    """Return in words how many boxes are left out of training."""
+    """Return texts on the boxes that are not trained on."""
     crowds, empty = int(crowd.sum()), int((~learned & ~crowd).sum())
     parts = [f"{crowds} boxes of crowds that are not trained on"] if crowds else []
     return parts + ([f"{empty} boxes without extent in the image that are not trained on"] if empty else [])

@@ -1,4 +1,4 @@
-"""What a file of annotations in COCO's format says of its images and their boxes.
+"""Read a file of annotations in COCO's format: images, boxes, categories, segmentations.
 
 Shapes: N images, M annotations of all images.
 """
@@ -13,25 +13,25 @@ import numpy as np
 from pycls_std.core.regular import read_bytes
 from pycls_std.core.text import printable, shortened
 
-LARGEST = 2**53  # so that a number stays what it is
+LARGEST = 2**53  # below it, floats represent integers exactly
 
 
 class Annotations(NamedTuple):
-    """Images in the order of ascending id; annotations in the order of their images, then of the file."""
+    """Images by ascending id; annotations in the order of their images, then of the file."""
 
     categories: dict[int, str]  # names by id, ascending
     files: list[str]  # N, relative to the folder of the images
     ids: np.ndarray  # (N,) of the images
     sizes: np.ndarray  # (N, 2) height and width, pixels
     starts: np.ndarray  # (N + 1,) annotations of image i are those from starts[i] to starts[i + 1]
-    boxes: np.ndarray  # (M, 4) float32: left, top, right, bottom, pixels, as they are
+    boxes: np.ndarray  # (M, 4) float32: left, top, right, bottom, pixels, not clipped
     category: np.ndarray  # (M,) ids
-    area: np.ndarray  # (M,) float32, pixels; that of the box where the file gives none
+    area: np.ndarray  # (M,) float32, pixels; that of the box if the file gives none
     crowd: np.ndarray  # (M,) bool
 
 
 def read_annotations(path: Path) -> Annotations:
-    """Return the content of a file. Raises ValueError that names it if it is no such file, or not a whole one."""
+    """Return the content of a file. Raises ValueError that names it if it is invalid or incomplete."""
     try:
         content = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
@@ -43,9 +43,9 @@ def read_annotations(path: Path) -> Annotations:
 
 
 def read_segmentations(path: Path) -> list:
-    """Return what a file that `read_annotations` has read says of the outlines, in the order of its annotations.
+    """Return the segmentations of a file that `read_annotations` has read, in the order of its annotations.
 
-    Of each: a list of polygons, a dictionary of runs, or None where it says nothing.
+    Each is a list of polygons, a run-length encoding (a dictionary), or None if there is none.
     """
     rows = json.loads(read_bytes(path))["annotations"]
     return [row.get("segmentation") or None for row in sorted(rows, key=lambda row: row["image_id"])]
@@ -102,7 +102,7 @@ def _entries(content, part: str) -> list[dict]:
 
 
 def _column(part: str, entries: list[dict], key: str, kind: str, default=None) -> list:
-    """Return the value of a key of every entry. Raises ValueError for the first one that is not of the kind."""
+    """Return the value of a key of every entry. Raises ValueError for the first one of another kind."""
     values = [entry.get(key, default) for entry in entries]
     place = next((place for place, value in enumerate(values) if not KINDS[kind](value)), None)
     if place is None:
@@ -120,7 +120,7 @@ def _ids(part: str, entries: list[dict]) -> list[int]:
 
 
 def _references(entries: list[dict], key: str, ids, part: str) -> list[int]:
-    """Return the ids of what the annotations belong to. Raises ValueError for the first that is not there."""
+    """Return the ids that annotations refer to. Raises ValueError for the first unknown one."""
     values, known = _column("annotations", entries, key, "a whole number"), set(ids)
     place = next((place for place, value in enumerate(values) if value not in known), None)
     if place is not None:

@@ -1,18 +1,18 @@
-"""What tells the files of one split of a dataset from those of another one in a folder of the same name."""
+"""A digest that distinguishes the files of a split from those of another dataset in a folder of the same name."""
 
 import hashlib
 from pathlib import Path
 
 from pycls_std.core.structures import ImageSet
 
-SIZED = 1000  # files whose sizes are asked for: of a million on a network, all would take minutes
+SIZED = 1000  # number of files whose sizes are read; those of a million files on a network would take minutes
 
 
 def contents(split: ImageSet) -> str:
-    """Return a digest of the files of a split, "" of one that is not made of files.
+    """Return a digest of the files of a split, "" if it is not made of files.
 
-    Of all images it has the folder, the name and the label, and of up to 1000, evenly apart, the size, by which images
-    of another resolution or quality differ, where it is known without the dataset; and the file of annotations, whole.
+    It covers the folder, name and label of all images; the file size of up to 1000 evenly spaced ones, if they exist at
+    their path, since it differs for another resolution or quality; and the whole file of annotations, if there is one.
     Nothing is decoded.
     """
     samples = getattr(split, "samples", None)

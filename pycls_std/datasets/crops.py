@@ -1,7 +1,7 @@
-"""The part of an image that a view shows: recorded, so that what is known of the image can be cut in the same way.
+"""Record the part of an image that a view shows, so that feature maps of the image can be cropped in the same way.
 
-A crop is (top, left, height, width, mirrored): the first four as shares of the whole image, beyond it where the view is
-padded with zeros; the last 1 where left and right are exchanged, else 0.
+A crop is (top, left, height, width, mirrored): the first four as fractions of the whole image, beyond it where the view
+is padded with zeros; the last is 1 for a horizontal flip, else 0.
 """
 
 import torch
@@ -12,7 +12,7 @@ WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
 class PaddedCrop(RandomCrop):
-    """torchvision's random crop of a padded square, whose place is kept in `seen`."""
+    """torchvision's random crop of a padded square, which records the crop in `seen`."""
 
     def __init__(self, size: int, padding: int):
         super().__init__(size, padding)
@@ -27,18 +27,18 @@ class PaddedCrop(RandomCrop):
 
 
 class Flip(RandomHorizontalFlip):
-    """torchvision's random flip, which keeps in `mirrored` whether it did."""
+    """torchvision's random horizontal flip, which records in `mirrored` whether it flipped."""
 
     mirrored = False
 
     def forward(self, image):
-        """Return the image, or its mirror image."""
+        """Return the image, flipped or not."""
         self.mirrored = bool(torch.rand(1) < self.p)
         return hflip(image) if self.mirrored else image
 
 
 def recorded_crop(steps: list) -> tuple[float, ...]:
-    """Return the crop that the steps of a transform took of the last image."""
+    """Return the crop that a transform's steps took of the last image."""
     seen = next((step.seen for step in steps if hasattr(step, "seen")), WHOLE)
     mirrored = next((step.mirrored for step in steps if isinstance(step, Flip)), False)
     return (*seen, float(mirrored))

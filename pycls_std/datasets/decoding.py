@@ -1,4 +1,4 @@
-"""Decode images, JPEGs of which less is needed at less than their full size."""
+"""Decode images, JPEGs at reduced size if that suffices."""
 
 import warnings
 from contextlib import contextmanager
@@ -11,25 +11,25 @@ from pycls_std.core.text import printable
 from pycls_std.datasets.crops import WHOLE
 from pycls_std.datasets.modes import in_rgb
 
-# Of a line of 1 x 100,000 pixels whose shorter side is made 256, the longer one takes more memory than there is.
+# An image of 1 x 100,000 pixels would not fit into memory with its shorter side resized to 256.
 THINNEST = 1000
 
 
 @contextmanager
 def naming(path: str):
-    """Raise an error of the block again as an OSError of one line with the file's path."""
+    """Convert any error of the block to an OSError of one line with the file's path."""
     try:
         yield
-    except Exception as error:  # a decoder raises what it likes: SyntaxError, struct.error, DecompressionBombError
+    except Exception as error:  # decoders may raise anything: SyntaxError, struct.error, DecompressionBombError
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise OSError(f"image {printable(path)} cannot be read: {printable(reason)}") from error
 
 
 def open_image(path: str) -> Image.Image:
-    """Return an image that is not decoded yet. Raises OSError that names the file if it is no image."""
+    """Return an image that is not decoded yet. Raises OSError that names the file if it is not an image."""
     with naming(str(path)):
         refuse_irregular(path)
-        with warnings.catch_warnings():  # Pillow warns of images that it reads; twice as large ones it refuses
+        with warnings.catch_warnings():  # Pillow warns of large images, and refuses twice as large ones
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path)
         if max(image.size) > THINNEST * min(image.size):
@@ -38,7 +38,7 @@ def open_image(path: str) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image decoded, in red, green and blue. Raises OSError that names its file if it cannot be read."""
+    """Return a decoded RGB image. Raises OSError that names its file if it cannot be read."""
     with naming(str(getattr(image, "filename", ""))):
         image.load()
         return in_rgb(image)
@@ -47,8 +47,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 class DecodedRandomResizedCrop(RandomResizedCrop):
     """torchvision's random resized crop, drawn before an image is decoded.
 
-    A JPEG is decoded at a half, a quarter or an eighth of its size if the rectangle still has as many pixels as its
-    result on each side, which takes a fraction of the time; other images are decoded whole. The rectangle is kept in
+    A JPEG is decoded at a half, a quarter or an eighth of its size if the crop still has at least the output's pixels
+    on each side, which takes a fraction of the time; other images are decoded at full size. The crop is recorded in
     `seen`, see `crops`.
     """
 
@@ -66,7 +66,7 @@ class DecodedRandomResizedCrop(RandomResizedCrop):
         self.seen = (top / whole[1], left / whole[0], height / whole[1], width / whole[0])
         excess = min(height // self.size[0], width // self.size[1])
         if excess > 1:
-            image.draft(None, (-(-whole[0] // excess), -(-whole[1] // excess)))  # which decodes at no less than that
+            image.draft(None, (-(-whole[0] // excess), -(-whole[1] // excess)))  # decodes at this size or larger
         image = to_rgb(image)
         if image.size == whole:
             return image.crop((left, top, left + width, top + height)).resize(self.size, self.filter)

@@ -1,4 +1,4 @@
-"""From images with boxes to views of several sizes, and from these to padded batches.
+"""Transforms of images with boxes to views of several sizes, and padding of these to batches.
 
 Shapes: B batch, H height, W width, n boxes of an image.
 Source: the augmentation of DETR (Carion et al., ECCV 2020), with the sizes of ViDT (Song et al., ICLR 2022).
@@ -21,24 +21,24 @@ from pycls_std.core.structures import Loaded, Normalization, Padded, Sample, map
 from pycls_std.datasets.box_targets import has_extent
 from pycls_std.datasets.decoding import to_rgb
 
-# Pixels, published for a shortest side of 800 at test, and scaled with it.
+# Sizes in pixels, published for a shortest side of 800 at test, and scaled with the actual one.
 PUBLISHED = 800
 LONGEST = 1333
 SHORTEST = range(480, 801, 16)  # of a training view
 BEFORE_CROP = (400, 500, 600)  # shortest side
-LONGEST_BEFORE_CROP = 6000  # of ours, for images more than ten times as long as they are wide; published is no limit
-CROP = (384, 600)  # least and most of a side
-JOINT = ("boxes", "segments")  # what of a target changes with the image, if it is there
-MULTIPLE = 16  # to which both sides of a view are rounded down
+LONGEST_BEFORE_CROP = 6000  # ours, for aspect ratios above 10; the published recipe has no limit
+CROP = (384, 600)  # minimum and maximum side
+JOINT = ("boxes", "segments")  # parts of a target that are transformed with the image, if present
+MULTIPLE = 16  # both sides of a view are rounded down to a multiple of it
 
 
 @dataclass(frozen=True)
 class DetectionPipeline:
-    """How views are made; a target is a dictionary with `boxes` (n, 4), see `box_targets`, or with `segments`, too.
+    """How views are made; a target is a dictionary with `boxes` (n, 4), see `box_targets`, optionally `segments`, too.
 
     image_size: shortest side at test, pixels; every size of the recipe scales with it. flip: probability.
-    multi_scale: whether the shortest side of a training view is drawn, else it is image_size. crop: whether half of
-    the training views are crops.
+    multi_scale: whether the shortest side of a training view is random, otherwise it is image_size. crop: whether half
+    of the training views are random crops.
     """
 
     image_size: int
@@ -49,11 +49,11 @@ class DetectionPipeline:
     batched = False  # images are of several sizes
 
     def train_transform(self) -> Callable:
-        """Return what makes a training view of an image and its target, without the `truth`."""
+        """Return the transform of an image and its target to a training view, without the `truth`."""
         return self._training_view
 
     def test_transform(self) -> Callable:
-        """Return what makes the test view of an image and its target: resized, no side above 1333/800 image_size."""
+        """Return the transform of an image and its target to the test view: resized, up to 1333/800 image_size."""
         return self._test_view
 
     def _training_view(self, image: Image.Image, target: dict) -> tuple[Tensor, dict]:
@@ -65,7 +65,7 @@ class DetectionPipeline:
             image, target = self._cropped(image, target)
         size = self._drawn(SHORTEST) if self.multi_scale else self.image_size
         pixels, target = self._finished(*self._resized(image, target, size, self._longest))
-        return pixels, {name: value for name, value in target.items() if name != "truth"}  # which only scores need
+        return pixels, {name: value for name, value in target.items() if name != "truth"}  # only needed for scores
 
     def _test_view(self, image: Image.Image, target: dict) -> tuple[Tensor, dict]:
         return self._finished(*self._resized(to_rgb(image), target, self.image_size, self._longest))
@@ -76,7 +76,7 @@ class DetectionPipeline:
 
     @property
     def _multiple(self) -> int:
-        """Return that of 800 px, scaled, rounded down to a power of two, of which usual sizes are multiples."""
+        """Return MULTIPLE, scaled, rounded down to a power of two, which divides usual sizes."""
         return 1 << max(0, (MULTIPLE * self.image_size // PUBLISHED).bit_length() - 1)
 
     def _scaled(self, size: int) -> int:
@@ -90,7 +90,7 @@ class DetectionPipeline:
         return _both(partial(functional.resize, size=list(size)), image, target)
 
     def _cropped(self, image, target: dict) -> tuple[Image.Image, dict]:
-        """Return a crop of random size and place; boxes of which it leaves nothing are dropped, with their labels."""
+        """Return a crop of random size and position; boxes outside are dropped, with their labels."""
         least, most = map(self._scaled, CROP)
         width, height = (_whole(min(least, side), min(most, side)) for side in image.size)
         top, left = _whole(0, image.height - height), _whole(0, image.width - width)
@@ -101,7 +101,7 @@ class DetectionPipeline:
         return image, target | {"boxes": wrap(boxes[kept], like=boxes), "labels": target["labels"][kept]}
 
     def _finished(self, image: Image.Image, target: dict) -> tuple[Tensor, dict]:
-        """Return a normalised tensor (3, H, W), and the boxes as centre x and y, width, height, shares of the view."""
+        """Return a normalised tensor (3, H, W), and boxes as centre x and y, width, height, fractions of the view."""
         pixels = functional.to_dtype(functional.pil_to_tensor(image), torch.float32, scale=True)
         sides = torch.tensor([image.width, image.height] * 2, dtype=torch.float32)
         boxes = box_convert(target["boxes"].as_subclass(Tensor), "xyxy", "cxcywh") / sides
@@ -114,8 +114,8 @@ class DetectionPipeline:
 def view_size(size: tuple[int, int], shortest: int, longest: int | None, *, multiple: int) -> tuple[int, int]:
     """Return height and width of an image (height, width) that is resized to a shortest side, pixels.
 
-    The shortest side is smaller where the longest would be above its limit; then both are rounded down to a multiple,
-    and are at least one.
+    The shortest side is reduced if the longest would exceed its limit; then both are rounded down to a multiple, at
+    least to one `multiple`.
     """
     least, most = min(size), max(size)
     if longest is not None and most / least * shortest > longest:
@@ -126,9 +126,9 @@ def view_size(size: tuple[int, int], shortest: int, longest: int | None, *, mult
 
 
 class Targets(list):
-    """The targets of a batch. What they say comes from a worker as bytes, in a plain list.
+    """The targets of a batch, which a worker sends as bytes; they arrive as a plain list.
 
-    As a tensor in shared memory each would be a file that both processes hold open, of which they may have 1,024.
+    Tensors in shared memory would each hold a file open in both processes, whose limit may be 1,024.
     """
 
     def __reduce__(self):
@@ -145,7 +145,7 @@ class _Bytes(NamedTuple):
 
 
 def pad_to_batch(samples: list[Sample]) -> Loaded:
-    """Return a batch of views, padded with zeros at the right and at the bottom; the targets in a list."""
+    """Return a batch of views, padded with zeros at the right and the bottom, with a list of targets."""
     height, width = (max(sample.pixels.shape[side] for sample in samples) for side in (1, 2))
     pixels = torch.zeros(len(samples), 3, height, width)
     mask = torch.zeros(len(samples), height, width, dtype=torch.bool)
@@ -161,5 +161,5 @@ def _both(change: Callable, image: Image.Image, target: dict) -> tuple[Image.Ima
 
 
 def _whole(least: int, most: int) -> int:
-    """Return a whole number drawn from torch, both ends included."""
+    """Return an integer drawn by torch, both ends included."""
     return int(torch.randint(least, most + 1, ()))

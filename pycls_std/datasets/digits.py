@@ -1,4 +1,4 @@
-"""Handwritten digits: 1,797 grey images of 8x8 pixels in 10 classes, which come with scikit-learn.
+"""Handwritten digits: 1,797 grey images of 8x8 pixels in 10 classes, shipped with scikit-learn.
 
 Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
 """
@@ -15,10 +15,10 @@ TEST_IMAGES = 360
 
 
 class Digits(Dataset):
-    """Pairs of an RGB image of 8x8 pixels and a label from 0 to 9. The split is stratified and always the same."""
+    """Pairs of an RGB image of 8x8 pixels and a label from 0 to 9. The split is stratified and fixed."""
 
     def __init__(self, split: str):
-        from sklearn.datasets import load_digits  # here, since it takes seconds and other datasets do without
+        from sklearn.datasets import load_digits  # here, since the import takes seconds
         from sklearn.model_selection import train_test_split
 
         data = load_digits()

@@ -1,4 +1,4 @@
-"""What surrounds a download by torchvision: patience, and one line that says what to do where it fails."""
+"""Downloads by torchvision: with timeouts, cleanup, and a one-line error that says what to do."""
 
 import http.client
 from collections.abc import Iterable, Iterator
@@ -15,16 +15,16 @@ from pycls_std.core.regular import refuse_irregular
 def downloading(
     name: str, root: str, url: str, files: dict[Path, str], *, unpacked: Iterable[Path] = ()
 ) -> Iterator[None]:
-    """Let torchvision download and unpack a dataset in the block.
+    """Context in which torchvision downloads and unpacks a dataset.
 
-    files: that are downloaded, in one folder, and their MD5. unpacked: files that it reads, and writes if they are not
-    there.
-    Raises ValueError in one line that says what to put where if the block fails; what is left of a file that was not
-    there before is removed, and so are empty folders. Raises OSError for what is no regular file.
+    files: downloaded files, in one folder, and their MD5. unpacked: files that it reads, and writes if they are
+    missing.
+    Raises ValueError of one line that says which files to put where if the block fails; incomplete new files and empty
+    new folders are removed. Raises OSError for a path that is not a regular file.
     """
     for path in (*files, *unpacked):
         if path.exists():
-            refuse_irregular(path)  # torchvision takes a pipe for an absent file, and writes to it for ever
+            refuse_irregular(path)  # torchvision takes a pipe for a missing file, and blocks writing to it
     folder = next(iter(files)).parent
     new = [path for path in files if not path.exists()]
     made = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -34,9 +34,9 @@ def downloading(
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         for path in new:
             if not check_integrity(str(path), files[path]):
-                path.unlink(missing_ok=True)  # torchvision writes to its final name, and this is half of it
+                path.unlink(missing_ok=True)  # torchvision writes to the final name, so this is incomplete
         for each in made:
-            with suppress(OSError):  # it holds what has come, or was not made
+            with suppress(OSError):  # it is not empty, or does not exist
                 each.rmdir()
         parts = ", ".join(f"{path.name} (MD5 {md5})" for path, md5 in files.items())
         raise ValueError(

@@ -1,6 +1,6 @@
 """Oxford Flowers: 102 classes, 2,040 training and 6,149 test images, downloaded on first use.
 
-The 1,020 images of its training split and the 1,020 of its validation split are trained on, in this order.
+Training uses the 1,020 images of its training split and the 1,020 of its validation split, in this order.
 Source: Nilsback and Zisserman, Automated Flower Classification over a Large Number of Classes, ICVGIP 2008; the
 splits are those of Li et al., ECCV 2022.
 """
@@ -22,7 +22,7 @@ FOLDER = "flowers-102"  # torchvision's
 
 @DATASETS.register("flowers102")
 def flowers102(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
-    """Return Flowers from root/flowers-102 (jpg/, imagelabels.mat, setid.mat), downloaded if it is not there."""
+    """Return Flowers from root/flowers-102 (jpg/, imagelabels.mat, setid.mat), downloaded if it is missing."""
     files = {Path(root) / FOLDER / name: md5 for name, md5 in Flowers102._file_dict.values()}
     names = ("train", "val") if split == "train" else ("test",)
     with downloading("flowers102", root, URL, files):

@@ -1,6 +1,6 @@
-"""What lies in folders: files in a fixed order, none of another class, none left out without a word.
+"""List files of folders in a fixed order, refuse links between classes, and report files that are not read.
 
-What is hidden is passed over. Of plain files nothing is asked but what a listing says; only links are looked at.
+Hidden entries are skipped. Plain files are only listed, not accessed; links are resolved.
 """
 
 import os
@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from pycls_std.core.text import printable, shortened
 
-MOST = 5  # names, or endings, that a line tells
+MOST = 5  # number of extensions named in a message
 
 
 class File(NamedTuple):
-    """A file below a folder. ending: from its last dot on, in small letters; "" if it has none."""
+    """A file below a folder. ending: its extension with the dot, in lower case; "" if it has none."""
 
     path: str
     ending: str
@@ -23,15 +23,15 @@ class File(NamedTuple):
 
 
 def entries(folder: str) -> list[os.DirEntry]:
-    """Return what is visible in a folder, by name. Raises OSError that names a folder that cannot be read."""
+    """Return the visible entries of a folder, by name. Raises OSError that names a folder that cannot be read."""
     with os.scandir(folder) as found:
         return sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
 def files_below(folder: str) -> list[File]:
-    """Return the files of a folder and of those in it, in the order of torchvision's ImageFolder.
+    """Return the files below a folder, in the order of torchvision's ImageFolder.
 
-    Raises ValueError for a link to a folder: followed, it would bring images of elsewhere, or go round for ever.
+    Raises ValueError for a link to a folder, which could add images from elsewhere, or loop.
     """
     found, waiting = [], [folder]
     while waiting:
@@ -48,17 +48,17 @@ def files_below(folder: str) -> list[File]:
 
 
 def ending(name: str) -> str:
-    """Return a file's name from its last dot on, in small letters."""
+    """Return a file's extension with the dot, in lower case."""
     return os.path.splitext(name)[1].lower()
 
 
 def refuse_shared(folders: dict[str, str], links: Iterable[tuple[str, str]], others: Iterable[str] = ()) -> None:
-    """Raise ValueError if links give images of one class to another.
+    """Raise ValueError if, by links, images of one class are in another.
 
-    folders: of each class. links: pairs of a linked image and its class. others: folders of classes of other splits,
-    named by their last part; a split may link to what is there of the same class.
+    folders: of each class. links: pairs of a linked image and its class. others: class folders of other splits, named
+    by their last part; a split may link to images of the same class there.
     """
-    places: dict[str, str] = {}  # where a folder really is -> its class
+    places: dict[str, str] = {}  # resolved folder -> its class
     for name, folder in folders.items():
         other = places.setdefault(os.path.realpath(folder), name)
         if other != name:
@@ -84,7 +84,7 @@ def refuse_shared(folders: dict[str, str], links: Iterable[tuple[str, str]], oth
 
 
 def refuse_dangling(entry: os.DirEntry) -> None:
-    """Raise ValueError if an entry is a link that leads nowhere, so that nobody knows what it would be."""
+    """Raise ValueError if an entry is a broken link."""
     if entry.is_symlink() and not os.path.exists(entry.path):
         raise ValueError(f"{_leads(entry.path)}, which is not there")
 
@@ -94,7 +94,7 @@ def _leads(link: str) -> str:
 
 
 def unread(count: Counter) -> str:
-    """Return in words how many files of each ending are not read, the most first; "" for none."""
+    """Return a text on how many files of each extension are not read, the most frequent first; "" for none."""
     rows = [f"{shortened(printable(name), 60) or 'none'} {number}" for name, number in count.most_common(MOST)]
     rows += [f"others {count.total() - sum(n for _, n in count.most_common(MOST))}"] if len(count) > MOST else []
     return f"{count.total()} files that are not read, by their ending: {', '.join(rows)}" if rows else ""

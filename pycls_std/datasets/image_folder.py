@@ -1,7 +1,7 @@
 """Folders of images, one for each class: ImageNet, or any data of your own.
 
-Layout: root/train/<class>/<image> and root/val/<class>/<image> (or root/test). What is hidden is passed over.
-The folders of classes and the images may be links, but not the folders within a class, see `folders`.
+Layout: root/train/<class>/<image> and root/val/<class>/<image> (or root/test). Hidden files are skipped.
+Class folders and images may be links, but not folders within a class, see `folders`.
 """
 
 import os
@@ -23,15 +23,15 @@ SPLITS = ("train", "val", "test")
 class ClassFolders(LabelledFiles):
     """Pairs of an image, not decoded yet, and a label; classes and images in the order of torchvision's ImageFolder.
 
-    left_out: in words, what lies there and is not read; "" for nothing. untold: how the names of files end that belong
-    there and are no images, of which it says nothing.
-    Raises ValueError that names the classes without images, and the links that give images of one class to another.
+    left_out: text on files that are not read; "" for none. untold: suffixes of expected files other than images, which
+    are not reported.
+    Raises ValueError that names classes without images, and links by which images of one class are in another.
     """
 
     def __init__(self, folder: Path, *, untold: tuple[str, ...] = ()):
         found = folders.entries(str(folder))
         for entry in found:
-            folders.refuse_dangling(entry)  # it may have been a class
+            folders.refuse_dangling(entry)  # it may have been meant as a class
         own = {entry.name: entry.path for entry in found if entry.is_dir()}
         if len(own) < 2:
             one = f"only one class folder, {first_of(own)}: there is nothing to tell apart"
@@ -56,7 +56,7 @@ class ClassFolders(LabelledFiles):
         self.left_out = "; ".join(filter(None, parts))
 
     def _read(self, own: dict[str, str], untold: tuple[str, ...]) -> tuple[list[tuple[str, str]], dict[str, Counter]]:
-        """Fill the samples; return links to images, with their classes, and the endings of other files by class."""
+        """Fill the samples; return links to images, with their classes, and counts of other extensions by class."""
         linked: list[tuple[str, str]] = []
         unread: dict[str, Counter] = {name: Counter() for name in own}
         for label, (name, path) in enumerate(own.items()):
@@ -71,7 +71,7 @@ class ClassFolders(LabelledFiles):
 
 @DATASETS.register("image_folder")
 def image_folder(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
-    """Return root/train, or for the test split root/val, or root/test where there is no val."""
+    """Return root/train, or for the test split root/val, or root/test if there is no val."""
     names = ("train",) if split == "train" else ("val", "test")
     name = next((name for name in names if os.path.lexists(Path(root) / name)), None)
     if not Path(root).is_dir():

@@ -1,4 +1,4 @@
-"""Images in files, whose labels are known before they are read."""
+"""Image files whose labels are known without reading them."""
 
 from torch.utils.data import Dataset
 

@@ -1,4 +1,4 @@
-"""Loaders whose every view of an image is a pure function of (seed, epoch, index)."""
+"""Data loaders in which every view of an image is a pure function of (seed, epoch, index)."""
 
 from typing import Protocol
 
@@ -17,9 +17,9 @@ WORLD = World()  # this process alone
 class Views(Dataset):
     """Transformed images of a dataset, addressed by (view, index); the same address always gives the same pixels.
 
-    So neither the number of workers nor a resume changes what is seen.
-    transform(image, target) returns both, transformed. check(index, target) returns the target, or raises ValueError
-    for what is none. collate turns samples into a `Loaded`. crops: whether to record the part of the image that a view
+    So the views do not depend on the number of workers or on resuming.
+    transform(image, target) returns both, transformed. check(index, target) returns the target, or raises ValueError if
+    it is invalid. collate turns samples into a `Loaded`. crops: whether to record the part of the image that a view
     shows.
     """
 
@@ -35,7 +35,7 @@ class Views(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, address: tuple[int, int]) -> Sample:
-        """Return a view with what belongs to it. Raises ValueError for a target that is none."""
+        """Return a view as a `Sample`. Raises ValueError for an invalid target."""
         view, index = address
         image, target = self.dataset[index]
         target = self.check(index, target)
@@ -44,32 +44,32 @@ class Views(Dataset):
         return Sample(pixels, target, index, recorded_crop(self.transform.transforms) if self.crops else None)
 
     def loader(self, sampler, *, batch_size: int, workers: int) -> DataLoader:
-        """Return what a pass of batches comes from. workers: processes that make them; 0 = this one."""
+        """Return a DataLoader. workers: number of worker processes; 0 = this process."""
         return DataLoader(
             self,
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
             collate_fn=self.collate,
-            pin_memory=torch.cuda.is_initialized(),  # faster to CUDA; a warning where CUDA is not in use
+            pin_memory=torch.cuda.is_initialized(),  # faster to CUDA; warns without CUDA
             persistent_workers=workers > 0,
             worker_init_fn=signals.ignore_interrupt,
-            generator=torch.Generator(),  # of its own, so that a pass draws nothing from the global one
+            generator=torch.Generator(),  # so that a pass does not draw from the global one
         )
 
 
 class EpochSampler(Sampler):
     """Addresses of one process's images of an epoch, batch by batch.
 
-    The order of all is shuffled from (seed, epoch), each image `repeats` times as another view, and cut into batches of
-    `batch_size`, an incomplete last one dropped. positions: places in a batch that are this process's. Set `epoch`
-    before each pass.
-    Repeats follow each other, and the epoch is cut to the size of the dataset, so that with 3 repeats it sees a third
+    All images are shuffled by (seed, epoch), each repeated `repeats` times as different views, and split into batches
+    of `batch_size`, dropping an incomplete last one. positions: this process's positions in a batch. Set `epoch` before
+    each pass.
+    Repeats are adjacent, and the epoch is truncated to the size of the dataset, so with 3 repeats it contains a third
     of the images, each in three views.
     Source: Hoffer et al., CVPR 2020; Touvron et al., ICML 2021 (repeated augmentation).
-    groups: of each image, a number, or None. A batch then has images of one group. What is left of all groups, less
-    than a batch of each, is cut into batches as well, neighbouring groups together, so that there are as many batches
-    as without groups; and the order of the batches is shuffled.
+    groups: group number of each image, or None. Each batch then has images of one group. The remainders of the groups,
+    less than a batch each, are combined into batches as well, neighbouring groups together, so that the number of
+    batches is the same as without groups; and the order of the batches is shuffled.
     """
 
     def __init__(
@@ -98,17 +98,17 @@ class EpochSampler(Sampler):
         return map(tuple, self.addresses().tolist())
 
     def addresses(self) -> np.ndarray:
-        """Return all of a pass at once, (N, 2)."""
+        """Return all addresses of a pass, (N, 2)."""
         own = self._order()[:, self.positions].reshape(-1, 2)
         return own + (self.epoch * self.repeats, 0)
 
     def _order(self) -> np.ndarray:
-        """Return which view, below `repeats`, of which image stands at each place of a batch, (batches, places, 2)."""
+        """Return view number, below `repeats`, and image at each position of each batch, (batches, positions, 2)."""
         draws = np.random.default_rng((self.seed, self.epoch))
         order = draws.permutation(self.size)
         if self.groups is None:
             return self._batches(self._views(order))
-        order = order[: self.batches * self.batch_size]  # what is left out is of any group
+        order = order[: self.batches * self.batch_size]  # dropped images are of any group
         own = self.groups[order]
         parts = [self._views(order[own == group]) for group in np.unique(own)]
         whole = [len(part) // self.batch_size * self.batch_size for part in parts]
@@ -117,7 +117,7 @@ class EpochSampler(Sampler):
         return draws.permutation(self._batches(np.concatenate(first + left)))
 
     def _views(self, order: np.ndarray) -> np.ndarray:
-        """Return views (N, 2) of images in an order (N,), as many as these, those of an image one after the other."""
+        """Return the first N repeated views (N, 2) of images in an order (N,); those of an image are adjacent."""
         places = np.arange(len(order))
         return np.stack([places % self.repeats, order[places // self.repeats]], axis=1)
 
@@ -127,13 +127,13 @@ class EpochSampler(Sampler):
 
 
 class AnyViews(Protocol):
-    """What a loader is made of: `Views`, or those of images in memory."""
+    """The dataset of a loader: `Views`, or views of images in memory."""
 
     def __len__(self) -> int:
         """Return the number of images."""
 
     def loader(self, sampler: EpochSampler | list, *, batch_size: int, workers: int) -> Loader:
-        """Return what a pass of batches comes from."""
+        """Return the loader of a pass of batches."""
 
 
 def train_loader(
@@ -148,8 +148,8 @@ def train_loader(
 ) -> Loader:
     """Return a loader of this process's share of shuffled batches; an incomplete last batch is dropped.
 
-    batch_size: images of a batch of all processes. repeats, groups: see `EpochSampler`.
-    Raises ValueError if there are fewer images than a batch has, and if a batch cannot be shared out.
+    batch_size: global batch size, of all processes. repeats, groups: see `EpochSampler`.
+    Raises ValueError if there are fewer images than a batch has, and if processes cannot share a batch evenly.
     """
     check_batch_size(len(views), batch_size, world)
     positions = world.positions(batch_size)
@@ -160,7 +160,7 @@ def train_loader(
 
 
 def check_batch_size(images: int, batch_size: int, world: World) -> None:
-    """Raise ValueError if there are fewer images than a batch has, and if a batch cannot be shared out."""
+    """Raise ValueError if there are fewer images than a batch has, and if processes cannot share a batch evenly."""
     if images < batch_size:
         raise ValueError(f"TRAIN.BATCH_SIZE is {batch_size}, the training split has {images} images")
     if batch_size % world.size:
@@ -168,16 +168,16 @@ def check_batch_size(images: int, batch_size: int, world: World) -> None:
 
 
 def batch_at_test(device: torch.device, *, size: int, image_size: int) -> int:
-    """Return the images of a test batch. size: as configured; 0 = by device, for a launch on CUDA costs the same."""
+    """Return the batch size of evaluation. size: as configured; 0 = by device, larger on CUDA, to amortize launches."""
     if size or device.type != "cuda":
         return size or 200
     return max(1, min(2048, 2**24 // image_size**2))
 
 
 def test_loader(views: AnyViews, *, batch_size: int, workers: int, world: World = WORLD) -> Loader:
-    """Return a loader of this process's share of all images, the last batch as small as it comes.
+    """Return a loader of this process's share of all images, with a possibly smaller last batch.
 
-    batch_size: images of a batch of this process. No image is there twice, so one process may have one more.
+    batch_size: of this process. No image is duplicated, so some processes may have one more.
     Raises ValueError if there are fewer images than processes.
     """
     if len(views) < world.size:

@@ -1,6 +1,6 @@
-"""Images of every mode in red, green and blue of 8 bits.
+"""Convert images of any mode to RGB with 8 bits.
 
-Pillow cuts off what lies above 255 where it converts a mode of more bits, so that most images would be white.
+Pillow clips values above 255 when it converts a mode with more bits, so that most images would be white.
 """
 
 from functools import cache
@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of a TIFF: tags, and a value of the second
+BITS, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF: two tags, and a value of the second
 
 
 def in_rgb(image: Image.Image) -> Image.Image:
-    """Return a decoded image in RGB; alpha is left out, the colours under it stay.
+    """Return a decoded image in RGB; alpha is dropped, without blending.
 
-    Grey of up to 16 bits is scaled from its full range to 0..255, each value to the nearest.
+    Grey of up to 16 bits is scaled from its full range to 0..255, and rounded.
     Raises ValueError for pixels whose range is not known.
     """
     if image.mode == "RGB":
@@ -26,14 +26,14 @@ def in_rgb(image: Image.Image) -> Image.Image:
         kind = "32-bit numbers" if image.mode == "I" else "floats"
         raise ValueError(f"its pixels are {kind}, whose black and white are not known: convert it to 8 or 16 bits")
     if isinstance(image.info.get("transparency"), bytes):
-        image = image.convert("RGBA")  # for a palette, as Pillow warns one should
+        image = image.convert("RGBA")  # for a palette, as Pillow recommends
     return image.convert("RGB")
 
 
 def _highest(image: Image.Image) -> int:
-    """Return the highest value of grey of more than 8 bits, which is white."""
+    """Return the highest value of grey with more than 8 bits, which is white."""
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
-    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts such images of 8 bits only
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow only inverts such images with 8 bits
         raise ValueError("its 0 is white, which is read of 8 bits only: convert it")
     return 2 ** tags.get(BITS, (16,))[0] - 1
 

@@ -1,4 +1,4 @@
-"""From images to views, for tasks whose targets stay what they are when an image is cropped, turned or recoloured."""
+"""The transforms from images to views, for tasks whose targets do not change with cropping, flipping or colour."""
 
 from dataclasses import dataclass
 
@@ -19,10 +19,10 @@ from pycls_std.datasets.transforms import (
 
 @dataclass(frozen=True)
 class ImagePipeline:
-    """The two ways to make a view, image by image in workers, and in batches of images held in memory.
+    """The two ways to compute views: image by image in workers, and in batches of images held in memory.
 
     image_size: pixels. crop_ratio, interpolation: of test images, see `transforms.test_pixels`. seed: of the
-    augmentation. fit: of images that are not square, see `transforms.square`.
+    augmentation. fit: for images that are not square, see `transforms.square`.
     """
 
     image_size: int
@@ -35,41 +35,41 @@ class ImagePipeline:
     batched = True  # images in memory can be augmented in batches
 
     def train_transform(self) -> ImageTransform:
-        """Return what makes a training view of an image and its target."""
+        """Return the transform of an image and its target to a training view."""
         return train_transform(self.image_size, self.normalization, self.augmentation, self.fit)
 
     def test_transform(self) -> ImageTransform:
-        """Return what makes the test view of an image and its target."""
+        """Return the transform of an image and its target to the test view."""
         return test_transform(self.image_size, self.normalization, self.crop_ratio, self.interpolation, self.fit)
 
     def whole(self, image_size: int) -> ImageTransform:
-        """Return what makes a test view, image_size pixels wide and high, of all that training views are cut from."""
+        """Return the transform to a test view, image_size pixels wide and high, of all that training views cover."""
         return test_transform(image_size, self.normalization, interpolation=self.interpolation, fit=self.whole_fit)
 
     @property
     def whole_fit(self) -> str:
-        """How all that training views are cut from is made square: see DATA.FIT."""
+        """How the part of an image that training views are cropped from is made square: see DATA.FIT."""
         return "squash" if self.augmentation.crop == "resized" else self.fit
 
     def resized(self):
-        """Return what resizes a training image to be held in memory; None if its crop needs it at its own size."""
+        """Return the resizing of training images to be held in memory; None if crops need their original size."""
         own = self.augmentation
         return None if own.crop == "resized" else Compose(square(self.image_size, own.interpolation, self.fit))
 
     def takes(self, width: int, height: int) -> bool:
-        """Return whether `batch_augmentation` takes images that are not resized before; it squashes."""
+        """Return whether `batch_augmentation` accepts images of this size without prior resizing; it squashes."""
         return self.augmentation.crop == "resized" or self.fit == "squash" or width == height
 
     def test_pixels(self) -> Compose:
-        """Return what makes of a test image the one to be held in memory."""
+        """Return the transform of test images to be held in memory."""
         return test_pixels(self.image_size, self.crop_ratio, self.interpolation, self.fit)
 
     def batch_augmentation(self, device: torch.device, *, crops: bool) -> BatchAugmentation:
-        """Return what makes training views of images in memory; crops: whether to record what they show."""
+        """Return the augmentation of images in memory; crops: whether to record the crop of each view."""
         return BatchAugmentation(
             self.image_size, self.normalization, self.augmentation, seed=self.seed, device=device, crops=crops
         )
 
     def plain(self, device: torch.device) -> Plain:
-        """Return what makes test views of images in memory."""
+        """Return the transform of images in memory to test views."""
         return Plain(self.normalization, device)

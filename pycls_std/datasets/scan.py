@@ -1,4 +1,4 @@
-"""What is wrong with each image of a dataset."""
+"""Check every image of a dataset."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,9 +9,9 @@ from pycls_std.datasets.decoding import to_rgb
 
 
 class DatasetScan(Dataset):
-    """For each image of a dataset "", or in one line why it cannot be used.
+    """For each image of a dataset, "" or the reason in one line why it cannot be used.
 
-    check(index, target) raises ValueError for a target that is none.
+    check(index, target) raises ValueError for an invalid target.
     """
 
     def __init__(self, dataset: ImageSet, check: Callable):
@@ -26,12 +26,12 @@ class DatasetScan(Dataset):
             image, target = self.dataset[index]
             to_rgb(image)
             self.check(index, target)
-        except Exception as error:  # a decoder raises what it likes
+        except Exception as error:  # decoders may raise anything
             return " ".join(str(error).split()) or f"image {index}: {type(error).__name__}"
         return ""
 
 
 def read_all(dataset: ImageSet, *, check: Callable, workers: int) -> Iterator[str]:
-    """Yield what is wrong with every image, in their order."""
+    """Yield the fault of every image, in order, "" for none."""
     loader = DataLoader(DatasetScan(dataset, check), batch_size=64, num_workers=workers, collate_fn=list)
     return (fault for batch in loader for fault in batch)

@@ -1,4 +1,4 @@
-"""Which class stands at each place of an image, by the outlines of the objects.
+"""Segmentations of images: the class of each pixel, from the outlines of the objects.
 
 Shapes: H height, W width, m annotations of an image.
 """
@@ -19,10 +19,10 @@ BACKGROUND = 0  # of a segmentation; class k is k + 1
 
 
 class Outlines:
-    """The outlines of all annotations, as runs of places. Raises ValueError for an annotation that has none.
+    """The outlines of all annotations, run-length encoded. Raises ValueError for an annotation without one.
 
-    segmentations: polygons or runs in COCO's form, None for none, in the order of the annotations; those of crowds are
-    not asked for.
+    segmentations: polygons or run-length encodings in COCO's format, None for none, in the order of the annotations;
+    those of crowds are not needed.
     """
 
     def __init__(self, segmentations: list, annotations: Annotations):
@@ -40,14 +40,14 @@ class Outlines:
                 self.counts.append(counts)
 
     def masks(self, image: int, size: tuple[int, int]) -> list[np.ndarray | None]:
-        """Return where each object of an image is, (H, W) of 0 and 1; None for a crowd."""
+        """Return the mask of each object of an image, (H, W) of 0 and 1; None for a crowd."""
         runs = _runs()
         own = self.counts[self.starts[image] : self.starts[image + 1]]
         return [None if counts is None else runs.decode({"size": list(size), "counts": counts}) for counts in own]
 
 
 def _counts(segmentation, height: int, width: int) -> bytes:
-    """Return the runs of polygons, or of runs in another form. Raises ValueError or another error for what is none."""
+    """Return the run-length encoding of polygons, or of runs in another format. Raises some error if it is invalid."""
     runs = _runs()
     if segmentation is None:
         raise ValueError("there is none")
@@ -64,20 +64,20 @@ def _counts(segmentation, height: int, width: int) -> bytes:
 
 
 def _runs():
-    """Return what decodes outlines; it takes time to import, and most runs need none."""
+    """Return the module that decodes outlines; its import is slow and rarely needed."""
     from faster_coco_eval import mask
 
     return mask
 
 
 class Segmented(Dataset):
-    """Images whose targets have `segments` (1, H, W) as well: BACKGROUND, or 1 + the class of the first object there.
+    """Images whose targets also have `segments` (1, H, W): BACKGROUND, or 1 + the class of the first object there.
 
     Raises ValueError for a dataset without outlines.
     """
 
     def __init__(self, dataset: ImageSet):
-        self.dataset: Any = dataset  # one that knows outlines and sizes
+        self.dataset: Any = dataset  # one with outlines and sizes
         self.places = list(range(len(dataset)))
         if isinstance(dataset, Subset):
             self.dataset, self.places = dataset.dataset, list(dataset.indices)
@@ -100,7 +100,7 @@ class Segmented(Dataset):
 
 
 def segments_of(masks: list[np.ndarray], labels: list[int], size: tuple[int, int]) -> torch.Tensor:
-    """Return the segmentation (H, W) of masks (H, W) each and their classes; int32. The first one wins."""
+    """Return the segmentation (H, W) of masks (H, W) each and their classes, int32. The first mask wins overlaps."""
     found = np.full(size, BACKGROUND, dtype=np.int32)
     for mask, label in reversed(list(zip(masks, labels, strict=True))):
         found[mask != 0] = label + 1

@@ -1,4 +1,4 @@
-"""Coloured shapes on noise, drawn by code: a detection set that needs no files, for tests and demonstrations."""
+"""Coloured shapes on noise, drawn by code: a detection dataset without files, for tests and demonstrations."""
 
 import numpy as np
 import torch
@@ -11,12 +11,12 @@ from pycls_std.datasets.box_targets import box_target
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 
 IMAGES = {"train": 128, "test": 32}
-SIDES = (64, 97)  # of an image, pixels; the last not included, as below
+SIDES = (64, 97)  # of an image, pixels; the end is exclusive, as below
 EXTENTS = (14, 41)  # of a shape
-MOST = 4  # shapes of an image
-TRIES = 20  # to place a shape beside the others
+MOST = 4  # maximum number of shapes per image
+TRIES = 20  # to place a shape without overlap
 
-# Whether a place belongs to a shape; across and down are from 0 to 1 within a square around it.
+# Whether a point belongs to a shape; across and down are from 0 to 1 within its bounding square.
 SHAPES = {
     "square": lambda across, down: np.ones(np.broadcast(across, down).shape, dtype=bool),
     "disc": lambda across, down: (across - 0.5) ** 2 + (down - 0.5) ** 2 <= 0.25,
@@ -65,12 +65,12 @@ class Shapes(Dataset):
 
 
 def _size(draws: np.random.Generator) -> list[int]:
-    """Return height and width of an image: the first that is drawn of it."""
+    """Return height and width of an image, the first numbers drawn for it."""
     return draws.integers(*SIDES, 2).tolist()
 
 
 def _placed(draws: np.random.Generator, taken: np.ndarray, shape) -> np.ndarray | None:
-    """Return where in the image a shape is, (H, W) bool, beside what is taken; None if no place was found."""
+    """Return the mask of a shape that does not overlap what is taken, (H, W) bool; None if no position was found."""
     for _ in range(TRIES):
         side = draws.integers(*EXTENTS)
         top, left = draws.integers(0, np.array(taken.shape) - side + 1)

@@ -1,15 +1,15 @@
-"""Parts of a training split: what is held out to choose an epoch by, and the first images, of each class or of all."""
+"""Subsets of a training split: held-out (validation) images, and the first images, per class or in total."""
 
 import numpy as np
 from torch.utils.data import Subset
 
 from pycls_std.core.structures import ImageSet
 
-SEED = 0  # of what is held out: the same images whatever the seed of a run
+SEED = 0  # of the held-out images, which are the same for all seeds of a run
 
 
 def known(dataset: ImageSet, name: str) -> np.ndarray | None:
-    """Return what a dataset knows of each image without reading it, by the name of the attribute; None if nothing."""
+    """Return a dataset's attribute with a value for each image, known without reading it; None if it has none."""
     if isinstance(dataset, Subset):
         of_all = known(dataset.dataset, name)  # type: ignore[arg-type]  # see `_subset`
         return None if of_all is None else of_all[dataset.indices]
@@ -20,13 +20,13 @@ def known(dataset: ImageSet, name: str) -> np.ndarray | None:
 def training_parts(
     dataset: ImageSet, *, val_fraction: float = 0.0, per_class: int = 0, images: int = 0
 ) -> tuple[ImageSet, ImageSet | None]:
-    """Return what is trained on, and what is held out, None if nothing is; each in the dataset's order.
+    """Return the training images and the held-out ones, None without; each in the dataset's order.
 
-    val_fraction: share of each class that is held out, drawn once for all runs; at least one image. Of a dataset whose
-    targets are no classes, that share of all images. per_class: images of each class to train on, the first ones that
-    are not held out; 0 = all. images: likewise, without regard to class. So a run on few images holds out the same ones
-    as a run on all of them.
-    Raises ValueError if nothing of a class is left to train on, and for more images than there are.
+    val_fraction: fraction of each class that is held out, the same images for all runs; at least one per class. If
+    targets are not classes, that fraction of all images. per_class: number of training images of each class, the first
+    ones that are not held out; 0 = all. images: likewise, regardless of class. So a run on few images has the same
+    held-out images as a run on all.
+    Raises ValueError if no training image of a class is left, and if more images are requested than there are.
     """
     kept: list[int] = list(range(len(dataset)))
     held = None
@@ -42,7 +42,7 @@ def training_parts(
 
 
 def _subset(dataset: ImageSet, places: list[int]) -> Subset:
-    return Subset(dataset, places)  # type: ignore[arg-type]  # it asks for no more than images by their index
+    return Subset(dataset, places)  # type: ignore[arg-type]  # it only accesses images by index
 
 
 def _held_out(dataset: ImageSet, fraction: float) -> set[int]:
@@ -77,7 +77,7 @@ def _labels(dataset: ImageSet) -> list:
 
 
 def known_labels(dataset: ImageSet) -> list:
-    """Return the classes that a dataset knows without reading its images, [] if it knows none, or has no classes."""
+    """Return the labels that a dataset knows without reading its images, [] if none, or if they are not classes."""
     if hasattr(dataset, "samples"):
         known = [label for _, label in dataset.samples]
     else:

@@ -1,4 +1,4 @@
-"""3-Augment: one of grey, solarized and blurred, each as often, of every image.
+"""3-Augment: grayscale, solarization or Gaussian blur of every image, with equal probability.
 
 Source: Touvron et al., ECCV 2022 (DeiT III).
 """
@@ -6,8 +6,8 @@ Source: Touvron et al., ECCV 2022 (DeiT III).
 import torch
 from PIL import Image, ImageFilter, ImageOps
 
-THRESHOLD = 128  # from which on values are inverted
-SIGMA = (0.1, 2.0)  # of the Gaussian, pixels, from and to
+THRESHOLD = 128  # values from it on are inverted
+SIGMA = (0.1, 2.0)  # range of the Gaussian's standard deviation, pixels
 
 
 def grey(image: Image.Image, sigma: float) -> Image.Image:

@@ -1,7 +1,7 @@
 """Tiny-ImageNet: 200 classes of 64x64 pixels, 100,000 training and 10,000 validation images, in the original layout.
 
 Layout: root/tiny-imagenet-200/train/<wnid>/images/*.JPEG, val/images/*.JPEG with val/val_annotations.txt, wnids.txt.
-The archive is at http://cs231n.stanford.edu/tiny-imagenet-200.zip; it is not downloaded, for no hash is published.
+The archive is at http://cs231n.stanford.edu/tiny-imagenet-200.zip; it is not downloaded, since no hash is published.
 """
 
 from collections import Counter
@@ -16,16 +16,16 @@ from pycls_std.datasets.image_folder import ClassFolders
 from pycls_std.datasets.labelled_files import LabelledFiles
 from pycls_std.datasets.normalizations import NORMALIZATIONS
 
-BOXES = ("_boxes.txt",)  # lie beside the images of each class
+BOXES = ("_boxes.txt",)  # files next to the images of each class
 CLASSES, IMAGES = 200, {"train": 100_000, "val": 10_000}  # of the original
 
 
 class TinyImageNet(LabelledFiles):
     """Pairs of an image, not decoded yet, and a label, the position of its class among the sorted wnids.
 
-    split: train or val. left_out: in words, what lies there and is not read, and how much less it is than the original.
-    Raises ValueError for lists that are wrong, folders of other classes than theirs, and what `ClassFolders` refuses;
-    OSError for what cannot be read.
+    split: train or val. left_out: text on files that are not read, and on what is missing compared with the original.
+    Raises ValueError for invalid lists, class folders that do not match them, and what `ClassFolders` refuses; OSError
+    for files that cannot be read.
     """
 
     def __init__(self, folder: Path, split: str):
@@ -52,7 +52,7 @@ class TinyImageNet(LabelledFiles):
         self.left_out = "; ".join(parts)
 
     def _read_val(self, folder: Path) -> list[str]:
-        """Fill the samples; return in words what is left out."""
+        """Fill the samples; return texts on what is left out."""
         label = {wnid: index for index, wnid in enumerate(self.classes)}
         annotations = folder / "val_annotations.txt"
         pairs = [line.split("\t")[:2] for line in _lines(annotations)]
@@ -73,7 +73,7 @@ class TinyImageNet(LabelledFiles):
 
 
 def _lines(path: Path) -> list[str]:
-    """Return the lines of a list that are not empty."""
+    """Return the non-empty lines of a file."""
     try:
         return [line for line in read_bytes(path).decode().splitlines() if line.strip()]
     except UnicodeDecodeError as error:
@@ -96,7 +96,7 @@ def _shown(value) -> str:
 
 @DATASETS.register("tiny_imagenet")
 def tiny_imagenet(*, root: str, split: str) -> tuple[ImageSet, DatasetInfo]:
-    """Return the training split, or the validation split as test. Raises ValueError if the folder is not there."""
+    """Return the training split, or the validation split as test. Raises ValueError if the folder is missing."""
     folder = Path(root) / "tiny-imagenet-200"
     if not (folder / "wnids.txt").exists():
         raise ValueError(

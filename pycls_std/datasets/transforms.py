@@ -1,4 +1,4 @@
-"""What is done to one image: crop, flip, changes of colour, erasing for training; resize and crop for testing."""
+"""Transforms of single images: crop, flip, colour augmentation, erasing for training; resize and crop for testing."""
 
 import math
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ INTERPOLATIONS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": Interpolatio
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Training augmentation of single images; section AUG of the options says what each value means."""
+    """Training augmentation of single images; see section AUG of the options for the meaning of each value."""
 
     crop: str = "pad"
     crop_padding: int = 4
@@ -40,7 +40,7 @@ class Augmentation:
 
 
 class ImageTransform(Compose):
-    """Steps that transform an image and leave its target as it is."""
+    """Steps that transform an image, without changing its target."""
 
     def __call__(self, image, target):
         """Return the transformed image and the target."""
@@ -52,7 +52,7 @@ def train_transform(
 ) -> ImageTransform:
     """Return the training transform: PIL image -> (3, image_size, image_size) normalised tensor.
 
-    fit: see `square`, for the crops that do not take a part of the image as it is.
+    fit: see `square`, for all but the random resized crop.
     Source: the DeiT recipe; at 32 px STD replaces its random resized crop by a padded one.
     """
     mode = INTERPOLATIONS[augmentation.interpolation]
@@ -90,15 +90,15 @@ def test_transform(
 
 
 def resized_side(image_size: int, crop_ratio: float) -> int:
-    """Return the pixels that a side of a test image is resized to before its centre is cut out."""
+    """Return the pixels that a side of a test image is resized to before the centre crop."""
     return math.floor(image_size / crop_ratio)
 
 
 def test_pixels(image_size: int, crop_ratio: float = 1.0, interpolation: str = "bicubic", fit: str = "crop") -> Compose:
     """Return the test transform of pixels: resize the shorter side to image_size / crop_ratio, centre crop.
 
-    0.875 at 224 px resizes it to 256; what is no whole number is rounded down, as in timm. fit: `squash` resizes both
-    sides to that. With crop_ratio 1 a square image is resized and not cropped, for any other see `square`.
+    0.875 at 224 px resizes it to 256; the size is rounded down, as in timm. fit: `squash` resizes both sides to that.
+    With crop_ratio 1 a square image is only resized, for others see `square`.
     """
     if crop_ratio < 1:
         side = resized_side(image_size, crop_ratio)
@@ -108,9 +108,10 @@ def test_pixels(image_size: int, crop_ratio: float = 1.0, interpolation: str = "
 
 
 def square(image_size: int, interpolation: str, fit: str) -> list:
-    """Return the steps that make an image image_size pixels wide and high; of a square one both do the same.
+    """Return the steps that make an image image_size pixels wide and high.
 
-    fit: `crop` resizes the shorter side and cuts out the centre, `squash` resizes both sides.
+    fit: `crop` resizes the shorter side and crops the centre, `squash` resizes both sides, which is the same for square
+    images.
     """
     mode = INTERPOLATIONS[interpolation]
     ways = {
@@ -121,7 +122,7 @@ def square(image_size: int, interpolation: str, fit: str) -> list:
 
 
 def rand_augment(spec: str, image_size: int, normalization: Normalization):
-    """Return timm's RandAugment, filled with the mean colour.
+    """Return timm's RandAugment, with the mean colour as fill.
 
     timm's strongest posterize keeps 0 bits, which Pillow 13 refuses; here it keeps at least 1.
     """

@@ -1,1 +1,1 @@
-"""Small modules with explicit arguments."""
+"""Layers: small modules with explicit arguments."""

@@ -1,4 +1,4 @@
-"""A memory of what two models said of every training image, by which the features of a batch are told from others.
+"""The memory bank of contrastive distillation: two models' embeddings of every training image.
 
 Shapes: N training images, B images of a batch, K negatives, C channels of an embedding.
 """
@@ -15,11 +15,10 @@ from pycls_std.core.structures import World
 class ContrastMemory(nn.Module):
     """Embeddings of the student and of the teacher, the classes of the images, and the scale of the densities.
 
-    It is saved with the run, and the same in all processes: what they see of a batch is gathered. momentum: share of
-    the old embedding in the new one.
+    It is saved in checkpoints, and identical in all processes, which gather each batch. momentum: share of the old
+    embedding in the new one.
     Source: Tian et al., ICLR 2020 (CRD). Negatives are images of other classes, K for each image, drawn with
-    replacement; its code draws without. Of an image that no batch has shown yet the class is unknown, and its embedding
-    is noise.
+    replacement; its code draws without. An image that was in no batch yet has an unknown class and a random embedding.
     """
 
     student: Tensor
@@ -36,23 +35,23 @@ class ContrastMemory(nn.Module):
         for name in ("student", "teacher"):
             self.register_buffer(name, torch.empty(images, channels).uniform_(-bound, bound))
         self.register_buffer("classes", torch.full((images,), -1))
-        # Of both densities, by the first batch; -1 = not yet.
+        # Normalisation of both densities, set by the first batch; -1 = not set.
         self.register_buffer("scales", torch.full((2,), -1.0, dtype=torch.float64))
 
     def forward(
         self, student: Tensor, teacher: Tensor, index: Tensor, classes: Tensor, world: World
     ) -> list[tuple[Tensor, Tensor]]:
-        """Return how likely each image's own pair is one, (B,), and each negative one, (B, K), in fp64; then remember.
+        """Return the densities of each image's positive pair, (B,), and negative pairs, (B, K), fp64; then update.
 
         First the student's embeddings against the teacher's memory, then the teacher's against the student's.
-        student, teacher: (B, C) of length 1. index: (B,) positions of the images in the training set. classes: (B,).
+        student, teacher: (B, C), L2-normalized. index: (B,) positions of the images in the training set. classes: (B,).
         """
         everyone = world.concatenated(torch.stack([index, classes], dim=1))
         self.classes[everyone[:, 0]] = everyone[:, 1]
         places = torch.cat([index.unsqueeze(1), self._draw(classes)], dim=1)
-        # A product with the whole memory costs less than fetching K embeddings for each image. A copy of it, for it
-        # changes below and the gradient needs what it was. In fp64, which autocast leaves alone, and which holds exp of
-        # a cosine over a low temperature.
+        # A product with the whole memory is cheaper than gathering K embeddings for each image. `double` copies the
+        # memory, which changes below, while the gradient needs the old values. In fp64, which autocast does not change,
+        # and which does not overflow for exp of a cosine over a low temperature.
         pairs = ((student, self.teacher), (teacher, self.student))
         cosines = [own.double() @ memory.detach().double().T for own, memory in pairs]
         scores = [(each.gather(1, places) / self.temperature).exp() for each in cosines]
@@ -67,7 +66,7 @@ class ContrastMemory(nn.Module):
         return [(score[:, 0] / scale, score[:, 1:] / scale) for score, scale in zip(scores, scales, strict=True)]
 
     def _draw(self, classes: Tensor) -> Tensor:
-        """Return places (B, K) of images of other classes, each as likely as the others."""
+        """Return positions (B, K) of images of other classes, drawn uniformly."""
         order = self.classes.argsort(stable=True)
         sorted_classes = self.classes[order]
         start = torch.searchsorted(sorted_classes, classes).unsqueeze(1)
@@ -78,7 +77,7 @@ class ContrastMemory(nn.Module):
         return order[(draws + own * (draws >= start)).clamp(max=len(order) - 1)]
 
     def _remember(self, student: Tensor, teacher: Tensor, index: Tensor) -> None:
-        """Move the memory of these images to their embeddings; to the mean of several views of one image."""
+        """Update the memory of these images by their embeddings; by the mean over several views of one image."""
         same = (index.unsqueeze(0) == index.unsqueeze(1)).double()
         same = same / same.sum(dim=1, keepdim=True)
         for memory, embeddings in ((self.student, student), (self.teacher, teacher)):

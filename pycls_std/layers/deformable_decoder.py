@@ -1,7 +1,7 @@
-"""Decoder of a detector whose queries read maps by deformable attention, and refine their boxes layer by layer.
+"""The deformable DETR decoder: queries read maps by deformable attention and refine their boxes layer by layer.
 
-Source: Zhu et al., ICLR 2021 (Deformable DETR), code; names of the layers as there, first weights, too.
-Shapes: B batch, Q queries, C channels, S places of all maps together, N maps, L prediction levels.
+Source: Zhu et al., ICLR 2021 (Deformable DETR), code; names and initialization of the layers as there.
+Shapes: B batch, Q queries, C channels, S positions of all maps together, N maps, L prediction levels.
 """
 
 from typing import NamedTuple
@@ -20,31 +20,31 @@ class DecoderSizes(NamedTuple):
     hidden: int = 256  # channels
     decoder_layers: int = 6
     decoder_heads: int = 8
-    points: int = 4  # that a head reads of a map
-    ffn: int = 1024  # units between the two linear layers
+    points: int = 4  # sampling points per head and map
+    ffn: int = 1024  # hidden units of the MLP
     dropout: float = 0.1
-    refine: bool = True  # each layer refines the boxes of the one before; False = all start from the same points
+    refine: bool = True  # each layer refines the previous layer's boxes; False = all start from the same points
 
 
 class Memory(NamedTuple):
-    """Maps, one after the other, as the decoder reads them."""
+    """Flattened and concatenated maps, as the decoder reads them."""
 
     places: Tensor  # (B, S, C), row by row
     sizes: list[tuple[int, int]]  # height and width of each map
     image: Tensor | None  # (B, S) true where there is image; None = everywhere
-    ratios: Tensor | None  # (B, N, 2) shares of the width and height of each map that are image; None = all
+    ratios: Tensor | None  # (B, N, 2) unpadded fractions of the width and height of each map; None = all
 
 
 class Decoded(NamedTuple):
-    """What the queries are at each prediction level: as they come, and after each layer."""
+    """The decoder's output at each prediction level: of the initial queries, and after each layer."""
 
     queries: Tensor  # (B, L, Q, C)
-    boxes: Tensor  # (B, L, Q, 4) centre x, centre y, width, height, as shares of the image
-    tokens: list[Tensor] | None = None  # (B, H, W, K + 1) of each map; what a ViDT says of its places, in training
+    boxes: Tensor  # (B, L, Q, 4) centre x, centre y, width, height, as fractions of the image
+    tokens: list[Tensor] | None = None  # (B, H, W, K + 1) of each map; a ViDT's token labeling logits, in training
 
 
 def memory_of(maps: list[Tensor], masks: list[Tensor | None]) -> Memory:
-    """Return maps (B, C, H, W), with masks (B, H, W) that are true where there is image, as a decoder reads them."""
+    """Return the memory of maps (B, C, H, W), with masks (B, H, W) that are true where there is image."""
     places = torch.cat([each.flatten(2) for each in maps], dim=2).transpose(1, 2)
     sizes = [(each.shape[2], each.shape[3]) for each in maps]
     known = [each for each in masks if each is not None]  # all of them or none
@@ -55,7 +55,7 @@ def memory_of(maps: list[Tensor], masks: list[Tensor | None]) -> Memory:
 
 
 class DecoderLayer(nn.Module):
-    """Attention among the queries, deformable attention to the maps, and two linear layers; a norm after each."""
+    """Self-attention of the queries, deformable cross-attention to the maps, and an MLP; a norm after each."""
 
     def __init__(self, sizes: DecoderSizes, *, maps: int):
         super().__init__()
@@ -79,7 +79,7 @@ class DecoderLayer(nn.Module):
         return self.norm3(queries + self.dropout(seen))
 
     def _among(self, placed: Tensor, values: Tensor) -> Tensor:
-        """Return what torch's layer returns, whose attention `WideAttention` does not see."""
+        """Return the result of torch's MultiheadAttention, but by a function that `WideAttention` can intercept."""
         own = self.self_attn
         both = 2 * own.embed_dim
         query, key = linear(placed, own.in_proj_weight[:both], own.in_proj_bias[:both]).chunk(2, dim=2)
@@ -90,9 +90,9 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The layers, the points at which the queries start, and what makes boxes of them, one for each level or for all.
+    """The layers, the queries' initial reference points, and the box heads, one per level or one for all.
 
-    Raises ValueError for a number of layers below 1, and for heads that do not divide the channels.
+    Raises ValueError for less than one layer, and for heads that do not divide the channels.
     """
 
     def __init__(self, sizes: DecoderSizes, *, maps: int):
@@ -104,13 +104,13 @@ class Decoder(nn.Module):
         self.reference_points = nn.Linear(sizes.hidden, 2)
         nn.init.xavier_uniform_(self.reference_points.weight)
         levels = range(len(self.layers) + 1 if self.refine else 1)
-        # The first boxes are an eighth of the image wide and high.
+        # Initial boxes have about an eighth of the image's width and height.
         self.boxes = nn.ModuleList(_box_head(sizes.hidden, extent=0.0 if level else -2.0) for level in levels)
 
     def forward(self, queries: Tensor, positions: Tensor, memory: Memory) -> Decoded:
         """queries: (B, Q, C). positions: (B, Q, C), or (1, Q, C)."""
         positions = positions.expand_as(queries)
-        with full_precision(queries.device):  # half of it is a step of some pixels
+        with full_precision(queries.device):  # in half precision, steps are several pixels
             references = self.reference_points(positions.to(self.reference_points.weight.dtype)).float().sigmoid()
         found, boxes = [queries], [self._boxes(0, queries, references)]
         for level, layer in enumerate(self.layers, start=1):
@@ -129,12 +129,12 @@ class Decoder(nn.Module):
 
 
 def inverse_sigmoid(x: Tensor, epsilon: float = 1e-5) -> Tensor:
-    """Return log(x / (1 - x)) of numbers from 0 to 1, neither of them taken to be below epsilon."""
+    """Return log(x / (1 - x)) of numbers from 0 to 1, with x and 1 - x clamped to at least epsilon."""
     return (x.clamp(min=epsilon) / (1 - x).clamp(min=epsilon)).log()
 
 
 def _on_maps(references: Tensor, memory: Memory) -> Tensor:
-    """Return shares of the image (B, Q, 2 or 4) as shares of each map, (B, Q, N, 2 or 4)."""
+    """Convert fractions of the image (B, Q, 2 or 4) to fractions of each padded map, (B, Q, N, 2 or 4)."""
     each = references[:, :, None]
     if memory.ratios is None:
         return each.expand(-1, -1, len(memory.sizes), -1)
@@ -142,13 +142,13 @@ def _on_maps(references: Tensor, memory: Memory) -> Tensor:
 
 
 def three_layers(channels: int, values: int) -> nn.Sequential:
-    """Return three linear layers from channels to values."""
+    """Return an MLP of three linear layers from channels to values."""
     first, second, last = (nn.Linear(channels, width) for width in (channels, channels, values))
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
 
 def _box_head(channels: int, *, extent: float) -> nn.Sequential:
-    """Return three layers to 4 values, whose last starts at zero, but for the biases of width and height: `extent`."""
+    """Return an MLP to 4 values; its last layer is initialized to zero, the biases of width and height to `extent`."""
     head = three_layers(channels, 4)
     last = head[-1]
     assert isinstance(last, nn.Linear), "made so above"

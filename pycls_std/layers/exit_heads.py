@@ -1,4 +1,4 @@
-"""Classifiers at taps of a student, each with blocks that do what the student has not done yet; not deployed.
+"""Exit heads: classifiers at taps of a student, each with blocks that stand for its later stages; not deployed.
 
 Shapes: B batch, C channels, H height, W width, N patches, K classes.
 """
@@ -10,7 +10,7 @@ from timm.layers import trunc_normal_
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-GRID = 7  # patches a side, to which those of a tap are merged, at least
+GRID = 7  # least number of patches per side after merging
 
 
 class SeparableDownsampling(nn.Module):
@@ -30,7 +30,7 @@ class SeparableDownsampling(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Four neighbours become one patch of as many channels, with GELU, that the last of several lacks in the source."""
+    """Merge 2x2 patches into one with the same channels, then GELU, which the source omits in the last of several."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -46,9 +46,9 @@ class PatchMerging(nn.Module):
 
 
 class MapExit(nn.Module):
-    """Convolutions, which may be none, and a classifier on the mean over all places.
+    """Convolutional blocks, if any, and a classifier on the globally averaged map.
 
-    blocks: the convolutions. width: channels that they return.
+    blocks: the convolutions. width: their output channels.
     """
 
     def __init__(self, blocks: list[nn.Module], *, width: int, num_classes: int):
@@ -63,9 +63,9 @@ class MapExit(nn.Module):
 
 
 class AttentionExit(nn.Module):
-    """Patches merged to a grid of 7 or a little more, blocks of a transformer, and a classifier on the mean over them.
+    """Patch merging to a grid of about 7x7, transformer blocks, and a classifier on the mean over patches.
 
-    shape: (C, H, W) of the tap. later: taps after it, and blocks; at least one.
+    shape: (C, H, W) of the tap. later: number of taps after it, and of blocks, which are at least one.
     """
 
     def __init__(self, shape: tuple[int, int, int], *, later: int, num_classes: int):
@@ -88,9 +88,9 @@ class AttentionExit(nn.Module):
 def exit_heads(shapes: list[tuple[int, int, int]], *, kind: str, width: int, num_classes: int) -> list[nn.Module]:
     """Return a classifier for each tap of a student.
 
-    shapes: (C, H, W) of the taps, in their order. kind: `blocks`, convolutions where the maps shrink from tap to tap
-    and attention where they keep their size; or `linear`. width: of what convolutions hand the classifier.
-    Source: Hao et al., NeurIPS 2023 (OFA-KD), and its code, whose attention reads a class token where there is one.
+    shapes: (C, H, W) of the taps, in their order. kind: `blocks`, convolutions if the maps differ in size, attention if
+    they do not; or `linear`. width: channels of the classifier's input after convolutions.
+    Source: Hao et al., NeurIPS 2023 (OFA-KD), and its code, whose attention heads read the class token if there is one.
     """
     if kind == "linear":
         return [MapExit([], width=shape[0], num_classes=num_classes) for shape in shapes]
@@ -101,7 +101,7 @@ def exit_heads(shapes: list[tuple[int, int, int]], *, kind: str, width: int, num
 
 
 def _downsampling(channels: int, width: int, later: int) -> list[nn.Module]:
-    """Return blocks that halve as often as the student still will, from channels to width; or a 1x1 convolution."""
+    """Return a downsampling block per later tap, from channels to width; a 1x1 convolution for the last tap."""
     if not later:
         return [nn.Conv2d(channels, width, 1)]
     widths = [channels * 2**number for number in range(later)] + [width]
@@ -109,7 +109,7 @@ def _downsampling(channels: int, width: int, later: int) -> list[nn.Module]:
 
 
 def _halvings(side: int) -> int:
-    """Return how often a number can be halved."""
+    """Return how often a number is divisible by 2."""
     return (side & -side).bit_length() - 1
 
 

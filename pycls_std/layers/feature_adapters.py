@@ -1,4 +1,4 @@
-"""Small modules that bring a student's features to a teacher's; they train with it and are not deployed.
+"""Adapters from a student's features to a teacher's; they are trained with the student and not deployed.
 
 Shapes: B batch, C channels of the student, D of the teacher, H height, W width.
 """
@@ -11,20 +11,20 @@ from torch.nn.functional import softplus
 
 
 def hint_regressor(channels: int, target: int) -> nn.Sequential:
-    """Return a 1x1 convolution, batch norm and ReLU, from (B, C, H, W) to (B, D, H, W), for a map that is positive.
+    """Return a 1x1 convolution, batch norm and ReLU, from (B, C, H, W) to (B, D, H, W), for a nonnegative target map.
 
     Source: HobbitLong/RepDistiller and megvii-research/mdistiller (FitNet), for maps of one size; the paper's regressor
-    is a convolution. Theirs has a bias, which the batch norm takes away.
+    is a convolution. Theirs has a bias, which the batch norm cancels.
     """
     return nn.Sequential(nn.Conv2d(channels, target, 1, bias=False), nn.BatchNorm2d(target), nn.ReLU())
 
 
 class GaussianRegressor(nn.Module):
-    """Mean and variance of a teacher's map, given the student's: three 1x1 convolutions, and a number a channel.
+    """Predict mean and variance of a teacher's map from the student's: three 1x1 convolutions, a variance per channel.
 
-    variance: that all channels start with. least: below which none falls.
-    Source: Ahn et al., CVPR 2019 (VID). In mdistiller the variance stays where it starts, for no optimizer
-    is given it; in RepDistiller it trains, as here.
+    variance: initial value. least: lower bound of the variance.
+    Source: Ahn et al., CVPR 2019 (VID). In mdistiller the variance is not trained, since no optimizer has it; in
+    RepDistiller it is, as here.
     """
 
     def __init__(self, channels: int, target: int, *, variance: float = 5.0, least: float = 1e-5):
@@ -40,7 +40,7 @@ class GaussianRegressor(nn.Module):
 
 
 def projection_head(channels: int, target: int, *, expansion: int = 2) -> nn.Sequential:
-    """Return a hidden layer with batch norm and GELU, from (B, C) to (B, D); expansion: its width over C.
+    """Return an MLP with one hidden layer, batch norm and GELU, from (B, C) to (B, D); expansion: hidden width / C.
 
     Source: Zhang et al., ICCV 2025 (RSD).
     """

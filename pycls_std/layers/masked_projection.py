@@ -1,4 +1,4 @@
-"""A 1x1 convolution and a group norm of the image's places of a map.
+"""A 1x1 convolution and a group norm whose statistics exclude padding.
 
 Shapes: B batch, C channels, H height, W width.
 """
@@ -10,10 +10,10 @@ from pycls_std.core.precision import full_precision
 
 
 class MaskedProjection(nn.Sequential):
-    """Project to other channels, and norm 32 groups of them by the mean and variance of what is image.
+    """Project to other channels, then apply a group norm of 32 groups with statistics over unpadded positions only.
 
-    A norm over all places would know how far a batch is padded. Without a mask it is the plain one.
-    Raises ValueError for channels that 32 does not divide.
+    Otherwise an image's result would depend on how far its batch is padded. Without a mask it is a plain group norm.
+    Raises ValueError if 32 does not divide the output channels.
     """
 
     def __init__(self, channels_in: int, channels_out: int, *, groups: int = 32):
@@ -28,7 +28,7 @@ class MaskedProjection(nn.Sequential):
         convolution, norm = self
         assert isinstance(norm, nn.GroupNorm), "made so above"
         x = convolution(x)
-        if mask is None:  # not by `norm(x)`, which refuses groups of one value; these are their bias
+        if mask is None:  # not `norm(x)`, which refuses groups of one value; their result is the bias
             return torch.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
         return _masked_group_norm(x, mask, norm)
 

@@ -1,4 +1,4 @@
-"""A linear layer whose weight has orthonormal columns, or rows where it is wider than high.
+"""A linear layer whose weight has orthonormal columns, or rows if it is wider than high.
 
 Shapes: n the larger and k the smaller of its two sides.
 """
@@ -13,10 +13,10 @@ from pycls_std.core.precision import full_precision
 
 
 def householder(free: Tensor) -> Tensor:
-    """Return the product of k reflections, (n, k): reflection j is of column j of what is below the diagonal.
+    """Return the product of k Householder reflections, (n, k), by the columns of the matrix below its diagonal.
 
-    torch's `orthogonal` parametrization multiplies by the diagonal, cut to whole numbers, so that the first step of
-    weight decay, which takes it from 1 to 0.99..., makes the weight 0 for good. Here the diagonal is not read.
+    torch's `orthogonal` parametrization multiplies by the diagonal truncated to integers, so the first step of weight
+    decay, from 1 to 0.99..., sets the weight to 0 permanently. Here the diagonal is not used.
     """
     below = free.tril(diagonal=-1)
     return torch.linalg.householder_product(below, 2 / (1 + below.square().sum(dim=0)))
@@ -25,8 +25,8 @@ def householder(free: Tensor) -> Tensor:
 def cayley(free: Tensor) -> Tensor:
     """Return the first k columns of (I - A/2)^-1 (I + A/2), A = F E^T - E F^T.
 
-    E: the first k columns of I. F: the free matrix on and below its diagonal. A = U V^T is of rank 2k: where that is
-    less than n, a system of 2k equations is solved and not one of n.
+    E: the first k columns of I. F: the lower triangle of the free matrix. A = U V^T is of rank 2k: if that is less than
+    n, a system of 2k equations is solved instead of n.
     Source: Wen and Yin, Mathematical Programming 2013, lemma 4.
     """
     n, k = free.shape
@@ -38,7 +38,7 @@ def cayley(free: Tensor) -> Tensor:
 
 
 def _solved(system: Tensor, right: Tensor) -> Tensor:
-    """Return the solution, NaN if there is none; `solve` asks the device whether there is, and waits."""
+    """Return the solution, NaN if there is none; `solve` would synchronize with the device to raise an error."""
     solution, failed = torch.linalg.solve_ex(system, right)
     return torch.where(failed > 0, math.nan, solution)
 
@@ -46,8 +46,8 @@ def _solved(system: Tensor, right: Tensor) -> Tensor:
 def matrix_exp(free: Tensor) -> Tensor:
     """Return the first k columns of exp(A), A = U V^T as in `cayley`.
 
-    Where 4k is less than n, they are E + U f(V^T U) V^T E with f(x) = (exp(x) - 1) / x, which is a block of an
-    exponential of 4k rows, which takes a small part of the time and is more exact.
+    If 4k is less than n, they are E + U f(V^T U) V^T E with f(x) = (exp(x) - 1) / x, which is a block of the
+    exponential of a matrix of 4k rows: much faster and more accurate.
     Source: Higham, Functions of Matrices, SIAM 2008, theorem 1.35 and section 10.7.4.
     """
     n, k = free.shape
@@ -70,7 +70,7 @@ def _one(size: int, like: Tensor) -> Tensor:
 
 
 def qr(free: Tensor) -> Tensor:
-    """Return Q of the factorisation Q R whose R has a positive diagonal, so that it is continuous."""
+    """Return Q of the QR factorisation whose R has a positive diagonal, which makes Q continuous."""
     q, r = torch.linalg.qr(free)
     return q * torch.where(r.diagonal() < 0, -1.0, 1.0).to(q.dtype)
 
@@ -78,17 +78,17 @@ def qr(free: Tensor) -> Tensor:
 def cholesky_qr(free: Tensor) -> Tensor:
     """Return what `qr` returns, by two Cholesky factorisations of k x k matrices; NaN if the columns are dependent.
 
-    The first leaves an error of the condition number squared, the second one of rounding.
+    After the first, the error grows with the condition number squared; after the second, it is that of rounding.
     Source: Yamamoto et al., ETNA 2015 (CholeskyQR2).
     """
     for _ in range(2):
-        factor, failed = torch.linalg.cholesky_ex(free.T @ free)  # without a question to the device, as cholesky has
+        factor, failed = torch.linalg.cholesky_ex(free.T @ free)  # unlike cholesky, does not synchronize
         factor = torch.where(failed > 0, math.nan, factor)
         free = torch.linalg.solve_triangular(factor.T, free, upper=True, left=False)
     return free
 
 
-# From any matrix (n, k), n >= k, to one with orthonormal columns.
+# Maps from an unconstrained matrix (n, k), n >= k, to one with orthonormal columns.
 MAPS: dict[str, Callable[[Tensor], Tensor]] = {
     "householder": householder,
     "cayley": cayley,
@@ -98,17 +98,17 @@ MAPS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-# What `auto` stands for: the fastest and among the most exact of them at the sizes of tools/benchmarks/orthogonal.py.
+# The map of `auto`: the fastest, and among the most accurate, at the sizes of tools/benchmarks/orthogonal.py.
 AUTO = "qr"
 
 
 class OrthogonalLinear(nn.Module):
-    """Multiply by a weight that keeps inner products: P^T P = I, or P P^T = I if there are fewer outputs than inputs.
+    """Multiply by a weight that preserves inner products: P^T P = I, or P P^T = I for fewer outputs than inputs.
 
-    Weight and product are computed in the precision of the parameter, within autocast too; of fp32 on CUDA in TF32 if
+    Weight and product are computed in the precision of the parameter, even within autocast; for fp32 on CUDA in TF32 if
     CUDA.TF32 allows it. The weight is computed once for all features of a call.
-    kind: a name of MAPS, or `auto`. trivialize: the weight is a random orthonormal n x n matrix times the map of a
-    parameter that starts at the identity; the matrix is a buffer, and so a part of checkpoints.
+    kind: a name of MAPS, or `auto`. trivialize: the weight is a fixed random orthogonal n x n matrix times the map,
+    which starts at the identity; the matrix is a buffer, and so in checkpoints.
     Source: Lezcano-Casado, NeurIPS 2019 (trivializations), as torch.nn.utils.parametrizations.orthogonal has them.
     """
 
@@ -119,7 +119,7 @@ class OrthogonalLinear(nn.Module):
         n, k = max(inputs, outputs), min(inputs, outputs)
         self.wide = outputs < inputs
         self.kind = AUTO if kind == "auto" else kind
-        # What no CUDA graph can hold, in words: this map asks the device for a norm.
+        # What a CUDA graph cannot capture, for the error message: this map reads a norm from the device.
         self.no_graph = "the MAP matrix_exp of a projection" if self.kind == "matrix_exp" else ""
         factored = self.kind in ("qr", "cholesky_qr")
         self.register_buffer("base", nn.init.orthogonal_(torch.empty(n, n)) if trivialize else None)
@@ -127,12 +127,12 @@ class OrthogonalLinear(nn.Module):
             start = torch.eye(n, k) if factored else torch.zeros(n, k)
         elif factored:
             start = nn.init.orthogonal_(torch.empty(n, k))
-        else:  # as torch starts a linear layer
+        else:  # as torch initializes a linear layer
             start = nn.init.uniform_(torch.empty(n, k), -(k**-0.5), k**-0.5)
         self.free = nn.Parameter(start)
 
     def weight(self) -> Tensor:
-        """Return the weight, (outputs, inputs), computed anew."""
+        """Compute the weight, (outputs, inputs)."""
         with full_precision(self.free.device):
             weight = MAPS[self.kind](self.free)
             weight = weight if self.base is None else self.base @ weight

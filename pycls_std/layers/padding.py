@@ -1,4 +1,4 @@
-"""Which places of a feature map are image, where images are padded at their right and bottom.
+"""Padding masks of feature maps, for images padded at their right and bottom.
 
 Shapes: B batch, H height, W width, C channels.
 """
@@ -15,9 +15,9 @@ def nearest_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
 def mask_at(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the mask (B, H, W), true where there is image, at the size (height, width) of a feature map.
 
-    A place of the map is image if the pixel at its corner is. Places are squares of a power of two where the map has as
-    many of them as the padded images need, so that an image has as many as it has alone, whatever it is padded to. For
-    other maps it is the `nearest_mask`.
+    A position of the map is image if the pixel at its top left corner is. If the map's size is that of a stride of a
+    power of two, that stride is used, so an image has as many positions as without padding. For other maps it is the
+    `nearest_mask`.
     """
     strides = [1 << (-(-length // own) - 1).bit_length() for length, own in zip(mask.shape[1:], size, strict=True)]
     places = mask[:, :: strides[0], :: strides[1]]
@@ -25,5 +25,5 @@ def mask_at(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def zeroed(features: Tensor, mask: Tensor | None) -> Tensor:
-    """Return a map (B, H, W, C) with zeros where the mask (B, H, W) is false; None = as it is."""
+    """Return a map (B, H, W, C) with zeros where the mask (B, H, W) is false; None = unchanged."""
     return features if mask is None else features.masked_fill(~mask[..., None], 0)

@@ -1,4 +1,4 @@
-"""Positions of the places of a map as sines and cosines.
+"""Sine position encodings of a map.
 
 Shapes: B batch, H height, W width, C channels.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def sine_positions(mask: Tensor, channels: int) -> Tensor:
-    """Return (B, H, W, C): half of the channels say the row, half the column, as shares of the image.
+    """Return (B, H, W, C): half of the channels encode the row, half the column, as fractions of the image.
 
     mask: (B, H, W) true where there is image. channels: a multiple of 4.
     Source: Carion et al., ECCV 2020 (DETR), whose scale is 2 pi and whose temperature is 10000.

@@ -1,4 +1,4 @@
-"""From a student's features to as many channels as a teacher's have."""
+"""Projections from a student's number of channels to a teacher's."""
 
 from collections.abc import Callable
 
@@ -31,17 +31,17 @@ PROJECTIONS: dict[str, Callable[..., nn.Module]] = {
 
 
 def make_projection(form: str, inputs: int, outputs: int, *, kind: str = "auto", trivialize: bool = False) -> nn.Module:
-    """Return what takes features (..., inputs) to (..., outputs).
+    """Return a module from features (..., inputs) to (..., outputs).
 
-    form: `orthogonal`, a linear layer that keeps inner products (kind, trivialize: see `OrthogonalLinear`); `linear`,
-    one without constraint and bias; `mlp`, two layers with ReLU between, the first as wide as the features; `none`.
-    Raises ValueError for `none` between unequal numbers of channels.
+    form: `orthogonal`, a linear layer that preserves inner products (kind, trivialize: see `OrthogonalLinear`);
+    `linear`, an unconstrained one without bias; `mlp`, two layers with ReLU between, the hidden width being `inputs`;
+    or `none`. Raises ValueError for `none` between different numbers of channels.
     """
     return PROJECTIONS[form](inputs, outputs, kind=kind, trivialize=trivialize)
 
 
 class ChannelScale(nn.Module):
-    """Multiply each channel by a factor that starts at 1, and add a shift that starts at 0."""
+    """Learned scale and shift of each channel, initialized to 1 and 0."""
 
     def __init__(self, channels: int):
         super().__init__()

@@ -17,22 +17,22 @@ from pycls_std.layers.shifted_windows import in_windows
 
 
 class View(NamedTuple):
-    """What the blocks of a stage know of the map beside its tokens; None = there is none."""
+    """Properties of the map that a stage's blocks need in addition to its tokens."""
 
     size: tuple[int, int]  # height and width
-    mask: Tensor | None  # (B, H, W) true where there is image, for the windows; None = they see the padding
-    shifted: Tensor | None  # what is added to the attention of shifted windows, see `shifted_mask`
-    positions: Tensor | None  # (B, P, C) of the patches, to which the detection tokens attend; None = they do not
-    attended: Tensor | None  # (B, P) patches that may be; None = all
+    mask: Tensor | None  # (B, H, W) true where there is image, for the windows; None = padding is not zeroed
+    shifted: Tensor | None  # attention bias of shifted windows, see `shifted_mask`
+    positions: Tensor | None  # (B, P, C) of the patches, for cross-attention of detection tokens; None = without it
+    attended: Tensor | None  # (B, P) patches that detection tokens may attend to; None = all
 
 
 class ReconfiguredAttention(WindowAttention):
-    """timm's attention of patches in windows, and with the same weights that of detection tokens, `detect`."""
+    """timm's window attention of patches, and attention of detection tokens with the same weights, `detect`."""
 
     def detect(self, tokens: Tensor, patches: Tensor | None = None, attended: Tensor | None = None) -> Tensor:
-        """Return what detection tokens (B, Q, C) see of each other, and of the patches (B, P, C) if they are given.
+        """Return the attention of detection tokens (B, Q, C) to each other, and to patches (B, P, C) if given.
 
-        attended: (B, P) patches that may be seen; None = all.
+        attended: (B, P) patches that may be attended to; None = all.
         """
         query, key, value = self._heads(self.qkv(tokens), 3)
         mask = None
@@ -50,9 +50,9 @@ class ReconfiguredAttention(WindowAttention):
 
 
 class ReconfiguredBlock(nn.Module):
-    """Attention and MLP over patches and detection tokens together, each after a norm and beside a shortcut.
+    """Pre-norm residual attention and MLP, on patches and detection tokens together.
 
-    positions: D, channels of the detection tokens' positions, which every block projects for itself.
+    positions: D, channels of the detection tokens' positions, which every block projects separately.
     """
 
     def __init__(self, channels: int, *, heads: int, window: int, shift: int, positions: int, drop_path: float = 0.0):
@@ -78,6 +78,6 @@ class ReconfiguredBlock(nn.Module):
 
     def _patches(self, patches: Tensor, view: View) -> Tensor:
         mask = view.shifted if self.shift else None
-        patches = zeroed(patches, view.mask)  # as the places that fill the last windows
+        patches = zeroed(patches, view.mask)  # like the positions that fill up the last windows
         seen = in_windows(patches, lambda x: self.attn(x, mask), window=self.window, shift=self.shift)
         return seen.flatten(1, 2)

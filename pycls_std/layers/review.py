@@ -1,4 +1,4 @@
-"""The student's later stages are reviewed in its earlier ones: fused, from the last to the first.
+"""Review of ReviewKD: the student's deeper stages are fused into its earlier ones, from the last to the first.
 
 Shapes: B batch, C channels, H height, W width.
 """
@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-GREATEST = 512  # channels that are fused, at most
+GREATEST = 512  # maximum channels of fused maps
 
 
 class Fusion(nn.Module):
-    """One stage of the student, fused with what comes from the later ones by weights at every place.
+    """Fuse one stage of the student with the fused map of the next stage, by weights at every position.
 
-    channels: of the stage. fused: of what is passed on. target: of the teacher's map. last: nothing comes from later.
+    channels: of the stage. fused: of the fused map. target: of the teacher's map. last: whether there is no next stage.
     Source: Chen et al., CVPR 2021 (ReviewKD), attention-based fusion.
     """
 
@@ -28,9 +28,9 @@ class Fusion(nn.Module):
             nn.init.kaiming_uniform_(layer.weight, a=1)
 
     def forward(self, features: Tensor, later: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """features: (B, C, H, W). later: what the next stage passes on. size: of the teacher's map.
+        """features: (B, C, H, W). later: the fused map of the next stage. size: of the teacher's map.
 
-        Returns what is compared with the teacher, and what is passed on, both of that size.
+        Returns the map to compare with the teacher's, and the fused map, both of that size.
         """
         x = self.enter(features)
         if self.weights is not None:
@@ -46,7 +46,7 @@ class Fusion(nn.Module):
 class Review(nn.Module):
     """Fusions of all stages of a student, as many as the teacher has.
 
-    student, teacher: (C, H, W) of each stage, in their order, the pooled features last, as maps of one place.
+    student, teacher: (C, H, W) of each stage, in their order, the pooled features last, as 1x1 maps.
     """
 
     def __init__(self, student: list[tuple[int, int, int]], teacher: list[tuple[int, int, int]]):
@@ -59,7 +59,7 @@ class Review(nn.Module):
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """maps: (B, C, H, W) of each stage. Returns a map of each of the teacher's shape."""
+        """maps: (B, C, H, W) of each stage. Returns a map of each, of the teacher's shape."""
         results: list[Tensor] = []
         later = None
         for number in reversed(range(len(maps))):

@@ -1,6 +1,6 @@
-"""Windows of a feature map, shifted or not, and what may attend to what in them where images are padded.
+"""Windows of a feature map, shifted or not, and their attention masks, also for padded images.
 
-Shapes: B batch, H height, W width, C channels, N places of a window, K windows of a map.
+Shapes: B batch, H height, W width, C channels, N positions of a window, K windows of a map.
 """
 
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from timm.models.swin_transformer import window_partition, window_reverse
 from torch import Tensor
 from torch.nn.functional import pad
 
-NEVER = -1e4  # added to what must not attend: its exponential is zero, and half precision holds it
+NEVER = -1e4  # bias of masked attention: its exponential is zero, and it is finite in half precision
 
 
 def in_windows(x: Tensor, attend: Callable[[Tensor], Tensor], *, window: int, shift: int) -> Tensor:
-    """Return what `attend` makes of the windows (B K, N, C) of a map (B, H, W, C), as a map.
+    """Apply `attend` to the windows (B K, N, C) of a map (B, H, W, C); return the result as a map.
 
-    The map is padded with zeros to whole windows, which take part; then it is rolled by the shift.
+    The map is padded with zeros to whole windows, and attention includes this padding; then it is rolled by the shift.
     """
     height, width, channels = x.shape[1:]
     x = pad(x, (0, 0, 0, -width % window, 0, -height % window))
@@ -32,11 +32,11 @@ def in_windows(x: Tensor, attend: Callable[[Tensor], Tensor], *, window: int, sh
 
 
 def shifted_mask(size: tuple[int, int], *, window: int, shift: int, mask: Tensor | None, like: Tensor) -> Tensor:
-    """Return what is added to the attention of the places of rolled windows: (K, N, N), or (B K, N, N) with a mask.
+    """Return the attention bias of rolled windows: (K, N, N), or (B K, N, N) with a mask.
 
-    Places that the roll has brought together from two ends of the map do not attend to each other. size: height and
-    width of the map. mask: (B, H, W) true where there is image; None = everywhere. An image then sees as many zeros
-    around it as it would alone, those that pad it to whole windows. like: a tensor of the device and kind of number.
+    Positions that the roll brings together from opposite ends of the map do not attend to each other. size: height and
+    width of the map. mask: (B, H, W) true where there is image; None = everywhere. With it, an image attends to as many
+    zeros as it would alone, those that pad it to whole windows. like: a tensor of the device and dtype to use.
     """
     height, width = (length + -length % window for length in size)
     rolled = [torch.arange(length, device=like.device) < shift for length in (height, width)]  # to the other end

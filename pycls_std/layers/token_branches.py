@@ -1,7 +1,7 @@
-"""Spatial-channel distillation tokens beside a backbone (STD): the token sets, their updates, a head for each token.
+"""Spatial-channel distillation tokens (STD): a branch of token sets, their updates, and a head for each token.
 
 The tokens read the outputs of some of the backbone's blocks and never write back, so the branch attaches to any
-backbone and leaves its logits as they were.
+backbone and does not change its logits.
 
 Shapes: B batch, P patches, C channels, H height, W width, M tokens of a set (one for each of its teachers), K classes.
 """
@@ -16,17 +16,17 @@ from pycls_std.core.structures import Output
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Where the tokens are and whom they listen to.
+    """Where the tokens are, and their teachers.
 
     taps: names of taps of the backbone, in their order.
-    teachers: for each token set, the positions of its teachers; one set for each tap, or, if the tokens propagate, one
-        set in all.
+    teachers: for each token set, the positions of its teachers; one set for each tap, or a single set if the tokens
+        propagate.
     kind: `both`, `spatial`, `channel`; `none` = no tokens, the heads read the mean of the patches.
     propagate: one token set is carried from tap to tap and read at the end (the reproduction's STD-57); otherwise each
-        tap has tokens, a branch and heads of its own (the paper).
+        tap has its own tokens, branch and heads (the paper).
     shared_update: all tokens of a set get the same update, as in the reference code; otherwise each its own.
     init_std: standard deviation of the tokens' initial values.
-    decay_tokens: weight decay acts on the tokens too, as in the reference code.
+    decay_tokens: apply weight decay to the tokens, as in the reference code.
     """
 
     taps: tuple[str, ...]
@@ -46,8 +46,8 @@ class TokenLayout:
 class TokenSet(nn.Module):
     """The tokens of one layer: M spatial ones of C channels, M channel ones of P patches, one of each for each teacher.
 
-    kind: `both`, `spatial` or `channel`; what is left out is None and has no parameters.
-    init_std: standard deviation of the truncated normal they start from; the reference uses 0.2.
+    kind: `both`, `spatial` or `channel`; the other kind is None, without parameters.
+    init_std: standard deviation of their truncated normal initialization; the reference uses 0.2.
     """
 
     def __init__(self, channels: int, patches: int, tokens: int, *, kind: str = "both", init_std: float = 0.2):
@@ -69,10 +69,10 @@ class TokenBranch(nn.Module):
         T_C' = T_C + MLP(LN([Z , T_C])) over the C + M columns,    T_C: (B, P, M)
     with C // 2 hidden units for the rows and 4 C for the columns, whatever the backbone's own ratios.
 
-    kind: `both`, `spatial` or `channel`; what is left out has no parameters and is None.
+    kind: `both`, `spatial` or `channel`; the other kind is None, without parameters.
     width: outputs of each MLP; M gives each token its own update, 1 adds the same update to all, as the reference does
         (with one teacher the two are the same).
-    Source: Li et al., ICML 2022, as realised in the reproduction; the sizes are confirmed by the parameter counts.
+    Source: Li et al., ICML 2022, as implemented in the reproduction; the sizes are confirmed by the parameter counts.
     """
 
     def __init__(self, channels: int, patches: int, tokens: int, *, kind: str = "both", width: int | None = None):
@@ -88,7 +88,7 @@ class TokenBranch(nn.Module):
     def forward(
         self, patches: Tensor, spatial: Tensor | None, channel: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """patches: (B, P, C). spatial: (B, M, C). channel: (B, P, M). Returns the two tokens, updated."""
+        """patches: (B, P, C). spatial: (B, M, C). channel: (B, P, M). Returns both kinds of tokens, updated."""
         if spatial is not None:
             rows = self.spatial_norm(torch.cat([patches, spatial], dim=1))
             spatial = spatial + self.spatial_mlp(rows.transpose(1, 2)).transpose(1, 2)
@@ -130,7 +130,7 @@ class TokenBranches(nn.Module):
         self.heads = tuple(f"std{number}" for number in range(len(self.classifiers)))
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay spares: the tokens."""
+        """Names of the parameters without weight decay: the tokens, unless `decay_tokens`."""
         tokens = {name for name, _ in self.named_parameters() if name.startswith("tokens.")}
         return set() if self.layout.decay_tokens else tokens
 
@@ -162,7 +162,7 @@ class TokenBranches(nn.Module):
 
 
 def _readings(spatial: Tensor | None, channel: Tensor | None) -> list[Tensor]:
-    """Return what each head of a set reads: its spatial token, its channel token, or both side by side."""
+    """Return the input of each head of a set: its spatial token, its channel token, or both concatenated."""
     parts = [] if spatial is None else [spatial.unbind(dim=1)]
     parts += [] if channel is None else [channel.unbind(dim=2)]
     return [torch.cat(pair, dim=1) for pair in zip(*parts, strict=True)]

@@ -1,18 +1,19 @@
-"""The token mixing MLP of an MLP-Mixer in kernels that keep the hidden units on the chip; it needs Triton.
+"""The token mixing MLP of an MLP-Mixer as fused Triton kernels, which keep the hidden units on chip.
 
     y = W2 gelu(W1 x + b1) + b2 over the tokens of each channel, GELU by erf
 
-The hidden units, 4 times as many numbers as x in Mixer-S/4, are computed in blocks and used at once, forward, and again
-in each of two kernels backward; plain layers write them to memory and read them several times. The compiler does not
-come to this form: inductor fuses what stands beside a product, but not two products, and its experimental b2b_gemm_pass
-does so for CUDA where no bias is added between them and nothing else reads the first one's result, as the backward pass
-does here.
+The hidden units, 4 times as many numbers as x in Mixer-S/4, are computed in blocks and consumed immediately, in the
+forward kernel and again in each of the two backward kernels; plain layers write them to memory and read them several
+times. The compiler cannot do this: inductor fuses pointwise operations into a product, but not two products, and its
+experimental b2b_gemm_pass fuses them on CUDA only if no bias is added between them and nothing else reads the first
+product, as the backward pass does here.
 
-Products of bf16 and fp16 add in fp32, and so does all between them; what goes into a product is rounded. With fp32 they
-are in full fp32, or in TF32 where it is allowed. Nothing is added in an order that varies.
+Products of bf16 and fp16 accumulate in fp32, as does everything between them; only the inputs of a product are rounded.
+For fp32 they are in full fp32, or in TF32 if it is allowed. The order of summation is fixed, so results are
+deterministic.
 
 Shapes: B batch, N tokens, C channels, H hidden units. Tokens are the last dimension of a kernel's tiles, in two parts:
-MAIN, a power of two, and REST, 16 or more or none, so that 65 of them do not take as long as 128.
+MAIN, a power of two, and REST, at least 16 or none, so that 65 tokens do not take as long as 128.
 Source of the layer: Tolstikhin et al., NeurIPS 2021.
 """
 
@@ -23,13 +24,13 @@ from timm.layers import Mlp
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
-SHARES = 128  # of the images' channels, whose gradients of weights are added up by one program each
+SHARES = 128  # maximum number of programs over which the blocks of channels are split for the weights' gradients
 
 
 # ------------------------------------------------------------------------------------------------------------- kernels
 @triton.jit
 def _places(matrix, columns, size, N: tl.constexpr, FIRST: tl.constexpr, COUNT: tl.constexpr):
-    """Return the places (columns, COUNT) of a matrix (N, size) from token FIRST on, and which of them it has."""
+    """Return the pointers (columns, COUNT) to a matrix (N, size) from token FIRST on, and the mask of valid ones."""
     tokens = FIRST + tl.arange(0, COUNT)
     inside = (columns < size)[:, None]
     if FIRST + COUNT > N:
@@ -39,7 +40,7 @@ def _places(matrix, columns, size, N: tl.constexpr, FIRST: tl.constexpr, COUNT: 
 
 @triton.jit
 def _load(matrix, columns, size, N: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr):
-    """Return both parts of columns of a matrix (N, size), zeros where it ends; without REST one stands for both."""
+    """Load both parts of columns of a matrix (N, size), zeros out of bounds; without REST the second is the first."""
     places, inside = _places(matrix, columns, size, N, 0, MAIN)
     main = tl.load(places, mask=inside, other=0.0)
     rest = main
@@ -69,7 +70,7 @@ def _zeros(COUNT: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr):
 
 @triton.jit
 def _over_tokens(main, rest, other_main, other_rest, REST: tl.constexpr, PRECISION: tl.constexpr):
-    """Return the product (columns, other columns) over all tokens."""
+    """Return the product (columns, other columns), contracted over all tokens."""
     total = tl.dot(main, tl.trans(other_main), input_precision=PRECISION)
     if REST:
         total = tl.dot(rest, tl.trans(other_rest), total, input_precision=PRECISION)
@@ -102,7 +103,7 @@ def _forward(
     x, w1, b1, w2, b2, y, C, H, N: tl.constexpr,
     MAIN: tl.constexpr, REST: tl.constexpr, CHANNELS: tl.constexpr, UNITS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """y of some channels of an image."""
+    """y of a block of channels of an image."""
     image = tl.program_id(0).to(tl.int64) * N * C
     channels = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     x_main, x_rest = _load(x + image, channels, C, N, MAIN, REST)
@@ -122,7 +123,7 @@ def _input_gradient(
     grad, x, w1, b1, w2, dx, C, H, N: tl.constexpr,
     MAIN: tl.constexpr, REST: tl.constexpr, CHANNELS: tl.constexpr, UNITS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dx = W1^T dz, dz = gelu'(z) * W2^T dy, of some channels of an image."""
+    """dx = W1^T dz, dz = gelu'(z) * W2^T dy, of a block of channels of an image."""
     image = tl.program_id(0).to(tl.int64) * N * C
     channels = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     x_main, x_rest = _load(x + image, channels, C, N, MAIN, REST)
@@ -143,7 +144,7 @@ def _weight_gradients(
     grad, x, w1, b1, w2, sums, images, C, H, N: tl.constexpr,
     MAIN: tl.constexpr, REST: tl.constexpr, CHANNELS: tl.constexpr, UNITS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """dW1 = dz x^T, db1 = the sum of dz, dW2 = dy gelu(z)^T of some hidden units, over a share of all channels.
+    """dW1 = dz x^T, db1 = the sum of dz, dW2 = dy gelu(z)^T of a block of hidden units, over a share of all channels.
 
     sums: (shares, 2 N + 1, H), of each share dW1^T (N, H), dW2 (N, H) and db1 (H).
     """
@@ -176,7 +177,7 @@ def _weight_gradients(
 
 # ----------------------------------------------------------------------------------------------------------- operations
 def tile(tokens: int, dtype: torch.dtype) -> dict:
-    """Return what the kernels are compiled with: the parts of the tokens, the blocks, the precision of products."""
+    """Return the kernels' compile-time arguments: the parts of the tokens, block sizes, the precision of products."""
     main = max(16, 1 << (tokens.bit_length() - 1))
     rest = max(16, 1 << (tokens - main - 1).bit_length()) if tokens > main else 0
     full = dtype != torch.float32 or not torch.backends.cuda.matmul.allow_tf32
@@ -187,9 +188,9 @@ def tile(tokens: int, dtype: torch.dtype) -> dict:
 
 @torch.library.custom_op("pycls_std::token_mixing", mutates_args=())
 def token_mixing(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """Return the token mixing MLP of x (B, N, C), of its shape; there are gradients of first order.
+    """Return the token mixing MLP of x (B, N, C), of its shape; differentiable once.
 
-    w1: (H, N). b1: (H). w2: (N, H). b2: (N). All are of one type, bf16, fp16 or fp32.
+    w1: (H, N). b1: (H). w2: (N, H). b2: (N). All have the same dtype, bf16, fp16 or fp32.
     """
     (images, tokens, channels), hidden = x.shape, len(w1)
     x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -206,7 +207,7 @@ def _(x, w1, b1, w2, b2):
 
 @torch.library.custom_op("pycls_std::token_mixing_backward", mutates_args=())
 def token_mixing_backward(grad: Tensor, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of x, and of w1^T, w2 and b1 one below the other (2 N + 1, H) in fp32."""
+    """Return the gradients of x, and of w1^T, w2 and b1 concatenated, (2 N + 1, H), in fp32."""
     (images, tokens, channels), hidden = x.shape, len(w1)
     given = grad.contiguous(), x.contiguous(), w1.t().contiguous(), b1, w2.contiguous()
     dx, sizes = torch.empty_like(given[1]), tile(tokens, x.dtype)
@@ -241,17 +242,17 @@ token_mixing.register_autograd(_backward, setup_context=_keep)
 
 @register_flop_formula(torch.ops.pycls_std.token_mixing)
 def _operations(x_shape, w1_shape, *args, **kwargs) -> int:
-    """Those of both products, as of plain layers, 2 for a multiply-add."""
+    """Return the FLOPs of both products, as of plain layers, 2 per multiply-add."""
     images, tokens, channels = x_shape
     return 2 * 2 * images * channels * tokens * w1_shape[0]
 
 
 # --------------------------------------------------------------------------------------------------------------- module
 class TokenMixing(nn.Module):
-    """A token mixing MLP in the place of timm's, whose layers, and so whose parameters and their names, it takes.
+    """A token mixing MLP that replaces timm's; it takes over its layers, so parameters and their names are the same.
 
     plain: with biases and exact GELU, without norm and dropout, as many outputs as inputs. Under autocast it computes
-    in its type, as nn.Linear does.
+    in autocast's dtype, as nn.Linear does.
     """
 
     fc1: nn.Linear

@@ -1,4 +1,4 @@
-"""Pure functions on tensors. Every file of this folder is imported, so that what has a name there is registered."""
+"""Losses, pure functions on tensors. Every file of this folder is imported, so that its functions are registered."""
 
 from pycls_std.core.registry import import_files
 

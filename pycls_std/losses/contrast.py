@@ -1,19 +1,19 @@
-"""Noise-contrastive estimation: telling the features of one image from those of others.
+"""Noise-contrastive estimation: distinguish pairs of features of the same image from pairs of different images.
 
 Shapes: B batch, K negatives.
 """
 
 from torch import Tensor
 
-SMALL = 1e-7  # beside what is divided by
+SMALL = 1e-7  # added to denominators
 
 
 def contrastive_loss(positive: Tensor, negatives: Tensor, *, images: int) -> Tensor:
-    """Return the cross-entropy of telling a pair of features of one image from K pairs of features of two.
+    """Return the binary cross-entropy of classifying one positive and K negative pairs of features per image.
 
-    positive: (B,) how likely the pair is one of one image, unnormalised densities over `images`. negatives: (B, K).
+    positive: (B,) score of the positive pair, an unnormalised density over `images`. negatives: (B, K) the same.
     Returns the mean over the batch, in nats, of the sum over the 1 + K pairs, fp32.
-    Source: Tian et al., ICLR 2020 (CRD), equation 18; the noise is even over the images, 1 / images each.
+    Source: Tian et al., ICLR 2020 (CRD), equation 18; the noise distribution is uniform, 1 / images each.
     """
     noise = negatives.shape[1] / images
     own = (positive / (positive + noise + SMALL)).log()

@@ -1,4 +1,4 @@
-"""Distillation at a temperature that learns to make it harder.
+"""Distillation at a temperature that is learned adversarially, to increase the loss.
 
 Shapes: ... any leading dimensions, K classes.
 """
@@ -13,7 +13,7 @@ from pycls_std.losses.logit import soft_distillation
 
 
 def with_gradient(value: Tensor, factor: float) -> Tensor:
-    """Return the value, whose gradient is `factor` times what it would be; below 0 it is reversed."""
+    """Return the value with its gradient multiplied by `factor`; a factor below 0 reverses it."""
     return value.detach() + factor * (value - value.detach())
 
 
@@ -30,8 +30,8 @@ def curriculum_distillation(
 ) -> Tensor:
     """Return `soft_distillation` at the temperature ctkd_least + ctkd_range sigmoid(theta).
 
-    theta: a scalar that is trained with the student, but by the reversed gradient, times a factor that falls from 0 to
-    -1 over ctkd_epochs by a cosine: so it goes where the loss is large, more so with every epoch.
+    theta: a scalar that is trained with the student, but by the reversed gradient, with a factor that falls from 0 to
+    -1 over ctkd_epochs by a cosine: so it increases the loss, more so with every epoch.
 
     student_logits, teacher_logits: (..., K) raw scores.
     Returns (...) values in nats.

@@ -1,6 +1,6 @@
-"""What a detector learns from the boxes of an image: their classes, their places, their extents.
+"""The detection losses, of the classes and the boxes of matched queries.
 
-Shapes: B batch, L levels, Q queries, K classes, N places for the boxes of an image.
+Shapes: B batch, L levels, Q queries, K classes, N slots for the boxes of an image.
 """
 
 import torch
@@ -21,11 +21,11 @@ def detection_losses(
     num_boxes: Tensor,
     ious: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Return the weighted losses `class`, `l1` and `giou`, (L,) each: of every level, matched by itself; fp32.
+    """Return the weighted losses `class`, `l1` and `giou`, (L,) each: one per level, each matched separately; fp32.
 
-    With `ious`, logits (B, L, Q) of how well the boxes overlap, `iou` as well.
-    logits: (B, L, Q, K). boxes: (B, L, Q, 4) centre x, centre y, width, height, as shares of the image, as in truth.
-    num_boxes: what the sums over the batch are divided by.
+    With `ious`, logits (B, L, Q) of the boxes' IoU, `iou` as well.
+    logits: (B, L, Q, K). boxes: (B, L, Q, 4) centre x, centre y, width, height, as fractions of the image, as in truth.
+    num_boxes: number that the sums over the batch are divided by.
     Source: Carion et al., ECCV 2020; with the focal loss, Zhu et al., ICLR 2021.
     """
     with full_precision(logits.device):
@@ -40,9 +40,9 @@ def detection_losses(
 
 
 def class_losses(logits: Tensor, truth: Truth, matches: Tensor) -> Tensor:
-    """Return the focal loss of each level (L,), summed over images, queries and classes; unmatched queries have none.
+    """Return the focal loss of each level (L,), summed over images, queries and classes.
 
-    matches: (B, L, Q) box of each query, or NONE. Source: Lin et al., ICCV 2017.
+    Unmatched queries have no class. matches: (B, L, Q) box of each query, or NONE. Source: Lin et al., ICCV 2017.
     """
     labels = truth.labels.gather(1, matches.clamp(min=0).flatten(1)).view_as(matches)
     labels = torch.where(matches == NONE, NONE, labels)
@@ -52,10 +52,10 @@ def class_losses(logits: Tensor, truth: Truth, matches: Tensor) -> Tensor:
 
 
 def box_losses(boxes: Tensor, truth: Truth, matches: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sums over the matches of each level (L,): distance of the four numbers (L1), and 1 - GIoU.
+    """Return the sums over the matches of each level (L,): L1 distance of the four coordinates, and 1 - GIoU.
 
-    Source of the latter: Rezatofighi et al., CVPR 2019. That of single pairs in torchvision picks boxes by a mask, for
-    which a GPU waits and a compiler stops.
+    Source of the latter: Rezatofighi et al., CVPR 2019. torchvision's `generalized_box_iou_loss` indexes by a boolean
+    mask, which synchronizes with the GPU and breaks compiled graphs.
     """
     own, others = _pairs(boxes, truth, matches)
     overlap = generalized_box_iou(corners(own)[..., None, :], corners(others)[..., None, :])[..., 0, 0]
@@ -65,8 +65,8 @@ def box_losses(boxes: Tensor, truth: Truth, matches: Tensor) -> tuple[Tensor, Te
 def overlap_losses(ious: Tensor, boxes: Tensor, truth: Truth, matches: Tensor) -> Tensor:
     """Return the sums over the matches of each level (L,): cross-entropy of logits `ious` (B, L, Q) with the IoU.
 
-    No gradient goes through the IoU, which is what is learned; in the public code it does, and draws boxes towards a
-    larger one where the logit is above 0. Source: ViDT+ (Song et al., arXiv 2204.07962).
+    The IoU is a target, without gradient; in the public code it has one, which increases the IoU where the logit is
+    above 0. Source: ViDT+ (Song et al., arXiv 2204.07962).
     """
     own, others = _pairs(boxes.detach(), truth, matches)
     overlap = box_iou(corners(own)[..., None, :], corners(others)[..., None, :])[..., 0, 0]
@@ -77,9 +77,9 @@ def overlap_losses(ious: Tensor, boxes: Tensor, truth: Truth, matches: Tensor) -
 
 
 def _pairs(boxes: Tensor, truth: Truth, matches: Tensor) -> tuple[Tensor, Tensor]:
-    """Return boxes (B, L, Q, 4) and those that they are matched with.
+    """Return boxes (B, L, Q, 4) and the ground truth boxes that they are matched with.
 
-    Where there is none both are the same box: no distance, and no gradient.
+    For unmatched queries both are the same constant box: no distance, and no gradient.
     """
     places = matches.clamp(min=0).flatten(1)[..., None].expand(-1, -1, 4)
     unmatched = (matches == NONE)[..., None]

@@ -1,8 +1,8 @@
-"""Comparing feature maps of two models: brought to one size, transformed, and their mean squared difference.
+"""Compare feature maps of two models: resize to a common size, transform, take the mean squared error.
 
-A function that is registered in FEATURE_TRANSFORMS is one that LOCALITY.TRANSFORM can name: from features (B, C, H, W)
-to what is compared. If it keeps the channels it says so in `projects`, and the student's are brought to the teacher's
-number before.
+A function registered in FEATURE_TRANSFORMS can be chosen by LOCALITY.TRANSFORM: it maps features (B, C, H, W) to what
+is compared. If it keeps the channels, its attribute `projects` is True, and the student's map is first projected to the
+teacher's number of channels.
 
 Shapes: B batch, C channels, H height, W width.
 """
@@ -24,7 +24,7 @@ linear.projects = True
 
 @FEATURE_TRANSFORMS.register("attention")
 def attention(features: Tensor) -> Tensor:
-    """Return where features (B, C, H, W) are large: mean of squares over the channels, (B, H W), of length 1.
+    """Return the attention map of features (B, C, H, W): their mean square over channels, (B, H W), L2-normalized.
 
     Source: Zagoruyko and Komodakis, ICLR 2017.
     """
@@ -33,10 +33,10 @@ def attention(features: Tensor) -> Tensor:
 
 @FEATURE_TRANSFORMS.register("similarity")
 def similarity(features: Tensor) -> Tensor:
-    """Return how alike the images of a batch are: products of their features (B, C, H, W), (B, B), rows of length 1.
+    """Return the Gram matrix (B, B) of the images' features (B, C, H, W), with L2-normalized rows.
 
-    Of a batch that processes share, each compares its own images. Computed in fp64, which autocast leaves alone: the
-    sums are over tens of thousands of products, too large for fp16.
+    Each process compares its own images of a batch. Computed in fp64, which autocast does not change: the sums are over
+    tens of thousands of products, too large for fp16.
     Source: Tung and Mori, ICCV 2019.
     """
     flat = features.flatten(1).double()
@@ -51,10 +51,10 @@ def to_common_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def feature_distance(student: Tensor, teacher: Tensor, transform=linear) -> Tensor:
-    """Return the mean squared difference of two transformed feature maps, a scalar in fp32.
+    """Return the mean squared error between two transformed feature maps, a scalar in fp32.
 
-    student, teacher: (B, C, H, W), brought to one size first; the numbers of channels may differ if the transform does
-    not keep them.
+    student, teacher: (B, C, H, W), first resized to a common size; the numbers of channels may differ if the transform
+    does not keep them.
     """
     pair = to_common_size(student.float(), teacher.float())
     first, second = (transform(features) for features in pair)

@@ -1,7 +1,7 @@
-"""Differences of two models' feature maps, place by place.
+"""Distances between two models' feature maps.
 
-Of two maps of different size the larger one is averaged to the smaller. The numbers of channels may differ where an
-entry says nothing of them.
+If two maps differ in size, the larger one is average-pooled to the smaller. The numbers of channels may differ unless
+stated otherwise.
 Shapes: B batch, C channels, H height, W width.
 """
 
@@ -11,11 +11,11 @@ from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, normalize
 
 from pycls_std.losses.feature import attention
 
-PYRAMID = (4, 2, 1)  # sides of the averaged maps of `hierarchical_distance`
+PYRAMID = (4, 2, 1)  # sides of the pooled maps of `hierarchical_distance`
 
 
 def to_smaller_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two maps (B, C, H, W), of any channels, averaged to the smaller height and width of the two."""
+    """Return two maps (B, C, H, W), of any channels, average-pooled to the smaller height and width of the two."""
     height, width = (min(pair) for pair in zip(first.shape[2:], second.shape[2:], strict=True))
     size = height, width
     first, second = (m if m.shape[2:] == size else averaged(m, size) for m in (first, second))
@@ -23,9 +23,9 @@ def to_smaller_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def averaged(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return maps (B, C, H, W) averaged to a height and a width.
+    """Return maps (B, C, H, W) average-pooled to a height and a width.
 
-    Where these divide H and W, windows do not overlap, and CUDA has a deterministic gradient.
+    If these divide H and W, windows do not overlap, and the gradient is deterministic on CUDA.
     """
     windows = [whole // part for whole, part in zip(maps.shape[2:], size, strict=True)]
     if all(whole % part == 0 for whole, part in zip(maps.shape[2:], size, strict=True)):
@@ -34,7 +34,7 @@ def averaged(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def hint_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean squared difference of two maps (B, C, H, W) of one shape but for their sizes, in fp32.
+    """Return the mean squared error between two maps (B, C, H, W) with equal channels, in fp32.
 
     Source: Romero et al., ICLR 2015 (FitNet).
     """
@@ -43,10 +43,10 @@ def hint_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean squared difference of where two maps (B, C, H, W) are large, each of length 1, in fp32.
+    """Return the mean squared error between the attention maps of two maps (B, C, H, W), L2-normalized, in fp32.
 
-    Neither a positive scale nor an orthogonal map of the channels of either side changes it.
-    Source: Zagoruyko and Komodakis, ICLR 2017 (AT), its mean over images and places as in its code.
+    It is invariant to positive scaling and orthogonal maps of the channels of either side.
+    Source: Zagoruyko and Komodakis, ICLR 2017 (AT), its mean over images and positions as in its code.
     """
     student, teacher = to_smaller_size(student.float(), teacher.float())
     return (attention(student) - attention(teacher)).square().mean()
@@ -55,8 +55,8 @@ def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
 def selectivity_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the squared maximum mean discrepancy of the channels of two maps (B, C, H, W), averaged over the images.
 
-    A sample is a channel, all its places as one vector of length 1; the kernel is (x.y)^2. Neither the order nor a
-    scale of the channels changes it. In fp64, which autocast leaves alone.
+    A sample is a channel, flattened to a unit vector; the kernel is (x.y)^2. It is invariant to the order and the
+    scales of the channels. In fp64, which autocast does not change.
     Source: Huang and Wang, 2017 (NST), with the polynomial kernel.
     """
     pair = to_smaller_size(student.float(), teacher.float())
@@ -69,9 +69,9 @@ def selectivity_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def gaussian_distance(mean: Tensor, variance: Tensor, target: Tensor) -> Tensor:
-    """Return how unlikely a target is under a normal distribution, in nats without its constant, averaged.
+    """Return the mean Gaussian negative log-likelihood of a target, in nats, without the constant.
 
-    mean: (B, C, H, W). variance: (C,), above 0. target: of the mean's shape but for its size.
+    mean: (B, C, H, W). variance: (C,), above 0. target: as the mean, but height and width may differ.
     Source: Ahn et al., CVPR 2019 (VID).
     """
     mean, target = to_smaller_size(mean.float(), target.float())
@@ -80,10 +80,10 @@ def gaussian_distance(mean: Tensor, variance: Tensor, target: Tensor) -> Tensor:
 
 
 def hierarchical_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean squared difference of two maps (B, C, H, W) of one shape, and of both averaged to a few places.
+    """Return the mean squared error between two maps (B, C, H, W) of one shape, at several pooled resolutions.
 
-    Maps of 4x4, 2x2 and 1x1 places weigh 1/2, 1/4, 1/8 beside the whole, those that are smaller than it; the weights
-    then add up to 1.
+    Full maps weigh 1, pooled ones of 4x4, 2x2 and 1x1, as far as they are smaller, 1/2, 1/4, 1/8; the weights are then
+    normalized to sum to 1.
     Source: Chen et al., CVPR 2021 (ReviewKD), the hierarchical context loss of its code.
     """
     student, teacher = student.float(), teacher.float()

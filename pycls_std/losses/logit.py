@@ -1,9 +1,9 @@
-"""Distillation from a teacher's logits, one value for each image.
+"""Distillation losses on a teacher's logits, one value per image.
 
-A function that is registered in LOGIT_LOSSES is a form that DISTILLATION.TYPE can name. It takes student_logits and
-teacher_logits, and of the following what it names: `targets` (B, K), `labels` (B,), `progress` of the run, options of
-section DISTILLATION in lower case, and scalars that train with the student: those of its attribute `learned`, by name,
-with the values they start from. One whose gradient is of no use where a student's logits are all alike has an attribute
+A function registered in LOGIT_LOSSES can be chosen by DISTILLATION.TYPE. It takes student_logits and teacher_logits,
+and any of the following that it names: `targets` (B, K), `labels` (B,), `progress` of the run, options of section
+DISTILLATION in lower case, and scalars that are trained with the student: those of its attribute `learned`, a
+dictionary of initial values by name. One whose gradient is useless for constant student logits has an attribute
 `needs_spread`, True.
 
 Shapes: ... any leading dimensions, K classes.
@@ -19,11 +19,11 @@ from pycls_std.core.registry import LOGIT_LOSSES
 def standardized(logits: Tensor) -> Tensor:
     """Return logits (..., K) with mean 0 and standard deviation 1 over the classes of each image, fp32.
 
-    A student is then asked for the teacher's ranking and relations, not for its range; neither a shift nor a positive
-    scale of the logits changes them. Logits that are all alike become 0, with a gradient that is of no use: a student's
-    head must not start at zero (`models.create.randomize_zero_heads`).
+    A student then learns the teacher's ranking and relations, not its range: the result is invariant to a shift and a
+    positive scale of the logits. Constant logits become 0, with a useless gradient, so a student's head must not be
+    initialized to zero (`models.create.randomize_zero_heads`).
     Source: Sun et al., CVPR 2024 (logit standardization), the z-score of its code: K - 1 in the standard deviation,
-    1e-7 beside.
+    epsilon 1e-7.
     """
     logits = logits.float()
     return (logits - logits.mean(dim=-1, keepdim=True)) / (logits.std(dim=-1, keepdim=True) + 1e-7)
@@ -31,7 +31,7 @@ def standardized(logits: Tensor) -> Tensor:
 
 @LOGIT_LOSSES.register("hard")
 def hard_distillation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Return the cross-entropy of the student with the teacher's most likely class.
+    """Return the cross-entropy of the student with the teacher's predicted class.
 
     student_logits, teacher_logits: (..., K) raw scores.
     Returns (...) values in nats.
@@ -43,7 +43,7 @@ def hard_distillation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 @LOGIT_LOSSES.register("soft")
 def soft_distillation(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return KL(teacher || student) at a temperature T, times T^2 so that gradients keep their size.
+    """Return KL(teacher || student) at a temperature T, times T^2 to keep the gradients' scale.
 
     student_logits, teacher_logits: (..., K) raw scores.
     Returns (...) values in nats: the mean over images is the batch mean. The DeiT and STD references divide by the
@@ -65,9 +65,9 @@ def decoupled_distillation(
     dkd_alpha: float = 1.0,
     dkd_beta: float = 8.0,
 ) -> Tensor:
-    """Return soft distillation with its two parts weighted apart (DKD), times T^2.
+    """Return soft distillation with separate weights for its two parts (DKD), times T^2.
 
-    dkd_alpha weighs the target class against all others (TCKD), dkd_beta the others among themselves (NCKD). With
+    dkd_alpha weights the target class versus all others (TCKD), dkd_beta the distribution among the others (NCKD). With
     dkd_alpha 1 and dkd_beta 1 - p, p the teacher's probability of the target class, it is `soft_distillation`.
 
     student_logits, teacher_logits: (..., K) raw scores. labels: (...) target class, or what broadcasts to it.
@@ -91,10 +91,10 @@ def normalized_distillation(
     *,
     nkd_gamma: float = 1.5,
 ) -> Tensor:
-    """Return the cross-entropy of the target class times the teacher's probability of it, and that of the others.
+    """Return the target class's cross-entropy, times the teacher's probability of it, plus that of the other classes.
 
-    The others among themselves are at a temperature T, times T^2 and nkd_gamma; the target class is at 1. The labels'
-    own cross-entropy, which the publication adds, is the task's.
+    The latter is over the distribution among the others at a temperature T, times T^2 and nkd_gamma; the target class
+    is at temperature 1. The cross-entropy with the labels, which the paper adds, is the task's.
 
     Shapes as in `decoupled_distillation`. Returns (...) values in nats.
     Source: Yang et al., ICCV 2023 (NKD).
@@ -108,15 +108,15 @@ def normalized_distillation(
 
 
 def label_mask(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return where logits (..., K) are those of the labels (...), or of what broadcasts to it; boolean."""
+    """Return the boolean one-hot mask (..., K) of labels (...), or of what broadcasts to it."""
     mask = torch.zeros_like(logits, dtype=torch.bool)
     return mask.scatter_(-1, labels.expand(mask.shape[:-1]).unsqueeze(-1), True)
 
 
 def _decoupled(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Return the log-probabilities (..., K) of the others among themselves, and those of target and others (..., 2).
+    """Return log-probabilities (..., K) among the non-target classes, and those of target versus others (..., 2).
 
-    The first are 0 at the target, masked before anything is made of them, so that no gradient there can overflow.
+    The first are 0 at the target, masked before further use, so that no gradient there can overflow.
     """
     log_p = log_softmax(logits.float() / temperature, dim=-1)
     others = log_p.masked_fill(target, -torch.inf).logsumexp(dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Distillation from how a teacher's probabilities vary, over the classes and over the images of a batch.
+"""Distillation of the correlations of a teacher's probabilities, over the classes and over the images of a batch.
 
 Shapes: ... any leading dimensions, B batch, K classes.
 """
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pycls_std.core.registry import LOGIT_LOSSES
 
-SMALL = 1e-8  # beside a product of lengths that is divided by
+SMALL = 1e-8  # added to the denominator, a product of norms
 
 
 @LOGIT_LOSSES.register("dist")
@@ -19,15 +19,15 @@ def relation_distillation(
     dist_beta: float = 1.0,
     dist_gamma: float = 1.0,
 ) -> Tensor:
-    """Return 1 - the correlation of both sides' probabilities at a temperature T, times T^2.
+    """Return 1 - the correlation of student and teacher probabilities at a temperature T, times T^2.
 
-    dist_beta weighs the correlation over the classes of each image; dist_gamma that over the images of each class, a
-    mean over the classes that is alike for all images of a batch, of each process's own share of it.
+    dist_beta weights the correlation over the classes of each image; dist_gamma that over the images of each class,
+    averaged over the classes, which is the same for all images of a batch (each process's own share of it).
 
-    Even probabilities of the student have a gradient that is of no use: its head must not start at zero.
+    For uniform probabilities of the student the gradient is useless: its head must not be initialized to zero.
 
     student_logits, teacher_logits: (..., B, K) raw scores.
-    Returns (..., B) values: of each image, so that the mean over images is the publication's.
+    Returns (..., B) values: one per image, so that the mean over images is the paper's loss.
     Source: Huang et al., NeurIPS 2022 (DIST).
     """
     student, teacher = ((logits.float() / temperature).softmax(dim=-1) for logits in (student_logits, teacher_logits))

@@ -1,4 +1,4 @@
-"""Distillation from a teacher's distribution that is changed first: its power, or the label made larger.
+"""Distillation from a transformed teacher distribution: a power of it, or with the label's probability increased.
 
 Shapes: ... any leading dimensions, B batch, K classes.
 """
@@ -12,9 +12,9 @@ from pycls_std.losses.logit import label_mask
 
 @LOGIT_LOSSES.register("ttm")
 def transformed_distillation(student_logits: Tensor, teacher_logits: Tensor, *, ttm_gamma: float = 0.1) -> Tensor:
-    """Return KL(q || student), q the teacher's probabilities to the power of ttm_gamma, over their sum.
+    """Return KL(q || student), q the teacher's probabilities to the power of ttm_gamma, normalized.
 
-    So the teacher alone has a temperature, 1 / ttm_gamma, and the student's is 1.
+    So only the teacher has a temperature, 1 / ttm_gamma; the student's is 1.
 
     student_logits, teacher_logits: (..., K) raw scores.
     Returns (...) values in nats.
@@ -31,8 +31,7 @@ def weighted_transformed_distillation(
 ) -> Tensor:
     """Return `transformed_distillation`, times the sum of the teacher's probabilities to the power of ttm_gamma.
 
-    With ttm_gamma below 1 that sum is 1 for a teacher that is sure, and at most K^(1 - ttm_gamma), for one that knows
-    nothing.
+    With ttm_gamma below 1 that sum ranges from 1 for a one-hot teacher to K^(1 - ttm_gamma) for a uniform one.
     Source: Zheng and Yang, ICLR 2024 (WTTM).
     """
     log_p = log_softmax(teacher_logits.float(), dim=-1)
@@ -46,8 +45,8 @@ def enhanced_distillation(
 ) -> Tensor:
     """Return the cross-entropy with weights (p_t + 1_y)^ofa_eps - 1_y, p_t the teacher's probabilities, 1_y the label.
 
-    With ofa_eps 1 they are the teacher's probabilities, and it is `soft_distillation` at temperature 1 but for the
-    teacher's entropy, which no student changes; above, the label's weight grows and the others' shrink.
+    With ofa_eps 1 they are the teacher's probabilities, and it is `soft_distillation` at temperature 1 up to the
+    teacher's entropy, a constant; above 1, the label's weight grows and the others' shrink.
 
     student_logits, teacher_logits: (..., K) raw scores. labels: (...) target class, or what broadcasts to it.
     Returns (...) values in nats.

@@ -1,6 +1,6 @@
-"""Which query of a detector answers for which box of an image: one to one, at the least cost (Hungarian algorithm).
+"""Match a detector's queries with the boxes of an image: one to one, at the lowest cost (Hungarian algorithm).
 
-Shapes: B batch, L levels, Q queries, K classes, N places for the boxes of an image.
+Shapes: B batch, L levels, Q queries, K classes, N slots for the boxes of an image.
 """
 
 from typing import NamedTuple
@@ -12,22 +12,22 @@ from torch.nn.functional import pad, softplus
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_convert, generalized_box_iou
 
-ALPHA, GAMMA = 0.25, 2.0  # of the focal loss: weight of what is there, exponent of what is not yet learned
-NONE = -1  # the label of a place without a box, and the box of a query that has none
-ROOM = 16  # places are a multiple of it, so that a compiled step sees few numbers of them
-WORST = 1e9  # in place of a cost that is not finite
+ALPHA, GAMMA = 0.25, 2.0  # of the focal loss: weight of positives, focusing exponent
+NONE = -1  # the label of an empty slot, and the box of an unmatched query
+ROOM = 16  # the number of slots is a multiple of it, so that a compiled step sees few different shapes
+WORST = 1e9  # replaces a cost that is not finite
 
 
 class Truth(NamedTuple):
-    """The boxes of a batch, those of an image first; in the places after them there is none."""
+    """The ground truth boxes of a batch; the slots after an image's boxes are empty."""
 
-    boxes: Tensor  # (B, N, 4) centre x, centre y, width, height, as shares of the image; float32
+    boxes: Tensor  # (B, N, 4) centre x, centre y, width, height, as fractions of the image; float32
     labels: Tensor  # (B, N), NONE where there is no box
-    segments: Tensor | None = None  # (B, H, W) 1 + the class at each place, 0 for none; None if it is not asked for
+    segments: Tensor | None = None  # (B, H, W) 1 + the class of each pixel, 0 for none; None if not needed
 
 
 class Weights(NamedTuple):
-    """Of the three parts of a match, in its cost and in the loss; of the head `ious`, in the loss alone.
+    """Weights of class, L1 and GIoU in the matching cost and in the loss; and of the head `ious`, in the loss only.
 
     Defaults: Zhu et al., ICLR 2021; ViDT, ICLR 2022.
     """
@@ -55,9 +55,9 @@ def matching_costs(logits: Tensor, boxes: Tensor, truth: Truth, *, weights: Weig
     """Return the cost (B, L, Q, N) of each query for each box of its image.
 
     logits: (B, L, Q, K) float32. boxes: (B, L, Q, 4) float32, in the form of the truth.
-    The class costs what the focal loss would change by if the box were the query's. A cost that is not a number is far
-    below all others, so that it is matched, the loss is no number either, and the loop tells. Where there is no box it
-    is infinite.
+    The class cost is the change of the focal loss if the query were matched with the box. A NaN cost becomes far lower
+    than all others, so it is matched, the loss is NaN as well, and the training loop reports it. Empty slots cost
+    infinity.
     """
     levels, queries = logits.shape[1:3]
     own = logits.gather(3, truth.labels.clamp(min=0)[:, None, None].expand(-1, levels, queries, -1))
@@ -74,18 +74,18 @@ def matching_costs(logits: Tensor, boxes: Tensor, truth: Truth, *, weights: Weig
 
 @torch.no_grad()
 def match(logits: Tensor, boxes: Tensor, truth: Truth, *, weights: Weights) -> Tensor:
-    """Return the box that each query answers for, (B, L, Q), or NONE; each level is matched by itself.
+    """Return the box that each query is matched with, (B, L, Q), or NONE; each level is matched separately.
 
-    Of an image with more boxes than queries, Q have one.
+    If an image has more boxes than queries, only Q of its boxes are matched.
     """
     return least_cost(matching_costs(logits, boxes, truth, weights=weights))
 
 
 @torch.library.custom_op("pycls_std::least_cost", mutates_args=())
 def least_cost(costs: Tensor) -> Tensor:
-    """Return the matches of least sum (B, L, Q) of costs (B, L, Q, N), which are infinite where there is no box.
+    """Return the matches (B, L, Q) of lowest total cost, of costs (B, L, Q, N), which are infinite in empty slots.
 
-    They come to the host in one copy. To a compiler it is one operation, whatever is in the tensor.
+    The costs are copied to the CPU at once. To the compiler this is a single opaque operation.
     """
     from scipy.optimize import linear_sum_assignment  # here, since it takes a second to import
 

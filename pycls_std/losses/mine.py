@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def shifted(samples: Tensor) -> Tensor:
-    """Return the samples in an order in which none keeps its place: each one is replaced by its successor.
+    """Return the samples in an order in which none keeps its position: each is replaced by its successor.
 
     samples: (B, ...), B at least 2. Raises ValueError for fewer, which cannot be deranged.
     """
@@ -18,7 +18,7 @@ def shifted(samples: Tensor) -> Tensor:
 def mutual_information(joint_scores: Tensor, marginal_scores: Tensor) -> Tensor:
     """Return the Donsker-Varadhan lower bound of the mutual information, in nats.
 
-    joint_scores: (B,) critic on pairs drawn together. marginal_scores: (B,) critic on pairs drawn apart.
+    joint_scores: (B,) critic on joint samples. marginal_scores: (B,) critic on samples of the product of marginals.
     J = mean(joint) - log mean exp(marginal), by logsumexp, so that large scores do not overflow.
     Source: Belghazi et al., ICML 2018.
     """

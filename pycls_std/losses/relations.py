@@ -1,6 +1,6 @@
-"""How two models relate the images of a batch, or the channels of their features, to each other.
+"""Relational losses: compare two models' relations between the images of a batch, or between their channels.
 
-Of a batch that processes share, each compares its own images. Products are in fp64, which autocast leaves alone.
+Each process compares its own images of a batch. Products are in fp64, which autocast does not change.
 Shapes: B batch, C channels of the student's features, D of the teacher's.
 """
 
@@ -11,25 +11,25 @@ from torch.nn.functional import normalize, smooth_l1_loss
 from pycls_std.losses.feature import similarity
 
 SAME = 1e-12  # squared distance, relative to the squared lengths, below which two images have the same features
-SMALL = 1e-7  # beside probabilities, whose logarithm is taken
-SPREAD = 1e-5  # beside a standard deviation that is divided by
+SMALL = 1e-7  # added to probabilities before the logarithm
+SPREAD = 1e-5  # added to standard deviations in denominators
 
 
 def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean squared difference of how alike the images are, rows of length 1.
+    """Return the mean squared error between the images' Gram matrices, with L2-normalized rows.
 
-    student, teacher: (B, ...), of any further shape. Neither a scale nor an orthogonal map of the features of either
-    side changes it.
+    student, teacher: (B, ...), of any further shape. It is invariant to scaling and orthogonal maps of the features of
+    either side.
     Source: Tung and Mori, ICCV 2019 (SP).
     """
     return (similarity(student) - similarity(teacher)).square().mean()
 
 
 def affinity_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return p log(p / q) of how likely an image has another one for a neighbour, averaged over all pairs.
+    """Return p log(p / q), averaged over all pairs of images, of the conditional probabilities of being neighbours.
 
-    student: (B, C). teacher: (B, D). The likelihood is the cosine of two images, scaled to 0..1, over its sum for an
-    image. Neither a scale nor an orthogonal map of the features of either side changes it.
+    student: (B, C). teacher: (B, D). The probability is the cosine similarity of two images, scaled to [0, 1], divided
+    by its sum for an image. It is invariant to scaling and orthogonal maps of the features of either side.
     Source: Passalis and Tefas, ECCV 2018 (PKT).
     """
     q, p = _affinities(student), _affinities(teacher)
@@ -45,10 +45,10 @@ def _affinities(features: Tensor) -> Tensor:
 def relational_distance(
     student: Tensor, teacher: Tensor, *, distance_weight: float = 25.0, angle_weight: float = 50.0
 ) -> Tensor:
-    """Return the smooth L1 difference of the distances of all pairs of images and of the angles of all triples.
+    """Return the weighted smooth L1 losses of the distances of all pairs of images and the angles of all triples.
 
-    student: (B, C). teacher: (B, D). Distances are divided by their mean, in which those of 0 do not count. Neither a
-    shift, an orthogonal map nor a scale of the features of either side changes it. It takes B^3 numbers.
+    student: (B, C). teacher: (B, D). Distances are divided by the mean of the nonzero ones. It is invariant to shifts,
+    orthogonal maps and scaling of the features of either side. It needs memory for B^3 numbers.
     Source: Park et al., CVPR 2019 (RKD); the weights are those of its code for classification.
     """
     sides = [_distances_and_angles(features.double()) for features in (student, teacher)]
@@ -59,7 +59,7 @@ def relational_distance(
 def _distances_and_angles(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return distances (B, B) over their mean, and cosines (B, B, B) of the angle at i between j and k, by i, j, k.
 
-    By the products of the features alone: <j - i, k - i> = jk - ij - ik + ii. Where two are the same, it is 0.
+    From inner products of the features alone: <j - i, k - i> = jk - ij - ik + ii. It is 0 where two are the same.
     """
     products = features @ features.T
     squares = products.diagonal()
@@ -75,10 +75,10 @@ def _distances_and_angles(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def correlation_distance(student: Tensor, teacher: Tensor, *, kappa: float = 0.01) -> Tensor:
-    """Return how far the correlations over the batch of two models' channels are from one each, and 0 between others.
+    """Return the squared distance of the cross-correlation of two models' channels over a batch from the identity.
 
-    student, teacher: (B, D). Sum of (C_ii - 1)^2 and kappa times that of C_ij^2. Neither a shift nor a positive scale
-    of a channel changes it.
+    student, teacher: (B, D). Sum of (C_ii - 1)^2, plus kappa times the sum of C_ij^2, i != j. It is invariant to shifts
+    and positive scaling of a channel.
     Source: Zhang et al., ICCV 2025 (RSD).
     """
     student, teacher = (_standardized(features.double()) for features in (student, teacher))

@@ -1,4 +1,4 @@
-"""What the places of a detector's maps learn: how much of them belongs to each class.
+"""The token labeling losses of a detector's feature maps: each position predicts how much of it is of each class.
 
 Shapes: B batch, H height, W width of the images, h height, w width of a map, K classes.
 Source: ViDT+ (Song et al., arXiv 2204.07962), code.
@@ -13,17 +13,17 @@ from pycls_std.core.precision import full_precision
 from pycls_std.core.structures import added
 from pycls_std.losses.matching import ALPHA, GAMMA
 
-CHUNK = 16  # classes whose masks of whole images are in memory at once
+CHUNK = 16  # number of classes whose full-size masks are in memory at once
 
 
 def token_losses(maps: list[Tensor], segments: Tensor, image: Tensor, *, num_boxes: Tensor) -> dict[str, Tensor]:
     """Return `token_focal` and `token_dice`, scalars: sums over images and maps, divided by num_boxes; fp32.
 
-    maps: logits (B, h, w, K + 1), that something stands at a place, and that it is of each class. segments: (B, H, W)
-    1 + the class at each pixel, 0 for none. image: (B, H, W) true where there is image; places count by how much of
-    them is. The focal loss is the mean over places, summed over classes; dice is of all places and classes of an image.
-    In the public code padding counts as places where nothing stands, and `something` has the place of class 0, which
-    no object of COCO has.
+    maps: logits (B, h, w, K + 1), of any object at a position (objectness), and of each class. segments: (B, H, W)
+    1 + the class of each pixel, 0 for none. image: (B, H, W) true where there is image; positions are weighted by the
+    share of them that is. The focal loss is the mean over positions, summed over classes; dice is over all positions
+    and classes of an image. In the public code padding counts as background, and objectness takes the channel of class
+    0, which no object of COCO has.
     """
     focals, dices = [], []
     with full_precision(segments.device):
@@ -39,7 +39,7 @@ def token_losses(maps: list[Tensor], segments: Tensor, image: Tensor, *, num_box
 
 
 def shares(segments: Tensor, sizes: list[tuple[int, int]], *, classes: int) -> list[Tensor]:
-    """Return how much of each place is anything, and of each class: (B, K + 1, h, w) at each size, from 0 to 1."""
+    """Return the share of any object, and of each class, at each position: (B, K + 1, h, w) per size, in [0, 1]."""
     labels = torch.arange(1, classes + 1, device=segments.device)[:, None, None].split(CHUNK)
     found = [[_pooled((segments > 0)[:, None].float(), size)] for size in sizes]
     for some in labels:
@@ -50,10 +50,10 @@ def shares(segments: Tensor, sizes: list[tuple[int, int]], *, classes: int) -> l
 
 
 def _pooled(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return the mean (B, C, h, w) of each place of a map of this size, of pixels (B, C, H, W).
+    """Return pixels (B, C, H, W) averaged over each position of a map of this size, (B, C, h, w).
 
-    Places are those of the map: squares of a power of two from the top left. The last ones may reach beyond the images,
-    which is 0 there.
+    Positions are squares of a power of two, from the top left. The last ones may reach beyond the images, where pixels
+    count as 0.
     """
     lengths = pixels.shape[2:]
     side = max(1 << (-(-length // own) - 1).bit_length() for length, own in zip(lengths, size, strict=True))
@@ -62,6 +62,6 @@ def _pooled(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _dice(said: Tensor, target: Tensor) -> Tensor:
-    """Return 1 - (2 |both| + 1) / (|said| + |target| + 1) of each image (B,), from 0 to 1."""
+    """Return the dice loss 1 - (2 |both| + 1) / (|said| + |target| + 1) of each image (B,), in [0, 1]."""
     said, target = said.flatten(1), target.flatten(1)
     return 1 - (2 * (said * target).sum(dim=1) + 1) / (said.sum(dim=1) + target.sum(dim=1) + 1)

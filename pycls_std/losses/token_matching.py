@@ -1,4 +1,4 @@
-"""How far the tokens of two models are apart: made alike per channel, and the mean distance of each to its own.
+"""Distance between the tokens of two models: optionally standardized per channel, then the mean over pairs of tokens.
 
 Shapes: N tokens, C channels.
 """
@@ -12,12 +12,12 @@ from pycls_std.core.structures import World
 
 
 def smooth_l1_distance(first: Tensor, second: Tensor) -> Tensor:
-    """Return the smooth L1 distance, beta 1, of each pair of tokens (N, C), its mean over the channels: (N,)."""
+    """Return the smooth L1 distance, beta 1, of each pair of tokens (N, C), averaged over the channels: (N,)."""
     return smooth_l1_loss(first, second, reduction="none").mean(dim=1)
 
 
 def euclidean_distance(first: Tensor, second: Tensor) -> Tensor:
-    """Return the length of the difference of each pair of tokens (N, C): (N,). Its gradient is 0 where it is 0."""
+    """Return the Euclidean distance of each pair of tokens (N, C): (N,). Its gradient is 0 where the distance is."""
     return torch.linalg.vector_norm(first - second, dim=1)
 
 
@@ -25,7 +25,7 @@ DISTANCES = {"smooth_l1": smooth_l1_distance, "euclidean": euclidean_distance}
 
 
 class _Summed(torch.autograd.Function):
-    """The sum over processes. What all of them make of it reaches each one's part, so gradients are summed, too."""
+    """All-reduce (sum) with gradient: each process's term affects the losses of all, so gradients are summed, too."""
 
     @staticmethod
     def forward(ctx, tensor, world):
@@ -40,7 +40,7 @@ class _Summed(torch.autograd.Function):
 def summed(values: Tensor, keep: Tensor | None, world: World) -> Tensor:
     """Return the sum over the tokens of all processes, with gradient, of values (N, ...).
 
-    keep: (N,) 1 for a token that counts and 0 for another; None = all count.
+    keep: (N,) 1 for tokens that count, 0 for others; None = all count.
     """
     kept = values if keep is None else values * keep.view(-1, *[1] * (values.ndim - 1))
     total = kept.sum(dim=0)
@@ -53,10 +53,10 @@ def averaged(value: Tensor, world: World) -> Tensor:
 
 
 def standardize_tokens(tokens: Tensor, keep: Tensor | None, world: World, *, eps: float) -> Tensor:
-    """Return tokens (N, C) of mean 0 and variance 1 in each channel over those that count, in all processes.
+    """Standardize tokens (N, C) to mean 0 and variance 1 in each channel, over the tokens of all processes that count.
 
-    One less than their number is in the variance, and eps beside it. The statistics have a gradient.
-    Source: Miles et al. (VkD), whose code for detection has no eps: a channel that does not vary is NaN there.
+    The variance is the unbiased one, plus eps. The statistics have a gradient.
+    Source: Miles et al. (VkD), whose code for detection has no eps: a constant channel is NaN there.
     """
     count = summed(tokens.new_ones(len(tokens)), keep, world)
     centred = tokens - summed(tokens, keep, world) / count.clamp(min=1)
@@ -73,11 +73,11 @@ def token_distance(
     eps: float | None = None,
     world: World | None = None,
 ) -> Tensor:
-    """Return the mean distance of tokens (N, C) of a student and of a teacher, in fp32.
+    """Return the mean distance between tokens (N, C) of a student and of a teacher, in fp32.
 
-    keep: see `summed`. distance: a name of DISTANCES. eps: both are standardized with it; None = compared as they are.
-    world: processes whose tokens count as one set. The average over them of what each returns, and of its gradients,
-    is then what one process with all tokens has; numbers of tokens may differ.
+    keep: see `summed`. distance: a name of DISTANCES. eps: of the standardization of both; None = not standardized.
+    world: processes whose tokens are treated as one set: the average of their results, and of the gradients, is that of
+    one process with all tokens; numbers of tokens may differ.
     """
     world = world or World()
     with full_precision(student.device):

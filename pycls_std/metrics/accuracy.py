@@ -11,7 +11,7 @@ from pycls_std.metrics.mean import MeanMetric
 
 @METRICS.register("accuracy")
 class Accuracy(MeanMetric):
-    """Share of the images whose class is the most likely one, or among the five most likely.
+    """Percentage of images whose class is the most likely one, or among the five most likely.
 
     With fewer than 5 classes, top-5 counts all of them.
     """

@@ -1,7 +1,7 @@
 """Average precision and recall of boxes, as COCO defines them.
 
 Shapes: D detections of an image, m annotations of it.
-Source: Lin et al., ECCV 2014; computed by faster-coco-eval, whose numbers are those of pycocotools.
+Source: Lin et al., ECCV 2014; computed by faster-coco-eval, whose results equal those of pycocotools.
 """
 
 import math
@@ -12,18 +12,18 @@ from pycls_std.core.registry import METRICS
 from pycls_std.core.structures import World
 from pycls_std.metrics.found_boxes import FoundBoxes, found_boxes
 
-NONE = -1  # what COCO says where there is no such object
+NONE = -1  # COCO's value if there is no such object
 
 
 @METRICS.register("coco_ap")
 class CocoAP:
-    """The twelve figures: precision (AP) at an overlap (IoU) of .50 to .95, .50 and .75, recall (AR) at .50 to .95.
+    """COCO's twelve scores: average precision (AP) at IoU .50 to .95, .50 and .75, average recall (AR) at .50 to .95.
 
-    S, M, L are of objects of up to 32^2, up to 96^2 and more pixels, by the area that the annotations state; AR1, AR10
-    and AR100 of that many detections an image, the others of 100. A detection of a crowd counts neither way.
-    Each image counts once, and those of equal certainty are in the order of their ids, however they fall into batches
-    and processes. A figure of which there is no object (-1 of COCO, such as AP S) is left out, in every epoch alike; it
-    has a dash in tables. All are NaN if a detection is, for which a run ends.
+    S, M, L: objects of up to 32^2, up to 96^2 and more pixels, by the annotated area; AR1, AR10 and AR100: of so many
+    detections per image, all other scores of 100. Detections of crowds are ignored.
+    Each image counts once, and ties in score are ordered by image id, however images are distributed over batches and
+    processes. A score without objects (-1 in COCO, such as AP S) is omitted in every epoch, and a dash in tables. If a
+    detection is NaN all scores are, which ends the run.
     """
 
     TASK = "detection"
@@ -46,25 +46,25 @@ class CocoAP:
         self.images: list[tuple[FoundBoxes, dict[str, np.ndarray]]] = []
 
     def update(self, prediction: dict, targets: list[dict]) -> None:
-        """Take what is found in a batch, see `found_boxes`; targets also have the `truth`, see `datasets/`."""
+        """Add the detections in a batch, see `found_boxes`; targets also have the `truth`, see `datasets/`."""
         truths = [{name: value.cpu().numpy() for name, value in target["truth"].items()} for target in targets]
         self.images += zip(found_boxes(prediction, targets), truths, strict=True)
 
     def compute(self, world: World) -> dict[str, float]:
-        """Return the figures in percent. Raises ValueError if no image has an object that is to be found."""
+        """Return the scores in percent. Raises ValueError if no image has an object that is not a crowd."""
         together = [each for own in world.gather(self.images) for each in own]
         images = sorted(together, key=lambda each: each[0].image_id)
         if all(truth["crowd"].all() for _, truth in images):
             raise ValueError(f"none of the {len(images)} images that are scored has an object to be found: no AP")
         if not all(found.finite for found, _ in images):
             return dict.fromkeys(self.SCORES, math.nan)
-        own = figures(images) if world.rank == 0 else []  # of all of COCO it takes a while, and a GiB
+        own = figures(images) if world.rank == 0 else []  # once: for all of COCO it takes a while, and a GiB
         shares = zip(self.SCORES, world.gather(own)[0], strict=True)
         return {name: 100 * share for name, share in shares if share != NONE}
 
 
 def figures(images: list[tuple[FoundBoxes, dict[str, np.ndarray]]]) -> list[float]:
-    """Return COCO's twelve figures in [0, 1], or -1, of what is found in images of ascending ids, and the truth.
+    """Return COCO's twelve scores in [0, 1], or -1, for detections and ground truth of images with ascending ids.
 
     truth: `boxes` (m, 4) left, top, right, bottom in pixels, `labels`, `area`, `crowd` (m,).
     """
@@ -78,7 +78,7 @@ def figures(images: list[tuple[FoundBoxes, dict[str, np.ndarray]]]) -> list[floa
         truths += _annotations(found.image_id, sides, truth["labels"], area=truth["area"], iscrowd=crowd)
         area = found.boxes[:, 2] * found.boxes[:, 3]
         detections += _annotations(found.image_id, found.boxes, found.labels, area=area, score=found.scores)
-    labels = sorted({row["category_id"] for row in truths})  # no other has a precision
+    labels = sorted({row["category_id"] for row in truths})  # precision is undefined for other classes
     shared = {"images": [{"id": found.image_id} for found, _ in images], "categories": [{"id": k} for k in labels]}
     both = [COCO(shared | {"annotations": _numbered(rows)}, print_function=_silent) for rows in (truths, detections)]
     evaluation = COCOeval_faster(*both, "bbox", print_function=_silent)
@@ -94,7 +94,7 @@ def _annotations(image_id: int, boxes: np.ndarray, labels: np.ndarray, **facts: 
 
 
 def _numbered(rows: list[dict]) -> list[dict]:
-    return [row | {"id": number} for number, row in enumerate(rows, start=1)]  # 0 would say that nothing matches
+    return [row | {"id": number} for number, row in enumerate(rows, start=1)]  # COCO takes id 0 for "no match"
 
 
 def _silent(*_) -> None:

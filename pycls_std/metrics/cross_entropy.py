@@ -1,4 +1,4 @@
-"""Cross-entropy of the predictions with the labels, neither smoothed nor mixed.
+"""Cross-entropy of the predictions with the labels, without smoothing and mixing.
 
 Shapes: B images, K classes.
 """

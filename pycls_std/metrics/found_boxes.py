@@ -1,4 +1,4 @@
-"""What a detector finds in an image, in pixels of the original.
+"""A detector's detections in an image, in pixels of the original.
 
 Shapes: B batch, D detections of an image.
 """
@@ -10,7 +10,7 @@ import torch
 
 
 class FoundBoxes(NamedTuple):
-    """The detections of an image, the most certain first."""
+    """The detections of an image, by descending score."""
 
     image_id: int
     boxes: np.ndarray  # (D, 4) left, top, width, height, pixels; float32
@@ -19,15 +19,15 @@ class FoundBoxes(NamedTuple):
 
     @property
     def finite(self) -> bool:
-        """Whether every number of it is one."""
+        """Whether all boxes and scores are finite."""
         return bool(np.isfinite(self.boxes).all() and np.isfinite(self.scores).all())
 
 
 def found_boxes(prediction: dict, targets: list[dict]) -> list[FoundBoxes]:
-    """Return what is found in each image of a batch; it comes from the device in one copy.
+    """Return the detections in each image of a batch, copied from the device at once.
 
-    prediction: `scores` and `labels` (B, D), the most certain first; `boxes` (B, D, 4) left, top, right, bottom as
-    shares of the image. targets: `image_id` and `size` (2,) of each, height and width in pixels.
+    prediction: `scores` and `labels` (B, D), by descending score; `boxes` (B, D, 4) left, top, right, bottom as
+    fractions of the image. targets: `image_id` and `size` (2,) of each, height and width in pixels.
     """
     sides = torch.stack([target["size"] for target in targets]).flip(1).repeat(1, 2)  # width, height, width, height
     corners = prediction["boxes"].float() * sides[:, None]

@@ -1,4 +1,4 @@
-"""What most metrics are: means over images, of all processes.
+"""Base of most metrics: means over the images of all processes.
 
 Shapes: B images.
 """
@@ -10,22 +10,22 @@ from pycls_std.core.structures import World
 
 
 class MeanMetric:
-    """Scores that are means over images; a metric overrides `each`, and says its task and its scores.
+    """Scores that are means over images; a metric overrides `each`, TASK and SCORES.
 
-    Each image counts once, however the images fall into batches and processes. A metric that needs all images at once
-    has the same three methods and gathers what it needs by `world.gather`.
+    Each image counts once, however images are distributed over batches and processes. A metric that needs all images at
+    once has the same methods, and collects its data by `world.gather`.
     """
 
     TASK = ""  # name of the task whose predictions it takes
-    # By name: label, unit, which of higher and lower is better; and `shown`, false for one that stands in no line of an
-    # epoch, has no published value, and is in those tables alone that ask for it by its name, or for all columns.
+    # By name: label, unit, whether higher or lower is better; and `shown`, false for a score that is not in an epoch's
+    # line, has no published value, and is only in tables that request it by name, or all columns.
     SCORES: dict[str, dict] = {}
 
     def __init__(self):
         self.meters = Meters()
 
     def update(self, prediction: Tensor, targets: Tensor) -> None:
-        """Take the prediction and the targets of a batch."""
+        """Add the prediction and the targets of a batch."""
         values = self.each(prediction, targets)
         self.meters.add(values, len(next(iter(values.values()))))
 
@@ -34,5 +34,5 @@ class MeanMetric:
         return self.meters.read(world)
 
     def each(self, prediction: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Return (B,) values of every score."""
+        """Return the values (B,) of every score, by name."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What a backbone offers: timm's contract, and names for its heads where they are not those of a classifier.
+"""The interface of a backbone: timm's, plus names of its heads if it is not a classifier.
 
 Shapes: B batch, H height, W width, C channels, K classes.
 """
@@ -16,36 +16,36 @@ class Adopted(NamedTuple):
     """A state dict converted from another architecture: its weights, by the names of this model."""
 
     state: dict[str, Tensor]  # of the whole model
-    new: list[str]  # names in it of those that the other has not, which stay as they are
-    unused: list[str]  # names of those of the other that this one has no place for
-    args: Mapping[str, Any] = MappingProxyType({})  # that this one would have to be built with to compute as the other
+    new: list[str]  # names of weights that the other model lacks, which keep their values
+    unused: list[str]  # names of weights of the other model that this one does not have
+    args: Mapping[str, Any] = MappingProxyType({})  # constructor arguments needed to compute as the other model
 
 
 class Backbone(nn.Module):
-    """A model whose features can be tapped, as timm's classifiers are and as this project's own are.
+    """A model whose intermediate features can be read: timm's classifiers, and this project's models.
 
-    It is a name for what they have alike: none of them derives from it, and nothing is asked whether it does.
-    One with heads of its own, such as a detector, has their names in `head_names`, and returns a dictionary of them
-    where a classifier returns logits. A model of padded images takes a plain batch (B, 3, H, W) as well. One that can
-    start from another model has a method `adopted(state)`, which returns `Adopted`, or None for weights that are none
-    of such a model.
+    It only describes their common interface: no model derives from it, and there are no isinstance checks.
+    A model with other heads, such as a detector, has their names in `head_names`, and returns a dictionary of outputs
+    instead of logits. A model for padded images also takes a plain batch (B, 3, H, W). One that can be initialized from
+    another architecture has a method `adopted(state)`, which returns `Adopted`, or None for weights that are not of
+    such a model.
     """
 
-    # One entry for each tap; `module` is its name. `queries` is true of one whose places are queries (B, C, L, Q), of L
-    # levels, and no map of the image.
+    # One entry for each tap; `module` is its name. `queries` is true if the tap is queries (B, C, L, Q) of L levels,
+    # not a feature map of the image.
     feature_info: list[dict]
-    set_distilled_training: Callable[[bool], None]  # of one with a distillation head alone; as timm has it
+    set_distilled_training: Callable[[bool], None]  # timm's; only of models with a distillation head
 
     def forward_features(self, images: Tensor | Padded) -> Any:
-        """Return the features that the head takes, of most models a tensor."""
+        """Return the input of the head, for most models a tensor."""
         raise NotImplementedError
 
     def forward_head(self, features: Any, pre_logits: bool = False) -> Any:
-        """Return (B, K) logits; what the classifier reads, (B, C), if pre_logits."""
+        """Return (B, K) logits; the classifier's input, (B, C), if pre_logits."""
         raise NotImplementedError
 
     def get_classifier(self) -> nn.Module | tuple[nn.Module, ...]:
-        """Return the layer that makes the logits, or one for each head."""
+        """Return the layer that outputs the logits, or one for each head."""
         raise NotImplementedError
 
     def forward_intermediates(
@@ -60,7 +60,7 @@ class Backbone(nn.Module):
 
 
 def classifier_names(backbone: Backbone) -> list[str]:
-    """Return the name within a backbone of the layer that makes its logits, or of one for each head."""
+    """Return the names of the layers of a backbone that output logits, one for each head."""
     found = backbone.get_classifier()
     heads = found if isinstance(found, tuple) else (found,)
     return [name for name, module in backbone.named_modules() if any(module is head for head in heads)]
@@ -72,11 +72,11 @@ def head_names(backbone: Backbone) -> tuple[str, ...]:
 
 
 def named_heads(output: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return what a backbone's head returned, by the names of the heads."""
+    """Return a backbone's output as a dictionary by head name."""
     return output if isinstance(output, dict) else {"cls": output}
 
 
 def adopted(backbone: Backbone, state: dict[str, Tensor]) -> Adopted | None:
-    """Return the weights of another model by the names of this one; None if they are no such weights."""
+    """Return another architecture's weights converted to this model's names; None if that is not possible."""
     adopt = getattr(backbone, "adopted", None)
     return adopt(state) if adopt else None

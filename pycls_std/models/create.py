@@ -14,21 +14,21 @@ from pycls_std.core.text import first_of
 from pycls_std.models.contract import Backbone, classifier_names
 from pycls_std.models.deit import use_image_token
 
-# Arguments that are not for MODEL.ARGS: other options set them, or timm loads files by them.
+# Arguments that MODEL.ARGS may not set: other options do, or they make timm load files.
 RESERVED = {"name", "num_classes", "image_size", "img_size", "drop_path", "drop_path_rate", "norm_eps", "source"}
 RESERVED |= {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_custom_load"}
 RESERVED |= {"checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit", "features_only", "model_name"}
 
 
 def refuse_reserved(args, source: str) -> None:
-    """Raise ValueError that names a source for arguments of a constructor that are not for it to set."""
+    """Raise ValueError that names the source option for constructor arguments that it may not set."""
     if taken := RESERVED & set(args):
         instead = ": MODEL.NORM_EPS does" if "norm_eps" in taken else ""
         raise ValueError(f"{source} has {', '.join(sorted(taken))}, which is not for it to set{instead}")
 
 
 def refuse_place(name: str) -> None:
-    """Raise ValueError for the name of a model that is a place of weights: before one is fetched, it tells nothing."""
+    """Raise ValueError for a model name that is a location of weights, from which the architecture is not known."""
     if ":" in name:
         raise ValueError(
             f"no model {name!r}: the name is that of the architecture, such as resnet18; hf-hub:<owner>/<name> stands "
@@ -37,7 +37,7 @@ def refuse_place(name: str) -> None:
 
 
 def refuse_unknown(name: str) -> None:
-    """Raise ValueError with near names for a model, or a tag of timm's weights, that is not known."""
+    """Raise ValueError, which suggests similar names, for an unknown model or tag of timm's weights."""
     if name in BACKBONES:
         return
     refuse_place(name)
@@ -66,10 +66,10 @@ def create_backbone(
     """Return a backbone with random weights.
 
     name: a name of BACKBONES, or of timm (a pretrained tag after a dot is allowed). norm_eps: epsilon of every
-    LayerNorm, 0 = the model's own. args: further keyword arguments of the constructor. source: the option that they
-    are of, for the error.
-    Raises ValueError for an unknown name, for arguments the constructor cannot take, and for an image size that is no
-    multiple of the patch.
+    LayerNorm, 0 = the model's own. args: further keyword arguments of the constructor. source: the option that sets
+    them, for the error message.
+    Raises ValueError for an unknown name, for invalid arguments of the constructor, and for an image size that is not a
+    multiple of the patch size.
     """
     refuse_unknown(name)
     make = BACKBONES.get(name) if name in BACKBONES else _timm_model(name)
@@ -80,7 +80,7 @@ def create_backbone(
         raise ValueError(f"{source} {args} of {name} at {image_size} px: {reason}") from error
     embedding = getattr(backbone, "patch_embed", getattr(backbone, "stem", None))
     patch = embedding.patch_size[0] if isinstance(embedding, PatchEmbed) else 1
-    if image_size % patch:  # timm would leave out the last pixels
+    if image_size % patch:  # timm would ignore the last pixels
         own = source == "MODEL.ARGS"
         keys = "DATA.IMAGE_SIZE, MODEL.ARGS.patch_size" if own else "DISTILLATION.TEACHER_SIZES"
         raise ValueError(f"image size {image_size} is no multiple of the patch {patch} of {name} ({keys})")
@@ -88,13 +88,13 @@ def create_backbone(
         for module in backbone.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = norm_eps
-    return cast(Backbone, backbone)  # which has what it names, and need not derive from it
+    return cast(Backbone, backbone)  # it has this interface, without deriving from it
 
 
 def reset_layers(backbone: nn.Module) -> None:
-    """Give linear layers and convolutions the weights and biases that PyTorch starts them with.
+    """Reset linear layers and convolutions to PyTorch's default initialization.
 
-    Both are uniform within 1 / sqrt(n), n inputs of a unit, so their standard deviation is 1 / sqrt(3 n).
+    Weights and biases are uniform within 1 / sqrt(fan_in), so their standard deviation is 1 / sqrt(3 fan_in).
     """
     for module in backbone.modules():
         if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
@@ -102,9 +102,9 @@ def reset_layers(backbone: nn.Module) -> None:
 
 
 def parameters_within(backbone: nn.Module, patterns: list[str], key: str) -> list[nn.Parameter]:
-    """Return the parameters whose name, or the name of a module that they are in, fits a pattern with * and ?.
+    """Return the parameters whose name, or the name of a module that contains them, matches a pattern with * and ?.
 
-    Raises ValueError that names the option, key, for a pattern that fits none.
+    Raises ValueError that names the option, key, for a pattern that matches none.
     """
     found: list[nn.Parameter] = []
     for pattern in patterns:
@@ -117,9 +117,9 @@ def parameters_within(backbone: nn.Module, patterns: list[str], key: str) -> lis
 
 
 def freeze(backbone: nn.Module, patterns: list[str]) -> None:
-    """Let no parameter train that fits a pattern of MODEL.FREEZE.
+    """Freeze the parameters that match a pattern of MODEL.FREEZE.
 
-    Raises ValueError for a pattern that fits none, and if all are frozen.
+    Raises ValueError for a pattern that matches none, and if all are frozen.
     """
     for parameter in parameters_within(backbone, patterns, "MODEL.FREEZE"):
         parameter.requires_grad_(False)
@@ -133,11 +133,10 @@ def _within(name: str, pattern: str) -> bool:
 
 
 def randomize_zero_heads(backbone: Backbone) -> None:
-    """Give classifiers whose weights all start at zero small random ones, std 0.02, as timm's transformers have.
+    """Give zero-initialized classifiers small random weights, std 0.02, as in timm's transformers.
 
-    Logits that are all alike can be neither standardized nor correlated: the gradient there is 1e5 to 1e7 times what it
-    should be, and an optimizer that remembers squares of gradients holds the head almost still for thousands of steps.
-    timm's mixers start so.
+    Constant logits can be neither standardized nor correlated: the gradient is 1e5 to 1e7 times too large, and an
+    optimizer with second moments then hardly updates the head for thousands of steps. timm's mixers are initialized so.
     """
     for name in classifier_names(backbone):
         for module in backbone.get_submodule(name).modules():
@@ -146,7 +145,7 @@ def randomize_zero_heads(backbone: Backbone) -> None:
 
 
 def timm_arguments(name: str, image_size: int, args: dict) -> dict:
-    """Return keyword arguments with the image size where the model's weights depend on it; others refuse to hear it."""
+    """Return keyword arguments with img_size if the model's weights depend on it; other models do not accept it."""
     known = get_pretrained_cfg(name, allow_unregistered=True)
     return {"img_size": image_size} | args if known and known.fixed_input_size else dict(args)
 

@@ -1,4 +1,4 @@
-"""CvT: a transformer whose embeddings, queries, keys and values are convolutions, for images of any size.
+"""CvT: a transformer with convolutional embeddings, queries, keys and values, for images of any size.
 
 Shapes: B batch, N tokens, T class tokens, C channels, H height, W width.
 """
@@ -18,7 +18,7 @@ CVTS = {"cvt_13": ((1, 2, 10), (64, 192, 384), (1, 3, 6))}
 
 
 class Projection(nn.Module):
-    """A depthwise 3x3 convolution with batch norm, and a linear layer; class tokens pass the linear layer alone."""
+    """A depthwise 3x3 convolution with batch norm, and a linear layer; class tokens only pass the linear layer."""
 
     def __init__(self, channels: int, *, stride: int):
         super().__init__()
@@ -33,9 +33,9 @@ class Projection(nn.Module):
 
 
 class ConvAttention(nn.Module):
-    """Attention to a quarter of the places.
+    """Attention to keys and values at a quarter of the positions.
 
-    Its scale is of all channels, not of those of a head, as in the publication's code.
+    It is scaled by the number of all channels, not of a head's, as in the published code.
     """
 
     def __init__(self, channels: int, heads: int):
@@ -55,7 +55,7 @@ class ConvAttention(nn.Module):
 
 
 class CvTBlock(nn.Module):
-    """Attention and an MLP, each after a norm and beside a shortcut."""
+    """Pre-norm residual attention and MLP."""
 
     def __init__(self, channels: int, heads: int, *, mlp_ratio: float, drop_path: float):
         super().__init__()
@@ -66,13 +66,13 @@ class CvTBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tokens) -> Tokens:
-        """Return as many."""
+        """Return the updated tokens."""
         values = x.values + self.drop_path(self.attn(x._replace(values=self.norm1(x.values))))
         return x._replace(values=values + self.drop_path(self.mlp(self.norm2(values))))
 
 
 class ConvEmbedding(nn.Module):
-    """A convolution whose kernel is larger than its stride, and a norm; a class token before, if asked for."""
+    """An overlapping convolutional patch embedding and a norm; optionally a class token is prepended."""
 
     def __init__(self, before: int, channels: int, *, first: bool, class_token: bool):
         super().__init__()
@@ -91,7 +91,7 @@ class ConvEmbedding(nn.Module):
 
 
 class CvT(Pyramid):
-    """Stages without embeddings of positions; the last has a class token, and all of the stochastic depth."""
+    """Stages without position embeddings; only the last has a class token and stochastic depth."""
 
     num_prefix_tokens = 1
 

@@ -25,10 +25,10 @@ HEIGHT, WIDTH = 1, 2  # axes of (B, H, W, C)
 
 
 def cycled(x: Tensor, axis: int) -> Tensor:
-    """Return maps whose channel c is read d places further along an axis, d = 0, 1, -1, 0, 1, -1, ...; zeros outside.
+    """Shift channel c of maps by d positions along an axis, d = 0, 1, -1, 0, 1, -1, ..., with zero padding.
 
     x: (B, H, W, C). axis: HEIGHT or WIDTH.
-    The same as torchvision's deform_conv2d with constant offsets, and 5 to 9 times as fast on a CPU
+    Equivalent to torchvision's deform_conv2d with constant offsets, and 5 to 9 times as fast on a CPU
     (tools/benchmarks/cycle.py).
     """
     size, moved = x.shape[axis], torch.zeros_like(x)
@@ -39,7 +39,7 @@ def cycled(x: Tensor, axis: int) -> Tensor:
 
 
 class CycleLinear(nn.Linear):
-    """A linear layer over channels that are read at a place and its two neighbours along an axis, in turns."""
+    """A linear layer over channels that are alternately read at a position and its two neighbours along an axis."""
 
     def __init__(self, channels: int, axis: int):
         super().__init__(channels, channels)
@@ -51,7 +51,7 @@ class CycleLinear(nn.Linear):
 
 
 class CycleMixer(nn.Module):
-    """Three linear layers, along the width, along the height and at the place, weighed for each image and channel."""
+    """Three linear layers, along the width, along the height and at the position, weighted per image and channel."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -69,7 +69,7 @@ class CycleMixer(nn.Module):
 
 
 class CycleBlock(nn.Module):
-    """A mixer and a channel MLP, each after a norm and beside a shortcut."""
+    """Pre-norm residual mixer and channel MLP."""
 
     def __init__(self, channels: int, mlp_ratio: float, *, drop_path: float):
         super().__init__()
@@ -86,7 +86,7 @@ class CycleBlock(nn.Module):
 
 
 class Downsampling(nn.Conv2d):
-    """A convolution that returns channels last, as the blocks need them."""
+    """A convolution whose output is channels-last, as the blocks need it."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W). Returns (B, H, W, C)."""
@@ -94,7 +94,7 @@ class Downsampling(nn.Conv2d):
 
 
 class CycleMLP(Pyramid):
-    """Four stages; the classifier reads the mean over the places."""
+    """Four stages and global average pooling."""
 
     def __init__(self, depths, channels, mlp_ratios, *, num_classes: int, drop_path: float = 0.0):
         embeddings = [Downsampling(3, channels[0], 7, stride=4, padding=2)]
@@ -110,7 +110,7 @@ class CycleMLP(Pyramid):
         return output.permute(0, 3, 1, 2)
 
     def after_stages(self, output: Tensor) -> Tensor:
-        """Return the places, normalised, (B, H, W, C)."""
+        """Return the normalised map (B, H, W, C)."""
         return self.norm(output)
 
     def pooled(self, features: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""DeiT whose stem is convolutional and whose distillation token is the image's own, of any size, patch and resolution.
+"""DeiT with a convolutional stem and a distillation token computed from the image, of any size, patch and resolution.
 
 Shapes: B batch, P patches, C channels.
 """
@@ -19,10 +19,10 @@ STEM_WIDTH = 64
 
 
 class ConvStem(PatchEmbed):
-    """Embed patches by four convolutions: 7x7 of stride 2, two of 3x3, and one that cuts what they return.
+    """Embed patches by four convolutions: 7x7 of stride 2, two of 3x3, and the patch projection.
 
-    The first three have batch norm, ReLU and no bias; all start as Kaiming normal.
-    Raises ValueError for a patch of an odd side, for the first convolution halves the image.
+    The first three have batch norm, ReLU and no bias; all are initialized by Kaiming normal.
+    Raises ValueError for an odd patch size, since the first convolution halves the image.
     """
 
     def __init__(self, *, patch_size: int, in_chans: int = 3, **options):
@@ -36,7 +36,7 @@ class ConvStem(PatchEmbed):
             *_convolution(width, width, 3),
             nn.Conv2d(width, cut.out_channels, patch_size // 2, patch_size // 2, bias=cut.bias is not None),
         )
-        self.proj = stem  # type: ignore[assignment]  # timm has one convolution there, and does no more than call it
+        self.proj = stem  # type: ignore[assignment]  # timm has one convolution there, and only calls it
         for module in stem:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
@@ -50,7 +50,7 @@ def _convolution(channels_in: int, channels_out: int, side: int, *, stride: int 
 class ImageTokenDeiT(VisionTransformerDistilled):
     """timm's DeiT with two heads, whose distillation token is the mean of the image's patch embeddings.
 
-    Nothing of it is learned but its position's embedding.
+    Only its position embedding is learned.
     Source: Miles et al., CVPR 2024, code.
     """
 
@@ -59,31 +59,31 @@ class ImageTokenDeiT(VisionTransformerDistilled):
         self.drop_learned_token()
 
     def drop_learned_token(self) -> None:
-        """Keep no parameter for the token. Raises ValueError for embeddings that are still a map when it is made."""
+        """Remove the token's parameter. Raises ValueError for dynamic_img_size, whose embeddings are maps."""
         if self.dynamic_img_size:
             raise ValueError("dynamic_img_size is True, the image's token needs images of one size")
         self.register_parameter("dist_token", None)
 
     def _pos_embed(self, x: Tensor) -> Tensor:
-        """x: (B, P, C). Returns class token, distillation token and patches, (B, 2 + P, C), with their positions."""
+        """x: (B, P, C). Returns class token, distillation token, patches, (B, 2 + P, C), with position embeddings."""
         assert self.cls_token is not None and self.pos_embed is not None, "a DeiT has both"
         tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x.mean(dim=1, keepdim=True), x], dim=1)
         return self.pos_drop(tokens + self.pos_embed)
 
 
 def use_image_token(backbone: nn.Module) -> None:
-    """Let the distillation token of a DeiT of timm's be the image's own. Raises ValueError for another model."""
+    """Turn a DeiT of timm's into an `ImageTokenDeiT`. Raises ValueError for any other model."""
     if type(backbone) is not VisionTransformerDistilled:
         raise ValueError(f"image_token needs a DeiT with two heads, this is a {type(backbone).__name__}")
-    backbone.__class__ = ImageTokenDeiT  # it was built by timm's entry point, which knows its sizes
+    backbone.__class__ = ImageTokenDeiT  # timm's entry point built it, with its sizes
     assert isinstance(backbone, ImageTokenDeiT)
     backbone.drop_learned_token()
 
 
 def deit(size, /, *, num_classes, image_size, drop_path=0.0, image_token=True, **args) -> VisionTransformerDistilled:
-    """Build a DeiT of a size of DEITS with two heads; `args` change it and go to timm's class.
+    """Build a DeiT of a size of DEITS with two heads; `args` override and are passed to timm's class.
 
-    image_token: False = a learned distillation token, as DeiT's.
+    image_token: False = a learned distillation token, as in DeiT.
     """
     embed_dim, num_heads = size
     options = {"patch_size": 16, "embed_dim": embed_dim, "depth": 12, "num_heads": num_heads, "embed_layer": ConvStem}

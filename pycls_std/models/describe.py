@@ -1,4 +1,4 @@
-"""What can be said of a model without its weights: the sizes of its taps, for methods that are built by them."""
+"""Descriptions of models without weights: the shapes of taps and heads, from which methods are built."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from pycls_std.models.contract import Backbone, named_heads
 from pycls_std.models.create import create_backbone
 from pycls_std.models.taps import POOLED, VECTORS, TapShape, query_taps, read, tap_names
 
-# What was measured of which model, for a forward pass on the meta device takes as long as on a CPU.
+# Cache of measured shapes, since a forward pass on the meta device takes as long as on a CPU.
 FOUND: dict[tuple, Any] = {}
 
 
 class Description:
-    """A model that is named, not built; its sizes are found when they are first asked for, once in a process.
+    """A model that is not built yet; its shapes are determined on first use, once per process.
 
     name, num_classes, image_size, args: see `create_backbone`.
     """
 
-    source = "MODEL.ARGS"  # the option that its arguments are of
+    source = "MODEL.ARGS"  # the option that sets its arguments
 
     def __init__(self, name: str, *, num_classes: int, image_size: int, **args):
         self.name = name
@@ -39,31 +39,31 @@ class Description:
 
     @property
     def taps(self) -> dict[str, TapShape]:
-        """Size of every tap, by its name. Raises ValueError if the model has none, or takes no images of its size."""
+        """Shape of every tap, by name. Raises ValueError if the model has none, or does not accept the image size."""
         return self._sizes[0]
 
     @property
     def queries(self) -> frozenset[str]:
-        """Names of the taps whose places are queries, and no map of the image."""
+        """Names of the taps that are queries, not feature maps of the image."""
         return self._sizes[2]
 
     @property
     def pooled(self) -> int:
-        """Channels of what the classifier reads."""
+        """Channels of the pooled features, the classifier's input."""
         return self.vectors[POOLED]
 
     @property
     def vectors(self) -> dict[str, int]:
-        """Channels of the features that are no map, by their name: `taps.VECTORS`."""
+        """Channels of the features that are vectors, by name: `taps.VECTORS`."""
         return self._sizes[1]
 
     def shape(self, tap: str) -> tuple[int, ...]:
-        """Return the shape, without the batch, of the features of a tap, or of one of VECTORS."""
+        """Return the shape, without the batch, of a tap, or of one of VECTORS."""
         return (self.vectors[tap],) if tap in VECTORS else tuple(self.taps[tap])
 
     @property
     def heads(self) -> dict[str, tuple[int, ...]]:
-        """Shape of what each head returns, without the batch, by its name."""
+        """Shape of each head's output, without the batch, by name."""
         return self._once(_head_shapes)
 
     @property
@@ -71,7 +71,7 @@ class Description:
         return self._once(_sizes_of)
 
     def _once(self, measure):
-        made_by = BACKBONES.get(self.name) if self.name in BACKBONES else None  # a name may be given to another one
+        made_by = BACKBONES.get(self.name) if self.name in BACKBONES else None  # a name may be registered anew
         key = measure, self.name, made_by, self.num_classes, self.image_size, repr(sorted(self.args.items()))
         if key not in FOUND:
             FOUND[key] = self._try(measure)
@@ -79,12 +79,12 @@ class Description:
 
     @torch.no_grad()
     def _try(self, measure):
-        """Return what is measured of the model and an image; it is computed only if it must be."""
+        """Return the measurement of the model on an image, on the meta device if possible, otherwise on the CPU."""
         size = self.image_size
         try:
-            with torch.device("meta"):  # where nothing is allocated, drawn or computed
+            with torch.device("meta"):  # nothing is allocated, drawn or computed
                 return measure(self.build().eval(), torch.zeros(1, 3, size, size))
-        except (NotImplementedError, RuntimeError):  # of an operation that only works on numbers, or of the size
+        except (NotImplementedError, RuntimeError):  # an operation without meta support, or the image size
             with seeded(0):
                 backbone = self.build().eval()
                 try:

@@ -1,4 +1,4 @@
-"""Names of the project's own classifiers in timm's registry, too: after `import pycls_std.models` timm finds them."""
+"""Register the project's classifiers in timm, too: after `import pycls_std.models` timm finds them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ from timm.models import register_model
 
 from pycls_std.core.registry import BACKBONES
 
-default_cfgs: dict[str, Any] = {}  # where timm looks for what it says of a model
+default_cfgs: dict[str, Any] = {}  # where timm looks up a model's defaults
 _FOR_TIMMS_WEIGHTS = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from pycls_std.models.entry_points import register
 
-# name: patch_size, num_blocks, embed_dim, mlp_ratio (hidden units over patches and over channels, both times embed_dim)
+# name: patch_size, num_blocks, embed_dim, mlp_ratio (hidden units of token and channel MLPs, as multiples of embed_dim)
 # Sources: Tolstikhin et al., NeurIPS 2021, table 1; S/4 is S/16 on 32 px; nano/4 is the CIFAR mixer of omihub777.
 MIXERS = {
     "mixer_nano4": (4, 8, 128, (0.5, 4.0)),
@@ -34,13 +34,13 @@ GMIXERS = {"gmixer_12": (16, 12, 384), "gmixer_24": (16, 24, 384)}
 
 
 def mixer(size, /, *, num_classes, image_size, drop_path=0.0, **args) -> MlpMixer:
-    """Build an MLP-Mixer of a size of MIXERS; `args` change it and go to timm's MlpMixer."""
+    """Build an MLP-Mixer of a size of MIXERS; `args` override and are passed to timm's MlpMixer."""
     *plain, mlp_ratio = size
     return _build(_plain(plain) | {"mlp_ratio": mlp_ratio} | args, num_classes, image_size, drop_path)
 
 
 def resmlp(size, /, *, num_classes, image_size, drop_path=0.0, **args) -> MlpMixer:
-    """Build a ResMLP of a size of RESMLPS: linear over patches, affine transforms for norms, LayerScale."""
+    """Build a ResMLP of a size of RESMLPS: linear over patches, affine transforms instead of norms, LayerScale."""
     *plain, init_values = size
     block = partial(ResBlock, init_values=args.pop("init_values", init_values))
     kind = {"mlp_ratio": 4, "block_layer": block, "norm_layer": Affine, "mlp_layer": Mlp}

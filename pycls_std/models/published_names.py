@@ -1,4 +1,4 @@
-"""Names of weights in files of other programs, and here: one table of rules for each.
+"""Convert published weights' names to ours: one table of rules for each source.
 
 Shapes: N channels, p side of a patch.
 """
@@ -12,7 +12,7 @@ from pycls_std.core.text import first_of
 from pycls_std.models.vidt_names import of_vidt
 
 Rules = tuple[tuple[str, str], ...]
-# Every rule changes what its expression finds, one after the other; blocks.1/2 is the third block of the second stage.
+# Rules are regular expression substitutions, applied in order; blocks.1/2 is the third block of the second stage.
 LAYERS = (
     (r"^layers\.", "blocks."),
     (r"\.qkv_transform\.", ".qkv."),
@@ -73,7 +73,7 @@ STD = (
     (r"^ln\.", "norm."),
     (r"^classifier\.", "head."),
 )
-# name of a source: what its files are of, and its rules.
+# name of a source: description, and its rules.
 SOURCES: dict[str, tuple[str, Rules]] = {
     "std": ("devrimcavusoglu/std: the mixer, with or without tokens", STD),
     "tiny-transformers": ("the DeiT, ConViT, PiT and CvT of lkhl/tiny-transformers", (*LAYERS, *CVT, *PIT)),
@@ -92,9 +92,8 @@ def renamed(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return the weights of a source's file by the names of a model here, and the names that are unused.
 
-    target: the weights of that model, of which names and shapes count. taps: those that its STD tokens read, blocks.7.
-    Raises ValueError in one line for weights that are not all of the model, or of another shape, and for those of a
-    ViDT with other heads.
+    target: the model's state dict, whose names and shapes are used. taps: those that its STD tokens read, as blocks.7.
+    Raises ValueError if weights of the model are missing or differ in shape, and for a ViDT with other heads.
     """
     own = of_vidt(state) if source == "vidt" else {name: _renamed(name, SOURCES[source][1]) for name in state}
     own = _flattened(own)
@@ -129,7 +128,7 @@ def _renamed(name: str, rules: Rules) -> str:
 
 
 def _flattened(own: dict[str, str]) -> dict[str, str]:
-    """Return the names with blocks counted through, where they are counted in each stage."""
+    """Return the names with blocks numbered consecutively, instead of within each stage."""
     placed = {name: re.match(r"blocks\.([0-9]+)/([0-9]+)", new) for name, new in own.items()}
     depths = [0] * 10
     for stage, block in (map(int, place.groups()) for place in placed.values() if place):
@@ -142,9 +141,9 @@ def _flattened(own: dict[str, str]) -> dict[str, str]:
 
 
 def _shaped(value: Tensor, target: Tensor) -> Tensor:
-    """Return a linear layer that is a convolution of one place there or here, as it is here.
+    """Return a weight reshaped to the target's shape, between linear layers and 1x1 or patch convolutions.
 
-    Patches that are cut and flattened there have their channels last: (N, p p 3) here is (N, 3, p, p).
+    Flattened patches have their channels last: (N, p p 3) becomes (N, 3, p, p).
     """
     if value.ndim > target.ndim and value.shape[target.ndim :].numel() == 1:
         return value.reshape(value.shape[: target.ndim])

@@ -1,4 +1,4 @@
-"""PVT of the first version, for images whose sides are multiples of 32.
+"""PVT (version 1), for images whose sides are multiples of 32.
 
 Shapes: B batch, C channels, H height, W width, N tokens.
 """
@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from pycls_std.models.entry_points import register
 from pycls_std.models.pyramid import Pyramid, Tokens, split_rates, tokens_of
 
-# name: blocks, channels, heads, hidden units of the MLPs as multiples of the channels, and how many times fewer keys a
-# side has than queries, of each stage. Source: Wang et al., ICCV 2021.
+# name: blocks, channels, heads, hidden units of the MLPs as multiples of the channels, and the reduction of keys and
+# values per side, of each stage. Source: Wang et al., ICCV 2021.
 PVTS = {"pvt_tiny": ((2, 2, 2, 2), (64, 128, 320, 512), (1, 2, 5, 8), (8, 8, 4, 4), (8, 4, 2, 1))}
-EPS = 1e-6  # of all norms, as in lkhl/tiny-transformers; whai362/PVT has 1e-5 in embeddings and of keys: 3e-7 in logits
+# Of all norms, as in lkhl/tiny-transformers; whai362/PVT has 1e-5 for embeddings and keys: 3e-7 apart in the logits.
+EPS = 1e-6
 
 
 class PVTBlock(nn.Module):
-    """Attention to fewer keys and an MLP, each after a norm and beside a shortcut."""
+    """Pre-norm residual spatial-reduction attention and MLP."""
 
     def __init__(self, channels: int, heads: int, mlp_ratio: float, fewer: int, *, drop_path: float):
         super().__init__()
@@ -31,15 +32,15 @@ class PVTBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tokens) -> Tokens:
-        """x: without a class token, where keys are fewer."""
+        """x: without a class token, if keys are reduced."""
         values = x.values + self.drop_path(self.attn(self.norm1(x.values), (x.height, x.width)))
         return x._replace(values=values + self.drop_path(self.mlp(self.norm2(values))))
 
 
 class PVTEmbedding(nn.Module):
-    """Patches, normalised, with embeddings of their positions; a class token before them, if asked for.
+    """Patch embedding, norm and position embeddings; optionally a class token is prepended.
 
-    places: patches of a side.
+    places: patches per side.
     """
 
     def __init__(self, before: int, channels: int, patch: int, *, places: int, class_token: bool):
@@ -62,7 +63,7 @@ class PVTEmbedding(nn.Module):
 
 
 class PVT(Pyramid):
-    """Four stages, a class token in the last. Raises ValueError for an image size that is no multiple of 32."""
+    """Four stages, a class token in the last. Raises ValueError if the image size is not a multiple of 32."""
 
     num_prefix_tokens = 1
 

@@ -1,4 +1,4 @@
-"""Backbones that are blocks in stages, each stage opened by an embedding that may halve the image; every block a tap.
+"""Backbones of blocks in stages, each starting with an embedding that may downsample; every block is a tap.
 
 Shapes: B batch, C channels, H height, W width, P = H W patches, T class tokens, N = T + P, K classes.
 """
@@ -14,19 +14,19 @@ from pycls_std.models.staged import Staged
 
 
 class Tokens(NamedTuple):
-    """Patches of an image, row by row, class tokens before them."""
+    """Patches of an image, row by row, after the class tokens."""
 
     values: Tensor  # (B, N, C)
     height: int
     width: int
 
     def map(self) -> Tensor:
-        """Return the patches alone, (B, C, H, W)."""
+        """Return the patches as a map, (B, C, H, W)."""
         patches = self.values[:, self.values.shape[1] - self.height * self.width :]
         return patches.transpose(1, 2).unflatten(2, (self.height, self.width))
 
     def prefix(self) -> Tensor:
-        """Return the class tokens alone, (B, T, C)."""
+        """Return the class tokens, (B, T, C)."""
         return self.values[:, : self.values.shape[1] - self.height * self.width]
 
 
@@ -38,9 +38,9 @@ def tokens_of(maps: Tensor) -> Tokens:
 class Pyramid(Staged):
     """Taps are blocks.0, blocks.1, ... of all stages.
 
-    embeddings: one for each stage, from (B, C, H, W) to what its blocks take and return: Tokens, or what a subclass
-    says in its `map_of`; the first makes an image `reduction` times smaller, the others halve it. stages: blocks of
-    each. channels: of each. norm: after the last block.
+    embeddings: one for each stage, from (B, C, H, W) to the blocks' input and output type: Tokens, or another one that
+    a subclass's `map_of` takes; the first reduces the image by `reduction`, the others by 2. stages: blocks of each.
+    channels: of each. norm: after the last block.
     """
 
     def __init__(self, embeddings, stages, *, channels, norm: nn.Module, num_classes: int, reduction: int = 4):
@@ -60,7 +60,7 @@ class Pyramid(Staged):
         _initialize_linear(self)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay spares: embeddings of positions, and class tokens."""
+        """Names of the parameters without weight decay: position embeddings and class tokens."""
         return {name for name, _ in self.named_parameters() if name.endswith(("pos_embed", "cls_token"))}
 
     def stem(self, images: Tensor):
@@ -68,7 +68,7 @@ class Pyramid(Staged):
         return self.embeddings[0](images)
 
     def stages(self):
-        """Return all blocks, those that open a stage with its embedding before them."""
+        """Return all blocks, the first of each stage preceded by the stage's embedding."""
         return tuple(partial(self._step, index) for index in range(len(self.blocks)))
 
     def _step(self, index: int, x):
@@ -77,7 +77,7 @@ class Pyramid(Staged):
         return self.blocks[index](x)
 
     def map_of(self, output) -> Tensor:
-        """Return the map (B, C, H, W) of a block's output: of Tokens, unless a subclass says otherwise."""
+        """Return the map (B, C, H, W) of a block's output, which is Tokens unless a subclass overrides this."""
         return output.map()
 
     def after_stages(self, output) -> Tensor:
@@ -89,18 +89,18 @@ class Pyramid(Staged):
         return features[:, 0]
 
     def get_classifier(self) -> nn.Linear:
-        """Return the layer that makes the logits."""
+        """Return the layer that outputs the logits."""
         return self.head
 
 
 def split_rates(drop_path: float, depths: tuple[int, ...]) -> list[list[float]]:
-    """Return the rate of stochastic depth of every block of every stage: from 0 at the first evenly to drop_path."""
+    """Return the stochastic depth rates of the blocks of every stage, rising linearly from 0 to drop_path."""
     rates = [drop_path * index / max(sum(depths) - 1, 1) for index in range(sum(depths))]
     return [rates[end - depth : end] for depth, end in zip(depths, accumulate(depths), strict=True)]
 
 
 def _initialize_linear(backbone: nn.Module) -> None:
-    """Draw the weights of linear layers with standard deviation 0.02, cut at 2, and set their biases to 0."""
+    """Initialize linear layers: weights truncated normal with standard deviation 0.02, biases 0."""
     for module in backbone.modules():
         if isinstance(module, nn.Linear):
             trunc_normal_(module.weight, std=0.02)

@@ -1,7 +1,7 @@
 """ResNets for 32 px images, with the parameter names of the published CIFAR weights.
 
-Source: He et al., CVPR 2016, section 4.2, with 1x1 convolution shortcuts; names, and so the files that load, as in
-chenyaofo/pytorch-cifar-models.
+Source: He et al., CVPR 2016, section 4.2, with 1x1 convolution shortcuts; parameter names as in
+chenyaofo/pytorch-cifar-models, so its files can be loaded.
 Shapes: B batch, C channels, H height, W width, K classes.
 """
 
@@ -17,7 +17,7 @@ TAPS = ("after_relu", "before_relu")
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where the size changes."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution if the shape changes."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int):
         super().__init__()
@@ -39,15 +39,15 @@ class BasicBlock(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         x = relu(self.bn1(self.conv1(x)), inplace=True)
         x = self.bn2(self.conv2(x))
-        x += shortcut  # in place, as the activations: on a CPU, fresh memory of this size costs more than the sum
+        x += shortcut  # in place, as the activations: on a CPU, allocation costs more than the sum
         return x
 
 
 class CifarResNet(Staged):
     """ResNet of depth 6 n + 2: three stages of n blocks.
 
-    widths: channels of the stem and of the three stages. taps: a stage is read after the ReLU of its last block, or
-    before it; the logits are the same.
+    widths: channels of the stem and of the three stages. taps: whether features of a stage are those after or before
+    the last ReLU; the logits are the same.
     """
 
     def __init__(
@@ -77,16 +77,16 @@ class CifarResNet(Staged):
         return relu(self.bn1(self.conv1(images)), inplace=True)
 
     def stages(self):
-        """Return the three stages; taps before the ReLU leave it to the one that comes next."""
+        """Return the three stages; with taps before the ReLU, the next stage applies it."""
         layers = self.layer1, self.layer2, self.layer3
         return tuple(partial(_before_relu, layer) for layer in layers) if self.before_relu else layers
 
     def after_stages(self, features: Tensor) -> Tensor:
-        """features: (B, C, H, W), which stay as they are."""
+        """features: (B, C, H, W), which are not modified."""
         return relu(features) if self.before_relu else features
 
     def get_classifier(self) -> nn.Linear:
-        """Return the layer that makes the logits."""
+        """Return the layer that outputs the logits."""
         return self.fc
 
 
@@ -96,9 +96,10 @@ def _stage(channels_in, channels_out, blocks, stride):
 
 
 def _before_relu(stage: nn.Sequential, x: Tensor) -> Tensor:
-    """Return what a stage says before its last ReLU.
+    """Return a stage's output before its last ReLU.
 
-    x: of the stage before, whose ReLU is still due; it stays as it is, for it may be a tap. The stem's only repeats.
+    x: output of the previous stage, before its ReLU; not modified, since it may be a tap. After the stem, which has a
+    ReLU, another one changes nothing.
     """
     *blocks, last = stage
     assert isinstance(last, BasicBlock), "stages are made of them"
@@ -119,7 +120,7 @@ for _depth in (8, 14, 20, 32, 44, 56, 110):
 for _depth in (8, 32):  # four times as wide, the stem twice; names as in megvii-research/mdistiller
     register(f"resnet{_depth}x4", partial(resnet, _depth, widths=(32, 64, 128, 256)))
 
-# Published weights: name -> (file, published top-1 in percent). The file's name ends with the start of its SHA-256.
+# Published weights: name -> (file, published top-1 in percent). The file name ends with the start of its SHA-256.
 PUBLISHED_URL = "https://github.com/chenyaofo/pytorch-cifar-models/releases/download/resnet/"
 PUBLISHED = {
     "cifar10_resnet20": ("cifar10_resnet20-4118986f.pt", 92.60),

@@ -1,4 +1,4 @@
-"""Backbones that are a stem, some stages and a linear classifier: timm's contract for them.
+"""Base of backbones with a stem, stages and a linear classifier, with timm's interface.
 
 Shapes: B batch, C channels, H height, W width, K classes.
 """
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class Staged(nn.Module):
-    """Its taps are the outputs of its stages. A subclass has `feature_info`, one entry for each, and what is below."""
+    """The taps are the outputs of the stages. A subclass has `feature_info`, one entry each, and the methods below."""
 
     def stem(self, images: Tensor) -> Tensor:
-        """Return what the first stage takes, of images (B, 3, H, W)."""
+        """Return the first stage's input, from images (B, 3, H, W)."""
         raise NotImplementedError
 
     def stages(self) -> tuple[Callable[[Tensor], Tensor], ...]:
@@ -20,19 +20,19 @@ class Staged(nn.Module):
         raise NotImplementedError
 
     def map_of(self, output) -> Tensor:
-        """Return the map (B, C, H, W) of a stage's output, which may have another form."""
+        """Return the map (B, C, H, W) of a stage's output, which may be of another type."""
         return output
 
     def after_stages(self, output):
-        """Return what the head takes, (B, C, H, W) or another form, of the last stage's output."""
+        """Return the head's input, (B, C, H, W) or another type, from the last stage's output."""
         return output
 
     def pooled(self, features) -> Tensor:
-        """Return what the classifier reads, (B, C), of what `after_stages` returned."""
+        """Return the classifier's input, (B, C), from the output of `after_stages`."""
         return features.mean(dim=(2, 3))
 
     def get_classifier(self) -> nn.Linear:
-        """Return the layer that makes the logits."""
+        """Return the layer that outputs the logits."""
         raise NotImplementedError
 
     def forward_intermediates(
@@ -52,7 +52,7 @@ class Staged(nn.Module):
         return maps if intermediates_only else (self.after_stages(x), maps)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """images: (B, 3, H, W). Returns what the head takes, see `after_stages`."""
+        """images: (B, 3, H, W). Returns the head's input, see `after_stages`."""
         return self.forward_intermediates(images, indices=[])[0]
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
@@ -66,7 +66,7 @@ class Staged(nn.Module):
 
 
 def initialize_convolutions(backbone: nn.Module) -> None:
-    """Draw the weights of convolutions as for ReLUs, by the outputs of a unit. Source: He et al., ICCV 2015."""
+    """Initialize convolutions by Kaiming normal for ReLUs, fan-out; biases 0. Source: He et al., ICCV 2015."""
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -75,6 +75,6 @@ def initialize_convolutions(backbone: nn.Module) -> None:
 
 
 def refuse_drop_path(drop_path: float, kind: str) -> None:
-    """Raise ValueError for a rate above 0, for a kind of model that has no stochastic depth."""
+    """Raise ValueError for a rate above 0, for models without stochastic depth."""
     if drop_path:
         raise ValueError(f"MODEL.DROP_PATH is {drop_path}, a {kind} has no stochastic depth")

@@ -1,4 +1,4 @@
-"""A student: a backbone, its head or two heads, and the branches that read its taps and add heads.
+"""The student model: a backbone with one or two heads, and branches that read its taps and add heads.
 
 Shapes: B batch, H height, W width, C channels, K classes.
 """
@@ -16,23 +16,23 @@ OWN = ("cls", "dist")  # heads of a backbone with two that are split
 
 
 class Branch(Protocol):
-    """A part of a student beside its backbone: a module that reads taps, never writes back, and adds heads."""
+    """A module that reads taps of the backbone, without changing its features, and adds heads."""
 
-    taps: tuple[str, ...]  # names of those that it reads
-    heads: tuple[str, ...]  # names of those that it adds
+    taps: tuple[str, ...]  # names of the taps that it reads
+    heads: tuple[str, ...]  # names of the heads that it adds
 
     def __call__(self, features: dict[str, Tensor]) -> Output:
-        """Return the heads, (B, K) each, and what else of it is worth a name."""
+        """Return the heads' outputs, (B, K) each, and named features."""
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay spares."""
+        """Names of the parameters without weight decay."""
 
 
 class Student(nn.Module):
     """A backbone; the head of a classifier is `cls`, and with `split_heads` timm's distillation head is `dist`.
 
-    Without, a backbone with both predicts their average, as timm has it. branches: by name; they are deployed with the
-    student, if a head of theirs predicts.
+    Without `split_heads`, a backbone with both predicts their average, as in timm. branches: by name; they are deployed
+    with the student if the prediction uses one of their heads.
     Source of the two heads: Touvron et al., ICML 2021.
     """
 
@@ -54,9 +54,9 @@ class Student(nn.Module):
         return own + tuple(head for heads in self.branch_heads.values() for head in heads)
 
     def forward(self, images: Tensor | Padded, taps: tuple[str, ...] = ()) -> Output:
-        """images: (B, 3, H, W), or padded ones. taps: names of those whose features are asked for.
+        """images: (B, 3, H, W), or padded ones. taps: names of those whose features to return.
 
-        Returns all heads, (B, K) logits each of a classifier, and these features.
+        Returns the outputs of all heads, (B, K) logits each for a classifier, and these features.
         """
         taps = (*self.branch_taps, *taps)
         if taps or self.split_heads:
@@ -73,7 +73,7 @@ class Student(nn.Module):
     def _split(self, last) -> dict[str, Tensor]:
         training = self.backbone.training
         try:
-            if not training:  # timm returns the heads apart in training only; what is below, dropout too, stays in eval
+            if not training:  # timm returns separate heads only in training mode; submodules, as dropout, stay in eval
                 self.backbone.training = True
             logits, distillation = self.backbone.forward_head(last)
         finally:
@@ -82,9 +82,9 @@ class Student(nn.Module):
         return dict(zip(OWN, (logits, distillation), strict=True))
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay spares: the backbone's own choice, and the branches'.
+        """Names of the parameters without weight decay, as chosen by the backbone and the branches.
 
-        And those of ResMLP's affine transforms, which stand for norms: (C,) in DeiT's code, (1, 1, C) in timm's.
+        And those of ResMLP's affine transforms, which replace norms: (C,) in DeiT's code, (1, 1, C) in timm's.
         """
         parts = {"backbone.": self.backbone} | {f"branches.{name}.": branch for name, branch in self.branches.items()}
         chosen = {prefix + name for prefix, part in parts.items() for name in getattr(part, "no_weight_decay", set)()}
@@ -92,17 +92,17 @@ class Student(nn.Module):
         return chosen | {f"{name}.{own}" for name in affine for own in ("alpha", "beta")}
 
     def deployed(self, heads: set[str]) -> "Student":
-        """Return what makes these heads: a student of the same modules, without the branches that add none of them."""
-        branches: dict[str, Any] = dict(self.branches)  # each a `Branch`; a ModuleDict speaks of modules
+        """Return a student that shares these modules, without the branches that add none of these heads."""
+        branches: dict[str, Any] = dict(self.branches)  # each is a `Branch`; a ModuleDict is typed as holding modules
         kept = {name: branch for name, branch in branches.items() if heads & set(branch.heads)}
         student = Student(self.backbone, kept, split_heads=self.split_heads)
-        student.training = self.training  # its own, for that of its modules is as it was
+        student.training = self.training  # of itself only; that of its modules is unchanged
         return student
 
     def parameters_of(self, heads: set[str]) -> int:
-        """Return how many parameters these heads need: not the classifiers of others.
+        """Return the number of parameters that these heads need, without the classifiers of other heads.
 
-        Tokens of the backbone see each other, so none can go.
+        The backbone's tokens attend to each other, so all of them are needed.
         """
         found = self.backbone.get_classifier()
         classifiers = found if isinstance(found, tuple) else (found,)
@@ -116,9 +116,9 @@ def _count(modules: list[nn.Module]) -> int:
 
 
 def has_distillation_head(backbone: nn.Module) -> bool:
-    """Return whether a backbone has a head for the teacher beside the one for the labels.
+    """Return whether a backbone has a distillation head in addition to the class head.
 
-    Raises ValueError for one that has two and does not show them, so that they cannot be kept apart (RepViT).
+    Raises ValueError for one whose two heads cannot be accessed separately (RepViT).
     """
     if not hasattr(backbone, "set_distilled_training"):
         return False

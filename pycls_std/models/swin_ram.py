@@ -1,4 +1,4 @@
-"""Swin with reconfigured attention (RAM): detection tokens go through all stages beside the patches.
+"""Swin with reconfigured attention (RAM): detection tokens pass through all stages together with the patches.
 
 Source: Song et al., ICLR 2022 (ViDT), code; names of the layers as there. Windows, merging, MLP: timm's Swin.
 Shapes: B batch, H height, W width, C channels, P patches, Q detection tokens, D channels of their positions.
@@ -24,27 +24,28 @@ PATCH = 4
 class BodySizes(NamedTuple):
     """Sizes of a Swin with RAM."""
 
-    embed_dim: int = 96  # channels of the first stage; each has twice those of the one before
-    depths: tuple[int, ...] = (2, 2, 6, 2)  # blocks of the stages; every second one shifts its windows
+    embed_dim: int = 96  # channels of the first stage; they double with each stage
+    depths: tuple[int, ...] = (2, 2, 6, 2)  # blocks of the stages; every second block shifts its windows
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     window_size: int = 7
     queries: int = 100  # detection tokens
-    mask_padding: bool = True  # False = windows see what pads images of other sizes, as in the published code, and its
-    # masks by nearest neighbours may have a row or column of it, too, where a side is no multiple of 32 pixels
+    mask_padding: bool = True  # False = windows attend to the padding between images of different sizes, as in the
+    # published code, whose nearest-neighbour masks may also include a row or column of padding if a side is not a
+    # multiple of 32 pixels
 
 
 class Maps(NamedTuple):
-    """What the backbone says of a batch."""
+    """The backbone's output for a batch."""
 
-    maps: list[Tensor]  # (B, C, H, W) each: those of the stages, and one merged from the last of them
+    maps: list[Tensor]  # (B, C, H, W) each: those of the stages, and one downsampled from the last
     masks: list[Tensor | None]  # (B, H, W) of each, true where there is image; None = everywhere
-    det: Tensor  # (B, Q, C) of the last stage that was computed
+    det: Tensor  # (B, Q, C) detection tokens of the last computed stage
 
 
 class RamStage(nn.Module):
-    """The blocks of a stage, and the merging of 2 x 2 patches after them.
+    """The blocks of a stage, followed by patch merging (2 x 2).
 
-    index: of the stage. In the last one the detection tokens attend to the patches, too, and the merging gives D
+    index: of the stage. In the last one the detection tokens also attend to the patches, and the merging outputs D
     channels, `positions`; otherwise twice those of the stage. drop_path: rate of each block.
     """
 
@@ -87,14 +88,14 @@ class RamStage(nn.Module):
         return self.downsample(zeroed(x, mask if self.mask_padding else None))
 
     def widen(self, det: Tensor) -> Tensor:
-        """Return detection tokens (B, Q, C) with the channels of the next stage, by the weights of the merging."""
+        """Project detection tokens (B, Q, C) to the next stage's channels, by the weights of the patch merging."""
         return self.downsample.reduction(self.downsample.norm(det.repeat(1, 1, 4)))
 
 
 class SwinRam(nn.Module):
     """Patches of 4 x 4 pixels and learned detection tokens, with learned positions (1, Q, D), through all stages.
 
-    drop_path: rate of the last block, to which it rises from 0. Linear layers start as Swin's, std 0.02.
+    drop_path: rate of the last block, rising linearly from 0. Linear layers are initialized as in Swin, std 0.02.
     Raises ValueError for lists of different lengths or of one entry, and for heads that do not divide the channels.
     """
 
@@ -134,13 +135,13 @@ class SwinRam(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def _mask(self, mask: Tensor | None, size: tuple[int, int]) -> Tensor | None:
-        """Return where a map of a size is image; mask: (B, H, W) of the images."""
+        """Return the mask of a map of a size; mask: (B, H, W) of the images."""
         return None if mask is None else mask_at(mask, size) if self.mask_padding else nearest_mask(mask, size)
 
     def _attended(self, mask: Tensor | None, size: tuple[int, int]) -> Tensor | None:
-        """Return where the last stage is image to the detection tokens.
+        """Return the mask of the last stage that detection tokens use.
 
-        The published code stretches a mask of whole patches of that stage, so many as fit into the images.
+        The published code resizes a mask of as many whole patches of that stage as fit into the images.
         """
         if mask is None or self.mask_padding:
             return self._mask(mask, size)
@@ -148,7 +149,7 @@ class SwinRam(nn.Module):
         return nearest_mask(nearest_mask(mask, (whole[0], whole[1])), size)
 
     def forward(self, images: Tensor | Padded, *, stages: int | None = None) -> Maps:
-        """images: (B, 3, H, W), or padded ones. stages: how many are computed, all if None; the merged map is last."""
+        """images: (B, 3, H, W), or padded ones. stages: number to compute; None = all, and the last merged map."""
         pixels, mask = images if isinstance(images, Padded) else (images, None)
         x = self.patch_embed(pixels if mask is None else pixels.masked_fill(~mask[:, None], 0))
         det = self.det_token.expand(len(x), -1, -1)

@@ -1,6 +1,6 @@
-"""T2T-ViT: patches that overlap and are mixed before each is embedded, then a plain transformer.
+"""T2T-ViT: an embedding of overlapping patches with attention in between, then a plain transformer.
 
-Shapes: B batch, N tokens, C channels, D channels of a token while it is made, F random features, H height, W width.
+Shapes: B batch, N tokens, C channels, D channels within the embedding, F random features, H height, W width.
 """
 
 import math
@@ -18,14 +18,14 @@ from pycls_std.models.pyramid import Pyramid, Tokens, split_rates
 
 # name: channels, blocks, heads, hidden units of the MLPs as a multiple of the channels. Source: Yuan et al., ICCV 2021.
 T2TS = {"t2t_vit_7": (256, 7, 4, 2), "t2t_vit_14": (384, 14, 6, 3)}
-SPLITS = ((7, 4, 2), (3, 2, 1), (3, 2, 1))  # kernel, stride and padding of each time that patches are cut
+SPLITS = ((7, 4, 2), (3, 2, 1), (3, 2, 1))  # kernel, stride and padding of each unfolding into patches
 NORM = partial(nn.LayerNorm, eps=1e-6)  # as in lkhl/tiny-transformers; 1e-5 in yitu-opensource/T2T-ViT
 
 
 class Performer(nn.Module):
-    """Attention in linear time, by random features of keys and queries, and an MLP; it changes the channels.
+    """Linear-time attention by random features of keys and queries, and an MLP; it changes the channels.
 
-    The features' projection is orthogonal, drawn when the layer is made, and saved with it; it does not train.
+    The features' projection is orthogonal, drawn at construction, saved in checkpoints and not trained.
     Source: Choromanski et al., ICLR 2021; the values as shortcut, and F = D / 2, as in T2T-ViT.
     """
 
@@ -53,7 +53,7 @@ class Performer(nn.Module):
 
     def _attend(self, keys: Tensor, queries: Tensor, values: Tensor) -> Tensor:
         keys, queries = self._features(keys), self._features(queries)
-        sums = queries @ keys.sum(dim=1).unsqueeze(2)  # (B, N, 1), what each query's weights add up to
+        sums = queries @ keys.sum(dim=1).unsqueeze(2)  # (B, N, 1), sum of each query's weights
         return queries @ (keys.transpose(1, 2) @ values) / (sums + 1e-8)
 
     def _features(self, x: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class Performer(nn.Module):
 
 
 class TokensToToken(nn.Module):
-    """Tokens that are cut thrice, overlapping, and mixed by performers in between; a class token; fixed positions."""
+    """Three overlapping unfoldings with performers in between, a class token, and fixed position embeddings."""
 
     positions: Tensor
 
@@ -80,7 +80,7 @@ class TokensToToken(nn.Module):
         self.register_buffer("positions", sinusoids(1 + side**2, channels), persistent=False)
 
     def forward(self, images: Tensor) -> Tokens:
-        """images: (B, 3, H, W), of the size that it was made for."""
+        """images: (B, 3, H, W), of the constructor's image size."""
         maps = images
         for (kernel, stride, padding), layer in zip(self.splits, self.layers, strict=True):
             patches = unfold(maps, kernel, padding=padding, stride=stride).transpose(1, 2)
@@ -95,7 +95,7 @@ def _places(side: int, kernel: int, stride: int, padding: int) -> int:
 
 
 def sinusoids(number: int, channels: int) -> Tensor:
-    """Return embeddings (number, C) of positions 0, 1, ...: sines in even channels, cosines in odd ones."""
+    """Return sinusoidal embeddings (number, C) of positions 0, 1, ...: sines in even channels, cosines in odd ones."""
     pairs = torch.arange(channels, dtype=torch.float64) // 2
     angles = torch.arange(number, dtype=torch.float64).unsqueeze(1) / 10000 ** (2 * pairs / channels)
     return torch.where(torch.arange(channels) % 2 == 0, angles.sin(), angles.cos()).float()
@@ -104,13 +104,13 @@ def sinusoids(number: int, channels: int) -> Tensor:
 class TokensBlock(Block):
     """timm's block, on the values of Tokens."""
 
-    def forward(self, x: Tokens) -> Tokens:  # type: ignore[override]  # of tokens, which know their places
-        """Return as many."""
+    def forward(self, x: Tokens) -> Tokens:  # type: ignore[override]  # of Tokens, which have a height and a width
+        """Return the updated tokens."""
         return x._replace(values=super().forward(x.values))
 
 
 class T2TViT(Pyramid):
-    """One stage; a class token. width: D, of a token while it is made; the splits are as many as in SPLITS."""
+    """One stage with a class token. width: D, channels within the embedding. splits: as SPLITS, of the same length."""
 
     num_prefix_tokens = 1
 

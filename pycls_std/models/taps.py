@@ -1,4 +1,4 @@
-"""Named taps of a backbone: which there are, how they are chosen, and the features read at them.
+"""Named taps of a backbone, the points where features are read: their names, their selection, and reading them.
 
 Shapes: B batch, C channels, H height, W width, K classes.
 """
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from pycls_std.core.structures import Padded
 from pycls_std.models.contract import Backbone
 
-# What every backbone has beside its taps, (B, C): what the classifier reads; and the mean over the places of what the
-# head takes, without class and distillation tokens, after a final norm if that is before the pooling.
+# Feature vectors (B, C) of every backbone in addition to its taps: the classifier's input; and the spatial mean of the
+# head's input, without class and distillation tokens, after a final norm if that precedes the pooling.
 POOLED, PATCHES = "pooled", "patches"
 VECTORS = (POOLED, PATCHES)
 
@@ -26,12 +26,12 @@ class TapShape(NamedTuple):
 
     @property
     def patches(self) -> int:
-        """Places of the map."""
+        """Number of positions of the map."""
         return self.height * self.width
 
 
 def tap_names(backbone: Backbone) -> list[str]:
-    """Return the names of a backbone's taps, in their order: those of the modules whose outputs they are.
+    """Return the names of a backbone's taps, in their order: the modules whose outputs they are.
 
     Raises ValueError if the backbone has none.
     """
@@ -41,16 +41,16 @@ def tap_names(backbone: Backbone) -> list[str]:
 
 
 def query_taps(backbone: Backbone) -> frozenset[str]:
-    """Return the names of those of a backbone's taps whose places are queries, and no map of the image."""
+    """Return the names of the backbone's taps that are queries, not feature maps of the image."""
     return frozenset(info["module"] for info in backbone.feature_info if info.get("queries"))
 
 
 def choose_taps(key: str, choices: list[str], names: list[str], *, also: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return the names of the chosen taps.
 
-    key: the option that chooses, for the error. choices: a name such as blocks.5 or layer3, `last`, a position such as
-    5 or -1, or a share of the depth: 2/3 means int(len(names) * 2 / 3), counted from 0. names: of all taps. also: what
-    else the option takes, for the error.
+    key: the option, for the error message. choices: a name such as blocks.5 or layer3, `last`, a position such as 5 or
+    -1, or a share of the depth: 2/3 means int(len(names) * 2 / 3), counted from 0. names: of all taps. also: other
+    values of the option, for the error message.
     Raises ValueError for a tap that does not exist or is chosen twice, and if the order is not ascending.
     """
     if not choices:
@@ -79,14 +79,14 @@ def choose_taps(key: str, choices: list[str], names: list[str], *, also: tuple[s
 
 
 def choose_features(key: str, choice: str, names: list[str]) -> str:
-    """Return the name of the chosen features: one of VECTORS, or what `choose_taps` returns of one choice."""
+    """Return the name of the chosen features: one of VECTORS, or a tap, see `choose_taps`."""
     return choice if choice in VECTORS else choose_taps(key, [choice], names, also=VECTORS)[0]
 
 
 def read(
     backbone: Backbone, images: Tensor | Padded, taps: tuple[str, ...], *, head: bool = True
 ) -> tuple[Any, dict[str, Tensor]]:
-    """Return what the backbone's head takes, None without `head`, and the features of the taps.
+    """Return the input of the backbone's head, which may be None without `head`, and the features of the taps.
 
     images: (B, 3, H, W). taps: names, in any order; those of VECTORS are (B, C), all others are maps (B, C, H, W),
     without class and distillation tokens.
@@ -113,17 +113,17 @@ def read(
 
 
 def prefix_tokens(backbone: nn.Module) -> int:
-    """Return how many class, distillation and other tokens stand before the patches in what a backbone's head takes."""
+    """Return the number of class, distillation and other tokens before the patches in the input of the head."""
     token = getattr(backbone, "cls_token", None)
     return getattr(backbone, "num_prefix_tokens", 0 if token is None else token.shape[1])
 
 
 def _mean_of_patches(features, last: Tensor, prefix: int) -> Tensor:
-    """Return the mean (B, C) over the places of what a head takes.
+    """Return the spatial mean (B, C) of a head's input.
 
-    features: tokens (B, N, C), those that are no patches first, or a map, channels first or last. last: the last tap's
-    map (B, C, H, W), which says how many places there are, and whose mean it is where the features have none of them
-    (PiT normalises its tokens alone). prefix: tokens that are no patches.
+    features: tokens (B, N, C), prefix tokens first, or a map, channels first or last. last: the last tap's map
+    (B, C, H, W), which gives the spatial size, and is averaged itself if the features have no patches (PiT passes only
+    its prefix tokens to the head). prefix: number of tokens that are not patches.
     """
     channels, height, width = last.shape[1:]
     shape = tuple(features.shape[1:]) if isinstance(features, Tensor) else ()

@@ -1,4 +1,4 @@
-"""Which token mixing MLPs of a model the kernels of `layers/token_mixing.py` compute, and the exchange for them."""
+"""Replace a model's token mixing MLPs by the kernels of `layers/token_mixing.py`, if they support them."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ MOST_TOKENS = 256  # with more, tiles do not fit on the chip
 
 
 def mixer_blocks(model: nn.Module) -> list[MixerBlock]:
-    """Return the blocks of a Mixer, of any kind of MLP."""
+    """Return the MLP-Mixer blocks of a model, with any kind of MLP."""
     return [module for module in model.modules() if isinstance(module, MixerBlock)]
 
 
 def obstacle(model: nn.Module) -> str:
-    """Return in words why the kernels do not compute the token mixing of a model; "" if they do."""
+    """Return why the kernels do not support the token mixing of a model, for an error message; "" if they do."""
     mlps: list[Any] = [block.mlp_tokens for block in mixer_blocks(model)]
     if not mlps or not all(map(_has_the_form, mlps)):
         return "which needs a student with token mixing MLPs: two linear layers with biases, and GELU between them"
@@ -34,7 +34,7 @@ def _has_the_form(mlp: nn.Module) -> bool:
 
 
 def fuse(model: nn.Module) -> None:
-    """Let kernels compute the token mixing of a model without an `obstacle`; parameters and names stay."""
+    """Replace the token mixing MLPs of a model without an `obstacle`; parameters and their names stay the same."""
     from pycls_std.layers.token_mixing import TokenMixing  # here, since it needs triton, which not every torch has
 
     for block in mixer_blocks(model):

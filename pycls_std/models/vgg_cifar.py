@@ -1,7 +1,7 @@
 """VGGs with batch norm for 32 px images, with the parameter names of the published CIFAR-100 teachers.
 
-Source: Simonyan and Zisserman, ICLR 2015, with one linear layer; names, and so the files that load, as in
-HobbitLong/RepDistiller and megvii-research/mdistiller. timm's vgg13 is another model.
+Source: Simonyan and Zisserman, ICLR 2015, with one linear layer; parameter names as in HobbitLong/RepDistiller and
+megvii-research/mdistiller, so their files can be loaded. timm's vgg13 is a different model.
 Shapes: B batch, C channels, H height, W width, K classes.
 """
 
@@ -14,13 +14,13 @@ from pycls_std.models.entry_points import register
 from pycls_std.models.staged import Staged, initialize_convolutions, refuse_drop_path
 
 WIDTHS = (64, 128, 256, 512, 512)  # channels of the five stages
-LAYERS = {8: (1, 1, 1, 1, 1), 13: (2, 2, 2, 2, 2)}  # 3x3 convolutions of each stage, by the depth
+LAYERS = {8: (1, 1, 1, 1, 1), 13: (2, 2, 2, 2, 2)}  # number of 3x3 convolutions of each stage, by depth
 
 
 class CifarVgg(Staged):
     """Five stages of 3x3 convolutions, with max pooling before all but the first and the last.
 
-    From 64 px on, there is max pooling before the last, too. Its taps are the stages, after the ReLU.
+    From 64 px on, there is max pooling before the last, too. The taps are the stages, after the ReLU.
     """
 
     def __init__(self, *, num_classes: int, layers: tuple[int, ...]):
@@ -38,7 +38,7 @@ class CifarVgg(Staged):
         nn.init.zeros_(self.classifier.bias)
 
     def stem(self, images: Tensor) -> Tensor:
-        """images: (B, 3, H, W). There is none."""
+        """Return the images (B, 3, H, W): there is no stem."""
         return images
 
     def stages(self):
@@ -52,12 +52,12 @@ class CifarVgg(Staged):
         return relu(getattr(self, f"block{index}")(x), inplace=True)
 
     def get_classifier(self) -> nn.Linear:
-        """Return the layer that makes the logits."""
+        """Return the layer that outputs the logits."""
         return self.classifier
 
 
 def _stage(channels_in: int, channels_out: int, count: int) -> nn.Sequential:
-    """Return convolutions with batch norms and, but for the last one, ReLUs."""
+    """Return convolutions with batch norms and ReLUs, without the last ReLU."""
     layers = []
     for i in range(count):
         convolution = nn.Conv2d(channels_out if i else channels_in, channels_out, 3, padding=1)

@@ -1,9 +1,9 @@
-"""ViDT: a Swin whose detection tokens become boxes in a decoder without an encoder.
+"""ViDT: a Swin with detection tokens, which a decoder without an encoder turns into boxes.
 
-Source: Song et al., ICLR 2022, and its code. What that declares and never uses is left out, for every parameter here
-is in the loss: published are 198,880 (nano), 590,272 (tiny, small) or 958,720 (base) parameters more, item by item in
-tests/test_vidt.py. Where images are padded, the published model sees the padding in its windows and group norms, so
-that what it finds depends on the batch; here it does not, unless `mask_padding` is False.
+Source: Song et al., ICLR 2022, and its code. Unused parameters of that code are omitted, so that every parameter here
+has a gradient: the published models have 198,880 (nano), 590,272 (tiny, small) or 958,720 (base) more, itemized in
+tests/test_vidt.py. The published model's windows and group norms include padding, so its detections depend on the
+batch; here they do not, unless `mask_padding` is False.
 Shapes: B batch, H height, W width, C channels, L prediction levels, Q queries, K classes.
 """
 
@@ -30,19 +30,19 @@ VIDTS = {
     "small": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
     "base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
 }
-PRIOR = 0.01  # of a class at the start, by which the rare boxes do not drown
+PRIOR = 0.01  # initial probability of a class, so that the loss is not dominated by negatives
 RARE = -math.log((1 - PRIOR) / PRIOR)
 
 
 class Extras(NamedTuple):
-    """Heads that teach and do not predict, of ViDT+ (Song et al., arXiv 2204.07962)."""
+    """Auxiliary heads, which are trained but do not predict, of ViDT+ (Song et al., arXiv 2204.07962)."""
 
-    iou_aware: bool = False  # `ious`, how well the box of each query overlaps with what it is of
-    token_label: bool = False  # `tokens`, what stands at each place of the neck's maps
+    iou_aware: bool = False  # `ious`, the IoU of each query's box with its ground truth
+    token_label: bool = False  # `tokens`, the classes at each position of the neck's maps
 
 
 class Neck(nn.Module):
-    """What stands between the backbone and the decoder: everything at one number of channels, and the decoder."""
+    """Projections of the backbone's outputs to the decoder's number of channels, and the decoder."""
 
     def __init__(self, channels: list[int], sizes: DecoderSizes):
         super().__init__()
@@ -55,20 +55,20 @@ class Neck(nn.Module):
 class ViDT(nn.Module):
     """Heads: `classes` (B, L, Q, K) logits, and `boxes` (B, L, Q, 4), centre x, centre y, width, height.
 
-    With `iou_aware` also `ious` (B, L, Q), logits of the overlap of a query's box with the box that it answers for;
-    with `token_label`, in training alone, `tokens`, (B, H, W, K + 1) logits of each map of the neck: that something
-    stands there, and that it is of each class. The public code has features of 0 at the border.
-    Boxes are shares of the image without its padding. Level 0 is what the backbone says, then come the decoder's
+    With `iou_aware` also `ious` (B, L, Q), logits of the IoU of a query's box with the box that it is matched with;
+    with `token_label`, only in training mode, `tokens`, (B, H, W, K + 1) logits for each map of the neck: of any object
+    (objectness), and of each class. The public code has features of 0 at the border.
+    Boxes are fractions of the image without its padding. Level 0 is the backbone's output, followed by the decoder's
     layers; the last one predicts. It takes padded images of any size, or a plain batch.
-    Taps: the maps of the stages; in the neck the maps of stages 1 to 3 and of one merged from the last, the queries
-    (B, C, 1, Q), and what they are at each level, (B, C, L, Q).
+    Taps: the maps of the stages; in the neck the maps of stages 1 to 3 and one downsampled from the last, the initial
+    queries (B, C, 1, Q), and the queries at each level, (B, C, L, Q).
     """
 
     def __init__(
         self,
         body: BodySizes,
         decoder: DecoderSizes,
-        extras: Extras = Extras(),  # noqa: B008  (a tuple, which nobody can change)
+        extras: Extras = Extras(),  # noqa: B008  (immutable)
         *,
         num_classes: int,
         drop_path: float = 0.0,
@@ -99,11 +99,11 @@ class ViDT(nn.Module):
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: Tensor | Padded) -> Decoded:
-        """Return the queries at all levels and their boxes, which the decoder finds on its way."""
+        """Return the queries at all levels and their boxes, which the decoder refines layer by layer."""
         return self.forward_intermediates(images, [])[0]
 
     def forward_head(self, features: Decoded, pre_logits: bool = False) -> Any:
-        """Return the heads; (B, C), the mean query of the last level, if pre_logits."""
+        """Return the heads' outputs; the mean query of the last level, (B, C), if pre_logits."""
         if pre_logits:
             return features.queries[:, -1].mean(dim=1)
         heads = {"classes": _at_levels(self.classes, features.queries), "boxes": features.boxes}
@@ -114,7 +114,7 @@ class ViDT(nn.Module):
     def forward_intermediates(
         self, images: Tensor | Padded, indices=None, *, stop_early=False, output_fmt="NCHW", intermediates_only=False
     ):
-        """Return `forward_features(images)`, None if it is stopped early, and the taps; see `models/contract.py`."""
+        """Return `forward_features(images)`, None if stopped early, and the taps; see `models/contract.py`."""
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt is {output_fmt!r}, a {type(self).__name__} has only NCHW")
         count, stages = len(self.feature_info), len(self.body.stages)
@@ -139,24 +139,24 @@ class ViDT(nn.Module):
         return chosen if intermediates_only else (decoded, chosen)
 
     def get_classifier(self) -> tuple[nn.Module, ...]:
-        """Return the layers that make logits: of each level, one for all without refinement of boxes; of `tokens`."""
+        """Return the layers that output logits: one per level (one in all without refinement), and that of `tokens`."""
         return (*self.classes, *([] if self.tokens is None else [self.tokens[-1]]))
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that weight decay spares: the detection tokens and their positions, as published."""
+        """Names of the parameters without weight decay: the detection tokens and their positions, as published."""
         return {"body.det_token", "body.det_pos_embed"}
 
     def adopted(self, state: dict[str, Tensor]) -> Adopted | None:
         """Return the weights of a published ViDT, or of a Swin classifier of timm's or Microsoft's; None for others.
 
-        What a Swin has not stays as it is.
+        Weights that a Swin lacks keep their values.
         """
         if "backbone.det_token" in state:
             names = of_vidt(state)
             renamed = {own: state[name] for name, own in names.items() if own}
             unused = [name for name, own in names.items() if not own]
             tokens = {name: value for name, value in self.state_dict().items() if name.startswith("tokens.")}
-            args = {"mask_padding": False} if self.mask_padding else {}  # the published model sees it
+            args = {"mask_padding": False} if self.mask_padding else {}  # the published model attends to padding
             return Adopted(renamed | tokens, list(tokens), unused, args)
         if "layers.0.blocks.0.attn.qkv.weight" not in state:
             return None
@@ -166,9 +166,9 @@ class ViDT(nn.Module):
 
 
 def _at_levels(heads: nn.ModuleList, queries: Tensor) -> Tensor:
-    """Return what the head of each level, or that of all, says of queries (B, L, Q, C); in full precision.
+    """Apply the head of each level, or the shared one, to queries (B, L, Q, C), in full precision.
 
-    Half of it has but a few scores, by which AP sorts.
+    Half precision has too few distinct scores for the ranking in AP.
     """
     with full_precision(queries.device):
         own = queries.to(next(heads.parameters()).dtype)
@@ -176,7 +176,7 @@ def _at_levels(heads: nn.ModuleList, queries: Tensor) -> Tensor:
 
 
 def _token_head(channels: int, classes: int) -> nn.Sequential:
-    """Return what says of each place whether something stands there, and of each class whether it does."""
+    """Return the head for objectness and classes at each position."""
     first, last = nn.Linear(channels, channels), nn.Linear(channels, classes + 1)
     for layer in (first, last):
         nn.init.xavier_uniform_(layer.weight)
@@ -204,7 +204,7 @@ def vidt(size, /, *, num_classes, image_size, drop_path=0.0, **args) -> ViDT:
     )
 
 
-# Sizes of ours, for images of 200 pixels and one core: the neck of both is the same, so that one can teach the other.
+# Our own small sizes, for images of 200 pixels and one core; both have the same neck, for distillation between them.
 SMALL_NECK = {"hidden": 64, "ffn": 256, "decoder_layers": 2, "queries": 50}
 SMALL_VIDTS = {"micro": (24, (2, 2, 2, 2), (1, 2, 4, 8)), "mini": (48, (2, 2, 2, 2), (2, 4, 8, 16))}
 

@@ -1,4 +1,4 @@
-"""Names of weights elsewhere, and here: of ViDT's published code, and of Swin's as timm and Microsoft have them.
+"""Convert names of published weights to ours: of ViDT, and of timm's and Microsoft's Swin.
 
 Sources: naver-ai/vidt; timm; microsoft/Swin-Transformer.
 """
@@ -8,7 +8,7 @@ import re
 import torch
 from torch import Tensor
 
-# Beginnings of names in ViDT's code, and here.
+# Prefixes of names in ViDT's code, and here.
 VIDT = {
     "backbone.layers.": "body.stages.",
     "backbone.": "body.",
@@ -21,20 +21,20 @@ VIDT = {
     "bbox_embed.": "neck.decoder.boxes.",
     "iou_embed.": "ious.",
 }
-# What its code has in a file and uses nowhere, or has twice; or what teaches alone, with other outputs than ours.
+# Weights in its files that are unused or duplicates, or of auxiliary heads with other outputs than ours.
 LEFT_OVER = re.compile(
     r"backbone\.norm[0-9]+\..*|backbone\.layers\.[0-9]+\.downsample\.(expansion|norm2)\..*|.*\.relative_position_index"
     r"|(patch_projector_[0-9]+|(neck|body)_det_projector)\..*"
     r"|transformer\.(enc_output\..*|enc_output_norm\..*|token_embed\..*|level_embed|decoder\.bbox_embed\..*)"
 )
-# What a Swin classifier has beside its blocks, and its buffers.
+# Weights of a Swin classifier outside its blocks, and buffers.
 SWIN_UNUSED = re.compile(r"(norm|head)\..*|.*\.(relative_position_index|attn_mask)")
 
 
 def of_vidt(state: dict[str, Tensor]) -> dict[str, str]:
-    """Return the name here of every weight of a published ViDT, "" for what is left over.
+    """Return the name here of every weight of a published ViDT, "" for unused ones.
 
-    Without refinement of boxes its file has the one head of all levels once for each.
+    Without box refinement its file has a copy of the shared heads for each level.
     """
     refined = any(name.startswith("transformer.decoder.bbox_embed.") for name in state)
     names = {}
@@ -52,9 +52,9 @@ def _of_vidt(name: str) -> str:
 
 
 def of_swin(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the weights of a Swin classifier by the names here, and the names of those that are left over.
+    """Return the weights of a Swin classifier by the names here, and the names of unused ones.
 
-    Microsoft's merge the patches at the end of a stage, timm's at the start of the next.
+    Microsoft's merge patches at the end of a stage, timm's at the start of the next.
     """
     later = 0 if any(name.startswith("layers.0.downsample.") for name in state) else 1
     renamed, unused = {}, []

@@ -1,7 +1,7 @@
 """Wide ResNets for 32 px images, with the parameter names of the published CIFAR-100 teachers.
 
-Source: Zagoruyko and Komodakis, BMVC 2016; names, and so the files that load, as in HobbitLong/RepDistiller and
-megvii-research/mdistiller.
+Source: Zagoruyko and Komodakis, BMVC 2016; parameter names as in HobbitLong/RepDistiller and
+megvii-research/mdistiller, so their files can be loaded.
 Shapes: B batch, C channels, H height, W width, K classes.
 """
 
@@ -17,7 +17,7 @@ from pycls_std.models.staged import Staged, initialize_convolutions, refuse_drop
 class PreActBlock(nn.Module):
     """Two 3x3 convolutions, each after batch norm and ReLU, and a shortcut.
 
-    Where the channels change, the shortcut is a 1x1 convolution of what the first one takes, too.
+    If the number of channels changes, the shortcut is a 1x1 convolution of the activated input.
     """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int):
@@ -31,14 +31,14 @@ class PreActBlock(nn.Module):
             self.convShortcut = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, C, H, W), as the block before leaves it, without an activation."""
+        """x: (B, C, H, W), before an activation."""
         active = relu(self.bn1(x), inplace=True)
         shortcut = x if self.convShortcut is None else self.convShortcut(active)
         return self.conv2(relu(self.bn2(self.conv1(active)), inplace=True)) + shortcut
 
 
 class Blocks(nn.Module):
-    """The blocks of a stage, under the name that they have in the published files."""
+    """The blocks of a stage, with their names in the published files."""
 
     def __init__(self, channels_in: int, channels_out: int, blocks: int, stride: int):
         super().__init__()
@@ -53,7 +53,7 @@ class Blocks(nn.Module):
 class CifarWideResNet(Staged):
     """Wide ResNet of depth 6 n + 4: three stages of n blocks with 16, 32 and 64 channels times the width.
 
-    Its taps are the stages before the batch norm and ReLU that follow each of them.
+    The taps are the stages' outputs, before the batch norm and ReLU that follow.
     """
 
     def __init__(self, *, num_classes: int, blocks: int, width: int):
@@ -81,11 +81,11 @@ class CifarWideResNet(Staged):
         return self.block1, self.block2, self.block3
 
     def after_stages(self, features: Tensor) -> Tensor:
-        """features: (B, C, H, W), which stay as they are."""
+        """features: (B, C, H, W), which are not modified."""
         return relu(self.bn1(features), inplace=True)
 
     def get_classifier(self) -> nn.Linear:
-        """Return the layer that makes the logits."""
+        """Return the layer that outputs the logits."""
         return self.fc
 
 

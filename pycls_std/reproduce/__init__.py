@@ -1,1 +1,1 @@
-"""From the file of a table to its runs, made in order; imports no torch."""
+"""Reproduce a table: from its file to its runs, made in order; does not import torch."""

@@ -1,4 +1,4 @@
-"""Entries of a table's file: of what kind each is, and how a value is written on a command line."""
+"""Entries of a table's file: their types, and how values are written on a command line."""
 
 import re
 from pathlib import Path
@@ -22,16 +22,16 @@ def _entry(value) -> str:
 
 
 def content_of(path: Path, label: str):
-    """Return what a YAML file holds. Raises ConfigError that names it, as label, if it cannot be read."""
+    """Return the content of a YAML file. Raises ConfigError that names it, as label, if it cannot be read."""
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"{label}: a table is a .yaml file")
     return value_of(parse(text_of(path, label, kind="table"), label), label)
 
 
 def as_mapping(value, where: str, allowed: tuple[str, ...] = ()) -> dict:
-    """Return a value that is a mapping, {} of an empty one.
+    """Return a value that must be a mapping, {} for an empty one.
 
-    where: its place, in words. allowed: its keys, () = any. Raises ConfigError for another value or key.
+    where: its location, for the error message. allowed: its keys, () = any. Raises ConfigError for another type or key.
     """
     if value in (None, ""):
         return {}
@@ -44,7 +44,7 @@ def as_mapping(value, where: str, allowed: tuple[str, ...] = ()) -> dict:
 
 
 def as_list(value, where: str) -> list:
-    """Return a value that is a list. Raises ConfigError that says where it is for another one."""
+    """Return a value that must be a list. Raises ConfigError that names its location otherwise."""
     if not isinstance(value, list):
         raise ConfigError(f"{where} is {short(value)}, expected a list")
     return value
@@ -53,7 +53,7 @@ def as_list(value, where: str) -> list:
 def as_options(value, where: str, prefix: str = "") -> dict[str, Any]:
     """Return {"SECTION.KEY": value} of options that are written nested, with dots, or both.
 
-    Raises ConfigError for what is no mapping, and for one that is set twice.
+    Raises ConfigError if it is not a mapping, and for an option that is set twice.
     """
     flat: dict[str, Any] = {}
     for key, each in as_mapping(value, where).items():
@@ -66,7 +66,7 @@ def as_options(value, where: str, prefix: str = "") -> dict[str, Any]:
 
 
 def as_seeds(value, where: str) -> tuple[int, ...]:
-    """Return seeds. Raises ConfigError for what is no list of different whole numbers."""
+    """Return seeds. Raises ConfigError unless the value is a list of different whole numbers."""
     texts = as_list(value, where)
     if not texts or not all(isinstance(text, Text) and re.fullmatch(r"\d{1,10}", text) for text in texts):
         raise ConfigError(f"{where} is {short(value)}, expected whole numbers from 0")

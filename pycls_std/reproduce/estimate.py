@@ -1,4 +1,4 @@
-"""Say beforehand what a table takes: a short timing of each row."""
+"""Estimate the time that a table takes, by a short timing of each row."""
 
 import os
 import re
@@ -15,9 +15,9 @@ QUICK = ["TIME.STEPS=2", "TIME.WARMUP=1"]
 
 
 def plan_lines(jobs: list[Job], environment: dict[str, str], *, kept: bool, side_by_side: int) -> list[str]:
-    """Return a line on each run, in their order, and one on all: what there is, what it would take, its command.
+    """Return a line for each run, in order, with its state, estimated hours and command; and a line with the total.
 
-    environment: of a run, beside what there is. A row that cannot be timed says why.
+    environment: added to that of a run. A row that cannot be timed has the reason.
     """
     hours: dict[str, str | float] = {}
     lines, left, unknown = [], 0.0, 0

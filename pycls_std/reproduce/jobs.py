@@ -1,4 +1,4 @@
-"""The runs of a table in the order in which they are made: teachers first, one seed of every row, then the next."""
+"""The runs of a table in order of execution: teachers first, the first seed of every row, then the next."""
 
 import os
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from pycls_std.reproduce.entries import written
 from pycls_std.reproduce.table_file import Row, Table
 
 RUNS, LOGS = Path("runs"), Path("logs")
-EPOCHS = ("DISTILLATION.CTKD_EPOCHS",)  # numbers of epochs that may be more than the run has
+EPOCHS = ("DISTILLATION.CTKD_EPOCHS",)  # options in epochs that may exceed the run's epochs
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What makes a table another one than its file says, and is told wherever it is shown.
+    """Command-line changes to a table, which are noted wherever it is shown.
 
-    scale: factor of all numbers of epochs. data: {name of a dataset: folder of images, or dataset, in its place}.
+    scale: factor of all options in epochs. data: {name of a dataset: folder of images, or dataset, that replaces it}.
     """
 
     scale: float = 1.0
@@ -31,12 +31,12 @@ class Changes:
         return self.scale != 1 or bool(self.data)
 
     def suffix(self) -> str:
-        """Return what is added to the name of the table, and so to that of its folder."""
+        """Return the suffix of the table's name, and so of its folder's."""
         scaled = f"_x{self.scale:g}" if self.scale != 1 else ""
         return scaled + "".join(f"_{Path(place).name}" for place in self.data.values())
 
     def notes(self) -> list[str]:
-        """Return what is told of it, a sentence each."""
+        """Return the notes on the changes, a sentence each."""
         scaled = f"Every number of epochs is {self.scale:g} times that of the table, in whole epochs (--scale)."
         swapped = [f"{Path(place).name} stands in for {name} (--data)." for name, place in self.data.items()]
         return ([scaled] if self.scale != 1 else []) + swapped
@@ -46,7 +46,7 @@ class Changes:
 class Job:
     """One run of a table. words: options on the command line. options: {"SECTION.KEY": value}, all of them.
 
-    kept: where its record is if it was copied to logs/. needs: the runs that teach it.
+    kept: folder of its record if it was copied to logs/. needs: the runs of its teachers.
     """
 
     row: Row
@@ -63,12 +63,12 @@ class Job:
 
     @property
     def weights(self) -> Path:
-        """The checkpoint that it is scored by and teaches by: the best held-out epoch's, or that of the last epoch."""
+        """The checkpoint that is tested and used as a teacher: of the best held-out epoch, or of the last epoch."""
         return self.folder / "checkpoints" / ("best.pt" if self.options["DATA.VAL_FRACTION"] else "last.pt")
 
     @property
     def command(self) -> list[str]:
-        """The words that train it, after the interpreter and the script."""
+        """The arguments that train it, after the interpreter and the script."""
         return ["--mode", "train", "--cfg", self.config, *self.words]
 
 
@@ -78,11 +78,11 @@ def folder_name(table: Table, changes: Changes) -> str:
 
 
 def plan(table: Table, changes: Changes, overrides: Sequence[str] = ()) -> list[Job]:
-    """Return all runs of a table, each after those that teach it; what matters most comes first.
+    """Return all runs of a table, each after its teachers, in order of importance.
 
-    overrides: options of every run, `KEY=VALUE`, which change no number, such as where the data lies.
-    Raises ConfigError that names the row for options that no run can use, for a row that is not under the protocol, and
-    for an override that would change numbers.
+    overrides: options of every run, `KEY=VALUE`, that do not affect results, such as the location of the data.
+    Raises ConfigError that names the row for invalid options and for a row that departs from the protocol, and
+    ConfigError for an override that would affect results.
     """
     catalogue = config.Catalogue()
     for key in parse_overrides(overrides):
@@ -106,7 +106,7 @@ def plan(table: Table, changes: Changes, overrides: Sequence[str] = ()) -> list[
         for row in rows:
             for job in of(row.name)[place : place + 1]:
                 _add(job, jobs)
-    for row in table.rows:  # teachers of nobody, and further seeds of those that teach
+    for row in table.rows:  # unused teachers, and further seeds of teachers
         for job in of(row.name):
             _add(job, jobs)
     return list(jobs)
@@ -171,7 +171,7 @@ def _refuse_other_protocol(table, row, config_path, words, options) -> None:
 
 
 def _changed(options: dict[str, Any], changes: Changes) -> list[str]:
-    """Return the options that make a run as short, and put in the stand-in, as is asked."""
+    """Return the options that apply the changes to a run: scaled epochs, and replaced data."""
     words = []
     if changes.scale != 1:
         catalogue = config.Catalogue()
@@ -198,6 +198,6 @@ def _changed(options: dict[str, Any], changes: Changes) -> list[str]:
 
 
 def _relative(path: Path) -> str:
-    """Return a path as it is written in a command: relative to where that is started, if it lies below."""
+    """Return a path for a command: relative to the current folder if it is below that, otherwise absolute."""
     relative = os.path.relpath(path)
     return os.path.abspath(path) if relative.startswith("..") else relative

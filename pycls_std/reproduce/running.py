@@ -1,4 +1,4 @@
-"""Make the runs of a table, several side by side: what is done is skipped, what was cut goes on, what fails is told."""
+"""Execute the runs of a table, several in parallel: finished runs are skipped, interrupted ones resumed."""
 
 import logging
 import os
@@ -19,29 +19,29 @@ from pycls_std.reproduce.state import counts_as_kept, restore, state_of
 
 LOG = logging.getLogger("pycls_std")
 SCRIPT = Path(__file__).resolve().parents[2] / "run_net.py"
-POLL = 0.5  # seconds between two looks at the runs
-RETRY = 30.0  # seconds until a run that another process makes is looked at again
-MARGIN = 40.0  # seconds before a deadline in which runs end their batch, and table and page are written
-GRACE = 20.0  # of these, until runs that have not ended are killed; the same command goes on with them
+POLL = 0.5  # seconds between checks of the runs
+RETRY = 30.0  # seconds until a run that another process executes is checked again
+MARGIN = 40.0  # seconds before a deadline for runs to finish their batch, and to write table and page
+GRACE = 20.0  # seconds of MARGIN after which runs that have not ended are killed; the same command resumes them
 
 
 @dataclass
 class Slot:
-    """Room for one run at a time. environment: what its processes see beside the rest."""
+    """A slot for one run at a time. environment: variables added for its processes."""
 
     environment: dict[str, str] = field(default_factory=dict)
     job: Job | None = None
     step: str = ""  # train, or predict
-    read: int = 0  # bytes of its log that are of earlier starts
+    read: int = 0  # bytes of its log that earlier starts wrote
     process: subprocess.Popen | None = None
 
 
 class Runner:
-    """Makes runs until all are done, or it is told to stop.
+    """Executes runs until all are done, or it is stopped.
 
-    jobs: in the order in which they matter. deadline: of time.monotonic(); MARGIN before it the runs are told to stop,
-    and killed if they do not; None = none. kept: whether records in logs/ count as done. analyze(folder) makes of a
-    run's predictions what tables read.
+    jobs: in order of importance. deadline: in time.monotonic(); MARGIN before it the runs are stopped, and killed if
+    they do not end; None = none. kept: whether records in logs/ count as done. analyze(folder) turns a run's
+    predictions into the analysis that tables read.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class Runner:
         self.kept = kept
         self.analyze = analyze
         self.done: set[Job] = set()
-        self.failed: dict[Job, str] = {}  # why, in a line
-        self.unpredicted: dict[Job, str] = {}  # finished, but why there are no predictions of it
-        self.later: dict[Job, float] = {}  # made by another process; when to look again
+        self.failed: dict[Job, str] = {}  # the reason, in a line
+        self.unpredicted: dict[Job, str] = {}  # finished runs without predictions, and the reason
+        self.later: dict[Job, float] = {}  # executed by another process; when to check again
         self.stopping = False
         self.told: set[Job] = set()
 
     def run(self) -> None:
-        """Make the runs. A signal ends them after a batch each, and then this."""
+        """Execute the runs. On a signal, each run ends after its batch, and then this returns."""
         try:
             with signals.deferred():
                 while not self.stopping or any(slot.process for slot in self.slots):
@@ -101,7 +101,7 @@ class Runner:
                     slot.process.terminate()
 
     def _start(self) -> bool:
-        """Start what can be started; return whether anything was."""
+        """Start runs in free slots; return whether any was started."""
         started = False
         for slot in self.slots:
             while slot.process is None and (job := self._next()):
@@ -109,7 +109,7 @@ class Runner:
         return started
 
     def _next(self) -> Job | None:
-        """Return the next run to make; those whose teachers failed fail meanwhile."""
+        """Return the next run to execute; mark those whose teachers failed as failed."""
         busy = {slot.job for slot in self.slots if slot.process}
         for job in self.jobs:
             if job in busy or job in self.done or job in self.failed or self.later.get(job, 0) > time.monotonic():
@@ -122,7 +122,7 @@ class Runner:
         return None
 
     def _begin(self, slot: Slot, job: Job) -> bool:
-        """Start what is to be done of a run in a slot; return whether there was anything."""
+        """Start the next step of a run in a slot; return whether there was one."""
         self.later.pop(job, None)
         if self.kept:
             try:
@@ -132,7 +132,7 @@ class Runner:
                 return False
         kept = self.kept and counts_as_kept(job, self.jobs)
         if kept and (job.kept / "checkpoints" / job.weights.name).exists() and not job.weights.exists():
-            kept = False  # another process is at work where they would lie
+            kept = False  # another process is using their folder
         state = state_of(job, kept=kept)
         if state.wrong:
             self._fail(job, state.wrong)
@@ -157,7 +157,7 @@ class Runner:
         log = job.folder.with_name(f"{job.folder.name}.{step}.log")
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("ab") as output:  # not in the run's folder, which is its own
+            with log.open("ab") as output:  # not in the run's folder, which belongs to the run
                 slot.read = output.tell()
                 slot.process = subprocess.Popen(
                     [sys.executable, str(SCRIPT), *words],
@@ -165,7 +165,7 @@ class Runner:
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
                     env=os.environ | slot.environment,
-                    start_new_session=True,  # Ctrl-C is for this process, which passes it on once
+                    start_new_session=True,  # Ctrl-C only reaches this process, which forwards it once
                 )
         except OSError as error:
             self._fail(job, f"cannot be started: {error}")
@@ -175,11 +175,11 @@ class Runner:
             LOG.info("%s", message)
 
     def _look_at(self, slot: Slot) -> None:
-        """Take note of a process that has ended."""
+        """Handle a process that has ended."""
         if slot.process is None or slot.process.poll() is None:
             return
         job, step, code, slot.process = slot.job, slot.step, slot.process.returncode, None
-        assert job is not None  # whose process it was
+        assert job is not None  # since it had a process
         if self.stopping and code:
             return
         if code:
@@ -194,7 +194,7 @@ class Runner:
             else:
                 self._fail(job, why)
             return
-        if step == "train" and not (state := state_of(job, kept=self.kept)).finished:  # to begin anew might never end
+        if step == "train" and not (state := state_of(job, kept=self.kept)).finished:  # a restart might loop forever
             self._fail(job, f"it ended without an error, but its record is not that of a finished run: {state.status}")
             return
         if step == "predict":
@@ -221,7 +221,7 @@ class Runner:
 
 
 def last_line(log: Path, code: int, start: int = 0) -> str:
-    """Return the line in which a run says why it ended, without the name of the program. start: of what it printed."""
+    """Return the line with the reason why a run ended, without the program's name. start: byte of its output."""
     try:
         text = log.read_bytes()[start:][-4000:].decode(errors="replace")
     except OSError:
@@ -230,7 +230,7 @@ def last_line(log: Path, code: int, start: int = 0) -> str:
 
 
 def last_line_of(text: str, code: int) -> str:
-    """Return that line of what a run printed."""
+    """Return that line of a run's output."""
     lines = text.strip().splitlines()
     said = [line for line in lines if line.startswith("run_net.py")]
     line = (said or lines or [""])[-1]

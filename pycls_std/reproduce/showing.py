@@ -1,4 +1,4 @@
-"""Show a table of what there is of its runs: as text, and as a page."""
+"""Show a table of the runs that exist so far: as text, and as a page."""
 
 from pathlib import Path
 
@@ -20,10 +20,9 @@ REPORT = "report.html"
 def gathered(
     table: Table, jobs: list[Job], records: list[Run], failed: dict[Job, str], unpredicted: dict[Job, str]
 ) -> pd.DataFrame:
-    """Return the table of its rows.
+    """Return the aggregated table.
 
-    records: of each job, as far as there is one. failed: why a run is not there. unpredicted: why what it predicts is
-    not.
+    records: of each job, possibly empty. failed: why a run failed. unpredicted: why its predictions are missing.
     """
     expected = {job.row.name: job.options for job in reversed(jobs)}
     said = {job: f"seed{job.seed} failed: {why}" for job, why in failed.items()}
@@ -32,7 +31,7 @@ def gathered(
     for job, run in zip(jobs, records, strict=True):
         other = differing(job.options, run) if run.options else []
         if other and not run.curves and not is_begun(run.folder):
-            continue  # it recorded nothing, and a start of this row replaces it
+            continue  # it recorded no epoch, and starting this row replaces it
         if other:
             said.setdefault(job, f"seed{job.seed}: {run.folder} is a run of other options: {', '.join(other[:3])}")
         elif run.options:
@@ -57,14 +56,14 @@ def gathered(
 
 
 def heading(table: Table, changes: Changes) -> str:
-    """Return what stands above a table: what it is, and in what it is not what its file says."""
+    """Return the heading of a table: its title, and notes, such as changes to its file."""
     return "\n".join([f"{table.title}.", *_notes(table, changes)]) + "\n\n"
 
 
 def write_page(
     folder: Path, table: Table, frame: pd.DataFrame, records: list[Run], changes: Changes, columns: list[str]
 ) -> Path | None:
-    """Write report.html of a table into the folder of its runs, and return its path; None where nothing ran."""
+    """Write report.html of a table into the folder of its runs, and return its path; None if no run is shown."""
     shown = {folder for folders in frame.get("folders", ()) if isinstance(folders, dict) for folder in folders.values()}
     runs = [run for run in records if run.folder in shown]
     if not runs:
@@ -78,7 +77,7 @@ def write_page(
 
 
 def rendered(table: Table, frame: pd.DataFrame, changes: Changes, form: str, columns: list[str], link=None) -> str:
-    """Return a table as text, with all that changes it. form: of render.FORMATS. columns, link: see `render.cells`."""
+    """Return a table as text, with notes on its changes. form: of render.FORMATS. columns, link: see `render.cells`."""
     notes = " ".join(changes.notes())
     if form == "csv" and notes:
         frame = frame.assign(changes=notes)
@@ -90,7 +89,7 @@ def rendered(table: Table, frame: pd.DataFrame, changes: Changes, form: str, col
 
 
 def _below_notes(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table without the column of sources where they are one, which the notes above it name."""
+    """Return a table without the column of sources if there is only one, which the notes above it name."""
     alike = table.source and "published_source" in frame and frame["published_source"].nunique() < 2
     return frame.drop(columns="published_source") if alike else frame
 

@@ -1,4 +1,4 @@
-"""How far a run of a table is: nothing, begun, finished, or something else in its place."""
+"""The state of a run of a table: not started, started, finished, or another run in its folder."""
 
 import fcntl
 import shutil
@@ -12,12 +12,12 @@ from pycls_std.reproduce.jobs import Job
 from pycls_std.results.read import Run, read_run
 from pycls_std.results.rows import differing
 
-# What a start leaves that came to no epoch.
+# Files that a start leaves if it completed no epoch.
 LEFT = ("config.yaml", "metrics.jsonl", "console.log", "checkpoints", ".lock")
 
 
 class State(NamedTuple):
-    """What there is of a run. wrong: why it cannot be made, in a line; "" if it can. status: see `Run`."""
+    """The state of a run. wrong: why it cannot be executed, in a line; "" if it can. status: see `Run`."""
 
     begun: bool = False
     finished: bool = False
@@ -27,7 +27,7 @@ class State(NamedTuple):
 
 
 def state_of(job: Job, *, kept: bool) -> State:
-    """Return how far a run is. kept: whether a record in logs/ counts as done."""
+    """Return the state of a run. kept: whether a record in logs/ counts as done."""
     if kept and not is_begun(job.folder) and _is_kept(job):
         return State(begun=True, finished=True, predicted=True)
     run = read_run(job.folder)
@@ -37,17 +37,17 @@ def state_of(job: Job, *, kept: bool) -> State:
     if other:
         return State(wrong=f"{job.folder} is a run of other options: {', '.join(other[:3])}")
     predicted = bool(run.analysis) or not job.weights.exists() or not is_classified(job)
-    finished = run.status == "finished" and is_whole(run)  # others are taught by the last checkpoint
+    finished = run.status == "finished" and is_whole(run)  # its last checkpoint may be needed as a teacher
     return State(begun=True, finished=finished, predicted=predicted, status=run.status)
 
 
 def is_begun(folder: Path) -> bool:
-    """Return whether a run recorded anything; a start that came to no epoch leaves options, which a run replaces."""
+    """Return whether a run recorded an epoch; a start that completed none leaves options, which a new one replaces."""
     return (folder / "run.json").exists() or any((folder / "checkpoints").glob("*.pt*"))
 
 
 def restore(job: Job) -> None:
-    """Bring a record that was kept in logs/ with its weights back to where it was made, for others to be taught by.
+    """Copy a record in logs/ that has its weights back to the run's folder, so that it can be used as a teacher.
 
     Raises OSError if it cannot be copied, as on a full disk.
     """
@@ -59,15 +59,15 @@ def restore(job: Job) -> None:
             shutil.copytree(job.kept, copy, dirs_exist_ok=True)
             copy.chmod(0o755)
             _clear(job.folder)
-            with suppress(OSError):  # another is at work there
-                copy.rename(job.folder)  # whole, or not at all
+            with suppress(OSError):  # another process is using it
+                copy.rename(job.folder)  # atomic
         finally:
             shutil.rmtree(copy, ignore_errors=True)
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a start left that recorded nothing, unless a process holds its lock or there is something else."""
-    with suppress(OSError):  # such as that there is no folder
+    """Remove the folder of a start without results, unless a process holds its lock or there are other files."""
+    with suppress(OSError):  # such as a missing folder
         if any(path.name not in LEFT and "tfevents" not in path.name for path in folder.iterdir()):
             return
         with (folder / ".lock").open("a") as lock:
@@ -76,7 +76,7 @@ def _clear(folder: Path) -> None:
 
 
 def counts_as_kept(job: Job, jobs: list[Job]) -> bool:
-    """Return whether a record in logs/ is enough of a run: others of `jobs` may be still to make that it teaches."""
+    """Return whether a record in logs/ suffices: without weights, all runs that it teaches must be finished."""
     if any((folder / "checkpoints" / job.weights.name).exists() for folder in (job.folder, job.kept)):
         return True
     taught = [each for each in jobs if job in each.needs]
@@ -89,12 +89,12 @@ def _is_kept(job: Job) -> bool:
 
 
 def is_whole(run: Run) -> bool:
-    """Return whether a run is finished and not its values alone, which are written before the last checkpoint."""
+    """Return whether run.json says finished: the last values are written before the last checkpoint."""
     return run.facts.get("status") == "finished"
 
 
 def record_of(job: Job, *, kept: bool, made: bool = True) -> Run:
-    """Return the record of a run: where it was made, if that counts; if not or there is none, where it was kept."""
+    """Return the record of a run: that in its folder, or, if there is none or not `made`, that in logs/ if `kept`."""
     own = read_run(job.folder) if made else None
     if own and (is_begun(job.folder) or not kept or not job.kept.exists()):
         return own
@@ -102,5 +102,5 @@ def record_of(job: Job, *, kept: bool, made: bool = True) -> Run:
 
 
 def is_classified(job: Job) -> bool:
-    """Return whether predictions of the run can be analyzed: logits of classes."""
+    """Return whether the run's predictions can be analyzed, being class logits."""
     return job.options["TASK.NAME"] == config.Catalogue().options["TASK.NAME"].value

@@ -1,4 +1,4 @@
-"""Read the file of a table: which runs make it, who teaches whom, and what all of its rows have in common."""
+"""Read the file of a table: its runs, their teachers, and the settings that all rows share."""
 
 import re
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from pycls_std.results.columns import chosen
 from pycls_std.results.table import SELECTIONS
 
 TABLE_KEYS = ("title", "source", "seeds", "baseline", "selection", "columns", "protocol", "options", "teachers", "runs")
-# What a row is by its name, its seeds and its teachers, and not by an option.
+# Options that a row's entries name, seeds and teachers set instead.
 OWN = {"NAME": "name", "OUT_DIR": "name", "SEED": "seeds"}
 TAUGHT = {"DISTILLATION.TEACHERS": "teachers", "DISTILLATION.TEACHER_WEIGHTS": "teachers"}
 ROW_KEYS = ("name", "config", "options", "seeds", "teachers", "baseline", "published", "source", "sweep", "list")
@@ -26,10 +26,10 @@ ROW_KEYS = ("name", "config", "options", "seeds", "teachers", "baseline", "publi
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: a config, what is changed of it, and its seeds.
+    """A row of a table: a config, its changed options, and its seeds.
 
-    options: {"SECTION.KEY": value as it is written}. taught_by: names of rows. published: {"TOP1": value as written},
-    with its SOURCE, of a row whose config does not state it. varied: keys that a sweep varies. baseline: name of the
+    options: {"SECTION.KEY": value as written}. taught_by: names of its teachers' rows. published: {"TOP1": value as
+    written}, with its SOURCE, if the config does not state it. varied: keys that a sweep varies. baseline: name of the
     row that it is compared with, "" = none.
     """
 
@@ -41,15 +41,15 @@ class Row:
     published: dict[str, Any] = field(default_factory=dict)
     varied: tuple[str, ...] = ()
     baseline: str = ""
-    teaches_only: bool = False  # it is there for its weights, and not held to the protocol
+    teaches_only: bool = False  # it only provides weights, and need not follow the protocol
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a file says. selection: whose scores a row is compared by, those of the last epoch or of the held-out one.
+    """The content of a table's file. selection: of the epoch to compare by, the last or the best on held-out images.
 
-    columns: names of columns and of groups of columns that it is shown with; none = as any table.
-    protocol: {"SECTION.KEY": value as it is written} that every row has but those that are there to teach.
+    columns: names of columns and of groups of columns to show; none = the default ones.
+    protocol: {"SECTION.KEY": value as written} that every row must have, except teachers.
     """
 
     name: str
@@ -63,26 +63,26 @@ class Table:
 
     @property
     def varied(self) -> tuple[str, ...]:
-        """The keys that its sweeps vary."""
+        """The option keys that its sweeps vary."""
         return tuple(dict.fromkeys(key for row in self.rows for key in row.varied))
 
     @property
     def baselines(self) -> dict[str, str]:
-        """Of each row that is compared with another, the name of that one."""
+        """The name of each row's baseline, for the rows that have one."""
         return {row.name: row.baseline for row in self.rows if row.baseline}
 
     @property
     def baseline(self) -> str:
-        """The name of the row that all are compared with; "" where there is none, or more than one."""
+        """The name of the common baseline; "" if there is none, or more than one."""
         names = set(self.baselines.values())
         return names.pop() if len(names) == 1 else ""
 
 
 def read_table(path: Path) -> Table:
-    """Return what the file of a table says.
+    """Return the table in a file.
 
-    Paths of configs are relative to it; configs/... that is not there is the package's own. Raises ConfigError that
-    names the file and the entry for what is not as it should be.
+    Paths of configs are relative to it; a configs/... that does not exist there is the package's own. Raises
+    ConfigError that names the file and the invalid entry.
     """
     label = printable(shortened(str(path)))
     content = as_mapping(content_of(path, label), label, TABLE_KEYS)
@@ -94,7 +94,7 @@ def read_table(path: Path) -> Table:
         raise ConfigError(f"{label}: {missing[0]} is missing")
     seeds = as_seeds(content.get("seeds", [Text("0")]), f"{label}: seeds")
     common = as_options(content.get("options", {}), f"{label}: options")
-    rows, find = [], cache(partial(config_beside, path.parent))  # of a file of many rows it tells once where it is
+    rows, find = [], cache(partial(config_beside, path.parent))  # logs a config's location only once
     for group, teaches_only in (("teachers", True), ("runs", False)):
         default = seeds[:1] if teaches_only else seeds
         for number, entry in enumerate(as_list(content.get(group, []), f"{label}: {group}"), start=1):
@@ -184,7 +184,7 @@ def _rows(name, own, where, find, common, seeds, *, teaches_only) -> list[Row]:
                 taught_by=tuple(map(str, as_list(own.get("teachers", []), f"{where}: teachers"))),
                 published=published if len(point) == 0 else {},
                 varied=tuple(point),
-                baseline=str(own["baseline"] or ""),  # null = none, where the table has one
+                baseline=str(own["baseline"] or ""),  # null = none, even if the table has one
                 teaches_only=teaches_only,
             )
         )
@@ -192,7 +192,7 @@ def _rows(name, own, where, find, common, seeds, *, teaches_only) -> list[Row]:
 
 
 def _points(own, where) -> list[dict[str, Any]]:
-    """Return the options of each point of a sweep: the product of its axes, or a list; one without any for no sweep."""
+    """Return the options of each point of a sweep: the product of its axes, or its list; one {} without a sweep."""
     if "sweep" in own and "list" in own:
         raise ConfigError(f"{where} has a sweep and a list, expected one of them")
     if "list" in own:

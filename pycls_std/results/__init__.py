@@ -1,1 +1,1 @@
-"""From event files to tables; imports no torch."""
+"""Results: from run records to tables, plots and reports; does not import torch."""

@@ -1,6 +1,6 @@
-"""From what a student and its teachers say of every test image to scores: by prediction, by class, side by side.
+"""Analysis of saved predictions: scores of a student and its teachers by prediction and class, and their agreement.
 
-All shares are in percent of the test images. Shapes: N images, K classes.
+All fractions are in percent of the test images. Shapes: N images, K classes.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ from pycls_std.core.regular import read_bytes, replace_text
 ANALYSIS = "analysis.json"  # in the folder of a run
 FORMAT = 1
 BINS = 15  # of the top probability, of equal width
-DIGITS = 4  # after the point, of what is stored
-# What is asked of a file that is read, beside what `analyze` says of each prediction.
+DIGITS = 4  # decimal places of stored numbers
+# Required keys of a file that is read, in addition to the entries of each prediction.
 KINDS = {"name": str, "seed": int, "images": int, "classes": list, "split": str, "prediction": str}
 KINDS |= {"predictions": dict, "teachers": dict}
 SHARES = ("agreement", "student_right_teacher_wrong", "student_wrong_teacher_right", "both_right", "both_wrong")
@@ -24,12 +24,12 @@ SHARES = ("agreement", "student_right_teacher_wrong", "student_wrong_teacher_rig
 
 # ------------------------------------------------------------------------------------------------------------- analyse
 def analyze(predictions: Predictions) -> dict:
-    """Return the scores of each prediction, of each head that is none itself, and of each teacher.
+    """Return the scores of each prediction, of each head that is not a prediction itself, and of each teacher.
 
-    Each has `top1` and `top5` (percent; of fewer than 5 classes all count), `loss` (negative log-likelihood, nats),
-    `ece` (percent), `per_class` (top-1 in percent; null where the split has none of a class) and `correct` (hex of the
-    packed top-1 hits). A teacher has beside them, by the student's prediction, how often both name the same class
-    (`agreement`) and who is right. `split` is a digest of the labels: comparisons ask that it be the same.
+    Each has `top1` and `top5` (percent; with fewer than 5 classes all count), `loss` (negative log-likelihood, nats),
+    `ece` (percent), `per_class` (top-1 in percent; null for classes without images) and `correct` (hex of the packed
+    top-1 hits). A teacher also has, for each of the student's predictions, how often both predict the same class
+    (`agreement`) and which of them is right. `split` is a digest of the labels, which must match in comparisons.
     """
     meta, labels = predictions.meta, predictions.labels
     students = predictions.predictions | {
@@ -56,7 +56,7 @@ def analyze(predictions: Predictions) -> dict:
 def scores(logits: np.ndarray, labels: np.ndarray) -> dict:
     """Return the scores of logits (N, K) by labels (N,), as `analyze` describes them.
 
-    Of classes that are equally likely the first one is named.
+    Ties count as the first of the classes.
     """
     each = np.arange(len(labels))
     own = logits[each, labels][:, None]
@@ -78,16 +78,16 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict:
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Return the logarithms of the probabilities of logits (N, K), float64."""
+    """Return the log-probabilities of logits (N, K), float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def calibration_error(confidence: np.ndarray, hits: np.ndarray, bins: int = BINS) -> float:
-    """Return how far confidence is from accuracy, percent: the mean over the bins, weighted by their images.
+    """Return the expected calibration error (ECE), percent: mean |confidence - accuracy| over bins, by their images.
 
-    confidence: (N,) probability of the class that is named. hits: (N,) whether it is right. Of `bins` equal parts of
-    [0, 1] each has its upper end, the first one 0, too; one without images counts nothing.
+    confidence: (N,) probability of the predicted class. hits: (N,) whether it is right. The `bins` are equal intervals
+    of [0, 1], closed at their upper end, the first one at 0, too; empty bins do not count.
     Source: Guo et al., ICML 2017.
     """
     own = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
@@ -96,7 +96,7 @@ def calibration_error(confidence: np.ndarray, hits: np.ndarray, bins: int = BINS
 
 
 def _beside(students: dict[str, np.ndarray], teacher: np.ndarray, labels: np.ndarray) -> dict:
-    """Return each of SHARES by the name of the student's prediction."""
+    """Return each of SHARES, by the name of the student's prediction."""
     said = teacher.argmax(axis=1)
     found: dict[str, dict[str, float]] = {share: {} for share in SHARES}
     for name, logits in students.items():
@@ -115,15 +115,15 @@ def _percent(holds: np.ndarray) -> float:
 
 # --------------------------------------------------------------------------------------------------------------- files
 def write(analysis: dict, path: Path) -> None:
-    """Write an analysis to a file, in one line, replacing it in one step. Raises OSError if it cannot be written."""
+    """Write an analysis to a file, in one line, atomically. Raises OSError if it cannot be written."""
     replace_text(path, json.dumps(analysis, allow_nan=False) + "\n")
 
 
 def read(path: Path | str) -> dict:
     """Return the analysis in a file.
 
-    Raises OSError that names the path if it cannot be read; ValueError that names it for a file that is damaged, or is
-    no analysis.
+    Raises OSError that names the path if it cannot be read; ValueError that names it if the file is damaged or not an
+    analysis.
     """
     content = read_bytes(path)
     try:
@@ -166,7 +166,7 @@ def _refuse_broken(analysis: dict, name: str, path) -> None:
 
 
 def correct(analysis: dict, name: str = "") -> np.ndarray:
-    """Return for which images (N,) a prediction or a teacher names the right class; "" = the prediction that counts."""
+    """Return for which images (N,) a prediction or a teacher is right; "" = the run's main prediction."""
     entry = (analysis["teachers"] | analysis["predictions"])[name or analysis["prediction"]]
     packed = np.frombuffer(bytes.fromhex(entry["correct"]), np.uint8)
     if len(packed) != -(-analysis["images"] // 8):
@@ -175,7 +175,7 @@ def correct(analysis: dict, name: str = "") -> np.ndarray:
 
 
 def of_folder(folder: Path, name: str, seed: int | None) -> dict:
-    """Return the analysis in the folder of a run, {} if there is none that is whole and that run's."""
+    """Return the analysis in the folder of a run, {} if it is missing, damaged or another run's."""
     try:
         return of_run(folder / ANALYSIS, name, seed)
     except (ValueError, OSError):
@@ -183,7 +183,7 @@ def of_folder(folder: Path, name: str, seed: int | None) -> dict:
 
 
 def of_run(path: Path, name: str, seed: int | None) -> dict:
-    """Return the analysis of a run. Raises what `read` does, and ValueError for that of another run."""
+    """Return the analysis of a run. Raises the errors of `read`, and ValueError for that of another run."""
     analysis = read(path)
     if (analysis["name"], analysis["seed"]) != (name, seed):
         other = f"{analysis['name']} seed{analysis['seed']}"
@@ -192,9 +192,9 @@ def of_run(path: Path, name: str, seed: int | None) -> dict:
 
 
 def hits_of(folder: Path, name: str, seed: int) -> tuple[str, int | None, np.ndarray] | None:
-    """Return a digest of the labels, the epoch, and for which test images the prediction that counts is right, (N,).
+    """Return a digest of the labels, the epoch, and for which test images the main prediction is right, (N,).
 
-    None where no analysis is kept. Raises what `of_run` does.
+    None if there is no analysis. Raises the errors of `of_run`.
     """
     path = folder / ANALYSIS
     if not path.exists():

@@ -1,4 +1,4 @@
-"""The columns that a table may have: their headings, their order, and the groups in which they are asked for."""
+"""The columns that a table may have: their headings, their order, and the groups by which they are selected."""
 
 import difflib
 from collections.abc import Sequence
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pycls_std import config
 from pycls_std.core.text import first_of
 
-# Columns that are there even if no row has a value in them, where none are asked for.
+# Columns that are shown by default even if they are empty.
 ALWAYS = ("run", "model", "method", "teachers", "data", "epochs", "n", "status")
-# What names a row, how many runs it is of, and what is wrong with it, are there whatever is asked for.
+# Columns that are shown with any selection: a row's name, its number of runs, and its status.
 KEPT = ("run", "n", "status")
 GROUPS = {
     "options": ("options",),
@@ -22,7 +22,7 @@ GROUPS = {
     "origin": ("commit", "records"),
 }
 DEFAULT = ("recipe", "scores", "gain", "published")
-# Headings of what is no option and no score, with the digits after the point where it is a number.
+# Headings of columns that are neither options nor scores, with their decimal places.
 FIXED = {
     "deployed": ("deployed parameters (M)", 2),
     "train_only": ("train-only parameters (M)", 2),
@@ -42,8 +42,8 @@ WHOLE = ("epochs", "n")
 def headings(catalogue: config.Catalogue, varied: Sequence[str] = ()) -> dict[str, str]:
     """Return the heading of every column that a table may have, in their order.
 
-    varied: keys of options that have a column here though they say of none, as those of a sweep. Every score has its
-    columns; one that is not `shown` only of what it is, and of that of the average, and these are in no group.
+    varied: further options to have a column, such as those of a sweep. Every score has its columns; one that is not
+    `shown` only those of the last epoch's value and of the EMA's, which are in no group.
     """
     scores = {score: catalogue.scores[score]["label"] for score in catalogue.shown_scores()}
     every = {score: facts["label"] for score, facts in catalogue.scores.items()}
@@ -63,15 +63,15 @@ def headings(catalogue: config.Catalogue, varied: Sequence[str] = ()) -> dict[st
 
 
 def digits(key: str) -> int:
-    """Return how many digits after the point a number of a column is shown with."""
+    """Return the number of decimal places of a column."""
     return 0 if key in WHOLE else FIXED.get(key, ("", 2))[1]
 
 
 def chosen(catalogue: config.Catalogue, names: Sequence[str], varied: Sequence[str] = ()) -> list[str]:
-    """Return the keys of the columns that are asked for, in their order.
+    """Return the keys of the selected columns, in their order.
 
-    names: of GROUPS, `all`, or of single columns, as `headings` keys them; none = those of DEFAULT.
-    Raises ValueError for a name that is neither.
+    names: groups of GROUPS, `all`, or keys of `headings`; none = DEFAULT.
+    Raises ValueError for an unknown name.
     """
     known = headings(catalogue, varied)
     wanted = set(KEPT)
@@ -87,7 +87,7 @@ def chosen(catalogue: config.Catalogue, names: Sequence[str], varied: Sequence[s
 
 
 def _near(name: str, known: dict[str, str]) -> list[str]:
-    """Return the columns of a heading that was given for a name, or up to three names that are near to what is none."""
+    """Return the columns with this heading, or up to three names that are similar to an unknown one."""
     called = {key.lower(): key for key in (*GROUPS, *known)}
     headed = [key for key, heading in known.items() if heading.lower() == name.lower()]
     return headed or [called[each] for each in difflib.get_close_matches(name.lower(), called, n=3)]

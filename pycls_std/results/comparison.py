@@ -1,4 +1,4 @@
-"""Show analyses of runs: as Markdown for reading, as CSV and JSON for programs."""
+"""Format analyses of runs: as Markdown for reading, as CSV and JSON for programs."""
 
 import json
 
@@ -8,7 +8,7 @@ from pycls_std.results import render
 from pycls_std.results.analysis import SHARES, correct
 from pycls_std.results.statistics import bootstrap, mcnemar
 
-NAMED = 5  # classes that Markdown names, of the greatest gains and of the smallest
+NAMED = 5  # number of classes that Markdown lists, with the largest and with the smallest gains
 SCORES = {"top1": "top-1", "top5": "top-5", "loss": "loss", "ece": "ECE"}
 WORDS = dict(
     zip(
@@ -20,10 +20,10 @@ WORDS = dict(
 
 
 def entry(run: str, own: dict, baseline: str | None = None, base: dict | None = None) -> dict:
-    """Return what is shown of a run: its analysis, and its difference to a baseline.
+    """Return the entry of a run: its analysis, and its difference from a baseline.
 
-    That is of what counts of both, with its interval; and of each prediction by class, to that of the same name where
-    the baseline has one, and otherwise to what counts of it.
+    The difference is that of both main predictions, with its interval; and, for each prediction by class, from the
+    baseline's prediction of the same name, or its main prediction if there is none.
 
     run, baseline: names of their folders. own, base: their analyses.
     Raises ValueError if the two were not tested on the same images.
@@ -54,7 +54,7 @@ def _other(head: str, own: dict, base: dict) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ Markdown
 def markdown(entries: list[dict]) -> str:
-    """Return a part for each run: its predictions, * the one that counts; its teachers; its difference."""
+    """Return a section for each run: its predictions (* = the main one), its teachers, its difference."""
     return "\n".join(map(_part, entries))
 
 
@@ -104,7 +104,7 @@ def _difference(found: dict | None) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------ CSV and JSON
 def csv(entries: list[dict]) -> str:
-    """Return a row for each number: of which run, prediction, teacher or class, what, and how much."""
+    """Return one row per number: its run, its prediction, teacher or baseline, the score and the value."""
     rows = [row for entry in entries for row in _rows(entry)]
     return render.csv(pd.DataFrame(rows, columns=["run", "of", "name", "score", "value"]))
 
@@ -127,7 +127,7 @@ def _rows(entry: dict):
 
 
 def as_json(entries: list[dict]) -> str:
-    """Return a list of the runs' analyses and differences, without the hits of single images."""
+    """Return a list of the runs' analyses and differences, without the per-image hits."""
     return json.dumps([_without_hits(entry) for entry in entries], indent=2, allow_nan=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""What a row's runs say beside their scores: what they cost, how they stand to their teachers, where they came from."""
+"""Columns of a row other than scores: costs, comparison with teachers, and provenance."""
 
 from typing import Any
 
@@ -6,18 +6,18 @@ from pycls_std.core.text import printable
 from pycls_std.results.read import Run, is_number
 
 MEGA, GIGA = 1e6, 1e9
-SPLITS = ("teachers", "held_out_teachers")  # where run.json has what they score on the test split and held out
+SPLITS = ("teachers", "held_out_teachers")  # keys of run.json: teachers' scores on test and held-out images
 
 
 def costs(runs: list[Run]) -> dict[str, list[float]]:
-    """Return the values of the finished runs of a row by column, without those that one of them has no value for."""
+    """Return the values of a row's finished runs, by column, for the columns that all of them have."""
     found = [_numbers(run) for run in runs]
     shared = [key for key in found[0] if all(key in each for each in found)] if found else []
     return {key: [each[key] for each in found] for key in shared}
 
 
 def origins(runs: list[Run]) -> dict[str, str]:
-    """Return what is said in words: the teachers' scores on both splits, the commits, the folders of the records."""
+    """Return the text columns: the teachers' scores on both splits, the commits, the folders of the records."""
     facts = [run.facts for run in runs]
     test, held_out = (dict.fromkeys(_teachers(each.get(key)) for each in facts) for key in SPLITS)
     commits = dict.fromkeys(commit for each in facts for commit in commits_of(each))
@@ -30,20 +30,20 @@ def origins(runs: list[Run]) -> dict[str, str]:
 
 
 def commits_of(facts: dict) -> list[str]:
-    """Return the commit of each start of a run, as git abbreviates it; that there were changes beside it stays."""
+    """Return the abbreviated commit of each start of a run, with its mark of uncommitted changes, if any."""
     return [_short(str(start["commit"])) for start in starts_of(facts) if start.get("commit")]
 
 
 def starts_of(facts: dict) -> list[dict]:
-    """Return what run.json says of the starts of a run, [] of none."""
+    """Return the entries of run.json on the starts of a run, [] if there are none."""
     starts = facts.get("starts")
     return [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
 
 
 def of_starts(facts: dict, key: str) -> list[str]:
-    """Return what the starts of a run say under a key, what is said again left out.
+    """Return the values of a key over the starts of a run, without duplicates.
 
-    Records of before December 2026 say most of the last start alone, beside the starts.
+    Records from before December 2026 have most keys of the last start only, at the top level.
     """
     said = [printable(str(each[key])) for each in [*starts_of(facts), facts] if each.get(key)]
     return list(dict.fromkeys(said))
@@ -60,13 +60,13 @@ def _teachers(scores) -> str:
 
 
 def device_hours(run: Run) -> float | None:
-    """Return the hours that a run took, evaluations included, times its processes; None if they are not known."""
+    """Return a run's hours, including evaluations, times its processes; None if unknown."""
     hours: Any = run.facts.get("hours")
     return hours * (run.processes or 1) if is_number(hours) else None
 
 
 def _numbers(run: Run) -> dict[str, float]:
-    """Return the numbers of a run by column, of those that are known."""
+    """Return the known numbers of a run, by column."""
     facts, analysis = run.facts, run.analysis
     parameters = facts.get("parameters")
     parameters = parameters if isinstance(parameters, dict) else {}

@@ -1,4 +1,4 @@
-"""Curves over epochs on axes: all rows in one panel, or a panel for each row."""
+"""Plots of curves over epochs: all rows in one panel, or one panel per row."""
 
 from pycls_std.results.picture_style import (
     BACKGROUND,
@@ -13,11 +13,11 @@ from pycls_std.results.picture_style import (
 )
 from pycls_std.results.seeds import Band, Rows, left_out
 
-WEIGHTS = "train/teacher_weight/"  # which a legend leaves out
+WEIGHTS = "train/teacher_weight/"  # prefix of tags, which legends omit
 
 
 def over_epochs(rows: Rows, panels: dict[str, dict[str, Band]], baseline: str):
-    """Return one panel for each named set of curves; where there are more rows than MOST, one for each row."""
+    """Return a figure with a panel per named set of curves, or per row if there are more rows than MOST."""
     drawn = [name for name in rows if any(name in bands for bands in panels.values())]
     if not drawn:
         return None
@@ -38,7 +38,7 @@ def over_epochs(rows: Rows, panels: dict[str, dict[str, Band]], baseline: str):
 
 
 def _apart(drawn: list[str], panels: dict[str, dict[str, Band]], baseline: str, said: str):
-    """Return a panel for each row, with the lines of all others in grey behind its own."""
+    """Return a figure with a panel per row, with the other rows' lines in grey behind its own."""
     looks = [look(position) | {"marker": ""} for position in range(len(panels))]
     legend = list(zip(panels, looks, strict=True)) if len(panels) > 1 else []
     ground = look(4) | {"linestyle": (0, (1, 1)), "marker": ""}
@@ -65,7 +65,7 @@ def _apart(drawn: list[str], panels: dict[str, dict[str, Band]], baseline: str, 
 
 
 def row_panels(rows: Rows, panels: dict[str, dict[str, Band]], unit: str, said: str, log: bool = False):
-    """Return a panel for each row, with a line for each tag; a tag looks alike in all."""
+    """Return a figure with a panel per row and a line per tag, in the same style in all panels."""
     if not panels:
         return None
     tags = list(dict.fromkeys(tag for own in panels.values() for tag in own))
@@ -94,7 +94,7 @@ def row_panels(rows: Rows, panels: dict[str, dict[str, Band]], unit: str, said: 
 
 
 def _line(axes, curve: Band, style: dict, position: int) -> None:
-    """Draw mean and band; the markers of a line stand beside those of its neighbours."""
+    """Draw mean and band; markers of different lines are staggered."""
     every = max(1, len(curve.epochs) // 6)
     axes.plot(curve.epochs, curve.mean, **style, markevery=(position % every, every))
     if curve.n > 1:
@@ -102,7 +102,7 @@ def _line(axes, curve: Band, style: dict, position: int) -> None:
 
 
 def _said(bands: list[Band], rows: Rows) -> str:
-    """Return what lines and bands are, and which runs are not in them."""
+    """Return the caption: what lines and bands show, and which runs are excluded."""
     counts = sorted({curve.n for curve in bands})
     seeds = "one seed" if counts == [1] else f"n = {counts[0]} seeds" if len(counts) == 1 else "n seeds"
     said = f"Line: {'' if counts == [1] else 'mean over '}{seeds}"

@@ -1,4 +1,4 @@
-"""Read the event files of a folder: directly if all of them are whole and plain, else by tensorboard."""
+"""Read the event files of a folder: directly if they are intact and hold only scalars, otherwise by tensorboard."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,20 +11,20 @@ from pycls_std.core import event_options
 from pycls_std.core.regular import read_bytes
 from pycls_std.results.records import records
 
-VERSION = "brain.Event:2"  # of a file in which only the start of a session takes earlier values back
+VERSION = "brain.Event:2"  # of a file in which only a session start discards earlier values
 
 
 class Events(NamedTuple):
-    """What event files hold."""
+    """The content of event files."""
 
-    curves: dict[str, dict[int, float]]  # all scalars, {tag: {step: value}}; {} if there are none that can be read
-    options: str  # of the run whose values they are, as YAML; "" if they do not say
+    curves: dict[str, dict[int, float]]  # all scalars, {tag: {step: value}}; {} if none can be read
+    options: str  # of the run that wrote them, as YAML; "" if they are not recorded
 
 
 def read_events(folder: Path) -> Events:
-    """Return the scalars of a folder's event files, and the options they stand with.
+    """Return the scalars of a folder's event files, and the options recorded with them.
 
-    A later value of a step replaces an earlier one. Of a damaged file, what stands before the damage counts.
+    A later value of a step replaces an earlier one. A damaged file is read up to the damage.
     """
     found = sorted(folder.glob("*tfevents*"))
     files = [path for path in found if path.is_file()]
@@ -33,13 +33,13 @@ def read_events(folder: Path) -> Events:
     try:
         return _read_plain(files)
     except (OSError, ValueError, DecodeError):
-        if any(not path.is_file() and not path.is_dir() for path in found):  # tensorboard would wait at a pipe for ever
+        if any(not path.is_file() and not path.is_dir() for path in found):  # tensorboard would block forever on a pipe
             return Events({}, "")
         return read_by_tensorboard(folder)
 
 
 def _read_plain(files: list[Path]) -> Events:
-    """Raise ValueError, DecodeError or OSError for whatever is not a whole file of scalars, such as a run writes."""
+    """Read intact files of scalars, as a run writes them. Raises ValueError, DecodeError or OSError for any others."""
     curves: dict[str, dict[int, float]] = {}
     texts: dict[str, TensorProto] = {}
     version = ""
@@ -55,7 +55,7 @@ def _read_plain(files: list[Path]) -> Events:
                 kind = value.WhichOneof("value")
                 if kind == "simple_value":
                     curves.setdefault(value.tag, {})[event.step] = value.simple_value
-                elif kind != "tensor":  # which is no scalar to tensorboard's accumulator
+                elif kind != "tensor":  # not a scalar to tensorboard's accumulator
                     raise ValueError(f"{path} has more than scalars")
                 elif value.tag.startswith(event_options.TAG):
                     own[value.tag] = value.tensor
@@ -64,14 +64,14 @@ def _read_plain(files: list[Path]) -> Events:
 
 
 def read_by_tensorboard(folder: Path) -> Events:
-    """Return what `read_events` does, of files of any kind and in any state; several files count as one."""
-    # Here, since the import takes a while and few need it.
+    """Return the same as `read_events`, for files of any kind and in any state; several files count as one."""
+    # Imported here, since the import is slow and rarely needed.
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0})
     try:
         events.Reload()
-    except Exception:  # tensorboard raises whatever a damaged file leads to; no scalars says it all
+    except Exception:  # tensorboard may raise anything for a damaged file
         return Events({}, "")
     curves = {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
     texts = {

@@ -1,4 +1,4 @@
-"""What the analyses of a row say, for a report: calibration of each head, and the student beside its teachers."""
+"""Tables of a row's analyses, for a report: scores and calibration, and the student compared with its teachers."""
 
 import math
 from statistics import mean, stdev
@@ -7,13 +7,13 @@ from pycls_std.results.page import grid
 from pycls_std.results.read import Run
 from pycls_std.results.seeds import finished, heading
 
-# What an analysis has that no metric of a run does.
+# Scores of an analysis that are not metrics of a run.
 NAMES = {"loss": "NLL (nats)", "ece": "ECE (%)"}
 Found = dict[tuple[str, ...], dict[str, list[float]]]  # values of the runs by line and column
 
 
 def fidelity(catalogue, runs: list[Run]) -> str:
-    """Return two tables in HTML, mean and sample standard deviation over the runs that were analysed; "" if none."""
+    """Return two HTML tables, mean and sample standard deviation over the analysed runs; "" if there are none."""
     analyses = [run.analysis for run in finished(runs) if run.analysis]
     scores: Found = {}
     shares: Found = {}

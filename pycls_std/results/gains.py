@@ -1,4 +1,4 @@
-"""How much each row of a table gains over its baseline, with the interval that it is known to."""
+"""The gain of each row of a table over its baseline, with a confidence interval."""
 
 from collections.abc import Mapping
 from math import isfinite
@@ -8,18 +8,18 @@ import numpy as np
 from pycls_std.results.rows import other_files
 from pycls_std.results.statistics import bootstrap, mcnemar, paired
 
-CLOSE = 0.01  # percent; a score in an event file is of single precision
+CLOSE = 0.01  # percent; scores in event files are in single precision
 
 
 def compare(rows: list[dict], baselines: Mapping[str, str], selection: str) -> None:
     """Add to each row its gain over its baseline, from the seeds that both have.
 
-    baselines: {`run` of a row: a name of the row that it is compared with}; one that is not there is not compared.
-    rows: each with `run`, its name, `planned`, its name before it was told apart from another one's, `data`, `files`,
-    those of its dataset as far as they are known, and `conditions`, {what is said of it: value}, and where it has
-    results `seeds`, {selection: {seed: score}}, `chosen`, {selection: {seed: epoch}}, and `hits`, {seed: (digest of the
-    labels, epoch, (N,) which test images are right)}. It gets `gain`, in words, and `gain_mean`, `gain_low` and
-    `gain_high` where it is of several seeds. Raises ValueError if a baseline is no row.
+    baselines: {`run` of a row: name of its baseline}; rows without an entry are not compared.
+    rows: each with `run`, its name, `planned`, its name before it was disambiguated, `data`, `files`, the known digests
+    of its dataset's files, and `conditions`, {description: value}; with results also `seeds`, {selection: {seed:
+    score}}, `chosen`, {selection: {seed: epoch}}, and `hits`, {seed: (digest of the labels, epoch, (N,) which test
+    images are right)}. It gets `gain`, as text, and with several seeds `gain_mean`, `gain_low` and `gain_high`.
+    Raises ValueError if a baseline is not a row.
     """
     known: dict[str, list[dict]] = {}
     for row in rows:
@@ -52,12 +52,12 @@ def compare(rows: list[dict], baselines: Mapping[str, str], selection: str) -> N
 
 
 def names_of(row: dict) -> list[str]:
-    """Return the names that a row goes by: its own, and the one it had before it was told apart from another's."""
+    """Return the names of a row: its own, and the one before it was disambiguated."""
     return list(dict.fromkeys((row["planned"], row["run"])))
 
 
 def _apart(row: dict, own: dict) -> list[tuple]:
-    """Return the conditions that are not the same for a row and its baseline: what, the row's, the baseline's."""
+    """Return the conditions that differ between a row and its baseline: name, the row's value, the baseline's."""
     mine, theirs = row.get("conditions", {}), own.get("conditions", {})
     return [(what, value, theirs.get(what)) for what, value in mine.items() if value != theirs.get(what)]
 
@@ -75,7 +75,7 @@ def _gain(row: dict, own: dict, scores: dict, ground: dict, selection: str) -> d
 
 
 def _hits(row: dict, seed: str, scores: dict[str, float], selection: str) -> tuple[str, np.ndarray] | None:
-    """Return for which test images a run is right, None unless they are of the epoch whose score is compared."""
+    """Return for which test images a run is right, None unless that is of the epoch whose score is compared."""
     split, epoch, hits = row["hits"].get(seed) or ("", None, None)
     compared = row.get("chosen", {}).get(selection, {}).get(seed)
     if hits is None or None not in (epoch, compared) and epoch != compared:
@@ -84,7 +84,7 @@ def _hits(row: dict, seed: str, scores: dict[str, float], selection: str) -> tup
 
 
 def _on_one_seed(hits, ground, gain: float) -> str:
-    """Return a gain with what the test images say of it, where the predictions of both are kept."""
+    """Return a gain as text, with its interval over test images if the predictions of both are saved."""
     if hits is None or ground is None or hits[0] != ground[0] or len(hits[1]) != len(ground[1]):
         return f"{gain:+.2f}, one seed"
     found, p = bootstrap(hits[1], ground[1]), mcnemar(hits[1], ground[1])

@@ -1,6 +1,6 @@
-"""How a report looks: elements of a page that needs no script, no network and no file beside it.
+"""HTML elements and style of a report, which needs no scripts, no network and no other files.
 
-It is read at the width of a phone, where what is wider scrolls in a box of its own, at that of a desk, and on paper.
+It is responsive, from phone to desktop, where wide tables scroll in their own box, and printable.
 """
 
 from collections.abc import Sequence
@@ -51,12 +51,12 @@ figcaption { font-weight: 600; padding: .3rem 0 }
   details:not([open]) { display: none }
 }
 """
-# Nothing is loaded, from anywhere, whatever a record may hold.
+# Nothing may be loaded from anywhere, whatever a record contains.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 class Html(str):
-    """Text that is HTML already; `cell` escapes any other."""
+    """Text that is already HTML; `cell` escapes any other text."""
 
 
 def page(title: str, body: str) -> str:
@@ -76,7 +76,7 @@ def cell(content: str) -> str:
 
 
 def grid(caption: str, columns: list[str], rows: list[list[str]]) -> Html:
-    """Return a table whose first column names the rows, in a box that scrolls. Cells are text, or `Html`."""
+    """Return a table whose first column is the row header, in a scrolling box. Cells are text, or `Html`."""
     head = "".join(f'<th scope="col">{cell(column)}</th>' for column in columns)
     lines = [
         f'<tr><th scope="row">{cell(first)}</th>{"".join(f"<td>{cell(each)}</td>" for each in others)}</tr>'
@@ -96,7 +96,7 @@ def anchor(url: str, content: str) -> Html:
 
 
 def folded(summary: str, content: str) -> Html:
-    """Return HTML that is shown on a click."""
+    """Return HTML that is collapsed until clicked."""
     return Html(f"<details>\n<summary>{escape(summary)}</summary>\n{content}\n</details>\n")
 
 

@@ -1,6 +1,6 @@
-"""How pictures look: sizes, colours and lines that differ in print and to the colour-blind, captions, files.
+"""Style of figures: sizes, colours and lines that are distinct in print and to the colour-blind, captions, files.
 
-Everything is drawn without pyplot and under settings of its own, so a picture is the same bytes wherever it is drawn.
+Everything is drawn without pyplot and with fixed settings, so a figure's bytes are the same wherever it is drawn.
 Source of the colours: Okabe and Ito, Color Universal Design, 2008; their yellow, faint on paper, is grey here.
 """
 
@@ -17,13 +17,13 @@ COLUMN, PAGE = 3.5, 7.0  # width in inches of one column of a journal, and of tw
 LINE = 0.155  # height in inches of a line of text
 ENTRY = 0.139  # height in inches of a line of a legend
 CHARACTER = 0.068  # width in inches of most characters, with room to spare
-MOST = 8  # lines that one pair of axes can hold, as many as there are colours
+MOST = 8  # maximum number of lines in one panel, one per colour
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#7F7F7F")
 DASHES = ("-", "--", "-.", (0, (1, 1.2)), (0, (6, 1.5)), (0, (4, 1, 1, 1, 1, 1)), (0, (2, 2)), (0, (8, 2, 2, 2)))
 MARKERS = "os^Dv*XP"
-BACKGROUND = "#B8B8B8"  # of lines that are there to compare with
+BACKGROUND = "#B8B8B8"  # colour of lines in the background, for comparison
 SETTINGS = {
-    "font.family": "DejaVu Sans",  # which comes with matplotlib
+    "font.family": "DejaVu Sans",  # shipped with matplotlib
     "font.size": 8,
     **{f"{part}.labelsize": 8 for part in ("axes", "xtick", "ytick")},
     "axes.titlesize": 8,
@@ -37,7 +37,7 @@ SETTINGS = {
     "axes.linewidth": 0.6,
     "grid.color": "#E4E4E4",
     "grid.linewidth": 0.5,
-    "text.parse_math": False,  # names of rows and classes are no formulas
+    "text.parse_math": False,  # names of rows and classes are not formulas
     "svg.hashsalt": "pycls_std",
     "figure.dpi": 100,
     "savefig.dpi": 200,
@@ -45,11 +45,11 @@ SETTINGS = {
 
 
 def styled(function):
-    """Decorate what draws or saves: matplotlib's settings are ours meanwhile, whatever the user's file says."""
+    """Decorate a function that draws or saves, to run with our matplotlib settings, whatever the user's are."""
 
     @wraps(function)
     def drawn(*words, **options):
-        import matplotlib  # here, since the import takes a while and few need it
+        import matplotlib  # here, since the import is slow and rarely needed
 
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
@@ -66,13 +66,13 @@ def look(position: int) -> dict:
 
 
 def label(text: str, most: int = 48) -> str:
-    """Return a name fit to be drawn. matplotlib would leave one out of a legend that begins with _."""
+    """Return a name for a legend or axis. matplotlib would omit names that begin with _ from legends."""
     text = shortened(printable(text), most)
     return f" {text}" if text.startswith("_") else text
 
 
 def title(text: str, inches: float) -> str:
-    """Return a name as the title of axes so wide, on two lines if it must be."""
+    """Return a name as the title of axes of this width, on two lines if necessary."""
     wide = max(8, int(inches / CHARACTER))
     text = label(text, 2 * wide)
     if len(text) <= wide:
@@ -83,7 +83,7 @@ def title(text: str, inches: float) -> str:
 
 
 def canvas(panels: int, *, height: float, width: float = COLUMN, columns: int = 1, legend=(), caption="", **shared):
-    """Return a figure of so many axes, with a legend and a caption below, and the axes in reading order.
+    """Return a figure with this number of panels, a legend and a caption below, and its axes in reading order.
 
     height: of each panel, in inches. legend: pairs of a name and a `look`. shared: sharex and sharey.
     """
@@ -105,7 +105,7 @@ def canvas(panels: int, *, height: float, width: float = COLUMN, columns: int = 
     axes = list(figure.subplots(grid, columns, squeeze=False, **shared).flat)
     for extra in axes[panels:]:
         extra.remove()
-    for each in axes[max(0, panels - columns) : panels]:  # a place below one of them may be empty
+    for each in axes[max(0, panels - columns) : panels]:  # the grid cell below one of them may be empty
         each.tick_params(labelbottom=True)
     if names:
         handles = [Line2D([], [], **style) for _, style in legend]
@@ -119,14 +119,14 @@ def canvas(panels: int, *, height: float, width: float = COLUMN, columns: int = 
 
 
 def epochs_axis(axes) -> None:
-    """Let an axis count epochs: whole numbers, few."""
+    """Set the ticks of an epoch axis: a few integers."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
 def logarithmic(axes, which: str, values: list[float]) -> None:
-    """Let axis x or y be logarithmic if its values are positive and span more than a factor of 20."""
+    """Make axis x or y logarithmic if its values are positive and span more than a factor of 20."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     if min(values) <= 0 or max(values) / min(values) <= 20:
@@ -140,7 +140,7 @@ def logarithmic(axes, which: str, values: list[float]) -> None:
 
 @styled
 def rendered(figure, kind: str) -> bytes:
-    """Return a figure as a file, png or svg: the same bytes for the same figure, without dates and versions."""
+    """Return the bytes of a figure as png or svg, reproducible, without dates and versions."""
     empty = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
     content = io.BytesIO()
     figure.savefig(content, format=kind, metadata=empty[kind])
@@ -148,9 +148,9 @@ def rendered(figure, kind: str) -> bytes:
 
 
 def inlined(svg: str, prefix: str, alternative: str) -> str:
-    """Return an SVG file as an element of a page that may hold others: its ids begin with a prefix of its own.
+    """Return an SVG file as an inline element of a page; its ids get a prefix, so that several can be on one page.
 
-    alternative: what a reader is told who does not see it. It names no address of the net and styles nothing else.
+    alternative: its description for screen readers. The element has no external URLs and styles nothing else.
     """
     body = svg[svg.index("<svg") :]
     head, _, body = body.partition(">")

@@ -1,6 +1,6 @@
-"""Pictures of a table's rows: each a function of rows and baseline that returns a matplotlib figure, or None.
+"""Figures of a table's rows: each a function of rows and baseline that returns a matplotlib figure, or None.
 
-None means that no row has values for it. A row is drawn from its finished runs alone; the caption names the others.
+None means that no row has values for it. Only finished runs of a row are drawn; the caption names the others.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ from pycls_std.results.picture_style import styled
 from pycls_std.results.plots_of_scores import cost, gains, parameters
 from pycls_std.results.seeds import Band, Rows, band, finished, heading, result_of
 
-# What train/ has beside the terms of the objective.
+# Scalars under train/ that are not terms of the objective.
 NO_TERMS = ("train/loss", "train/lr", "train/images_per_second")
 ESTIMATE = "train/mine"
 
 
 class Picture(NamedTuple):
-    """A picture that can be drawn of rows. needs_baseline: it compares with that row, and there is none without."""
+    """A figure that can be drawn of rows. needs_baseline: it is only drawn with a baseline."""
 
     title: str
     draw: Callable
@@ -28,9 +28,9 @@ class Picture(NamedTuple):
 
 
 def draw(rows: Rows, *, baseline: str = "", names: Sequence[str] = ()) -> dict:
-    """Return the figures of these names of PICTURES, by default of all, but for those that no row has values for.
+    """Return the figures with these names of PICTURES, by default all, except those that no row has values for.
 
-    baseline: name of a row; "" = none. Raises ValueError for a name that is not there.
+    baseline: name of a row; "" = none. Raises ValueError for an unknown name.
     """
     if baseline and baseline not in rows:
         raise ValueError(f"no row {baseline!r}, there are {first_of(rows)}")
@@ -43,7 +43,7 @@ def draw(rows: Rows, *, baseline: str = "", names: Sequence[str] = ()) -> dict:
 
 @styled
 def accuracy(rows: Rows, baseline: str = ""):
-    """The score that counts over epochs, on the test split, and on what is held out where that is evaluated."""
+    """The main score over epochs, on the test split, and on held-out images if they are evaluated."""
     catalogue = config.Catalogue()
     score, rows = _alike(catalogue, rows)
     splits = {split: _bands(rows, f"{split}/{score}") for split in ("test", "val")}
@@ -55,9 +55,9 @@ def accuracy(rows: Rows, baseline: str = ""):
 
 @styled
 def modes(rows: Rows, baseline: str = ""):
-    """The score that counts over epochs, of the rows of one trainer that differ in its mode, named by it.
+    """The main score over epochs, of the rows of one trainer that differ in its mode, named by mode.
 
-    A trainer has modes if its presets follow an option of its own, as those of DeiT.
+    A trainer has modes if its presets depend on an option of its own, as for DeiT.
     """
     catalogue = config.Catalogue()
     score, rows = _alike(catalogue, rows)
@@ -76,7 +76,7 @@ def modes(rows: Rows, baseline: str = ""):
 
 @styled
 def losses(rows: Rows, baseline: str = ""):
-    """The terms of the objective over epochs, each weighted as it is minimised: a panel for each row."""
+    """The weighted terms of the objective over epochs: a panel for each row."""
     found = {name: {tag: band(runs, tag) for tag in objective(runs)} for name, runs in rows.items()}
     panels = {name: {tag: curve for tag, curve in own.items() if curve} for name, own in found.items() if own}
     said = "Terms of the objective on training images, weighted: they add up to what is minimised."
@@ -105,7 +105,7 @@ def mine(rows: Rows, baseline: str = ""):
 def objective(runs: list) -> list[str]:
     """Return the tags of the terms of a row's objective: those under train/ that add up to the loss at every epoch.
 
-    What is logged beside them, such as the estimate of MINE and scores of training, does not belong to the sum.
+    Other logged values, such as the estimate of MINE and training scores, are not in the sum.
     """
     total = band(runs, "train/loss")
     if total is None:
@@ -123,14 +123,14 @@ def objective(runs: list) -> list[str]:
 
 
 def _alike(catalogue, rows: Rows) -> tuple[str, Rows]:
-    """Return the score that counts for the first row that has one, and the rows for which it is the same."""
+    """Return the main score of the first row that has one, and the rows with the same main score, or none."""
     scores = {name: result_of(catalogue, runs) for name, runs in rows.items()}
     score = next(filter(None, scores.values()), "")
     return score, {name: runs for name, runs in rows.items() if scores[name] in (score, "")}
 
 
 def _settings(catalogue, switches: list[str], options: dict[str, dict], name: str) -> str:
-    """Return what sets a row apart in words: its mode, and the options with a column that differ where they are read.
+    """Return a row's distinguishing settings as text: its mode, and differing options with a column that are in use.
 
     options: those of every row, by its name.
     """

@@ -1,4 +1,4 @@
-"""Pictures of scores: by class, against the size of what is deployed, against the cost of training."""
+"""Figures of scores: by class, against deployed parameters, against training cost."""
 
 import math
 from statistics import mean, stdev
@@ -12,15 +12,15 @@ from pycls_std.results.read import Run, is_number
 from pycls_std.results.rows import known_files, other_files
 from pycls_std.results.seeds import Rows, finished, heading, last, left_out, result_of, spread
 
-NAMED = 10  # classes with the greatest gains, and with the least, that have a bar each where there are many
+NAMED = 10  # number of classes with the largest, and with the smallest gains, that are shown if there are many
 
-OPEN = {"markerfacecolor": "none", "markeredgewidth": 1.2}  # so that points on one another are seen
+OPEN = {"markerfacecolor": "none", "markeredgewidth": 1.2}  # so that overlapping points are visible
 
 
 def by_class(runs: list[Run]) -> tuple[list[str], dict[str, list[float | None]]]:
-    """Return the names of the classes and, by seed of each finished run, the score of each, in percent.
+    """Return the class names, and per-class scores in percent by the seed of each finished run.
 
-    A score is None for a class without images. Both are empty unless every finished run has been analysed, on the same
+    A score is None for a class without images. Both are empty unless all finished runs have analyses, with the same
     classes.
     """
     found = {run.seed: run.analysis for run in finished(runs)}
@@ -32,9 +32,9 @@ def by_class(runs: list[Run]) -> tuple[list[str], dict[str, list[float | None]]]
 
 
 def gain_by_class(runs: list[Run], baseline: list[Run]) -> list[tuple[str, float, float]]:
-    """Return class, mean gain over the seeds that both have, and its standard error, from the least to the greatest.
+    """Return class, mean gain over the seeds that both have, and its standard error, by ascending gain.
 
-    The error is NaN with one seed; [] without analyses of both on the same classes, and without a seed in common.
+    The error is NaN with one seed; [] without analyses of both with the same classes, or without a common seed.
     """
     (names, own), (others, ground) = by_class(runs), by_class(baseline)
     seeds = sorted(own.keys() & ground.keys())
@@ -52,7 +52,7 @@ def gain_by_class(runs: list[Run], baseline: list[Run]) -> list[tuple[str, float
 
 
 def comparable(runs: list[Run], baseline: list[Run]) -> bool:
-    """Return whether two rows trained on the same images for as long; a teacher that saw more did not."""
+    """Return whether two rows were trained on the same images for the same epochs; a teacher's row may not be."""
     keys = ("DATA.PER_CLASS", "DATA.IMAGES", "DATA.VAL_FRACTION", "OPTIM.MAX_EPOCH")
     sides = [run.options for run in (finished(runs)[:1] + finished(baseline)[:1])]
     if other_files(*(known_files(finished(each)) for each in (runs, baseline))):
@@ -62,9 +62,9 @@ def comparable(runs: list[Run], baseline: list[Run]) -> bool:
 
 @styled
 def gains(rows: Rows, baseline: str = ""):
-    """Sorted bars of what each class gains over the baseline, a panel for each row; of many classes the extremes.
+    """Sorted bars of each class's gain over the baseline, a panel for each row; only the extremes of many classes.
 
-    Rows that trained on other images, or for other epochs, are not shown.
+    Rows that were trained on other images, or for other epochs, are not shown.
     """
     if not baseline or not finished(rows[baseline]):
         return None
@@ -110,7 +110,7 @@ def _bars(axes, gains: list[tuple[str, float, float]]) -> None:
 
 @styled
 def parameters(rows: Rows, baseline: str = ""):
-    """The score that counts against the parameters of what is deployed."""
+    """The main score against deployed parameters."""
     points = {name: [_fact(run, "parameters", "deployed") for run in finished(runs)] for name, runs in rows.items()}
     millions = {name: [value / 1e6 for value in own if value] for name, own in points.items() if all(own)}
     return _against(rows, millions, "deployed parameters (millions)", "")
@@ -118,7 +118,7 @@ def parameters(rows: Rows, baseline: str = ""):
 
 @styled
 def cost(rows: Rows, baseline: str = ""):
-    """The score that counts against the hours that training took on all devices, evaluations included."""
+    """The main score against training hours, summed over devices, including evaluations."""
     hours = {name: [device_hours(run) for run in finished(runs)] for name, runs in rows.items()}
     known = {name: [value for value in own if value] for name, own in hours.items() if all(own)}
     own = [run for name in known for run in finished(rows[name])]
@@ -131,7 +131,7 @@ def cost(rows: Rows, baseline: str = ""):
 
 
 def _against(rows: Rows, across: dict[str, list[float]], unit: str, said: str):
-    """Return a point for each row: last epoch's score against a fact, each as mean and sample standard deviation."""
+    """Return a figure with a point per row: last score against `across`, as means and sample standard deviations."""
     catalogue = config.Catalogue()
     scores = {name: result_of(catalogue, runs) for name, runs in rows.items()}
     score = next(filter(None, scores.values()), "")
@@ -162,7 +162,7 @@ def _against(rows: Rows, across: dict[str, list[float]], unit: str, said: str):
 
 
 def _name_points(axes, points: dict[str, tuple[float, float]]) -> None:
-    """Write the names in a column to the right, as high as their points where there is room, each with a thin line."""
+    """Write the names in a column to the right, in the vertical order of their points, each with a thin line."""
     order = sorted(points, key=lambda name: points[name][1])
     for place, name in enumerate(order):
         axes.annotate(
@@ -184,7 +184,7 @@ def _name_points(axes, points: dict[str, tuple[float, float]]) -> None:
 
 
 def _fact(run: Run, *keys: str) -> float | None:
-    """Return a positive number of a run's run.json, None if it is not there."""
+    """Return a positive number from a run's run.json, None if it is missing."""
     value: Any = run.facts
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None

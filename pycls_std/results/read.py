@@ -1,4 +1,4 @@
-"""Read run records: what ran, how far it came, and its curves."""
+"""Read run records: options, status and curves."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from pycls_std.core.text import first_of, printable, shortened
 from pycls_std.results.analysis import of_folder
 from pycls_std.results.events import read_events
 
-# Options without which a record cannot be read or shown; those of teachers are not in that of a run without any.
+# Options that every record must have; those of teachers are not in the record of a run without any.
 REQUIRED = {"NAME", "SEED", "TRAINER", "MODEL.NAME", "DATA.NAME", "DATA.ROOT", "OPTIM.MAX_EPOCH", "TEST.PERIOD"}
 
 
@@ -25,10 +25,10 @@ REQUIRED = {"NAME", "SEED", "TRAINER", "MODEL.NAME", "DATA.NAME", "DATA.ROOT", "
 class Run:
     """One run record. options: {"SECTION.KEY": value}, all of them. curves: tag -> {epochs done: value}.
 
-    facts: what run.json says, {} if it is gone or not whole. status: `finished`, or what is wrong in a few words.
-    teachers: digests of the weights that taught it, () where they are not known, as in a record of before November
-    2026. files: digests of those of its dataset, "" where there are none or, as in a record of before December 2026,
-    they are not known. processes: that shared its batches, 0 where run.json is gone.
+    facts: content of run.json, {} if it is missing or damaged. status: `finished`, or what is wrong in a few words.
+    teachers: digests of its teachers' weights, () if they are not known, as in records from before November 2026.
+    files: digests of its dataset's files, "" if there are none or they are not known, as in records from before
+    December 2026. processes: number that shared its batches, 0 if run.json is missing.
     """
 
     folder: Path
@@ -42,24 +42,24 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name of the config that ran; of the folder, if the config is lost."""
+        """Name of the run's config; of its folder, if the config is missing."""
         return self.options.get("NAME") or self.folder.parent.name
 
     @property
     def seed(self) -> str:
-        """Seed, as the label of the run within its config."""
+        """Seed of the run, as a label such as seed0."""
         return f"seed{self.options['SEED']}" if "SEED" in self.options else self.folder.name
 
     @cached_property
     def analysis(self) -> dict:
-        """What analysis.json says, {} if it is gone, not whole or another run's."""
+        """Content of analysis.json, {} if it is missing, damaged or another run's."""
         return of_folder(self.folder, self.name, self.options.get("SEED"))
 
 
 def find_runs(folders: list[str]) -> list[Run]:
     """Return all runs below the folders: every folder with a config.yaml, and every seed<k> folder that lacks one.
 
-    Raises ValueError for a folder that is not there or has no run.
+    Raises ValueError for a folder that does not exist or has no run.
     """
     found: dict[Path, Path] = {}
     for top in map(Path, folders):
@@ -72,10 +72,10 @@ def find_runs(folders: list[str]) -> list[Run]:
 
 
 def _folders(top: Path) -> list[Path]:
-    """Return a folder and all below it, also behind links, each once; a hidden one is being written."""
+    """Return a folder and all below it, following links, each once; hidden ones are skipped as still being written."""
     found: dict[Path, Path] = {}
     starts = [top]
-    for start in starts:  # which links are added to
+    for start in starts:  # grows by links
         for name, below, _ in os.walk(start):
             place, real = Path(name), Path(name).resolve()
             below[:] = sorted(name for name in below if real not in found and not name.startswith("."))
@@ -85,10 +85,10 @@ def _folders(top: Path) -> list[Path]:
 
 
 def read_run(folder: Path) -> Run:
-    """Return the run recorded in a folder; a lost or broken part shows in its status and never as a result.
+    """Return the run recorded in a folder; a missing or damaged part is reported in its status, never as a result.
 
-    What ran, and for how many epochs, is what the event file says of its own values; config.yaml, which anybody can
-    edit, must agree. Records of before November 2026 have it in config.yaml and run.json alone.
+    The options and the number of epochs are those recorded in the event file; config.yaml, which could be edited, must
+    agree. Records from before November 2026 have them only in config.yaml and run.json.
     """
     run = Run(folder, facts=document(folder, "run.json"))
     run.curves, recorded = read_events(folder)
@@ -129,7 +129,7 @@ def is_number(value) -> bool:
 
 
 def document(folder: Path, name: str) -> dict:
-    """Return what a JSON file of a record holds, such as run.json; {} if it is gone, not whole or no object."""
+    """Return the content of a record's JSON file, such as run.json; {} if it is missing, damaged or not an object."""
     try:
         content = json.loads(read_bytes(folder / name))
     except (OSError, ValueError, RecursionError):
@@ -138,24 +138,27 @@ def document(folder: Path, name: str) -> dict:
 
 
 def _edited(recorded: dict, shown: dict) -> list[str]:
-    """Return the options in which a config.yaml is not that of the values, but for those that do not matter to them."""
+    """Return the options in which config.yaml differs from those recorded, except those that do not affect results."""
     catalogue = config.Catalogue()
     keys = sorted(key for key in recorded.keys() | shown.keys() if recorded.get(key) != shown.get(key))
     return [key for key in keys if (option := catalogue.of(key)) is None or option.rows or option.on_resume != "free"]
 
 
 def _foreign(folder: Path, options: dict) -> list[str]:
-    """Return the names of event files whose values are another run's, or of nobody knows whom, if there are several."""
+    """Return the names of event files of another run, or of an unknown one, if there are several files."""
     files = sorted(path for path in folder.glob("*tfevents*") if path.is_file())
     texts = {path.name: options_in(path) for path in files} if len(files) > 1 else {}
-    if not any(texts.values()):  # as in records of before November 2026
+    if not any(texts.values()):  # as in records from before November 2026
         return []
     grown = {"OPTIM.MAX_EPOCH"}
     return [name for name, text in texts.items() if not text or set(_edited(options, _options_of(text))) - grown]
 
 
 def _extended(curves: dict, facts: dict, options: dict) -> str:
-    """Return in words whether a run was continued beyond its plan, and is no run of its length then."""
+    """Return as text that a run was extended beyond its planned epochs, so that it differs from one of that length.
+
+    "" if it was not.
+    """
 
     def other(plan: float) -> bool:
         return plan != epochs and not config.same_when_extended(options, int(plan))
@@ -164,7 +167,7 @@ def _extended(curves: dict, facts: dict, options: dict) -> str:
     if planned:
         earlier = [epoch for epoch, plan in planned.items() if other(plan)]
         return f"extended to {epochs} epochs after epoch {max(earlier)}" if earlier else ""
-    try:  # as records of before November 2026 have it
+    try:  # as in records from before November 2026
         lengths = {start["epochs"]: start["epochs_done"] for start in facts["starts"]}
     except (KeyError, TypeError):
         lengths = {}
@@ -174,7 +177,7 @@ def _extended(curves: dict, facts: dict, options: dict) -> str:
 
 
 def _whole(curves: list[set[int]]) -> set[int]:
-    """Return the epochs that every curve has, from its first one on: a metric may have come while the run went on."""
+    """Return the epochs that every curve has, from its first one on: a metric may have been added on a resume."""
     return {
         epoch for curve in curves for epoch in curve if all(epoch in other or epoch < min(other) for other in curves)
     }
@@ -188,12 +191,12 @@ def _text(folder: Path) -> str:
 
 
 def _options_of(text: str) -> dict[str, Any]:
-    """Return the options of a record, {} if they are not whole."""
+    """Return the options of a record, {} if they are incomplete."""
     return _options_or_reason(text)[0]
 
 
 def _options_or_reason(text: str) -> tuple[dict[str, Any], str]:
-    """Return the options of a record, "" with them; {} if they are not whole, and why, "" if there is no text."""
+    """Return the options of a record and ""; or {} and the reason if they are incomplete, "" if there is no text."""
     try:
         return _whole_options(text), ""
     except ValueError as error:
@@ -201,7 +204,7 @@ def _options_or_reason(text: str) -> tuple[dict[str, Any], str]:
 
 
 def _whole_options(text: str) -> dict[str, Any]:
-    """Return the options of a record. Raises ValueError that says why they are not whole."""
+    """Return the options of a record. Raises ValueError that says why they are incomplete."""
     record = load_yaml(text, "config.yaml")
     flat = config.flatten(record) if isinstance(record, dict) else {}
     if absent := sorted(REQUIRED - flat.keys()):
@@ -210,6 +213,6 @@ def _whole_options(text: str) -> dict[str, Any]:
     for key in ("OPTIM.MAX_EPOCH", "TEST.PERIOD"):
         if not options[key] > 0:
             raise ValueError(f"its options: {key} is {options[key]}, expected at least 1")
-    if "PUBLISHED.CHANGED" not in flat:  # nobody compared its options with the published recipe
+    if "PUBLISHED.CHANGED" not in flat:  # its options were not compared with the published recipe
         options = {key: value for key, value in options.items() if not key.startswith("PUBLISHED.")}
     return options

@@ -1,4 +1,4 @@
-"""Cut an event file into its records, with every checksum of the file computed at once.
+"""Split an event file into its records, verifying all checksums at once.
 
 The framing is TFRecord's: length of the data (uint64), checksum of those 8 bytes, data, checksum of the data; all
 little-endian. The checksum is a CRC-32C, rotated and shifted by a constant.
@@ -11,13 +11,13 @@ from functools import cache
 import numpy as np
 
 POLYNOMIAL = 0x82F63B78  # of CRC-32C, the lowest bit first
-LONGEST = 2048  # bytes of a record; an epoch has about 25 for each value
+LONGEST = 2048  # maximum bytes of a record; an epoch has about 25 per value
 
 
 def records(content: bytes) -> list[bytes]:
     """Return the data of all records.
 
-    Raises ValueError if the file is cut or damaged anywhere, and for data of less than 4 or more than LONGEST bytes.
+    Raises ValueError if the file is truncated or damaged, and for data of less than 4 or more than LONGEST bytes.
     """
     found: list[bytes] = []
     sizes: list[int] = []
@@ -40,14 +40,14 @@ def records(content: bytes) -> list[bytes]:
 
 
 def checksums(content: bytes, sizes: np.ndarray) -> np.ndarray:
-    """Return the checksum of each part of some bytes.
+    """Return the checksum of each part of `content`.
 
-    sizes: bytes of each part, in the order in which the parts make up the whole; at least 4 and at most LONGEST.
+    sizes: bytes of each consecutive part; at least 4 and at most LONGEST.
     """
     ends = np.cumsum(sizes)
     starts = ends - sizes
     data = np.frombuffer(content, np.uint8).copy()
-    data[(starts[:, None] + np.arange(4)).ravel()] ^= 0xFF  # so does a register that starts as ones
+    data[(starts[:, None] + np.arange(4)).ravel()] ^= 0xFF  # equivalent to a register initialized to ones
     following = np.repeat(ends, sizes) - 1 - np.arange(len(data))  # bytes after each byte in its part
     sums = np.bitwise_xor.reduceat(_effects().ravel().take(following * 256 + data), starts) ^ np.uint32(0xFFFFFFFF)
     return ((sums >> 15) | (sums << 17)) + np.uint32(0xA282EAD8)
@@ -55,7 +55,7 @@ def checksums(content: bytes, sizes: np.ndarray) -> np.ndarray:
 
 @cache
 def _effects() -> np.ndarray:
-    """Return what each byte leaves in the register, by the number of bytes that follow it; a CRC is linear."""
+    """Return each byte's contribution to the CRC, which is linear, by the number of bytes that follow it."""
     one: np.ndarray = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         one = (one >> 1) ^ np.where(one & 1, np.uint32(POLYNOMIAL), np.uint32(0))

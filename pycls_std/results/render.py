@@ -12,25 +12,25 @@ from pycls_std import config
 from pycls_std.core.text import printable
 from pycls_std.results.columns import ALWAYS, chosen, digits, headings
 
-# What LaTeX takes for a command; two dashes would be one.
+# Escapes of LaTeX's special characters; dashes are separated, since two would become one.
 LATEX = str.maketrans(
     {sign: f"\\{sign}" for sign in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "-": "{-}"}
 )
-# What is there to make other columns of.
+# Columns that are only used to make others.
 INNER = ("folders",)
 
 
 def link_from(page: Path) -> Callable[[Path], str]:
-    """Return the function from a folder to its address as a page sees it, relative to that of the page."""
+    """Return a function from a folder to its URL relative to the page."""
     start = os.path.abspath(page.parent)
     return lambda folder: quote(os.fsencode(os.path.relpath(os.path.abspath(folder), start)))
 
 
 def cells(table: pd.DataFrame, columns: Sequence[str] = (), link: Callable[[Path], str] | None = None) -> pd.DataFrame:
-    """Return a table as it is shown: text under headings, without the columns in which no row has a value.
+    """Return a table as text with headings, without empty columns.
 
-    columns: see `columns.chosen`. link: from a folder to its address; each seed then leads to its record.
+    columns: see `columns.chosen`. link: from a folder to its URL; each seed then links to its record.
     """
     catalogue, varied = config.Catalogue(), _varied(table)
     names = headings(catalogue, varied)
@@ -60,12 +60,12 @@ def grid(texts: pd.DataFrame) -> str:
 
 
 def csv(table: pd.DataFrame, columns: Sequence[str] = (), link=None) -> str:
-    """Return the columns, by default all, as numbers, means and standard deviations apart.
+    """Return the columns, by default all, as numbers, with separate means and standard deviations.
 
-    No text is a formula to a program.
+    Text that a spreadsheet would take for a formula is quoted.
 
-    Beside a gain and a difference from what is published stand in `selection` which epoch's scores they are of, and in
-    `baseline` over what; what the test split chose is called optimistic.
+    With gains or differences from published values, `selection` states which epoch's scores they are of, and `baseline`
+    the baseline; columns selected on the test split are named optimistic_.
     """
     own = [key for key in table if key not in INNER]
     if columns:
@@ -80,7 +80,7 @@ def csv(table: pd.DataFrame, columns: Sequence[str] = (), link=None) -> str:
 
 
 def latex(table: pd.DataFrame, columns: Sequence[str] = (), link=None) -> str:
-    """Return a tabular with booktabs rules, and below it what the table's attrs have under "notes"."""
+    """Return a tabular with booktabs rules, and below it the notes of the table's attrs."""
     shown = cells(table, columns)
     style = shown.style.format(escape="latex").format_index(escape="latex", axis=1)  # % begins a comment there
     text, notes = style.hide(axis="index").to_latex(hrules=True), table.attrs.get("notes")
@@ -91,7 +91,7 @@ def latex(table: pd.DataFrame, columns: Sequence[str] = (), link=None) -> str:
 
 
 def plain(text: str) -> str:
-    """Return a text of one line that neither ends a cell of a Markdown table, nor is HTML, nor steers a terminal."""
+    """Return a text on one line, escaped for a Markdown table: no cell separators, HTML or terminal control codes."""
     return printable(" ".join(text.replace("|", r"\|").replace("<", "&lt;").split()))
 
 
@@ -104,7 +104,7 @@ FORMATS = {"md": markdown, "csv": csv, "latex": latex}
 
 
 def _compared(heading: str, key: str, attrs: dict) -> str:
-    """Return a heading, of a comparison with what it is by where that is not the score of the last epoch."""
+    """Return a heading; of a gain with the baseline's name, and of comparisons with a selection other than the last."""
     if key == "gain" and "baseline" in attrs:
         heading = heading.replace("the baseline", attrs["baseline"])
     by = attrs.get("selection") == "held-out" and (key == "gain" or key.startswith("delta_"))
@@ -112,7 +112,7 @@ def _compared(heading: str, key: str, attrs: dict) -> str:
 
 
 def _varied(table: pd.DataFrame) -> list[str]:
-    """Return the columns that are keys of options."""
+    """Return the columns that are option keys."""
     return [key for key in table if "." in key]
 
 

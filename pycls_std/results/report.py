@@ -1,4 +1,4 @@
-"""A table as one page: its numbers, pictures and configs, and the way from each number to the run that it came from."""
+"""A table as one HTML page: its numbers, figures and configs, with links from each row to its runs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,11 +26,11 @@ NOTE = (
 def report_html(
     *, title: str, notes: list[str], table, rows: Rows, baseline: str, figures: dict, link: Callable[[Path], str]
 ) -> str:
-    """Return the page, which needs nothing beside it; its links lead to the records.
+    """Return the page, which is self-contained; its links lead to the records.
 
-    notes: what is to be said above the table, a paragraph each. table: DataFrame of text, as `render.cells` returns it,
-    the names of the rows in its first column. rows: the runs of each row. baseline: a row's name, "" = none. figures:
-    matplotlib figures, or SVG files, by their titles. link: from a folder to its address relative to the page's.
+    notes: paragraphs above the table. table: DataFrame of text, as `render.cells` returns it, the names of the rows in
+    its first column. rows: the runs of each row. baseline: a row's name, "" = none. figures: matplotlib figures, or SVG
+    files, by title. link: from a folder to its URL relative to the page.
     """
     catalogue = config.Catalogue()
     places = {name: f"row-{number}" for number, name in enumerate(rows, start=1)}
@@ -53,7 +53,7 @@ def report_html(
 
 
 def write_report(out: Path, table, runs: list[Run], *, title: str, notes: list[str], baseline: str, columns=()) -> None:
-    """Write the page of a table that `aggregate` made of runs, pictures included.
+    """Write the page of a table that `aggregate` made of runs, with its figures.
 
     columns: see `columns.chosen`. Raises OSError that names the file if it cannot be written.
     """
@@ -73,7 +73,7 @@ def write_report(out: Path, table, runs: list[Run], *, title: str, notes: list[s
 
 
 def _picture(prefix: str, title: str, figure) -> Html:
-    """Return a figure of the page; what stands in its caption is told to who does not see it, too."""
+    """Return a figure element; its caption is also its description for screen readers."""
     text, wide = title, False
     if not isinstance(figure, str):
         text = " ".join([f"{title}.", *(line.get_text() for line in figure.texts)])
@@ -87,7 +87,7 @@ def _picture(prefix: str, title: str, figure) -> Html:
 
 
 def _row(catalogue, runs: list[Run], link) -> str:
-    """Return what a section says of a row's runs."""
+    """Return the content of a row's section, on its runs."""
     score = result_of(catalogue, runs)
     better = catalogue.scores[score]["better"] if score else "higher"
     lines = [_seed(run, score, better, link) for run in runs]
@@ -100,7 +100,7 @@ def _row(catalogue, runs: list[Run], link) -> str:
 
 
 def _seed(run: Run, score: str, better: str, link) -> dict[str, str]:
-    """Return a run's line by heading, "" for what is not known. What is not finished has no number."""
+    """Return a run's cells by heading, "" for unknown ones. Unfinished runs have no scores."""
     test = run.curves.get(f"test/{score}", {}) if run.status == "finished" else {}
     chosen, best = selected_epoch(run, score, better) if test else None, best_epoch(test, better)
     commits, hours = dict.fromkeys(commits_of(run.facts)), device_hours(run)
@@ -121,7 +121,7 @@ def _seed(run: Run, score: str, better: str, link) -> dict[str, str]:
 
 
 def _files(run: Run, place: str) -> Html:
-    """Return links to the files of a record that there are. place: address of its folder."""
+    """Return links to the existing files of a record. place: URL of its folder."""
     names = ["config.yaml", "run.json", "metrics.jsonl", "analysis.json"]
     paths = {name: path for name in names if (path := run.folder / name).is_file()}
     events = sorted(path for path in run.folder.glob("*tfevents*") if path.is_file())
@@ -139,7 +139,7 @@ def _teachers(runs: list[Run]) -> str:
 
 
 def _commands(runs: list[Run]) -> str:
-    """Return the commands of all starts of all runs, with the commits in full."""
+    """Return the commands of all starts of all runs, with full commit hashes."""
     lines = []
     for run in runs:
         commits = ", ".join(of_starts(run.facts, "commit")) or "unknown"
@@ -150,7 +150,7 @@ def _commands(runs: list[Run]) -> str:
 
 
 def _configs(runs: list[Run]) -> str:
-    """Return the config of the first run that has one, and in what those of the others differ."""
+    """Return the config of the first run that has one, and the differences of the others from it."""
     texts = {run.seed: text for run in runs if (text := _text(run.folder / "config.yaml"))}
     if not texts:
         return ""

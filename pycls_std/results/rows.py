@@ -1,4 +1,4 @@
-"""Which runs are the seeds of one row of a table: those whose numbers may differ by their seed alone."""
+"""Group runs into the rows of a table: runs of one row differ only in their seed."""
 
 from typing import Any
 
@@ -7,24 +7,24 @@ from pycls_std.config.published import of_the_run
 from pycls_std.results.read import Run
 
 WEIGHTS = "DISTILLATION.TEACHER_WEIGHTS"
-BY_RECORD = ("teachers", "processes")  # what sets runs of a recipe apart that is no option
+BY_RECORD = ("teachers", "processes")  # attributes, other than options, that separate runs of one recipe
 
 
 def rows_of(runs: list[Run]) -> dict[str, list[Run]]:
-    """Return the runs of each row of `aggregate`, by its name, in the order in which the rows come in `runs`."""
+    """Return the runs of each row of `aggregate`, by name, in order of first appearance in `runs`."""
     groups = grouped(config.Catalogue(), runs)
     named = [{"run": group[0].name} for _, group in groups]
     tell_apart(named, [shared for shared, _ in groups])
     found: dict[str, list[Run]] = {}
     for row, (_, group) in zip(named, groups, strict=True):
-        found.setdefault(row["run"], []).extend(group)  # of one name are only those whose options are lost
+        found.setdefault(row["run"], []).extend(group)  # only rows with missing options share a name
     return found
 
 
 def grouped(catalogue, runs: list[Run]) -> list[tuple[dict, list[Run]]]:
-    """Return of each row what its runs share, {} if their options are lost, and the runs.
+    """Return for each row what its runs share, {} if their options are missing, and the runs.
 
-    Two finished ones of one seed are no results: nobody knows which one is meant.
+    Two finished runs of one seed are not results, since it is not known which one is meant; their status says so.
     """
     recipes = [recipe(catalogue, run.options) for run in runs]
     of_recipe: dict[str, list[Run]] = {}
@@ -44,7 +44,7 @@ def grouped(catalogue, runs: list[Run]) -> list[tuple[dict, list[Run]]]:
 
 
 def _by_files(shared: dict, group: list[Run]) -> list[tuple[dict, list[Run]]]:
-    """Divide runs of one recipe by the files they were trained and tested on, if these are known to be several sets."""
+    """Split runs of one recipe by their dataset's files, if these are known to differ."""
     found = dict.fromkeys(run.files for run in group)
     if len(found.keys() - {""}) < 2:
         return [(shared, group)]
@@ -53,22 +53,22 @@ def _by_files(shared: dict, group: list[Run]) -> list[tuple[dict, list[Run]]]:
 
 
 def known_files(runs: list[Run]) -> frozenset[str]:
-    """Return what runs say of the files of their dataset."""
+    """Return the known digests of the dataset files of runs."""
     return frozenset(run.files for run in runs if run.files)
 
 
 def other_files(own: frozenset[str], theirs: frozenset[str]) -> bool:
-    """Return whether two rows are known to be of other files of a dataset of one name, and so not to be compared."""
+    """Return whether two rows are known to have different files of a dataset, so that they are not comparable."""
     return bool(own and theirs) and own != theirs
 
 
 def identity(shared: dict, run: Run, alike: list[Run]) -> dict:
-    """Return what runs of one row share, {} of a run whose options are lost.
+    """Return what runs of one row share, {} if a run's options are missing.
 
-    shared: its recipe. alike: all runs of that. A teacher is its weights, wherever they lay; several processes have
-    batch norms and dropout of their own. Of these a record knows nothing before its first epoch is saved: it has those
-    of the others of its recipe that do, if these agree, or else the paths of the weights. One that is finished knows
-    nothing if it is older, and may have had others.
+    shared: its recipe. alike: all runs of this recipe. Teachers are identified by their weights' digests, not paths;
+    the number of processes matters for batch norms and dropout. A record lacks both before its first epoch is saved: it
+    then takes those of the other runs of its recipe, if they agree, otherwise the paths of the weights. A finished run
+    that lacks them is an older record, whose values may have been different.
     """
     others = [] if run.status == "finished" else alike
     teachers, processes = (_told(getattr(run, what), (getattr(each, what) for each in others)) for what in BY_RECORD)
@@ -77,7 +77,7 @@ def identity(shared: dict, run: Run, alike: list[Run]) -> dict:
 
 
 def _told(own, others):
-    """Return what a record says, or what all others say that say something; what says nothing is falsy."""
+    """Return a record's own value, or the one that all others with a value share; a falsy value means unknown."""
     said = {other for other in others if other}
     return said.pop() if not own and len(said) == 1 else own
 
@@ -86,16 +86,16 @@ def recipe(catalogue, options: dict[str, Any]) -> dict:
     """Return the options that runs of one row share, and their dataset."""
     if not options:
         return {}
-    idle = catalogue.idle(options)  # such keys may differ; and what makes one idle may be no part of the recipe
+    idle = catalogue.idle(options)  # such keys may differ, and what makes them idle may not be part of the recipe
     keys = [key for key in sorted(options) if (option := catalogue.of(key)) is None or option.rows]
     own = {key: catalogue.of(key).value if key in idle else options[key] for key in keys}
-    own = {key: value for key, value in own.items() if value != {}}  # which is an open section without keys
+    own = {key: value for key, value in own.items() if value != {}}  # an open section without keys
     own |= {WEIGHTS: of_the_run(own[WEIGHTS])} if WEIGHTS in own else {}
     return own | {"dataset": config.dataset_name(options)}
 
 
 def differing(options: dict[str, Any], run: Run) -> list[str]:
-    """Return "KEY is .., not .." of the options in which a run is not of the row, or the seed, that others are of."""
+    """Return "KEY is .., not .." for each option in which a run differs from its planned row or seed."""
     catalogue = config.Catalogue()
     planned, ran = (recipe(catalogue, flat) | {"SEED": flat.get("SEED")} for flat in (options, run.options))
     keys = sorted(key for key in planned.keys() | ran.keys() if planned.get(key) != ran.get(key))
@@ -103,7 +103,7 @@ def differing(options: dict[str, Any], run: Run) -> list[str]:
 
 
 def tell_apart(rows: list[dict], identities: list[dict]) -> None:
-    """Add to the names of runs that share one the options in which they differ."""
+    """Make row names unique: append to equal names the options in which the rows differ."""
     names = [row["run"] for row in rows]
     for row, flat, name in zip(rows, identities, list(names), strict=True):
         rivals = [other for other, other_name in zip(identities, names, strict=True) if other_name == name]

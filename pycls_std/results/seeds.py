@@ -1,4 +1,4 @@
-"""What the finished runs of a row say together: curves over their seeds, last values, the score that counts."""
+"""Statistics over the finished runs of a row: curves over seeds, last values, the main score."""
 
 import math
 from statistics import mean, stdev
@@ -11,7 +11,7 @@ Rows = dict[str, list[Run]]  # the runs of each row of a table, one a seed, in t
 
 
 class Band(NamedTuple):
-    """A curve over the seeds of a row: for each number of epochs done, mean, lowest and highest value of n runs."""
+    """A curve over the seeds of a row: for each number of completed epochs, mean, minimum and maximum of n runs."""
 
     epochs: list[int]
     mean: list[float]
@@ -21,12 +21,12 @@ class Band(NamedTuple):
 
 
 def finished(runs: list[Run]) -> list[Run]:
-    """Return the runs whose values are results."""
+    """Return the finished runs, whose values count as results."""
     return [run for run in runs if run.status == "finished"]
 
 
 def left_out(rows: Rows) -> str:
-    """Return in words which runs are no results, and why; "" if all are."""
+    """Return as text which runs are excluded, and why; "" if none is."""
     names = [f"{name} {run.seed} ({run.status})" for name, runs in rows.items() for run in runs]
     gone = [run.status != "finished" for runs in rows.values() for run in runs]
     return first_of(name for name, out in zip(names, gone, strict=True) if out)
@@ -51,19 +51,19 @@ def last(runs: list[Run], tag: str) -> list[float]:
 
 
 def spread(values: list[float]) -> tuple[float, float]:
-    """Return mean and sample standard deviation; that of one value is 0 to draw, for nothing is known of it."""
+    """Return mean and sample standard deviation, for plots; the unknown one of a single value is 0."""
     return mean(values), stdev(values) if len(values) > 1 else 0.0
 
 
 def result_of(catalogue, runs: list[Run]) -> str:
-    """Return the name of the score that counts for a row's task, "" if its options are lost. catalogue: of options."""
+    """Return the name of the main score of a row's task, "" if its options are missing. catalogue: of options."""
     names = {run.options["TASK.NAME"] for run in runs if run.options}
     tasks = [catalogue.tasks[name] for name in names if name in catalogue.tasks]
     return tasks[0].attributes["RESULT"] if len(tasks) == 1 else ""
 
 
 def heading(catalogue, score: str) -> str:
-    """Return the name of a score with its unit, as on an axis."""
+    """Return the label of a score with its unit, for an axis."""
     facts = catalogue.scores.get(score, {})
     unit = f" ({facts['unit']})" if facts.get("unit") else ""
     return printable(f"{facts.get('label', score)}{unit}")
@@ -77,6 +77,6 @@ def best_epoch(curve: dict[int, float], better: str) -> int:
 
 
 def selected_epoch(run: Run, score: str, better: str) -> int | None:
-    """Return the first epoch that is the best on the held-out images, of those with a result on the test split."""
+    """Return the first epoch with the best held-out score, of those with a score on the test split; None if none."""
     held_out, test = (run.curves.get(f"{split}/{score}", {}) for split in ("val", "test"))
     return best_epoch({epoch: value for epoch, value in held_out.items() if epoch in test}, better) or None

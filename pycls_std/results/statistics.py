@@ -1,4 +1,4 @@
-"""What a difference between two rows is worth: intervals over seeds and over test images, and tests.
+"""Significance of a difference between two rows: confidence intervals over seeds and over test images, and tests.
 
 Shapes: N images.
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000  # of the bootstrap
-BATCH = 4_000_000  # images that are drawn at once, which bounds the memory
+BATCH = 4_000_000  # images drawn at once, to bound the memory
 
 
 class Difference(NamedTuple):
@@ -28,14 +28,14 @@ class Difference(NamedTuple):
 
     @property
     def noise(self) -> bool:
-        """Whether the interval holds 0."""
+        """Whether the interval contains 0."""
         return self.low <= 0 <= self.high
 
 
 def paired(values: Mapping[Hashable, float], baseline: Mapping[Hashable, float]) -> Difference:
-    """Return the mean difference over the seeds that both have, with Student's t of n - 1 degrees of freedom.
+    """Return the mean difference over the seeds that both have, with Student's t interval, n - 1 degrees of freedom.
 
-    values, baseline: a score by seed, in any unit, which is that of the difference.
+    values, baseline: scores by seed; the difference has their unit.
     Raises ValueError with fewer than 2 common seeds, or for a score that is not finite.
     """
     seeds = [seed for seed in values if seed in baseline]
@@ -52,10 +52,10 @@ def paired(values: Mapping[Hashable, float], baseline: Mapping[Hashable, float])
 
 
 def bootstrap(correct: np.ndarray, baseline: np.ndarray) -> Difference:
-    """Return the difference of two accuracies on the same images, in points of percent, for one seed.
+    """Return the difference of two accuracies on the same images, in percentage points, for one seed.
 
-    correct, baseline: (N,) whether each is right. The images are drawn with replacement, both answers of one together
-    (percentile interval); the draws are always the same. It says how the test images were chosen, nothing of the seed.
+    correct, baseline: (N,) whether each is right. A paired percentile bootstrap over images, with fixed draws. The
+    interval covers the sampling of test images, not of seeds.
     Raises ValueError unless both are of the same images.
     """
     differences = 100.0 * _each(correct, baseline)
@@ -75,7 +75,7 @@ def bootstrap(correct: np.ndarray, baseline: np.ndarray) -> Difference:
 
 
 def mcnemar(correct: np.ndarray, baseline: np.ndarray) -> float:
-    """Return the probability of so uneven a split of the images on which just one is right, if both were as good.
+    """Return the p-value of McNemar's test, on the images on which exactly one of the two is right.
 
     Two-sided and exact; 1 if there is no such image.
     Source: McNemar, Psychometrika 1947.

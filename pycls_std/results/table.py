@@ -1,4 +1,4 @@
-"""Aggregate runs over seeds: one row for each config, as numbers."""
+"""Aggregate runs over seeds into a table of numbers, one row per config."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ from pycls_std.results.read import Run
 from pycls_std.results.rows import grouped, known_files, recipe, tell_apart
 from pycls_std.results.seeds import best_epoch, selected_epoch
 
-SELECTIONS = ("last", "held-out")  # of the epoch whose scores rows are compared by
+SELECTIONS = ("last", "held-out")  # how the epoch is selected whose scores are compared
 MISSING = "not yet run"
-# What a gain is told of where it is not the same for both rows, and what it is called where it is 0.
+# Conditions that are noted with a gain if they differ between the two rows: description, and the text for 0.
 CONDITIONS = {
     "OPTIM.MAX_EPOCH": ("epochs", ""),
     "DATA.PER_CLASS": ("images a class", "all"),
@@ -38,24 +38,24 @@ def aggregate(
 ) -> pd.DataFrame:
     """Return a row for each config that ran or was expected.
 
-    expected: all options of configs, {"SECTION.KEY": value}; one that did not run, with these options, gets a row that
+    expected: all options of configs, {"SECTION.KEY": value}; one that did not run with these options gets a row that
     says so.
-    baseline: name of the row that the others are compared with, or {name of a row: that of its own baseline}; seed by
-    seed, by the scores of the selection: `last`, or `held-out`. failed: {name of a row: why}. varied: keys of options
-    that have a column whatever they say.
-    apart: names of rows that are not compared, such as teachers; each as its config has it, which is that of all rows
-    of that name, or as the table has it.
-    Columns <score> and <score>_std are mean and sample standard deviation over the n finished runs, of the last epoch;
-    selected_<result> of the epoch that is the best on the held-out images; and best_<result> of the best epoch on the
-    test split itself, which flatters. delta_<score> is what is selected minus what is published. Nothing unfinished
-    enters them. `columns.headings` has all columns.
-    Raises ValueError if a baseline, or one that is apart, is no row.
+    baseline: name of the row that the others are compared with, or {name of a row: name of its baseline}; paired by
+    seed, by the scores of the selection: `last`, or `held-out`. failed: {name of a row: reason}. varied: keys of
+    options that always have a column.
+    apart: names of rows that are not compared, such as teachers; either the config's name, for all rows of that name,
+    or the row's name in the table.
+    Columns <score> and <score>_std are mean and sample standard deviation over the n finished runs, at the last epoch;
+    selected_<result> at the epoch that is best on the held-out images; and best_<result> at the best epoch on the test
+    split itself, which is optimistic. delta_<score> is the selected score minus the published one. Unfinished runs are
+    not included. `columns.headings` has all columns.
+    Raises ValueError if a baseline, or a name in `apart`, is not a row.
     """
     catalogue = config.Catalogue()
     groups = grouped(catalogue, runs)
     rows = [_row(catalogue, members, selection, varied) for _, members in groups]
     for row in rows:
-        row["planned"] = row["run"]  # what all else calls it, where two of a name have to be told apart
+        row["planned"] = row["run"]  # its name elsewhere, before equal names are disambiguated
     tell_apart(rows, [shared for shared, _ in groups])
     there = [recipe(catalogue, run.options) for run in runs]
     missing = [options for options in expected if recipe(catalogue, options) not in there]
@@ -74,7 +74,7 @@ def aggregate(
     several = len(set(baselines.values())) > 1
     for row in rows:
         why = (failed or {}).get(row["planned"])
-        said = "" if row["status"] == MISSING else row["status"]  # what is missing is told of each seed
+        said = "" if row["status"] == MISSING else row["status"]  # missing seeds are reported one by one
         row["status"] = "; ".join(filter(None, (said, why))) if why else row["status"]
         own = baselines.get(row["run"], "")
         row |= {"baseline": own if own != row["planned"] else ""} if several else {}
@@ -97,7 +97,7 @@ def _row(catalogue, runs: list[Run], selection: str, varied) -> dict:
     options = runs[0].options
     row = _facts(catalogue, options, varied) if options else {"run": runs[0].name}
     changed = [own["changed"] for run in runs if run.options and "changed" in (own := _facts(catalogue, run.options))]
-    if changed:  # by the data of one seed, such as the number of its classes
+    if changed:  # by the data of a seed, such as its number of classes
         row |= {key: math.nan for key in row if key.startswith("published_")}
         row["changed"] = "; ".join(dict.fromkeys(changed))
     row["n"] = len(finished)
@@ -121,12 +121,12 @@ def _row(catalogue, runs: list[Run], selection: str, varied) -> dict:
 
 
 def _last_scores(scores, finished: list[Run], trouble: list[str]) -> dict:
-    """Return mean and standard deviation of each score after the last epoch; what is wrong with one goes to trouble."""
+    """Return mean and standard deviation of each score after the last epoch; problems are appended to trouble."""
     row: dict[str, float] = {}
     for score in scores:
         for column, tag in ((score, f"test/{score}"), (f"ema_{score}", f"ema/{score}")):
             having = [run for run in finished if tag in run.curves]
-            if having and len(having) < len(finished):  # as of a metric that came between two seeds
+            if having and len(having) < len(finished):  # such as a metric that was added between two runs
                 trouble.append(f"{tag} in {len(having)} of {len(finished)} runs")
                 having = []
             values = {run.seed: _last(run.curves[tag]) for run in having}
@@ -147,7 +147,7 @@ def _results(result: str, better: str, finished: list[Run]) -> dict:
 
 
 def _hits(finished: list[Run], trouble: list[str]) -> dict:
-    """Return what `hits_of` says of each seed; an analysis that cannot be used goes to trouble."""
+    """Return `hits_of` for each seed; unusable analyses are appended to trouble."""
     found = {}
     for run in finished:
         try:
@@ -158,14 +158,14 @@ def _hits(finished: list[Run], trouble: list[str]) -> dict:
 
 
 def _deltas(catalogue, row: dict, result: str, selection: str) -> dict[str, float]:
-    """Return how far what is selected is from what is published, for each score."""
+    """Return the selected minus the published value, for each score."""
     shown = {score: row.get(score, math.nan) for score in catalogue.scores}
     shown = {result: row[f"selected_{result}"]} if selection == "held-out" else shown
     return {f"delta_{score}": value - row.get(f"published_{score}", math.nan) for score, value in shown.items()}
 
 
 def _facts(catalogue, options: dict[str, Any], varied=()) -> dict:
-    """Return the columns that the options alone decide."""
+    """Return the columns that depend on the options only."""
     unread = catalogue.unread(options)
     shown = {
         key: _text(options[key]) for key, option in catalogue.options.items() if option.column and key not in unread
@@ -175,7 +175,7 @@ def _facts(catalogue, options: dict[str, Any], varied=()) -> dict:
         for score in catalogue.scores
         if (key := f"PUBLISHED.{score.upper()}") in options
     }
-    # A published number belongs to the recipe of the file that states it; what is beside another one says so instead.
+    # Published numbers belong to the recipe of the config that states them; with another recipe, `changed` is shown.
     stated = not all(map(math.isnan, claimed.values()))
     changed = options.get("PUBLISHED.CHANGED", []) if stated else []
     claimed |= {"published_source": options["PUBLISHED.SOURCE"]} if stated else {}
@@ -194,7 +194,7 @@ def _facts(catalogue, options: dict[str, Any], varied=()) -> dict:
 
 
 def _method(catalogue, options) -> str:
-    """Return the trainer's name, and the terms that a config adds to its own; what is gone from here is marked."""
+    """Return the trainer's name, and the terms that a config adds to it; names that no longer exist are marked."""
     trainer, task = options["TRAINER"], options["TASK.NAME"]
     own = {key for key, value in catalogue.defaults(options).items() if value}
     sections = {trainer, *(term for term, each in catalogue.terms.items() if each.switch in own)}

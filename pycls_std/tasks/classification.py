@@ -27,8 +27,8 @@ from pycls_std.tasks.showing import shown_classes
 class Classification:
     """The class head is named `cls`; whatever other heads a student has are its distillation heads."""
 
-    RESULT = "top1"  # the score that says which epoch is the best, and what a teacher is worth
-    HEADS = ("cls",)  # that the labels teach
+    RESULT = "top1"  # the score that selects the best epoch and rates a teacher
+    HEADS = ("cls",)  # trained by the labels
     READS = (
         "AUG.CROP",
         "AUG.INTERPOLATION",
@@ -94,7 +94,7 @@ class Classification:
 
     # ------------------------------------------------------------------------------------------------------------ data
     def check(self, index: int, label: int) -> int:
-        """Return the label of an image. Raises ValueError if it is none of the classes."""
+        """Return the label of an image. Raises ValueError if it is not one of the classes."""
         if not 0 <= label < self.classes:
             raise ValueError(
                 f"image {index} of the dataset has the label {label}, its classes are 0 to {self.classes - 1}"
@@ -113,14 +113,14 @@ class Classification:
         return Loaded(torch.stack(pixels), self.stack(list(labels)), torch.tensor(indices), crop, places)
 
     def check_images(self, dataset: ImageSet, which: str) -> None:
-        """Every image has a class."""
+        """Do nothing: every image has a class."""
 
     def training_set(self, dataset: ImageSet) -> ImageSet:
-        """Return the images as they are: a label is all there is to learn."""
+        """Return the dataset as it is: the labels are all that the losses need."""
         return dataset
 
     def groups(self, dataset: ImageSet) -> None:
-        """Return None: batches are of images as they come."""
+        """Return None: batches are not grouped."""
 
     def check_share(self, share: int, batch_size: int, processes: int) -> None:
         """Raise ValueError if a process cannot mix its share of a batch."""
@@ -131,19 +131,19 @@ class Classification:
             )
 
     def batch(self, loaded: Loaded, progress: Progress) -> Batch:
-        """Return the batch that is trained on: mixed, with probabilities (B, K) for targets."""
+        """Return the training batch: mixed, with probabilities (B, K) as targets."""
         return self.mixing(loaded, progress)
 
     # ------------------------------------------------------------------------------------------------------- objective
     def check_heads(self, heads: tuple[str, ...]) -> None:
-        """No option asks for a head."""
+        """Do nothing: no option requires a head."""
 
     def losses(self, output: Output, batch: Batch, world: World) -> dict[str, Tensor]:
-        """Return the loss of the labels, by name."""
+        """Return the cross-entropy with the labels, by name."""
         return {"ce": soft_target_cross_entropy(output.heads["cls"], batch.targets)}
 
     def monitors(self, output: Output, batch: Batch, prediction: str) -> dict[str, Tensor]:
-        """Return which training views (B,) are named rightly, 0 or 100; nothing where labels are mixed."""
+        """Return the top-1 accuracy of each training view (B,), 0 or 100; nothing if labels are mixed."""
         if self.mixed:
             return {}
         right: Tensor = self.predictions(output)[prediction].argmax(dim=1) == batch.loaded.targets
@@ -168,15 +168,15 @@ class Classification:
         return {"avg": (logits + distillation) / 2, "cls": logits, "dist": distillation}
 
     def evaluator(self) -> Evaluator:
-        """Return what takes predictions and labels (B,), and computes all scores."""
+        """Return an evaluator of predictions and labels (B,) by all scores."""
         return Evaluator("classification")
 
     def keeper(self, info: DatasetInfo) -> KeptLogits:
-        """Return what makes the file of all logits."""
+        """Return the writer of the file of all logits."""
         return KeptLogits(self.predictions)
 
     def unlabelled(self, image_id: int, size: tuple[int, int]) -> int:
-        """Return a label that stands for none, since nothing reads it."""
+        """Return a placeholder label, which nothing reads."""
         return 0
 
     def shown(self, prediction: Tensor, target: int, info: DatasetInfo, *, least: float) -> Shown:
@@ -185,11 +185,14 @@ class Classification:
 
     # -------------------------------------------------------------------------------------------------------- teachers
     def agreement(self, first: Output, second: Output) -> Tensor:
-        """Return for which images (B,) two outputs name the same class."""
+        """Return for which images (B,) two outputs predict the same class."""
         return first.heads["cls"].argmax(dim=1) == second.heads["cls"].argmax(dim=1)
 
     def floor(self, least: float) -> float:
-        """Return the least result of a teacher that is trained, percent; least: -1 = a quarter from chance to 100."""
+        """Return the lowest plausible result of a trained teacher, percent.
+
+        least: -1 = a quarter of the way from chance to 100.
+        """
         chance = 100 / self.classes
         return chance + (100 - chance) / 4 if least < 0 else least
 

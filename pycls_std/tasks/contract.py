@@ -1,4 +1,4 @@
-"""What a task offers: everything that depends on what a label is.
+"""The interface of a task: everything that depends on what a label is.
 
 Shapes: B batch.
 """
@@ -16,20 +16,20 @@ from pycls_std.tasks.evaluator import Evaluator
 class Pipeline(Protocol):
     """How views are made, for one normalisation.
 
-    With `batched`, images of one size can be held in memory, and it offers `resized`, `test_pixels`,
-    `batch_augmentation`, `plain` and `whole`, too, see `datasets.pipeline`.
+    If `batched`, images of one size can be held in memory, and it also has `resized`, `test_pixels`,
+    `batch_augmentation`, `plain` and `whole`, see `datasets.pipeline`.
     """
 
     batched: bool
 
     def train_transform(self) -> Callable:
-        """Return what makes a training view of an image and its target, both at once.
+        """Return the joint transform of an image and its target to a training view.
 
-        It draws from random, numpy or torch, each of which is seeded before a view.
+        It draws from random, numpy or torch, which are all seeded before each view.
         """
 
     def test_transform(self) -> Callable:
-        """Return what makes the test view of an image and its target."""
+        """Return the transform of an image and its target to the test view."""
 
 
 class KeptFile(NamedTuple):
@@ -37,21 +37,21 @@ class KeptFile(NamedTuple):
 
     content: bytes
     images: int
-    text: str  # what is in it, in words
+    text: str  # description of the content
 
 
 class Keeper(Protocol):
-    """Takes what a student, and its teachers, say of the test images, batch by batch, and makes a file of it."""
+    """Collects the outputs of a student and its teachers for the test images, batch by batch, into a file."""
 
-    asks_teachers: bool  # whether what teachers say is kept, too
+    asks_teachers: bool  # whether teacher outputs are saved, too
 
     def update(self, output: Output, teachers: dict[str, Output], loaded: Loaded) -> None:
-        """Take what is said of a batch. teachers: by `<position>_<model>`, {} if they are not asked."""
+        """Add the outputs for a batch. teachers: by `<position>_<model>`, {} without `asks_teachers`."""
 
     def packed(self, world: World, describe: Callable[[], tuple[list[str], dict]]) -> KeptFile | None:
-        """Return the file, of the images of all processes, which must all call this; None in all but the first.
+        """Return the file for the images of all processes, which must all call this; None in all but the first.
 
-        describe() returns where each image of the test split lies, and what ran, as `measure/predictions.py` says.
+        describe() returns the path of each test image, and the metadata of the run, see `measure/predictions.py`.
         """
 
 
@@ -59,33 +59,32 @@ class ShownBox(NamedTuple):
     """A box to be drawn on an image."""
 
     corners: list[float]  # left, top, right, bottom, pixels
-    label: int  # boxes of one class have one colour
+    label: int  # determines the colour
     text: str
 
 
 class Shown(NamedTuple):
-    """What is predicted of one image."""
+    """The prediction for one image, ready to be shown."""
 
     lines: list[str]  # for people
-    rows: list[dict]  # for programs: everything, in what JSON can hold
-    boxes: list[ShownBox] | None = None  # the most certain first; None of a task that has nothing to draw
+    rows: list[dict]  # for programs: everything, as JSON types
+    boxes: list[ShownBox] | None = None  # by descending score; None if the task has nothing to draw
 
 
 class Task(Protocol):
-    """What a label is, from the loader to the table; registered in TASKS, its metrics in METRICS under its name.
+    """All that depends on the kind of label; registered in TASKS, its metrics in METRICS under the task's name.
 
-    It may have OPTIONS of its own, and says in READS which options of the page other tasks are refused. In TARGETS it
-    says what it learns of an image, "classes" unless it does: datasets that are registered with other TARGETS are
-    refused.
+    It may have OPTIONS of its own. READS: the shared options it uses, of those that are refused with other tasks.
+    TARGETS: the kind of targets it learns, "classes" by default; datasets registered with other TARGETS are refused.
     """
 
-    RESULT: str  # the score that says which epoch is the best, and what a teacher is worth
-    HEADS: tuple[str, ...]  # of the student, that its losses train
+    RESULT: str  # the score that selects the best epoch and rates a teacher
+    HEADS: tuple[str, ...]  # of the student, trained by its losses
     READS: tuple[str, ...]
-    RESIZES: bool  # whether a teacher is shown images at a size of its own, DISTILLATION.TEACHER_SIZES
+    RESIZES: bool  # whether teachers may get images at a size of their own, DISTILLATION.TEACHER_SIZES
     PADS: bool  # whether the images of a batch may be padded to one size
-    GRAPHS: bool  # whether CUDA graphs can hold its losses, TRAIN.COMPILE graphs; not if they ask the CPU for numbers
-    KEEPS: str  # how the name of the file ends that TEST.PREDICTIONS is; "" = there is none
+    GRAPHS: bool  # whether CUDA graphs can capture its losses (TRAIN.COMPILE graphs), which must not run on the CPU
+    KEEPS: str  # file extension of TEST.PREDICTIONS; "" = not supported
     classes: int
     scores: dict[str, dict]  # see `evaluator.scores_of`
     pipeline: Callable[..., Pipeline]  # (normalization=...)
@@ -95,77 +94,80 @@ class Task(Protocol):
         """Build from options. seed: of augmentation and mixing."""
 
     def check(self, index: int, target):
-        """Return the target of an image of the dataset. Raises ValueError if it is none."""
+        """Return the target of an image of the dataset. Raises ValueError if it is not valid."""
 
     def collate(self, samples: list[Sample]) -> Loaded:
         """Return a batch of samples."""
 
     def stack(self, targets: list) -> Tensor:
-        """Return the targets of all images as one tensor; of a task whose pipeline is batched."""
+        """Return the targets of all images as one tensor; for a task whose pipeline is batched."""
 
     def check_images(self, dataset: ImageSet, which: str) -> None:
-        """Raise ValueError if nothing can be learned from these images, or no score be computed of them.
+        """Raise ValueError if these images cannot be trained on or scored.
 
-        It is found without reading the images. which: in words, for the error.
+        Must not read the images. which: name of the images for the error message.
         """
 
     def training_set(self, dataset: ImageSet) -> ImageSet:
-        """Return the training images with all that the losses need of them. Raises ValueError if it is not there."""
+        """Return the training images with all that the losses need. Raises ValueError if the dataset lacks it."""
 
     def groups(self, dataset: ImageSet) -> np.ndarray | None:
-        """Return a number for each training image, by which batches hold images of a kind; None = as they come.
+        """Return a group number for each training image, each batch being of one group; None = no groups.
 
-        It is found without reading the images. Raises ValueError if it cannot be.
+        Must not read the images. Raises ValueError if the groups cannot be determined.
         """
 
     def check_share(self, share: int, batch_size: int, processes: int) -> None:
         """Raise ValueError if a process cannot train on its share of a batch."""
 
     def batch(self, loaded: Loaded, progress: Progress) -> Batch:
-        """Return the batch that is trained on."""
+        """Return the training batch."""
 
     def check_heads(self, heads: tuple[str, ...]) -> None:
-        """Raise ValueError if options ask for another head of the student than it has."""
+        """Raise ValueError if the student's heads are not those that the options require."""
 
     def losses(self, output: Output, batch: Batch, world: World) -> dict[str, Tensor]:
-        """Return the losses of the labels, scalars by name; they are multiplied by TASK.WEIGHT and added.
+        """Return the losses with the labels, scalars by name; they are multiplied by TASK.WEIGHT and added.
 
         world: the processes that share the batch; their gradients are averaged.
         """
 
     def monitors(self, output: Output, batch: Batch, prediction: str) -> dict[str, Tensor]:
-        """Return what is logged of a training batch, a scalar each or (B,), and not optimised; {} for nothing.
+        """Return the values to log for a training batch, not optimised: scalars, or one value per image (B,).
 
-        prediction: the one that counts. What has the name of one of `scores` is shown beside it on the console.
+        prediction: name of the one to log. A value with the name of one of `scores` is shown next to it on the console.
         """
 
     def prediction_heads(self, heads: tuple[str, ...]) -> dict[str, set[str]]:
         """Return the heads that each prediction needs, by the name of the prediction; the first is the default."""
 
     def predictions(self, output: Output) -> dict[str, Any]:
-        """Return what the metrics take, by the name of the prediction."""
+        """Return the input of the metrics, by the name of the prediction."""
 
     def evaluator(self) -> Evaluator:
-        """Return what takes predictions and targets batch by batch, and computes all scores."""
+        """Return an evaluator, which takes predictions and targets batch by batch and computes all scores."""
 
     def keeper(self, info: DatasetInfo) -> Keeper:
-        """Return what makes the file of predictions, of a task that KEEPS one. info: of the test split."""
+        """Return the writer of the predictions file, for a task that KEEPS one. info: of the test split."""
 
     def unlabelled(self, image_id: int, size: tuple[int, int]):
         """Return the target of an image that belongs to no dataset. size: height and width, pixels."""
 
     def shown(self, prediction, target, info: DatasetInfo, *, least: float) -> Shown:
-        """Return what there is to show of an image.
+        """Return the prediction for an image, ready to be shown.
 
-        prediction: one of `predictions`, of a batch of this image alone. target: as `unlabelled` made it. info: of what
-        the student was trained on. least: score of what is drawn, from 0 to 1.
+        prediction: one of `predictions`, for a batch of this image alone. target: from `unlabelled`. info: of the
+        dataset that the student was trained on. least: minimum score of the boxes to draw, from 0 to 1.
         """
 
     def agreement(self, first: Output, second: Output) -> Tensor:
-        """Return for which images (B,) two outputs of a teacher say the same."""
+        """Return for which images (B,) two outputs of a teacher agree."""
 
     def floor(self, least: float) -> float:
-        """Return the least result of a teacher that is trained. least: DISTILLATION.TEACHER_MIN_ACC, -1 = your own."""
+        """Return the lowest plausible result of a trained teacher.
+
+        least: DISTILLATION.TEACHER_MIN_ACC, -1 = the task's default.
+        """
 
     def floor_error(self, floor: float, images: int) -> float:
         """Return the standard error of a result on so many images, at the floor."""

@@ -41,57 +41,58 @@ from pycls_std.tasks.evaluator import Evaluator, scores_of
 from pycls_std.tasks.kept_boxes import KeptBoxes
 from pycls_std.tasks.showing import shown_boxes
 
-DETECTIONS = 100  # of an image, that COCO scores
-FLOOR = 5.0  # AP of a teacher that is trained, percent, unless the options say another
-# Head: the option that teaches it, the argument of a ViDT that makes it.
+DETECTIONS = 100  # per image, as COCO scores
+FLOOR = 5.0  # default lowest plausible AP of a trained teacher, percent
+# Head: the option that trains it, the argument of a ViDT that adds it.
 EXTRA_HEADS = {"ious": ("IOU_WEIGHT", "iou_aware"), "tokens": ("TOKEN_WEIGHT", "token_label")}
-SAME = 0.75  # overlap of two boxes that say the same
+SAME = 0.75  # IoU above which two boxes agree
 
 
 @TASKS.register("detection")
 class Detection:
     """A student returns `classes` (B, L, Q, K), logits of independent classes, and `boxes` (B, L, Q, 4).
 
-    Boxes are centre x, centre y, width and height, as shares of the image without its padding. All L levels learn, the
-    last one predicts. With a weight on them also learn `ious` (B, L, Q), logits of the boxes' overlap, and `tokens`,
-    see `losses/token_labels.py`. A target is a dictionary, see `datasets/box_targets.py`: its `boxes` (n, 4) in that
-    form, of the view; `labels` (n,); `image_id`; `size` (2,), height and width of the original; `truth`, all that AP
-    needs, at test; `segments` (H, W), if they are learned, see `datasets/segments.py`.
-    weights: of the parts of the loss, and of a match. auxiliary: of the levels before the last one, beside it.
-    aspect_groups: how many groups of images of a like ratio batches are made of; below 2 = none. tokens: weight of
-    what the places of the maps learn.
+    Boxes are centre x, centre y, width and height, as fractions of the image without its padding. All L levels are
+    trained, the last one predicts. If their weights are above 0, `ious` (B, L, Q), logits of the boxes' IoU, and
+    `tokens`, see `losses/token_labels.py`, are trained, too. A target is a dictionary, see `datasets/box_targets.py`:
+    `boxes` (n, 4) in that form, of the view; `labels` (n,); `image_id`; `size` (2,), height and width of the original;
+    `truth`, the ground truth for AP, at test; `segments` (H, W), if they are learned, see `datasets/segments.py`.
+    weights: of the parts of the loss and of the matching cost. auxiliary: weight of the losses of the levels before the
+    last. aspect_groups: number of groups by aspect ratio that batches are drawn from; below 2 = none. tokens: weight of
+    the losses of head `tokens`.
     """
 
     TARGETS = "boxes"
     RESULT = "ap"
     HEADS: tuple[str, ...] = ("classes", "boxes")
     READS = ("AUG.FLIP", "DATA.IMAGES")
-    RESIZES = False  # the boxes of padded images are shares of what is image
+    RESIZES = False  # the boxes of padded images are relative to the unpadded image
     PADS = True
     GRAPHS = False  # boxes are matched on the CPU, see `losses/matching.py`
     KEEPS = ".json"
     OPTIONS = {
         # Weight of the focal loss of the classes, and of the class in the cost by which queries are matched with boxes.
         "CLASS_WEIGHT": Option(2.0, least=0),
-        # Weight of the distance (L1) of the boxes' centres and sides, and of that distance in the cost.
+        # Weight of the L1 distance of the boxes' centres and sides, in the loss and in the cost.
         "L1_WEIGHT": Option(5.0, least=0),
-        # Weight of the generalized overlap (GIoU) of the boxes, and of that overlap in the cost.
+        # Weight of the generalized IoU (GIoU) of the boxes, in the loss and in the cost.
         "GIOU_WEIGHT": Option(2.0, least=0),
-        # Weight of the cross-entropy of the head `ious` with the overlap (IoU) of the boxes, which MODEL.ARGS iou_aware
-        # of a ViDT makes; ViDT+ has 2; 0 = off.
+        # Weight of the cross-entropy of the head `ious` with the IoU of the boxes; MODEL.ARGS iou_aware of a ViDT adds
+        # this head; ViDT+ has 2; 0 = off.
         "IOU_WEIGHT": Option(0.0, least=0),
-        # Weight of two losses, focal and dice, of what stands at the places of the maps, by the outlines of the objects
-        # (COCO's `segmentation`); MODEL.ARGS token_label of a ViDT makes their head; ViDT+ has 2; 0 = off.
+        # Weight of two losses, focal and dice, of the classes at each position of the feature maps, with the objects'
+        # outlines (COCO's `segmentation`) as targets; MODEL.ARGS token_label of a ViDT adds their head; ViDT+ has 2;
+        # 0 = off.
         "TOKEN_WEIGHT": Option(0.0, least=0),
-        # Weight of the losses of every level of prediction before the last one; 0 = the last one alone learns.
+        # Weight of the losses of every level of prediction before the last one; 0 = only the last one is trained.
         "AUX_WEIGHT": Option(1.0, least=0),
-        # Training views of several sizes: the shortest side is drawn, from 0.6 to 1 times DATA.IMAGE_SIZE; False = it
-        # is DATA.IMAGE_SIZE.
+        # Multi-scale training: the shortest side is drawn from 0.6 to 1 times DATA.IMAGE_SIZE; False = it is
+        # DATA.IMAGE_SIZE.
         "MULTI_SCALE": True,
         # Half of the training views are random crops.
         "CROP": True,
-        # Batches hold images of a like ratio of sides, of which there are so many groups, so that less is padding;
-        # 2 = wide and tall; 0 = images as they come.
+        # Number of groups of images by aspect ratio, each batch being of one group, for less padding; 2 = wide and
+        # tall; 0 = not grouped.
         "ASPECT_GROUPS": Option(0, least=0, greatest=16),
     }
 
@@ -117,7 +118,7 @@ class Detection:
 
     @classmethod
     def from_cfg(cls, cfg, *, classes: int, seed: int):
-        """Build from sections DATA, AUG and DETECTION. Raises ValueError if nothing of a box has a weight."""
+        """Build from sections DATA, AUG and DETECTION. Raises ValueError if all weights of a box are 0."""
         own = cfg.DETECTION
         weights = Weights(own.CLASS_WEIGHT, own.L1_WEIGHT, own.GIOU_WEIGHT, own.IOU_WEIGHT)
         if not any(weights[:3]):
@@ -140,7 +141,11 @@ class Detection:
 
     # ------------------------------------------------------------------------------------------------------------ data
     def check(self, index: int, target: dict) -> dict:
-        """Return the target of an image. Raises ValueError if a label is none, or if a box is not finite."""
+        """Return the target of an image.
+
+        Raises ValueError if a label is not one of the classes, if boxes and labels differ in number, or if a box is not
+        finite.
+        """
         where = f"image {index} of the dataset (id {target['image_id']})"
         for part in (target, target["truth"]):
             boxes, labels = part["boxes"], part["labels"]
@@ -158,7 +163,7 @@ class Detection:
         return pad_to_batch(samples)
 
     def check_images(self, dataset: ImageSet, which: str) -> None:
-        """Raise ValueError if none of the images has an object, as far as the dataset knows."""
+        """Raise ValueError if no image has an object that is not a crowd, as far as the dataset knows."""
         objects = known(dataset, "objects")
         if objects is not None and not objects.any():
             raise ValueError(f"none of the {len(objects)} {which} has an object that is no crowd")
@@ -173,7 +178,7 @@ class Detection:
             raise ValueError(f"DETECTION.TOKEN_WEIGHT is {self.tokens}: {error}") from error
 
     def groups(self, dataset: ImageSet) -> np.ndarray | None:
-        """Return the group of each image by the ratio of its sides, None with `aspect_groups` below 2."""
+        """Return the group of each image by its aspect ratio, None with `aspect_groups` below 2."""
         if self.aspect_groups < 2:
             return None
         try:
@@ -182,10 +187,10 @@ class Detection:
             raise ValueError(f"DETECTION.ASPECT_GROUPS is {self.aspect_groups}: {error}") from error
 
     def check_share(self, share: int, batch_size: int, processes: int) -> None:
-        """Any share of a batch can be trained on."""
+        """Do nothing: any share of a batch can be trained on."""
 
     def batch(self, loaded: Loaded, progress: Progress) -> Batch:
-        """Return the batch that is trained on: the images as they come, and their boxes in one tensor, a `Truth`."""
+        """Return the training batch: the images unchanged, and their boxes as a `Truth`."""
         truth = gathered_truth(loaded.targets)
         if self.tokens:
             assert isinstance(loaded.images, Padded), "see `collate`"
@@ -194,7 +199,7 @@ class Detection:
 
     # ------------------------------------------------------------------------------------------------------- objective
     def check_heads(self, heads: tuple[str, ...]) -> None:
-        """Raise ValueError for a head that an option teaches and the student has not, and for one that none teaches."""
+        """Raise ValueError for a head that an option trains but the student lacks, or that no option trains."""
         for head, (key, argument) in EXTRA_HEADS.items():
             if head in self.HEADS and head not in heads:
                 raise ValueError(f"DETECTION.{key} is above 0, the student has no head {head} (MODEL.ARGS {argument})")
@@ -202,11 +207,11 @@ class Detection:
                 raise ValueError(f"DETECTION.{key} is 0, the student has a head {head} (MODEL.ARGS {argument})")
 
     def losses(self, output: Output, batch: Batch, world: World) -> dict[str, Tensor]:
-        """Return the weighted losses: `class`, `l1` and `giou` of the last level, and `aux`, all of those before it.
+        """Return the weighted losses: `class`, `l1` and `giou` of the last level, `aux`, the sum of earlier levels'.
 
-        `iou` is beside them if it has a weight, so are `token_focal` and `token_dice`.
-        They are sums over the batch, divided by its boxes, at least 1 in the batch of all processes. So the average of
-        the gradients of processes, and of the parts of a batch, is that of one process with the whole batch.
+        Also `iou`, `token_focal` and `token_dice`, if they have a weight.
+        They are sums over the batch, divided by its number of boxes, at least 1 in the global batch. So averaging
+        gradients over processes and over the parts of a batch gives those of one process with the whole batch.
         """
         logits, boxes = output.heads["classes"], output.heads["boxes"]
         ious = output.heads["ious"] if self.weights.iou else None
@@ -219,24 +224,24 @@ class Detection:
             losses["aux"] = self.auxiliary * added(values[:-1].sum() for values in levels.values())
         if self.tokens:
             assert isinstance(batch.images, Padded), "see `collate`"
-            maps: Any = output.heads["tokens"]  # of this head a list, of each map
+            maps: Any = output.heads["tokens"]  # this head returns a list, one tensor per map
             found = token_losses(maps, batch.targets.segments, batch.images.mask, num_boxes=num_boxes)
             losses |= {name: self.tokens * value for name, value in found.items()}
         return losses
 
     def monitors(self, output: Output, batch: Batch, prediction: str) -> dict[str, Tensor]:
-        """Return nothing: AP is one of all images, and not the mean of those of batches."""
+        """Return nothing: AP is not a mean over batches."""
         return {}
 
     # ------------------------------------------------------------------------------------------------------ evaluation
     def prediction_heads(self, heads: tuple[str, ...]) -> dict[str, set[str]]:
-        """Return the heads that the only prediction needs, by its name."""
+        """Return the heads that `boxes`, the only prediction, needs."""
         return {"boxes": set(type(self).HEADS)}
 
     def predictions(self, output: Output) -> dict[str, dict[str, Tensor]]:
-        """Return the 100 most likely pairs of query and class of the last level, the most certain first.
+        """Return the 100 most likely pairs of query and class of the last level, by descending score.
 
-        `scores` (B, D) in [0, 1]; `labels` (B, D); `boxes` (B, D, 4) left, top, right, bottom as shares of the image.
+        `scores` (B, D) in [0, 1]; `labels` (B, D); `boxes` (B, D, 4) left, top, right, bottom, fractions of the image.
         """
         logits, boxes = last_level(output)
         values, places = logits.flatten(1).topk(min(DETECTIONS, logits[0].numel()), dim=1)
@@ -245,11 +250,11 @@ class Detection:
         return {"boxes": found | {"boxes": corners(boxes).gather(1, queries)}}
 
     def evaluator(self) -> Evaluator:
-        """Return what takes predictions and targets, and computes all scores."""
+        """Return an evaluator of predictions and targets by all scores."""
         return Evaluator("detection")
 
     def keeper(self, info: DatasetInfo) -> KeptBoxes:
-        """Return what makes the file of all boxes that are found."""
+        """Return the writer of the file of all detections."""
         return KeptBoxes(self.predictions, info)
 
     def unlabelled(self, image_id: int, size: tuple[int, int]) -> dict:
@@ -258,14 +263,14 @@ class Detection:
         return box_target(truth | {"crowd": torch.zeros(0, dtype=torch.bool)}, image_id=image_id, size=size)
 
     def shown(self, prediction: dict, target: dict, info: DatasetInfo, *, least: float) -> Shown:
-        """Return all that is found as rows, as in the file of predictions, and as boxes what has the least score."""
+        """Return all detections as rows, as in the predictions file, and those with a score from `least` as boxes."""
         return shown_boxes(found_boxes(prediction, [target])[0], info, least=least)
 
     # -------------------------------------------------------------------------------------------------------- teachers
     def agreement(self, first: Output, second: Output) -> Tensor:
-        """Return for which images (B,) the query that the second output is surest of says the same in the first.
+        """Return for which images (B,) the second output's most confident query agrees with that query in the first.
 
-        That is the same class, in a box that overlaps by three quarters.
+        They agree if the class is the same and the boxes' IoU is above 0.75.
         """
         (logits, boxes), (other, others) = last_level(first), last_level(second)
         best = other.amax(dim=2).argmax(dim=1)
@@ -274,21 +279,21 @@ class Detection:
         return (logits[images, best].argmax(dim=1) == other[images, best].argmax(dim=1)) & (overlap > SAME)
 
     def floor(self, least: float) -> float:
-        """Return the least AP of a teacher that is trained, percent; least: -1 = 5."""
+        """Return the lowest plausible AP of a trained teacher, percent; least: -1 = 5."""
         return FLOOR if least < 0 else least
 
     def floor_error(self, floor: float, images: int) -> float:
-        """Return the standard error of the AP of so many images, at the floor, as if each had its own of 0 or 100."""
+        """Return the standard error of the AP on so many images, at the floor, as if each image's AP were 0 or 100."""
         return (floor * (100 - floor) / images) ** 0.5
 
 
 def last_level(output: Output) -> tuple[Tensor, Tensor]:
-    """Return the logits (B, Q, K) and the boxes (B, Q, 4) that predict; fp32."""
+    """Return the logits (B, Q, K) and the boxes (B, Q, 4) of the last level; fp32."""
     return output.heads["classes"][:, -1].float(), output.heads["boxes"][:, -1].float()
 
 
 def _padded(segments: list[Tensor], mask: Tensor) -> Tensor:
-    """Return segmentations (H, W) of several sizes in one, (B, H, W), as the images are padded (mask)."""
+    """Return segmentations (H, W) of several sizes, padded to one size as the images are, (B, H, W)."""
     found = torch.full(mask.shape, BACKGROUND, dtype=segments[0].dtype, device=mask.device)
     for place, own in enumerate(segments):
         found[place, : own.shape[0], : own.shape[1]] = own

@@ -1,4 +1,4 @@
-"""The file of a detector's predictions: COCO's standard results, which its own tools and server read."""
+"""The predictions file of a detector, in COCO's results format, which COCO's tools and server read."""
 
 import json
 
@@ -8,7 +8,7 @@ from pycls_std.tasks.contract import KeptFile
 
 
 class KeptBoxes:
-    """What the student finds in every test image. predictions: of the task; the first of them is kept."""
+    """Collects the student's detections. predictions: function of the task; the first prediction is saved."""
 
     asks_teachers = False
 
@@ -18,7 +18,7 @@ class KeptBoxes:
         self.images: list[FoundBoxes] = []
 
     def update(self, output: Output, teachers: dict[str, Output], loaded: Loaded) -> None:
-        """Take what is found in a batch."""
+        """Add the detections in a batch."""
         prediction = next(iter(self.predictions(output).values()))
         self.images += found_boxes(prediction, loaded.targets)
 
@@ -26,7 +26,7 @@ class KeptBoxes:
         """Return, in the first process, [{image_id, category_id, bbox, score}, ...] as JSON.
 
         bbox is left, top, width and height in pixels of the original image.
-        Raises ValueError that names an image of which a number is not finite.
+        Raises ValueError that names an image with a value that is not finite.
         """
         together = [each for own in world.gather(self.images) for each in own]
         if world.rank:
@@ -40,7 +40,7 @@ class KeptBoxes:
 
 
 def coco_rows(found: FoundBoxes, info: DatasetInfo) -> list[dict]:
-    """Return {image_id, category_id, bbox, score} of each box, see `KeptBoxes.packed`; ids count from 0 without any."""
+    """Return {image_id, category_id, bbox, score} of each box, see `KeptBoxes.packed`; without ids, labels from 0."""
     ids = info.ids or range(len(info.classes))
     columns = zip(found.labels.tolist(), found.boxes.tolist(), found.scores.tolist(), strict=True)
     return [

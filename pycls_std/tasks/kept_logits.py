@@ -1,4 +1,4 @@
-"""The file of a classifier's predictions: the logits of all heads and teachers, see `core/prediction_file.py`.
+"""The predictions file of a classifier: the logits of all heads and teachers, see `core/prediction_file.py`.
 
 Shapes: N images, K classes.
 """
@@ -14,7 +14,10 @@ from pycls_std.tasks.contract import KeptFile
 
 
 class KeptLogits:
-    """Logits in the precision of the run, and float32 then; for equal ones see `ordered`. predictions: of the task."""
+    """Collects logits, computed in the run's precision and stored as float32; ties are broken, see `ordered`.
+
+    predictions: function of the task.
+    """
 
     asks_teachers = True
 
@@ -23,7 +26,7 @@ class KeptLogits:
         self.parts: dict[str, list[Tensor]] = {}
 
     def update(self, output: Output, teachers: dict[str, Output], loaded: Loaded) -> None:
-        """Take the logits of a batch."""
+        """Add the logits of a batch."""
         named = {f"{HEAD}{name}": logits for name, logits in output.heads.items()}
         named |= {f"{PREDICTION}{name}": logits for name, logits in self.predictions(output).items()}
         named |= {f"{TEACHER}{name}": said.heads["cls"] for name, said in teachers.items()}
@@ -33,11 +36,11 @@ class KeptLogits:
             self.parts.setdefault(name, []).append(values.long().cpu())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the logits (N, K) of this process's images in the names of the file, `index` and `label` (N,)."""
+        """Return the logits (N, K) of this process's images by their names in the file, `index` and `label` (N,)."""
         return {name: torch.cat(values).numpy() for name, values in self.parts.items()}
 
     def packed(self, world: World, describe) -> KeptFile | None:
-        """Return the file, of the images of all processes, in the first of them."""
+        """Return the file for the images of all processes in the first process, None in the others."""
         arrays = _gathered(self.arrays(), world)
         if world.rank:
             return None
@@ -51,10 +54,10 @@ class KeptLogits:
 
 
 def ordered(logits: Tensor) -> Tensor:
-    """Return logits (N, K) float32 in which the most likely classes are in the order that the metrics see, and no tie.
+    """Break ties among the top five of logits (N, K) float32, in the order that the metrics see.
 
-    In bf16 the greatest two are equal for an image in a hundred, and which of them is named is left to the device: so
-    what is computed of a file would not be the scores of the run. In such rows the first five, as `topk` finds them,
+    In bf16 the two largest are equal for about one image in a hundred, and their order in `topk` depends on the device,
+    so scores computed from a file could differ from the run's. In rows with ties the top five, as `topk` orders them,
     are raised by 5 to 1 units in the last place.
     """
     values, places = logits.topk(min(6, logits.shape[1]), dim=1)
@@ -70,7 +73,7 @@ def _gathered(own: dict[str, np.ndarray], world: World) -> dict[str, np.ndarray]
     """Return in the first process the arrays of all processes, sorted by index, and nothing in the others."""
     arrays = {}
     for name in list(own):
-        parts = world.gather(own.pop(name))  # one after the other, for all of ImageNet takes gigabytes
+        parts = world.gather(own.pop(name))  # one by one, since those of ImageNet take gigabytes
         if world.rank == 0:
             arrays[name] = np.concatenate(parts)
     if world.rank:

@@ -13,9 +13,9 @@ from pycls_std.core.structures import Batch, Loaded, Progress
 class Mixing:
     """Turn images and labels into a Batch whose targets are probabilities.
 
-    How a batch is mixed is a function of (seed, epoch, iteration), so nothing else that draws changes it.
-    mixup, cutmix: beta parameters, 0 = off. probability: of mixing a batch at all. switch: of cutmix where both are on.
-    smoothing: share of the target spread over all classes.
+    The mixing of a batch depends on (seed, epoch, iteration) only, not on other random draws.
+    mixup, cutmix: alpha of the beta distribution, 0 = off. probability: of mixing a batch at all. switch: probability
+    of cutmix if both are on. smoothing: label smoothing, the share spread over all classes.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class Mixing:
             )
 
     def __call__(self, loaded: Loaded, progress: Progress) -> Batch:
-        """loaded: images (B, 3, H, W), B even if mixing is on, and their classes (B,)."""
+        """loaded: images (B, 3, H, W), with an even B if mixing is on, and their classes (B,)."""
         images, labels = loaded.images, loaded.targets
         if self.mixup is None:
             return Batch(images, mixup_target(labels, self.num_classes, 1.0, self.smoothing), loaded)
-        with seeded(self.seed, progress.epoch, progress.iteration, 0):  # four words, for the key of a view has three
+        with seeded(self.seed, progress.epoch, progress.iteration, 0):  # four numbers; the seed of a view has three
             assert isinstance(images, Tensor), "images of several sizes have no classes to mix"
             mixed, targets = self.mixup(images.clone(), labels)  # timm mixes in place
         return Batch(mixed, targets, loaded)

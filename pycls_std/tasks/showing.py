@@ -1,4 +1,4 @@
-"""What is predicted of one image, for people, for programs, and to be drawn.
+"""The prediction for one image as text, as JSON rows, and as boxes to draw.
 
 Shapes: K classes.
 """
@@ -12,7 +12,7 @@ from pycls_std.metrics.found_boxes import FoundBoxes
 from pycls_std.tasks.contract import Shown, ShownBox
 from pycls_std.tasks.kept_boxes import coco_rows
 
-MOST = 5  # classes that are shown
+MOST = 5  # number of classes shown
 
 
 def shown_classes(logits: Tensor, info: DatasetInfo) -> Shown:
@@ -25,7 +25,7 @@ def shown_classes(logits: Tensor, info: DatasetInfo) -> Shown:
 
 
 def shown_boxes(found: FoundBoxes, info: DatasetInfo, *, least: float) -> Shown:
-    """Return all boxes as rows of COCO's results with the classes' names, those of the least score to be drawn."""
+    """Return all boxes as rows of COCO's results with class names, and those of at least the score `least` to draw."""
     names = [info.classes[label] for label in found.labels]
     rows = [row | {"category": name} for row, name in zip(coco_rows(found, info), names, strict=True)]
     drawn = [place for place, score in enumerate(found.scores) if score >= least]

@@ -1,1 +1,1 @@
-"""Teachers: one of them, how it is made fast, and what they say of a batch, live or kept."""
+"""Teachers: the frozen models, their optimization for speed, and their outputs, computed live or cached."""

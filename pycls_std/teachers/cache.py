@@ -1,7 +1,7 @@
-"""Keep what teachers say of every training view, for later runs that see the same views.
+"""Cache teacher outputs for every training view, for later runs with the same views.
 
-A file holds what one teacher said in one epoch, in the order of the epoch; it is written beside its name and renamed
-when the epoch is over, so it is whole or not there, and runs that write it side by side do no harm.
+A file holds one teacher's outputs of one epoch, in the order of the epoch. It is written to a temporary file and
+renamed when the epoch is over, so it is complete or absent, and concurrent runs may write it safely.
 Shapes: B views of a batch, V views of an epoch.
 """
 
@@ -23,18 +23,18 @@ from pycls_std.teachers.packing import kept_parts, restored, unpack
 
 
 class CacheSpec(NamedTuple):
-    """Where what one teacher says is kept, and how."""
+    """Where and in which format one teacher's outputs are cached."""
 
-    folder: Path  # its name must stand for all that the outputs depend on, but for the epoch
+    folder: Path  # its name must identify everything that the outputs depend on, except the epoch
     shapes: dict[str, tuple[int, ...]]  # of the outputs, see `packing.entry_type`
-    kind: np.dtype  # of an entry
+    kind: np.dtype  # of an entry, the outputs for one view
 
 
 class CachedTeachers:
-    """Says what the teachers say: read from files, or asked and written to them.
+    """Teacher outputs, read from the cache, or computed and written to it.
 
-    specs: one for each teacher. views: V, of this process. world: the processes that share each batch. lag: batches
-    after which what is said is written, so that nothing waits for the device; an epoch's last batch writes them all.
+    specs: one for each teacher. views: V, of this process. world: the processes that share each batch. lag: batches by
+    which writing is delayed, to avoid device synchronization; the last batch of an epoch writes all that remain.
     """
 
     def __init__(self, live: LiveTeachers, specs: list[CacheSpec], *, views: int, world: World, lag: int = 0):
@@ -44,7 +44,7 @@ class CachedTeachers:
         self.entries = views * world.size
 
     def __call__(self, batch: Batch, progress: Progress) -> list[Output]:
-        """Return what each teacher says. Raises OSError or ValueError that names a file that cannot be used."""
+        """Return each teacher's outputs. Raises OSError or ValueError that names a file that cannot be used."""
         assert isinstance(batch.images, Tensor), "views in memory are of one size"
         count, device = len(batch.images), batch.images.device
         outputs = []
@@ -62,9 +62,9 @@ class CachedTeachers:
         return outputs
 
     def check_room(self, epochs: range) -> str:
-        """Return in words what is kept of the epochs to come, counted from 0, and what will be written.
+        """Return as text how many of the epochs' files exist, and how much will be written; epochs count from 0.
 
-        Raises ValueError if there is not that much room.
+        Raises ValueError if there is not enough disk space.
         """
         missing = [(cache, epoch) for cache in self.caches for epoch in epochs if not cache.path(epoch).exists()]
         size = sum(self.entries * cache.kind.itemsize for cache, _ in missing)
@@ -81,31 +81,31 @@ class CachedTeachers:
         return text + written if missing else text
 
     def close(self) -> None:
-        """Leave nothing of an epoch that does not come to its end."""
+        """Remove the files of an unfinished epoch."""
         for cache in self.caches:
             if cache.file:
                 cache.file.abandon()
 
 
 def free_space(folder: Path) -> int:
-    """Return the bytes free where a folder is, which is made; so what cannot be written is told now."""
+    """Create a folder and return the bytes free on its disk. Raises OSError if it cannot be created."""
     with files.naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return shutil.disk_usage(folder).free
 
 
 class EpochCache:
-    """One teacher's entries, a file for each epoch and process."""
+    """One teacher's cached outputs, one file per epoch and process."""
 
     def __init__(self, folder: Path, views: int, kind: np.dtype, world: World, *, lag: int = 0):
         self.folder = folder
         self.views = views
         self.kind = kind
         self.share = f"-{world.rank}of{world.size}" if world.size > 1 else ""
-        self.entries: np.ndarray | None = None  # of the epoch, if its file is there
-        self.file: EntryWriter | None = None  # of the last epoch that was not
+        self.entries: np.ndarray | None = None  # of the epoch, if its file exists
+        self.file: EntryWriter | None = None  # of the last epoch whose file did not exist
         self.lag = lag
-        self.left = 0  # views of the epoch that are not given yet
+        self.left = 0  # views of the epoch that `write` has not received yet
         self.unwritten: deque[Arriving] = deque()  # batches, oldest first
         remove_stale(folder)
 
@@ -114,7 +114,7 @@ class EpochCache:
         return self.folder / f"epoch-{epoch + 1:04d}{self.share}.npy"
 
     def open(self, epoch: int) -> None:
-        """Go to the start of an epoch: read its file if it is there, otherwise begin to write it."""
+        """Start an epoch: open its file for reading if it exists, otherwise start writing it."""
         self.entries, path = None, self.path(epoch)
         if path.exists():
             self.entries = read_entries(path, self.views, self.kind)
@@ -128,7 +128,7 @@ class EpochCache:
         return None if self.entries is None else np.array(self.entries[start : start + count])
 
     def write(self, parts: dict[str, Tensor]) -> None:
-        """Append a batch, see `packing.kept_parts`; with the last of them the file is complete."""
+        """Append a batch, see `packing.kept_parts`; the epoch's last batch completes the file."""
         assert self.file is not None, "an epoch was begun whose file is not there"
         self.left -= len(next(iter(parts.values())))
         self.unwritten.append(Arriving(parts))

@@ -1,4 +1,4 @@
-"""Files of entries: in numpy's format, and behind the entries their CRC-32; whole or not there."""
+"""Cache files: entries in numpy's format, followed by their CRC-32; complete or absent."""
 
 import io
 import time
@@ -11,15 +11,15 @@ import numpy as np
 from pycls_std.core.regular import refuse_irregular
 from pycls_std.engine import files
 
-STALE = 24 * 3600  # seconds after which a file that nobody finished is removed
-CHUNK = 2**24  # bytes that are summed at once
+STALE = 24 * 3600  # seconds after which an unfinished file is removed
+CHUNK = 2**24  # bytes per step of the checksum
 
 
 def read_entries(path: Path, count: int, kind: np.dtype) -> np.ndarray:
-    """Return the entries of a file, which are read from the disk when they are used.
+    """Return the entries of a file as a memory map.
 
-    Raises ValueError that names the file if it does not hold so many of this kind, as they were written, and OSError if
-    it is no file.
+    Raises ValueError that names the file if it does not hold so many entries of this type or its checksum is wrong, and
+    OSError if it is not a regular file.
     """
     refuse_irregular(path)
     try:
@@ -33,7 +33,7 @@ def read_entries(path: Path, count: int, kind: np.dtype) -> np.ndarray:
 
 
 class EntryWriter:
-    """Writes a file of entries; it gets its name with the last of them."""
+    """Writes a file of entries; it gets its final name with the last entry."""
 
     def __init__(self, path: Path, count: int, kind: np.dtype):
         self.left = count
@@ -45,7 +45,7 @@ class EntryWriter:
         self.file.write(start.getvalue())
 
     def write(self, entries: np.ndarray) -> None:
-        """Append entries. Raises OSError that names the file if it cannot be written, and leaves nothing of it."""
+        """Append entries. Raises OSError that names the file if it cannot be written, and removes it."""
         content = entries.tobytes()
         self.file.write(content)
         self.sum = zlib.crc32(content, self.sum)
@@ -55,12 +55,12 @@ class EntryWriter:
             self.file.finish()
 
     def abandon(self) -> None:
-        """Leave nothing of the file, unless it is finished."""
+        """Remove the file unless it is finished."""
         self.file.abandon()
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove what nobody finished within a day."""
+    """Remove temporary files older than a day, left by runs that did not finish them."""
     for path in folder.glob(files.TEMPORARY.format("*")):
         with suppress(FileNotFoundError):  # another run has just finished it
             if time.time() - path.stat().st_mtime > STALE:

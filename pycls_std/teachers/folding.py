@@ -23,11 +23,11 @@ TOLERANCE = 1e-8  # of the folded model's outputs, in fp64, relative to the larg
 def fold_batch_norms(model: Backbone, images: Tensor, taps: tuple[str, ...] = ()) -> tuple[Backbone, int]:
     """Return a copy of a model in eval mode with its batch norms folded, and how many; the model itself and 0 if none.
 
-    images: (B, 3, H, W) that it takes, on its device; two are enough. taps: names of those that are read. A batch norm
-    is folded if its input is the output of one convolution, and both are called once. The pairs are found by running
-    the model, for torch.fx cannot trace all of timm. Whatever else reads such an output shows in the copy's logits or
-    features, and then nothing is folded.
-    Everything is computed in fp64: on a GPU, fp32 convolutions may round to TF32, which would hide what is compared.
+    images: (B, 3, H, W) of the model's input size, on its device; two are enough. taps: names of those that are read.
+    A batch norm is folded if its input is the output of one convolution, and both are called once. The pairs are found
+    by running the model, since torch.fx cannot trace all of timm. If anything else reads such an output, the copy's
+    logits or features differ, and nothing is folded.
+    Everything is computed in fp64: on a GPU, fp32 convolutions may use TF32, whose rounding would hide differences.
     """
     if not any(type(module) in NORMS for module in model.modules()):
         return model, 0
@@ -36,7 +36,7 @@ def fold_batch_norms(model: Backbone, images: Tensor, taps: tuple[str, ...] = ()
         pairs, expected = _pairs(folded, images, taps)
         _replace(folded, pairs)
         same = all(_close(*pair) for pair in zip(_outputs(folded, images, taps), expected, strict=True))
-    except Exception:  # a backbone may insist on fp32, or look into a batch norm, and raises what it likes
+    except Exception:  # a backbone may require fp32 or access its batch norms, and may raise anything
         return model, 0
     if not pairs or not same:
         return model, 0
@@ -55,9 +55,9 @@ def _close(found: Tensor, expected: Tensor) -> bool:
 def _pairs(
     model: Backbone, images: Tensor, taps: tuple[str, ...]
 ) -> tuple[list[tuple[nn.Conv2d, nn.BatchNorm2d]], list[Tensor]]:
-    """Return the (convolution, batch norm) that may become one, and the model's outputs."""
+    """Return the (convolution, batch norm) pairs that may be fused, and the model's outputs."""
     calls: dict[nn.Module, int] = {}
-    makers: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}  # the tensors are held, so that no id is given to another
+    makers: dict[int, tuple[nn.Conv2d, Tensor, int]] = {}  # the tensors are held, so that no id is reused
     readers: dict[nn.Conv2d, list[nn.BatchNorm2d]] = {}
 
     def after_convolution(module, inputs, output):
@@ -67,7 +67,7 @@ def _pairs(
     def before_norm(module, inputs):
         calls[module] = calls.get(module, 0) + 1
         maker, _, version = makers.get(id(inputs[0]), (None, None, None))
-        if maker is not None and inputs[0]._version == version:  # nothing was written into it on the way
+        if maker is not None and inputs[0]._version == version:  # it was not modified in place
             readers.setdefault(maker, []).append(module)
 
     handles = []
@@ -86,7 +86,7 @@ def _pairs(
 
 
 def _replace(model: nn.Module, pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]]) -> None:
-    """Put the fused convolution in the place of each convolution, and what follows the norm in the norm's."""
+    """Replace each convolution by the fused one, and each norm by its own drop and activation, if any."""
     instead: dict[nn.Module, nn.Module] = {}
     for convolution, norm in pairs:
         rest = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()

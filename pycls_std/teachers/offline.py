@@ -1,4 +1,4 @@
-"""What teachers say of the plain training images, computed once and cut as the views of the images are.
+"""Teacher outputs for the unaugmented training images, computed once; features are cropped as the views are.
 
 Shapes: B views of a batch, N training images, C channels, H height, W width.
 """
@@ -19,7 +19,7 @@ from pycls_std.teachers.teacher import Request, Teacher
 
 
 class OfflineTeachers:
-    """Says of each view what the teachers said of its image, features cropped and mirrored as the view is.
+    """Precomputed teacher outputs of each view's image, with features cropped and flipped as the view is.
 
     Heads are those of the whole image. specs: one for each teacher, each with a file of N entries, in `offline_order`.
     Source: Li et al., ECCV 2022 (the offline variant of locality guidance).
@@ -27,11 +27,11 @@ class OfflineTeachers:
 
     def __init__(self, specs: list[CacheSpec], *, images: int):
         self.specs = specs
-        self.places = np.argsort(offline_order(images))  # of each training image in the files
+        self.places = np.argsort(offline_order(images))  # position of each training image in the files
         self.entries = [read_entries(precomputed_file(spec.folder), images, spec.kind) for spec in specs]
 
     def __call__(self, batch: Batch, progress: Progress) -> list[Output]:
-        """Return what each teacher says; the batch must say which images it has, and what part of each is seen."""
+        """Return each teacher's outputs; the batch must have the index and the crop of each image."""
         places, crop = self.places[batch.loaded.places], batch.loaded.crop
         assert isinstance(batch.images, Tensor) and crop is not None, "the views are crops, and recorded"
         outputs = []
@@ -42,14 +42,14 @@ class OfflineTeachers:
         return outputs
 
     def close(self) -> None:
-        """Leave nothing unfinished: everything is there before the first step."""
+        """Do nothing: the files are complete before the first step."""
 
 
 def offline_order(images: int) -> list[int]:
-    """Return the positions of all training images, permuted, always alike.
+    """Return a fixed permutation of the positions of all training images.
 
-    In this order they are given to the teachers: many datasets are sorted by class, and a batch norm that takes the
-    statistics of each batch (TEACHER_BN) must not see one class alone.
+    The teachers process the images in this order: many datasets are sorted by class, and a batch norm that uses batch
+    statistics (TEACHER_BN) must not see a single class.
     """
     return np.random.default_rng(0).permutation(images).tolist()
 
@@ -62,10 +62,10 @@ def precomputed_file(folder: Path) -> Path:
 def precompute_outputs(
     spec: CacheSpec, teacher: Teacher, request: Request, batches: Iterable[Tensor], images: int, context: Callable
 ) -> None:
-    """Write what a teacher says of all training images, if it is not there already.
+    """Write a teacher's outputs for all training images, unless the file exists.
 
-    batches: of plain images (B, 3, H, W), in `offline_order`. context: makes that of a forward pass.
-    Raises OSError that names the file if it cannot be written; nothing of it is then left.
+    batches: of unaugmented images (B, 3, H, W), in `offline_order`. context: makes the context of a forward pass.
+    Raises OSError that names the file if it cannot be written; no partial file is left.
     """
     remove_stale(spec.folder)
     path = precomputed_file(spec.folder)
@@ -81,10 +81,10 @@ def precompute_outputs(
 
 
 def crop_features(features: Tensor, crop: Tensor) -> Tensor:
-    """Return the parts of feature maps that crops of their images show, at the maps' own size.
+    """Return the parts of feature maps that crops of their images cover, resized to the maps' size.
 
-    features: (B, C, H, W). crop: (B, 5), see `datasets.crops`. Where a crop falls on whole places of the map, this is
-    the crop of the map, bilinearly resized. What a crop shows beyond its image is 0.
+    features: (B, C, H, W). crop: (B, 5), see `datasets.crops`. If a crop is aligned with the map's grid, this is the
+    crop of the map, bilinearly resized. What lies outside the image is 0.
     """
     top, left, height, width, mirrored = crop.float().unbind(dim=1)
     y = _places(top, height, features.shape[2])
@@ -97,7 +97,7 @@ def crop_features(features: Tensor, crop: Tensor) -> Tensor:
 
 
 def _places(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """Return where the places of a cut map lie, (B, size), as shares of the whole; none sees beyond the crop."""
+    """Return the positions of a cropped map, (B, size), as fractions of the whole; none reads beyond the crop."""
     steps = (torch.arange(size, device=start.device) + 0.5) / size
     half = torch.full_like(length, 0.5 / size).minimum(length / 2)
     places = start[:, None] + length[:, None] * steps

@@ -1,4 +1,4 @@
-"""What the teachers say of a batch, asked as it comes."""
+"""Teacher outputs, computed live by a forward pass on each batch."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from pycls_std.teachers.teacher import Request
 
 
 class LiveTeachers:
-    """Asks each teacher for what is requested of it. Other objects that say the same stand in `teachers/cache.py`."""
+    """Runs each teacher's forward pass for its request. `cache.py` and `offline.py` have the same interface."""
 
     def __init__(self, teachers: nn.ModuleList, requests: list[Request]):
         self.teachers = teachers
@@ -17,7 +17,7 @@ class LiveTeachers:
         self.ask = self._ask
 
     def __call__(self, batch: Batch, progress: Progress) -> list[Output]:
-        """Return what each teacher says of the batch's images."""
+        """Return each teacher's outputs for the batch's images."""
         return self.ask(batch.images)
 
     def _ask(self, images: Tensor | Padded) -> list[Output]:
@@ -29,4 +29,4 @@ class LiveTeachers:
             self.ask = compiler(self._ask)
 
     def close(self) -> None:
-        """Leave nothing unfinished."""
+        """Do nothing: there is nothing to clean up."""

@@ -1,4 +1,4 @@
-"""How what a teacher says is kept: heads and features, each whole; or of logits the largest and the sum of the rest.
+"""The format of cached teacher outputs: heads and features in full, or only the top logits and the sum of the rest.
 
 Shapes: B views, K classes.
 """
@@ -17,11 +17,11 @@ PRECISIONS = {np.dtype(np.float32): torch.float32, np.dtype(np.float16): torch.f
 
 
 def entry_type(shapes: dict[str, tuple[int, ...]], precision: str, top: int = 0) -> np.dtype:
-    """Return the type of one view's entry.
+    """Return the dtype of one view's entry.
 
-    shapes: of each kept tensor, without the batch, by `head:<name>` and `tap:<name>`. top: how many logits of each head
-    to keep; 0 = all.
-    Raises ValueError if there are not more classes than that.
+    shapes: of each cached tensor, without the batch, by `head:<name>` and `tap:<name>`. top: number of logits of each
+    head to keep; 0 = all.
+    Raises ValueError if `top` is not below the number of classes.
     """
     number = NUMBERS[precision]
     fields: list[tuple] = []
@@ -40,12 +40,12 @@ def entry_type(shapes: dict[str, tuple[int, ...]], precision: str, top: int = 0)
 
 
 def pack(output: Output, kind: np.dtype) -> np.ndarray:
-    """Return the entries (B,) of what a teacher says, for which it is waited."""
+    """Return the entries (B,) of a teacher's outputs; this synchronizes with the device."""
     return entries({name: part.cpu() for name, part in kept_parts(output, kind).items()}, kind)
 
 
 def kept_parts(output: Output, kind: np.dtype) -> dict[str, Tensor]:
-    """Return what entries hold, where the output is and in the precision of the entries: by name, or name/field."""
+    """Return the tensors that entries hold, in their precision, on the output's device: by name, or name/field."""
     tensors = {f"head:{name}": value for name, value in output.heads.items()}
     tensors |= {f"tap:{name}": value for name, value in output.features.items()}
     assert kind.names is not None, "see entry_type"
@@ -54,7 +54,7 @@ def kept_parts(output: Output, kind: np.dtype) -> dict[str, Tensor]:
         value, fields = tensors[name].detach().float(), kind[name].names
         number = PRECISIONS[(kind[name]["values"] if fields else kind[name]).base]
         if not fields:
-            parts[name] = value.to(number).contiguous()  # as what is read is, so that sums over it round alike
+            parts[name] = value.to(number).contiguous()  # as when read from a file, so that sums round alike
             continue
         top = kind[name]["values"].shape[0]
         values, places = value.topk(top, dim=1)
@@ -64,9 +64,9 @@ def kept_parts(output: Output, kind: np.dtype) -> dict[str, Tensor]:
 
 
 def entries(parts: dict[str, Tensor], kind: np.dtype) -> np.ndarray:
-    """Return the entries (B,) of such parts, which are on the CPU.
+    """Return the entries (B,) of the tensors of `kept_parts`, which are on the CPU.
 
-    Raises ValueError for what is not finite, such as what is too large for the precision of the entries.
+    Raises ValueError for values that are not finite, such as those that overflow the precision of the entries.
     """
     packed = np.empty(len(next(iter(parts.values()))), kind)
     for place, part in parts.items():
@@ -78,9 +78,9 @@ def entries(parts: dict[str, Tensor], kind: np.dtype) -> np.ndarray:
 
 
 def restored(parts: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> Output:
-    """Return what a teacher said, (B, ...) fp32, as such parts have it; shapes: see `entry_type`.
+    """Return a teacher's outputs, (B, ...) fp32, from the tensors of `kept_parts`; shapes: see `entry_type`.
 
-    Logits that were not kept are alike, and their probabilities add up to what they did.
+    Logits that were not kept are all equal, with the same total probability as before.
     """
     found: dict[str, dict[str, Tensor]] = {"head": {}, "tap": {}}
     for name, shape in shapes.items():
@@ -90,7 +90,7 @@ def restored(parts: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> Ou
 
 
 def unpack(packed: np.ndarray, shapes: dict[str, tuple[int, ...]], device: torch.device) -> Output:
-    """Return what `pack` was given, see `restored`."""
+    """Return the outputs that `pack` was given, see `restored`."""
     parts: dict[str, Tensor] = {}
     for name in shapes:
         fields = packed.dtype[name].names

@@ -1,4 +1,4 @@
-"""A student of several heads as a teacher: it says what it predicts, and not what its class head alone does.
+"""A student with several heads as a teacher: its output is its prediction, not its class head alone.
 
 Shapes: B batch, C channels, H height, W width, K classes.
 """
@@ -13,9 +13,9 @@ from pycls_std.models.taps import prefix_tokens
 
 
 class PredictingStudent(nn.Module):
-    """Stands in a backbone's place: its output is a prediction of the student, its taps are those of its backbone.
+    """Wraps a student as a backbone: its output is a prediction of the student, its taps are the backbone's.
 
-    predictions(output) returns (B, K) logits by the name of each prediction; prediction: the one that it teaches by.
+    predictions(output) returns (B, K) logits by the name of each prediction; prediction: name of the one it outputs.
     """
 
     def __init__(self, student: Student, predictions: Callable[[Output], dict[str, Tensor]], prediction: str):
@@ -34,10 +34,10 @@ class PredictingStudent(nn.Module):
         return self.predictions(output)[self.prediction], {tap: output.features[tap] for tap in taps}
 
     def extra_repr(self) -> str:
-        """Return the prediction, which belongs to what a teacher is."""
+        """Return the name of the prediction, so that it is part of the teacher's `repr`."""
         return self.prediction
 
-    # The rest of a backbone's contract: what is read at taps, and what a term calls of a teacher.
+    # The rest of the backbone interface, for reading taps and for terms that call a teacher's submodules.
     feature_info = property(lambda self: self.student.backbone.feature_info)
     forward_features = property(lambda self: self.student.backbone.forward_features)
     forward_head = property(lambda self: self.student.backbone.forward_head)

@@ -1,4 +1,4 @@
-"""A frozen teacher that sees the student's batch in its own normalisation and size.
+"""A frozen teacher, which gets the student's batch in its own normalisation and size.
 
 Shapes: B batch, C channels, H height, W width, K classes.
 """
@@ -19,18 +19,18 @@ from pycls_std.teachers.predicting import PredictingStudent
 
 
 class Request(NamedTuple):
-    """What is asked of a teacher; it computes no more."""
+    """The outputs that a teacher must compute; it computes nothing else."""
 
-    head: bool = True  # its prediction
-    taps: tuple[str, ...] = ()  # names of those whose features are read
+    head: bool = True  # whether its heads are read
+    taps: tuple[str, ...] = ()  # names of the taps whose features are read
 
 
 class Teacher(nn.Module):
-    """A backbone that never trains: no gradient, in eval whatever the trainer calls.
+    """A frozen backbone: no gradient, and always in eval mode, even after `train()`.
 
-    normalization: what its weights were trained with. student: what the batch arrives with. image_size: side its input
-    is resized to, 0 = as it comes. args: those of its constructor that the options give it. description: for the log.
-    It computes in the precision of the training step until it is given its own, see `use`.
+    normalization: the one its weights were trained with. student: the one the batch has. image_size: side its input is
+    resized to, 0 = not resized. args: constructor arguments from the options. description: for the log.
+    It computes in the precision of the training step unless it is given its own, see `use`.
     """
 
     scale: Tensor
@@ -58,28 +58,28 @@ class Teacher(nn.Module):
         self.register_buffer("scale", (given[1] / own[1]).view(3, 1, 1))
         self.register_buffer("shift", ((given[0] - own[0]) / own[1]).view(3, 1, 1))
         self.same_input = normalization == student
-        self.dtype = torch.float32  # of what the backbone is given
-        self.precision: Callable[[], AbstractContextManager] = nullcontext  # it computes within this
+        self.dtype = torch.float32  # of the backbone's input
+        self.precision: Callable[[], AbstractContextManager] = nullcontext  # context of its forward pass
         self.eval()
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stay in eval: a batch norm in training mode would change the teacher while it teaches."""
+        """Stay in eval mode: a batch norm in training mode would update the teacher's running statistics."""
         return super().train(False)
 
     def use(self, backbone: Backbone, *, dtype: torch.dtype, precision: Callable[[], AbstractContextManager]) -> None:
-        """Teach by this backbone, given images of this dtype, and whatever the student's precision is.
+        """Replace the backbone; its input has this dtype, whatever the student's precision.
 
-        precision: makes the context to compute in.
+        precision: makes the context of its forward pass.
         """
         self.backbone = backbone.requires_grad_(False).eval()
         self.dtype = dtype
         self.precision = precision
 
     def use_batch_statistics(self) -> None:
-        """Let batch norms take mean and variance of each batch from now on, and forget those they were trained with.
+        """Make batch norms use the statistics of each batch from now on, and drop their running statistics.
 
-        The references of locality guidance and logit standardization put the teacher in train mode together with the
-        student, so that it teaches by these.
+        The reference implementations of locality guidance and logit standardization put the teacher in train mode
+        together with the student, so its outputs depend on batch statistics.
         """
         for module in self.backbone.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -87,15 +87,15 @@ class Teacher(nn.Module):
                 module.running_mean = module.running_var = module.num_batches_tracked = None
 
     def own_input(self, images: Tensor | Padded) -> Tensor | Padded:
-        """Return images (B, 3, H, W), in the student's normalisation and size, in this teacher's, of its dtype.
+        """Convert images (B, 3, H, W) from the student's normalisation and size to this teacher's, in its dtype.
 
         Padded images keep their size.
-        Resized without a filter: a teacher that is smaller than its student mostly sees small images that were enlarged
-        for the student, and point samples give back what they were (at 224 px and 32 exactly); a filter would blur them
-        once more, which costs a ResNet-20 5 points on CIFAR-10. The references do the same.
+        There is no antialiasing: a teacher with a smaller input than its student mostly gets small images that were
+        enlarged for the student, and point sampling recovers them (exactly from 224 px to 32); antialiasing would blur
+        them again, which costs a ResNet-20 5 points on CIFAR-10. The reference implementations do the same.
         """
         if isinstance(images, Padded):
-            pixels = self._normalized(images.pixels) * images.mask.unsqueeze(1)  # what is padded stays 0
+            pixels = self._normalized(images.pixels) * images.mask.unsqueeze(1)  # padding stays 0
             return images._replace(pixels=pixels.to(self.dtype))
         images = self._normalized(images)
         if self.image_size and self.image_size != images.shape[-1]:
@@ -107,21 +107,21 @@ class Teacher(nn.Module):
         return pixels if self.same_input else pixels * self.scale + self.shift
 
     def forward(self, images: Tensor | Padded, request: Request = Request()) -> Output:  # noqa: B008  (immutable)
-        """images: (B, 3, H, W) in the student's normalisation. Returns what is asked for, fp32, without gradient.
+        """images: (B, 3, H, W) in the student's normalisation. Returns the requested outputs, fp32, without gradient.
 
-        The head of a classifier is `cls`, (B, K) logits; one with two heads gives their average. Features are
+        The head of a classifier is `cls`, (B, K) logits; one with two heads returns their average. Features are
         (B, C, H, W) of the teacher's own sizes.
         """
-        # Not inference_mode, whose views torch before 2.15 does not compile (pytorch/pytorch 169477).
+        # Not inference_mode: torch before 2.15 cannot compile views of its tensors (pytorch/pytorch 169477).
         with torch.no_grad(), self.precision():
             output = compute(self.backbone, self.own_input(images), request)
-            # Contiguous, as what is read from a cache is, so that sums over it round alike.
+            # Contiguous, as outputs read from a cache are, so that sums round alike.
             heads, features = ({name: value.float().contiguous() for name, value in part.items()} for part in output)
         return Output(heads, features)
 
 
 def compute(backbone: Backbone, images: Tensor | Padded, request: Request) -> Output:
-    """Return what is asked of a backbone, and compute nothing else. images: as it takes them."""
+    """Return the requested outputs of a backbone, and compute nothing else. images: in the backbone's own form."""
     if isinstance(backbone, PredictingStudent) and request.head:
         logits, features = backbone.answer(images, request.taps)
         return Output(named_heads(logits), features)

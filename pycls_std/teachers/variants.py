@@ -1,4 +1,4 @@
-"""Make teachers fast, as far as they go on saying the same.
+"""Speed up teachers, as long as their outputs stay the same.
 
 Shapes: B batch, H height, W width.
 """
@@ -17,16 +17,16 @@ from pycls_std.process.errors import one_line
 from pycls_std.teachers.folding import fold_batch_norms
 from pycls_std.teachers.teacher import Request, Teacher
 
-IMAGES = 1000  # of the test split that a teacher is tried on, by all processes together
-LEAST_AGREEMENT = 99.0  # percent of them of which it must say the same as in plain fp32
-GREATEST_ERROR = 5.0  # of its features, percent of their size in plain fp32
+IMAGES = 1000  # test images that a teacher is compared on, over all processes
+LEAST_AGREEMENT = 99.0  # percent of these images on which it must agree with plain fp32
+GREATEST_ERROR = 5.0  # of its features, percent of their norm in plain fp32
 
 
 class TeacherVariant(NamedTuple):
     """A way to compute a teacher."""
 
     backbone: Backbone
-    folded: int  # batch norms
+    folded: int  # number of folded batch norms
     precision: str
 
     def __str__(self):
@@ -36,26 +36,26 @@ class TeacherVariant(NamedTuple):
 class Comparison(NamedTuple):
     """How a variant differs from the plain teacher."""
 
-    agreement: float  # percent of images of which both say the same
-    error: float  # of the features, percent of their size; 0 if none are read
+    agreement: float  # percent of images on which both agree
+    error: float  # of the features, percent of their norm; 0 if none are read
     text: str
 
     @property
     def good(self) -> bool:
-        """Whether the variant may stand for the plain teacher."""
+        """Whether the variant may replace the plain teacher."""
         return self.agreement >= LEAST_AGREEMENT and self.error <= GREATEST_ERROR
 
 
 def optimize(
     session, *, image_size: int, precision: str, fold: bool, fixed: bool, loader: Iterable[Loaded] | None = None
 ) -> list[str]:
-    """Fold and convert the teachers of a session; return a line on each.
+    """Fold batch norms of a session's teachers and convert their precision; return a log line for each.
 
     image_size: of the student. precision: to convert to. fold: whether to fold. loader: of this process's share of the
-    test split, by default the session's, on whose first images each teacher is compared with what it is in plain fp32:
-    what it says, in the task's own sense, and the features that are asked of it. Where it says too much otherwise it
-    stays in fp32, and if that does not help as it is; fixed: it is only said.
-    All processes decide alike. Fingerprints are taken before: the weights are others afterwards.
+    test split, by default the session's. On its first images each teacher is compared with itself in plain fp32: its
+    predictions, by the task's `agreement`, and the features requested of it. If they differ too much, it stays in fp32,
+    and if that is not enough, unfolded too. fixed: differences are only reported.
+    All processes make the same decision. Fingerprints must be taken before, since this changes the weights.
     """
     live, runtime = session.teacher_outputs, session.runtime
     loader = loader or session.test_loader
@@ -79,7 +79,7 @@ def optimize(
 
 
 def _first_good(trial, variants, plain) -> tuple[TeacherVariant, str]:
-    """Return the first variant that is as good as the plain one, or the last, and what was found of those tried."""
+    """Return the first variant that is as good as the plain one, or the last, and a text on those tried."""
     rejected = ""
     for variant in variants:
         if variant is plain:
@@ -92,7 +92,7 @@ def _first_good(trial, variants, plain) -> tuple[TeacherVariant, str]:
 
 
 class Trial:
-    """One teacher, tried as several variants on the same images."""
+    """Compares variants of one teacher on the same images."""
 
     def __init__(self, teacher: Teacher, request: Request, loader: Iterable[Loaded], session):
         self.teacher = teacher
@@ -102,7 +102,7 @@ class Trial:
         self.agreement = session.task.agreement
 
     def use(self, variant: TeacherVariant) -> None:
-        """Let the teacher teach by a variant."""
+        """Switch the teacher to a variant."""
         self.teacher.use(variant.backbone, dtype=DTYPES[variant.precision], precision=self.runtime.full_precision)
 
     def compare(self, variant: TeacherVariant, plain: TeacherVariant) -> Comparison:
@@ -123,14 +123,14 @@ class Trial:
                     difference = found.features[tap] - expected.features[tap]
                     errors[place] += difference.double().square().sum().cpu()
                     sizes[place] += expected.features[tap].double().square().sum().cpu()
-            except (RuntimeError, TypeError) as error:  # such as an operation that there is not in this precision
-                failure = f" ({one_line(error)})"  # the others wait below, so this process must come there too
+            except (RuntimeError, TypeError) as error:  # such as an operation that lacks this precision
+                failure = f" ({one_line(error)})"  # the other processes wait in the sum below, so go on
             if count >= most:
                 break
         same, count, *rest = world.sum(torch.cat([torch.tensor([float(same), count]), errors, sizes])).tolist()
         pairs = zip(rest[: len(taps)], rest[len(taps) :], strict=True)
         each = [100 * math.sqrt(square / size) if size else 0.0 for square, size in pairs]
-        worst = float(torch.tensor([0.0, *each]).max())  # which is not a number if one is not
+        worst = float(torch.tensor([0.0, *each]).max())  # NaN if one is NaN
         agreement = 100 * same / count
         features = f", features within {worst:.2g} %" if taps else ""
         text = f"same as in fp32 for {agreement:.2f} % of {count:.0f} test images{features}{failure}"

@@ -1,4 +1,4 @@
-"""What every term of an objective has, and what it is told of its run.
+"""The interface of the objective's terms, and the description of a run that they are built from.
 
 Shapes: B batch, K classes.
 """
@@ -17,37 +17,38 @@ from pycls_std.models.student import Branch, Student
 
 @dataclass
 class RunDescription:
-    """What a term may know when it is built: sizes, and no weights."""
+    """What a term knows when it is built: sizes, but no weights."""
 
     task: Any  # see `tasks/contract.py`
     student: Description
     teachers: Sequence[Description]
-    images: int | None = None  # of the training split; None where the data is not read
-    epoch_images: int | None = None  # distinct ones that an epoch shows, all processes together
-    batch_images: int | None = None  # distinct ones in a batch of all processes
+    images: int | None = None  # number of training images; None where the data is not read
+    epoch_images: int | None = None  # number of distinct images in an epoch, over all processes
+    batch_images: int | None = None  # number of distinct images in a global batch (of all processes)
 
     def teacher(self, position: int, option: str) -> Description:
-        """Return what is known of a teacher. Raises ValueError that names the option if there are not so many."""
+        """Return the description of a teacher. Raises ValueError that names the option if there is no such teacher."""
         if position >= len(self.teachers):
             count = len(self.teachers)
             raise ValueError(f"{option} needs teacher {position}, DISTILLATION.TEACHERS has {count} entries")
         return self.teachers[position]
 
     def refuse_padding(self, option: str) -> None:
-        """Raise ValueError that names the option of a term that reads whole maps, where a part of them is padding."""
+        """Raise ValueError, naming the option, if images are padded: for a term that reads whole feature maps."""
         if self.task.PADS:
             raise ValueError(f"{option} must be 0: TASK.NAME has padded images, whose features TOKENS.WEIGHT reads")
 
 
 class _Part(nn.Module):
-    """What a config can turn on: a term of the objective, or an auxiliary one."""
+    """Base of what a config can turn on: a term of the objective, or an auxiliary term."""
 
     OPTIONS: dict[str, object] = {}  # private options, literals or `Option`s, by their key
     SWITCH = "WEIGHT"  # the key among them that turns it on
-    WEIGHED_BY = ""  # the key among them to look at if it has no effect; "" = SWITCH
-    # READS = (...): options of the page, or starts of their names, that are refused where nobody reads them; without,
-    # those of the teachers. These four are read as text, from a class's own body: what it inherits is not seen.
-    SPLITS_HEADS = False  # a distillation head that the backbone has is kept apart from its class head
+    WEIGHED_BY = ""  # the key among them to check if it has no effect; "" = SWITCH
+    # READS = (...): shared options, or prefixes of their names, that it uses; they are refused if nothing uses them.
+    # Without READS: the teachers' options. These four are parsed from the class's own source, so inherited ones do not
+    # count.
+    SPLITS_HEADS = False  # whether a backbone's distillation head is kept separate from its class head
 
     @classmethod
     def from_cfg(cls, cfg, run: RunDescription, student: Student):
@@ -56,20 +57,20 @@ class _Part(nn.Module):
 
     @classmethod
     def prepare(cls, cfg, backbone: nn.Module) -> None:
-        """Change the student's fresh backbone, before given weights are loaded."""
+        """Modify the student's newly initialized backbone, before any weights are loaded."""
 
     @classmethod
     def branch(cls, cfg, run: RunDescription) -> Branch | None:
-        """Return what the student needs beside its backbone, deployed with it; None for nothing."""
+        """Return the branch that the term adds to the student, deployed with it; None for none."""
         return None
 
 
 class Term(_Part):
-    """A part of the objective: named, weighted scalars of what student and teachers say of a batch.
+    """A term of the objective: named, weighted loss scalars, computed from the student's and the teachers' outputs.
 
-    Registered in TERMS under its name, which is that of its section of options, too. Its own parameters (projectors,
-    regressors, temperatures) train with the student: they are in the checkpoint, wrapped and compiled with it, and no
-    part of what is deployed or tested. A term whose SWITCH is 0 is not built.
+    Registered in TERMS under its name, which is also that of its section of options. Its own parameters (projectors,
+    regressors, temperatures) are trained with the student: they are in the checkpoint, wrapped and compiled with it,
+    but not part of the deployed or evaluated model. A term whose SWITCH is 0 is not built.
     """
 
     def __init__(
@@ -81,27 +82,27 @@ class Term(_Part):
     ):
         super().__init__()
         self.weight = weight
-        self.student_taps = student_taps  # names of those it reads
+        self.student_taps = student_taps  # names of the taps it reads
         self.teacher_taps = teacher_taps or {}  # by the position of the teacher
         self.teacher_heads: tuple[int, ...] = ()  # positions of the teachers whose heads it reads
-        self.heads: tuple[str, ...] = ()  # of the student, that learn by it
-        self.monitors: dict[str, Tensor] = {}  # values of the last step worth a curve, not optimised
-        self.world = World()  # the processes that share each batch; buffers are each process's own
+        self.heads: tuple[str, ...] = ()  # heads of the student that it trains
+        self.monitors: dict[str, Tensor] = {}  # values of the last step to log, not optimised
+        self.world = World()  # the processes that share each batch; buffers are local to each process
 
     def attach(self, teachers: list[nn.Module]) -> None:
-        """Take the teachers' modules, all of them; for a term that calls a part of one.
+        """Receive all teachers' modules; for a term that calls a submodule of one.
 
-        It must not register them as its own, and look up the part in `teacher.backbone` when it calls it, for a teacher
-        that is made fast gets another backbone.
+        It must not register them as its own submodules, and must look the part up in `teacher.backbone` at each call,
+        since a teacher that is optimized for speed gets another backbone.
         """
 
     def forward(self, student: Output, teachers: list[Output], batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Return named, weighted scalars; they are added to those of the other terms."""
+        """Return named, weighted losses; they are added to those of the other terms."""
         raise NotImplementedError
 
 
 class AuxiliaryTerm(_Part):
-    """A second objective, stepped right after the first by optimizers of its own, which are torch's.
+    """A second objective, stepped right after the main one by its own torch optimizers.
 
     Registered in TERMS, with OPTIONS, SWITCH, WEIGHED_BY and READS, like a `Term`.
     """
@@ -111,11 +112,11 @@ class AuxiliaryTerm(_Part):
         self.optimizers = optimizers
 
     def losses(self, student: Student, batch: Batch, progress: Progress, world: World) -> dict[str, Tensor]:
-        """Return the losses to step on; {} for none now.
+        """Return the losses to step on; {} if no step is due.
 
-        It calls modules unwrapped: its gradients are averaged over the processes by the engine.
+        Modules are called without their DDP wrapper: the engine averages the gradients over the processes.
         """
         raise NotImplementedError
 
     def shrink(self, images: int) -> None:
-        """Make do with so many distinct images in a batch, for a trial of a run in small."""
+        """Adapt to a batch of so many distinct images, for a trial run with small batches."""

@@ -16,7 +16,7 @@ from pycls_std.losses.classification import soft_target_cross_entropy
 from pycls_std.models.taps import TapShape, choose_taps
 from pycls_std.terms.logits import LogitLoss, LogitTerm, need_logits
 
-# Shares of the depth after which the stages of a model of equal blocks end, 2 : 2 : 6 : 2 as of Swin.
+# Fractions of the depth at which the four stages end in a model without stages, 2 : 2 : 6 : 2 as in Swin.
 STAGES = (Fraction(1, 6), Fraction(1, 3), Fraction(5, 6), Fraction(1))
 
 
@@ -24,21 +24,22 @@ STAGES = (Fraction(1, 6), Fraction(1, 3), Fraction(5, 6), Fraction(1))
 class Exits(LogitTerm):
     """weight sum over exit heads of D(head, teachers), or of the cross-entropy with the labels.
 
-    D is any form of section DISTILLATION; the publication's is `ofa`. The heads train with the student and are not
-    deployed: the teacher reaches the taps in the space of its logits, whatever its family.
-    Source: Hao et al., NeurIPS 2023 (OFA-KD). Its paper has no rows of what the heads do without a teacher, and a
-    teacher without the heads: EXITS.TAUGHT_BY labels, and EXITS.WEIGHT 0.
+    D is any form of section DISTILLATION; the paper's is `ofa`. The heads are trained with the student and are not
+    deployed: intermediate features are supervised in logit space, so the teacher may be of any architecture family.
+    Source: Hao et al., NeurIPS 2023 (OFA-KD). Two ablations that the paper does not report: heads without a teacher
+    (EXITS.TAUGHT_BY labels), and a teacher without the heads (EXITS.WEIGHT 0).
     """
 
     OPTIONS = {
         # Weight of the sum over the exit heads; 0 = off. TRAINER ofa sets 1; the publication has 0.1 for CNNs.
         "WEIGHT": Option(0.0, least=0),
         # Taps that have an exit, ascending: last, a position, a share of the depth, or a name as --mode info shows it.
-        # [] = four: the last ones of a model whose maps shrink, of another those after 1/6, 1/3, 5/6 and all of it.
+        # [] = four: the last four taps if the feature maps shrink with depth, otherwise those after 1/6, 1/3, 5/6 and
+        # all of the depth.
         "TAPS": Option([], of=str, column="exits"),
-        # What teaches the heads.
+        # Targets of the heads: the teachers' logits, or the labels.
         "TAUGHT_BY": Option(("teachers", "labels"), column="exits taught by"),
-        # What an exit has before its classifier: the publication's blocks, or nothing.
+        # Layers of an exit before its classifier: the publication's blocks, or none (linear).
         "HEAD": Option(("blocks", "linear"), column="exit"),
     }
     READS = ("DISTILLATION.",)
@@ -51,7 +52,7 @@ class Exits(LogitTerm):
 
     @classmethod
     def from_cfg(cls, cfg, run, student):
-        """Build from sections EXITS and DISTILLATION. Raises ValueError for taps that are not there, and no teacher."""
+        """Build from sections EXITS and DISTILLATION. Raises ValueError for unknown taps, and without a teacher."""
         options, sizes = cfg.EXITS, run.student.taps
         by_labels = options.TAUGHT_BY == "labels"
         need_logits("EXITS.WEIGHT", run, teachers=not by_labels)

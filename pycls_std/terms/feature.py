@@ -1,4 +1,4 @@
-"""Feature distillation, the classics: some features of the student learn from a teacher's.
+"""Classic feature distillation: features of the student are trained to match a teacher's.
 
 Shapes: B batch, C channels, H height, W width.
 """
@@ -19,11 +19,12 @@ from pycls_std.terms.feature_losses import FeatureLoss, as_given
 
 @TERMS.register("feature")
 class Feature(Term):
-    """weight of one form, FEATURE.LOSS, of the features at pairs of taps, student's and teacher's.
+    """weight times the loss FEATURE.LOSS of the features at pairs of taps, one of the student and one of the teacher.
 
-    Each form brings its adapters, which train with the student. Of several maps of unlike sizes the larger one is
-    averaged to the smaller.
-    Sources: at each form; weights, taps and numbers as in HobbitLong/RepDistiller and megvii-research/mdistiller.
+    Each loss has its own adapters, which are trained with the student. If two maps differ in size, the larger one is
+    average-pooled to the smaller.
+    Sources: see each loss; weights, taps and hyperparameters as in HobbitLong/RepDistiller and
+    megvii-research/mdistiller.
     """
 
     OPTIONS = {
@@ -39,23 +40,23 @@ class Feature(Term):
         "STUDENT_TAPS": Option([], of=str, column="feature taps"),
         # Taps of the teacher, one each, in the same form.
         "TEACHER_TAPS": Option([], of=str),
-        # Epochs over which it grows to its weight, by a step each, at most OPTIM.MAX_EPOCH; 0 = off.
+        # Epochs of linear warm-up of the weight, constant within an epoch, at most OPTIM.MAX_EPOCH; 0 = off.
         "WARMUP_EPOCHS": Option(0, least=0, within="OPTIM.MAX_EPOCH"),
         # rkd: weight of the distances of pairs of images.
         "RKD_DISTANCE": Option(25.0, least=0, when="FEATURE.LOSS=rkd"),
         # rkd: weight of the angles of triples of images.
         "RKD_ANGLE": Option(50.0, least=0, when="FEATURE.LOSS=rkd"),
-        # vid: variance of the teacher's maps that training starts from.
+        # vid: initial variance of the teacher's maps.
         "VID_VARIANCE": Option(5.0, least=0.001, greatest=80, when="FEATURE.LOSS=vid"),
-        # crd: channels of an embedding.
+        # crd: dimension of the embeddings.
         "CRD_CHANNELS": Option(128, least=1, greatest=65536, when="FEATURE.LOSS=crd"),
-        # crd: embeddings of images of other classes that each is told from.
+        # crd: number of negatives of each image, embeddings of images of other classes.
         "CRD_NEGATIVES": Option(16384, least=1, when="FEATURE.LOSS=crd"),
-        # crd: what cosines of embeddings are divided by.
+        # crd: temperature by which cosine similarities of embeddings are divided.
         "CRD_TEMPERATURE": Option(0.07, least=0.01, when="FEATURE.LOSS=crd"),
-        # crd: share of the old embedding in the memory's new one; 0 = the newest alone.
+        # crd: momentum of the memory bank, the share of the old embedding in the new one; 0 = keep the newest only.
         "CRD_MOMENTUM": Option(0.5, least=0, greatest=1, when="FEATURE.LOSS=crd"),
-        # rsd: weight of the correlations between unlike channels.
+        # rsd: weight of the correlations between different channels (off the diagonal).
         "RSD_KAPPA": Option(0.01, least=0, when="FEATURE.LOSS=rsd"),
     }
 
@@ -77,7 +78,7 @@ class Feature(Term):
 
     @classmethod
     def from_cfg(cls, cfg, run, student):
-        """Build from section FEATURE. Raises ValueError for taps, teachers and images that the form cannot use."""
+        """Build from section FEATURE. Raises ValueError for taps, teachers or images that the loss cannot use."""
         run.refuse_padding("FEATURE.WEIGHT")
         options = cfg.FEATURE
         kind, teacher = FEATURE_LOSSES.get(options.LOSS), run.teacher(options.TEACHER, "FEATURE.TEACHER")
@@ -96,7 +97,7 @@ class Feature(Term):
         return cls(form, own, other, weight=options.WEIGHT, teacher=options.TEACHER, warmup=options.WARMUP_EPOCHS)
 
     def forward(self, student: Output, teachers: list[Output], batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Return {"feature"}. Raises ValueError for fewer images than the form can do with."""
+        """Return {"feature"}. Raises ValueError for fewer images than the loss needs."""
         sides = ((student, self.student_taps), (teachers[self.teacher], self.teacher_taps[self.teacher]))
         own, other = (
             [as_given(output.features[tap], tap, vectors=self.form.VECTORS) for tap in taps] for output, taps in sides
@@ -115,7 +116,7 @@ def _shape(model: Description, tap: str) -> TapShape:
 
 
 def _choose(options, kind, student: Description, teacher: Description) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the taps of both. Raises ValueError for those that are not there or that a form cannot use."""
+    """Return the taps of both models. Raises ValueError for unknown taps and those that the loss cannot use."""
     given = {"STUDENT_TAPS": options.STUDENT_TAPS, "TEACHER_TAPS": options.TEACHER_TAPS}
     names = {key: list(model.taps) for key, model in zip(given, (student, teacher), strict=True)}
     count = min(len(given[key]) or len(names[key]) for key in given)

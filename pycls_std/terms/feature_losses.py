@@ -1,6 +1,6 @@
-"""Forms of feature distillation: the taps each reads, its adapters, and how it compares.
+"""Feature distillation losses: the taps each reads, its adapters, and its distance.
 
-A class that is registered in FEATURE_LOSSES is a form that FEATURE.LOSS can name.
+A class registered in FEATURE_LOSSES can be chosen by FEATURE.LOSS.
 Shapes: B batch, C channels, H height, W width.
 """
 
@@ -32,17 +32,17 @@ from pycls_std.models.taps import POOLED, TapShape
 
 
 class FeatureLoss(nn.Module):
-    """A sum over pairs of taps.
+    """A loss summed over pairs of taps.
 
     student, teacher: the shape of each tap; options: those of section FEATURE that the constructor names, in lower
     case, and `images`, the number of training images, if it names it.
     """
 
-    TAPS = "all"  # where FEATURE's lists are empty: all, evenly paired; pooled; or one as the lists have it
-    VECTORS = False  # it compares (B, C): what the classifier reads, and maps averaged over their places
-    WITH_POOLED = False  # after its maps it is given what the classifier reads, as maps of one place
-    SINGLE_IMAGES = False  # it remembers images, and cannot do with mixed ones
-    LEAST_IMAGES = 1  # of a batch, in each process: 2 where images are compared, or a batch norm sees one place of each
+    TAPS = "all"  # default taps, where FEATURE's lists are empty: all, evenly paired; pooled; or one tap of the lists
+    VECTORS = False  # it compares vectors (B, C): the pooled features, and maps averaged over their positions
+    WITH_POOLED = False  # the pooled features are appended to its maps, as 1x1 maps
+    SINGLE_IMAGES = False  # it has a memory of images, so mixup and cutmix are refused
+    LEAST_IMAGES = 1  # in a batch of each process: 2 to compare images, or where a batch norm sees 1x1 maps
 
     def __init__(self, student: list[TapShape], teacher: list[TapShape]):
         super().__init__()
@@ -53,18 +53,18 @@ class FeatureLoss(nn.Module):
         return added(self.compare(number, *pair) for number, pair in enumerate(pairs))
 
     def compare(self, number: int, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the scalar of one pair of taps, their `distance`; number: its place in the lists."""
+        """Return the scalar loss of one pair of taps, its `distance`; number: index of the pair."""
         return self.distance(student, teacher)
 
     @staticmethod
     def distance(student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the scalar of a form that compares features alone; one with weights overrides `compare`."""
+        """Return the scalar loss, for one without learned adapters; a loss with adapters overrides `compare`."""
         raise NotImplementedError
 
 
 @FEATURE_LOSSES.register("fitnet")
 class FitNet(FeatureLoss):
-    """Maps of one stage in the middle, the student's through a regressor."""
+    """Maps of one intermediate stage, the student's through a regressor."""
 
     TAPS = "1/2"
 
@@ -81,21 +81,21 @@ class FitNet(FeatureLoss):
 
 @FEATURE_LOSSES.register("at")
 class AttentionTransfer(FeatureLoss):
-    """Where the maps of every stage are large."""
+    """Spatial attention maps of every stage."""
 
     distance = staticmethod(attention_distance)
 
 
 @FEATURE_LOSSES.register("nst")
 class NeuronSelectivity(FeatureLoss):
-    """The distribution of the channels of every stage."""
+    """Distributions of the channels' activations (neuron selectivity) of every stage."""
 
     distance = staticmethod(selectivity_distance)
 
 
 @FEATURE_LOSSES.register("vid")
 class VariationalInformation(FeatureLoss):
-    """How likely the teacher's maps of every stage are, given the student's."""
+    """Gaussian likelihood of the teacher's maps of every stage, given the student's."""
 
     def __init__(self, student, teacher, vid_variance=5.0):
         super().__init__(student, teacher)
@@ -112,7 +112,7 @@ class VariationalInformation(FeatureLoss):
 
 @FEATURE_LOSSES.register("reviewkd")
 class KnowledgeReview(FeatureLoss):
-    """Maps of every stage and the pooled features, each of the student's fused with those after it.
+    """Maps of every stage and the pooled features; each of the student's is fused with those of deeper stages.
 
     Source: Chen et al., CVPR 2021. Its code reads the teacher's maps before their last ReLU: DISTILLATION.TEACHER_ARGS.
     """
@@ -132,7 +132,7 @@ class KnowledgeReview(FeatureLoss):
 
 @FEATURE_LOSSES.register("sp")
 class SimilarityPreserving(FeatureLoss):
-    """How alike the images of a batch are in the maps of the last stage."""
+    """Pairwise similarities of the images of a batch, in the maps of the last stage."""
 
     TAPS = "last"
     LEAST_IMAGES = 2
@@ -142,7 +142,7 @@ class SimilarityPreserving(FeatureLoss):
 
 @FEATURE_LOSSES.register("pkt")
 class ProbabilisticTransfer(FeatureLoss):
-    """Who is whose neighbour in a batch, by the pooled features."""
+    """Conditional neighbour probabilities within a batch, by the pooled features."""
 
     TAPS = "pooled"
     VECTORS = True
@@ -170,7 +170,7 @@ class RelationalKD(FeatureLoss):
 
 @FEATURE_LOSSES.register("rsd")
 class RedundancySuppression(FeatureLoss):
-    """Correlations over a batch of the teacher's pooled features and the student's, through a head of two layers."""
+    """Cross-correlations over a batch of the teacher's pooled features and the student's, after a two-layer head."""
 
     TAPS = "pooled"
     VECTORS = True
@@ -189,7 +189,7 @@ class RedundancySuppression(FeatureLoss):
 
 @FEATURE_LOSSES.register("crd")
 class ContrastiveRepresentation(FeatureLoss):
-    """Pooled features of one image, of both models, are told from those of images of other classes, by a memory."""
+    """Contrast the two models' pooled features of an image with those of other classes, from a memory bank."""
 
     TAPS = "pooled"
     VECTORS = True
@@ -215,7 +215,7 @@ class ContrastiveRepresentation(FeatureLoss):
 
 
 def as_given(features: Tensor, tap: str, *, vectors: bool) -> Tensor:
-    """Return features of a tap as a form compares them: maps (B, C, H, W), or vectors (B, C)."""
+    """Return features of a tap as a loss compares them: maps (B, C, H, W), or vectors (B, C)."""
     if tap == POOLED:
         return features if vectors else features[:, :, None, None]
     return features.mean(dim=(2, 3)) if vectors else features

@@ -15,16 +15,16 @@ from pycls_std.terms.logits import LogitLoss, LogitTerm, mean_weights, need_logi
 class KD(LogitTerm):
     """weight D(logits, teachers), each teacher with its own weight.
 
-    D is any form of section DISTILLATION, of raw or standardized logits. Where the student has a distillation head, D
-    is that head's, and the class head learns from the labels alone.
+    D is any form of section DISTILLATION, of raw or standardized logits. If the student has a distillation head, D
+    applies to that head, and the class head is trained by the labels alone.
     Source: Hinton et al., 2015; Touvron et al., ICML 2021; Zhao et al., CVPR 2022; Sun et al., CVPR 2024.
     """
 
     OPTIONS = {
-        # Weight of logit distillation; 0 = off. Where this or TASK.WEIGHT is 0, two heads of a student are one, their
-        # average.
+        # Weight of logit distillation; 0 = off. If this or TASK.WEIGHT is 0, a student with two heads is trained as one
+        # head, their average.
         "WEIGHT": Option(0.0, least=0, student=True),
-        # Epochs over which it grows to its weight, by a step each, at most OPTIM.MAX_EPOCH; 0 = off.
+        # Epochs of linear warm-up of the weight, constant within an epoch, at most OPTIM.MAX_EPOCH; 0 = off.
         "WARMUP_EPOCHS": Option(0, least=0, within="OPTIM.MAX_EPOCH"),
     }
     READS = ("DISTILLATION.",)

@@ -1,4 +1,4 @@
-"""Locality guidance: some feature maps of the student learn from a convolutional teacher's.
+"""Locality guidance: feature maps of the student are trained to match a convolutional teacher's.
 
 Shapes: B batch, C channels, H height, W width.
 """
@@ -16,11 +16,11 @@ from pycls_std.terms.base import Term
 
 @TERMS.register("locality")
 class Locality(Term):
-    """weight sum over pairs of taps of the mean squared difference of their maps, both at the size of the larger.
+    """weight sum over pairs of taps of the mean squared error between their maps, resized to the larger of the two.
 
     With the transform `linear` the student's map first goes through a 1x1 convolution with bias to the teacher's
-    channels, which trains with the student; `attention` and `similarity` have nothing to train. Maps are raw outputs of
-    blocks, without class and distillation tokens.
+    channels, which is trained with the student; `attention` and `similarity` have no parameters. Maps are raw outputs
+    of blocks, without class and distillation tokens.
     Source: Li et al., ECCV 2022; weight, pairs and transforms as in its code (lkhl/tiny-transformers).
     """
 
@@ -49,7 +49,7 @@ class Locality(Term):
 
     @classmethod
     def from_cfg(cls, cfg, run, student):
-        """Build from section LOCALITY. Raises ValueError for taps and teachers that are not there."""
+        """Build from section LOCALITY. Raises ValueError for unknown taps or teachers."""
         run.refuse_padding("LOCALITY.WEIGHT")
         options = cfg.LOCALITY
         teacher = run.teacher(options.TEACHER, "LOCALITY.TEACHER")

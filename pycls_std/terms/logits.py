@@ -1,4 +1,4 @@
-"""What teachers' logits ask of a student's, as section DISTILLATION has it: the same for every term that reads them.
+"""The logit distillation loss that section DISTILLATION configures, shared by all terms on teacher logits.
 
 Shapes: ... any leading dimensions, B batch, K classes, M teachers.
 """
@@ -19,26 +19,29 @@ from pycls_std.terms.base import RunDescription, Term
 
 
 class LogitTerm(Term):
-    """A term on logits; where they must not be all alike, a classifier of the student must not start at zero.
+    """Base of the terms on teacher logits.
 
     It reads all of section DISTILLATION: such a term has READS = ("DISTILLATION.",).
     """
 
     @classmethod
     def prepare(cls, cfg, backbone):
-        """Give a classifier that starts at zero small random weights, if logits are standardized or correlated."""
+        """Give a zero-initialized classifier small random weights, if logits are standardized or correlated.
+
+        Neither is defined for constant logits.
+        """
         form = LOGIT_LOSSES.get(cfg.DISTILLATION.TYPE)
         if cfg.DISTILLATION.LOGIT_STANDARD or getattr(form, "needs_spread", False):
             randomize_zero_heads(backbone)
 
 
 class LogitLoss(nn.Module):
-    """A form of distillation, on raw or standardized logits, and the weights of several teachers.
+    """A logit distillation loss, on raw or standardized logits, and the weighting of several teachers.
 
-    form(student_logits, teacher_logits, ...) gives one value an image; options: those of section DISTILLATION, of
-    which it is given what it names in lower case, and `targets` (B, K), `labels` (B,) or `progress` if it names them.
-    Scalars that it learns are parameters here, so that they train with the term and are saved with it.
-    weighting(teacher_logits) gives (B, M). standardize: on both sides; the values are then times extra_weight.
+    form(student_logits, teacher_logits, ...) returns one value per image; options: those of section DISTILLATION, of
+    which it is passed those that it names in lower case, and `targets` (B, K), `labels` (B,) or `progress` if it names
+    them. Its learned scalars are parameters of this module, so that they are trained and saved with the term.
+    weighting(teacher_logits) returns (B, M). standardize: both sides; the values are then multiplied by extra_weight.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class LogitLoss(nn.Module):
 
     @classmethod
     def from_cfg(cls, cfg, classes: int):
-        """Build from section DISTILLATION. Raises ValueError for logits of two classes that are to be standardized."""
+        """Build from section DISTILLATION. Raises ValueError if logits of only two classes are to be standardized."""
         options = cfg.DISTILLATION
         if options.LOGIT_STANDARD and classes < 3:
             raise ValueError(
@@ -100,8 +103,8 @@ class LogitLoss(nn.Module):
     ) -> Tensor:
         """Return one value in nats for each image of (..., B, K) logits.
 
-        targets: (B, K) probabilities; the label of a mixed image, for a form that asks for it, is the one it has most
-        of. progress: of the run, for a form that asks for it.
+        targets: (B, K) probabilities; a form that asks for labels gets the most probable class of a mixed image.
+        progress: of the run, for a form that asks for it.
         """
         given = self.options | {name: make(targets) for name, make in self.of_targets.items()} | {**self.learned}
         given |= {"progress": progress} if self.of_progress else {}
@@ -122,7 +125,7 @@ class LogitLoss(nn.Module):
         return (weights.T * each).sum(dim=0).mean(), weights
 
     def learned_values(self, term: str) -> dict[str, Tensor]:
-        """Return the scalars that the form learns, to be logged. term: the name of the term that has it."""
+        """Return the form's learned scalars, to be logged. term: the name of the term that owns it."""
         return {f"{term}_{name}": value.detach() for name, value in self.learned.items()}
 
 
@@ -134,9 +137,9 @@ def mean_weights(weights: Tensor, teachers: Sequence[Description]) -> dict[str, 
 
 
 def need_logits(name: str, run: RunDescription, *, teachers: bool = True) -> None:
-    """Raise ValueError if no teacher has any, for a term that learns from their class logits. name: of its weight.
+    """Raise ValueError if there is no teacher, or if the task has no class logits. name: of the term's weight.
 
-    teachers: without, no teacher is needed, but a task whose heads are class logits.
+    teachers: False = no teacher is needed.
     """
     if teachers and not run.teachers:
         raise ValueError(f"{name} needs at least one teacher, DISTILLATION.TEACHERS is empty")

@@ -1,4 +1,4 @@
-"""The mutual-information regulariser of STD: keep spatial and channel tokens from saying the same.
+"""The mutual-information regulariser of STD, which keeps spatial and channel tokens from being redundant.
 
 Shapes: B batch, M tokens, C channels, P patches, H height, W width.
 """
@@ -18,12 +18,12 @@ from pycls_std.terms.base import AuxiliaryTerm
 
 @TERMS.register("mine")
 class Mine(AuxiliaryTerm):
-    """One critic for each token set, the optimizers of critics and student, and the images of the next step.
+    """One critic per token set, the optimizers of critics and student, and the sampled images of the next step.
 
-    Critics ascend and the student descends on the same estimate, each by plain SGD beside the main optimizer.
-    samples: images of one step. period: `epoch` or `step`. repeats: views of an image, which stand side by side.
+    Critics ascend and the student descends on the same estimate, each by its own SGD in addition to the main optimizer.
+    samples: images of one step. period: `epoch` or `step`. repeats: views of an image, adjacent in the epoch.
     Source: Li et al., ICML 2022, algorithm 1; learning rates, momentum and samples as in the reproduction. Its code
-    counted chunks for samples and drew them with replacement; here `samples` distinct images make one estimate.
+    counted chunks as samples and drew them with replacement; here `samples` distinct images make one estimate.
     """
 
     OPTIONS = {
@@ -31,9 +31,9 @@ class Mine(AuxiliaryTerm):
         "SAMPLES": Option(0, least=0),
         # How often such a step is taken: at the end of each epoch, or after every iteration.
         "PERIOD": Option(("epoch", "step")),
-        # Learning rate of the critic, which ascends.
+        # Learning rate of the critic, which maximizes the estimate.
         "CRITIC_LR": Option(0.01, least=0),
-        # Learning rate of the student, which descends; 0 = the estimate is only logged.
+        # Learning rate of the student, which minimizes it; 0 = the estimate is only logged.
         "STUDENT_LR": Option(0.01, least=0),
         # Momentum of both; 0 = off.
         "MOMENTUM": Option(0.0, least=0, greatest=1),
@@ -52,14 +52,14 @@ class Mine(AuxiliaryTerm):
         self.samples = samples
         self.period = period
         self.repeats = repeats
-        self.chosen = np.empty(0, dtype=np.int64)  # place of each sample in the epoch, on the host, where it is drawn
-        self.kept = torch.empty(0)  # the samples so far
+        self.chosen = np.empty(0, dtype=np.int64)  # position of each sample in the epoch, on the CPU, where it is drawn
+        self.kept = torch.empty(0)  # the samples collected so far
 
     @classmethod
     def from_cfg(cls, cfg, run, student):
         """Build from section MINE for a student with tokens of both kinds.
 
-        Raises ValueError for another student, and for samples that an epoch or a batch does not have.
+        Raises ValueError for any other student, and for more samples than an epoch or a batch has images.
         """
         mine = cfg.MINE
         branch = dict(student.branches.items()).get("std")
@@ -88,7 +88,7 @@ class Mine(AuxiliaryTerm):
         return cls(critics, [ascent, descent], samples=mine.SAMPLES, period=mine.PERIOD, repeats=cfg.AUG.REPEATS)
 
     def shrink(self, images: int) -> None:
-        """Make do with so many distinct images in a batch."""
+        """Adapt to a batch of so many distinct images."""
         self.samples = min(self.samples, images)
 
     def losses(self, student, batch: Batch, progress: Progress, world: World) -> dict[str, Tensor]:
@@ -109,24 +109,24 @@ class Mine(AuxiliaryTerm):
         return torch.stack(estimates).mean()
 
     def collect(self, loaded: Loaded, progress: Progress, world: World) -> Tensor | None:
-        """Keep this batch's share of the samples; return all of them (samples, 3, H, W) when a step is due.
+        """Store the samples that are in this batch; return all of them (samples, 3, H, W) when a step is due.
 
-        Every process returns the samples of all.
+        Every process returns the samples of all processes.
         Raises ValueError if there are fewer images than samples.
         """
-        size = len(loaded.images) * world.size  # of a batch of all processes
-        first = progress.iteration * size  # place of the batch's first view in the epoch
+        size = len(loaded.images) * world.size  # of the global batch
+        first = progress.iteration * size  # position of the batch's first view in the epoch
         every = self.period == "step"
         if every or progress.iteration == 0:
             what, views = ("a batch", size) if every else ("an epoch", size * progress.iterations)
             self.chosen = self._draw(first, views, what)
             assert isinstance(loaded.images, Tensor), "a student with tokens is a classifier"
             self.kept = loaded.images.new_zeros(self.samples, *loaded.images.shape[1:])
-        own = first + np.array(world.positions(size))  # place of each image of this process
+        own = first + np.array(world.positions(size))  # position of each image of this process
         found = np.nonzero(self.chosen[:, None] == own)
         sample, image = (send(places, self.kept.device) for places in found)
         self.kept[sample] = loaded.images[image]
-        # what another process keeps is 0 here
+        # rows of samples that other processes hold are 0 here
         return world.sum(self.kept) if every or progress.iteration == progress.iterations - 1 else None
 
     def _draw(self, first: int, views: int, what: str) -> np.ndarray:
@@ -134,4 +134,4 @@ class Mine(AuxiliaryTerm):
         places = first + np.flatnonzero(np.diff(images, prepend=images[:1] - 1))  # the first view of each image
         if self.samples > len(places):
             raise ValueError(f"MINE.SAMPLES is {self.samples}, {what} has {len(places)} images")
-        return places[np.random.permutation(len(places))[: self.samples]]  # numpy's, for all processes draw alike
+        return places[np.random.permutation(len(places))[: self.samples]]  # numpy draws alike in all processes

@@ -20,11 +20,11 @@ from pycls_std.terms.logits import LogitLoss, LogitTerm, mean_weights, need_logi
 
 @TERMS.register("std")
 class STD(LogitTerm):
-    """One distillation loss for each head that reads a pair of tokens, from its teacher.
+    """One distillation loss per token head, with its teacher.
 
     weight sum_m w_m mean_{heads j of m} D(head j, teacher m)
     where the weights w_m of an image sum to 1 over the teachers (DISTILLATION.WEIGHTING), and D is any form of section
-    DISTILLATION, of raw or standardized logits. The publication weighs it alpha and the labels 1 - alpha.
+    DISTILLATION, of raw or standardized logits. The paper weights it by alpha and the labels by 1 - alpha.
     Source: Li et al., ICML 2022.
     """
 
@@ -34,17 +34,17 @@ class STD(LogitTerm):
         # Taps the tokens read, ascending: last, a position (5, -1), a share of the depth (2/3 = int(depth * 2 / 3)),
         # or a name as --mode info shows it.
         "TAPS": Option(["last"], student=True, column="taps"),
-        # Teachers of each tap: all teach at all taps, or the first at the first tap, the second at the second, ...
+        # Teachers of each tap: all teachers at all taps, or the first at the first tap, the second at the second, ...
         "ASSIGN": Option(("all", "one_each"), student=True),
         # Carry one set of tokens from tap to tap; False = each tap has its own tokens and heads (the paper).
         "PROPAGATE": Option(False, student=True, column="propagated"),
-        # Kinds of tokens; none = plain heads on the mean of the patches.
+        # Kinds of tokens; none = plain heads on the mean-pooled patches.
         "TOKENS": Option(("both", "spatial", "channel", "none"), student=True, column="tokens"),
         # Each token its own update, or one update shared by all tokens of a tap, as in the reference code.
         "UPDATE": Option(("own", "shared"), student=True),
         # Standard deviation of the tokens' initial values.
         "TOKEN_STD": Option(0.2, least=0, student=True),
-        # Let weight decay act on the tokens, as in the reference code.
+        # Apply weight decay to the tokens, as in the reference code.
         "DECAY_TOKENS": Option(False, student=True),
     }
     READS = ("DISTILLATION.",)

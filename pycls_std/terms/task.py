@@ -1,4 +1,4 @@
-"""The task's own loss: what the labels teach."""
+"""The task's own loss, with the labels."""
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from pycls_std.terms.base import Term
 class TaskLoss(Term):
     """The losses of the task times TASK.WEIGHT; in classification `ce`, cross-entropy with mixed, smoothed labels.
 
-    prediction: the one that counts, by which the task says what else is logged.
+    prediction: the one that the reported scores are of; monitors are computed of it.
     """
 
     READS = ()
@@ -24,7 +24,7 @@ class TaskLoss(Term):
 
     @classmethod
     def from_cfg(cls, cfg, run, student):
-        """Build from section TASK. Raises ValueError for a student of other heads than the task's losses take."""
+        """Build from section TASK. Raises ValueError if the student's heads do not match the task's losses."""
         run.task.check_heads(student.heads)
         default, *_ = run.task.prediction_heads(student.heads)
         return cls(run.task, cfg.TASK.WEIGHT, cfg.TEST.PREDICTION or default)

@@ -1,4 +1,4 @@
-"""A student's tokens learn a teacher's, at several taps: VkD for detection, and ViDT's token matching.
+"""Token distillation at several taps: VkD for detection, and ViDT's token matching.
 
 Shapes: B batch, C channels, H height, W width, L levels of a decoder, Q queries, N tokens.
 """
@@ -21,15 +21,15 @@ from pycls_std.terms.base import Term
 
 
 class Pair(NamedTuple):
-    """A tap of the student, and the one of the teacher that it learns."""
+    """A tap of the student, and the teacher's tap that it is matched with."""
 
     own: str
     other: str
-    queries: bool = False  # its places are queries, and no map of the image
+    queries: bool = False  # it holds queries, not a feature map of the image
 
 
 class Form(NamedTuple):
-    """How tokens are compared, by the options of these names."""
+    """How tokens are compared; see the options of the same names."""
 
     norm: str = "standardize"
     distance: str = "smooth_l1"
@@ -42,14 +42,14 @@ class Form(NamedTuple):
 
 @TERMS.register("tokens")
 class Tokens(Term):
-    """weight sum over taps of the mean distance of the student's projected tokens and the teacher's.
+    """weight sum over taps of the mean distance between the student's projected tokens and the teacher's.
 
-    The places of maps are tokens, and so are a detector's queries; each learns the one at its own place, so that models
-    must have as many queries. VkD projects orthogonally, standardizes both sides and compares them by smooth L1, which
-    are the defaults; ViDT's own token matching is the preset `token_matching`.
+    Tokens are the positions of feature maps, and a detector's queries; each is matched with the teacher's token at the
+    same position, so both models must have the same number of queries. The defaults are VkD's: an orthogonal
+    projection, standardization of both sides, smooth L1; ViDT's own token matching is the preset `token_matching`.
     Source: Miles et al., CVPR 2024 (VkD), and Song et al., ICLR 2022 (ViDT): roymiles/vkd and naver-ai/vidt. The code
-    of both has no epsilon, counts padded pixels, and has statistics and means of each process alone: EPS 0, MASK false,
-    ALL_PROCESSES false.
+    of both has no epsilon, includes padded pixels, and computes statistics and means in each process separately:
+    EPS 0, MASK false, ALL_PROCESSES false.
     """
 
     OPTIONS = {
@@ -57,41 +57,40 @@ class Tokens(Term):
         "WEIGHT": Option(0.0, least=0),
         # Position of the teacher in DISTILLATION.TEACHERS.
         "TEACHER": Option(0, least=0),
-        # Taps of the student whose places learn, ascending: maps of the image, by name, position or share of the depth;
-        # [] = none. Of two maps of unlike sizes the smaller is enlarged.
+        # Feature maps of the student that are trained, ascending: taps by name, position or share of the depth;
+        # [] = none. If two maps differ in size, the smaller is enlarged.
         "STUDENT_MAPS": Option(["neck.maps.0", "neck.maps.1", "neck.maps.2", "neck.maps.3"], column="maps"),
         # Maps of the teacher, one each, in the same form; [] = those of the same names.
         "TEACHER_MAPS": Option([], of=str, column="teacher's maps"),
-        # Taps of the student whose queries learn, (B, C, L, Q) for L levels of Q queries, in the same form.
+        # Taps of the student whose queries are trained, (B, C, L, Q) for L levels of Q queries, in the same form.
         "STUDENT_QUERIES": Option(["neck.queries", "neck.decoder"], column="queries"),
         # Queries of the teacher, one each; [] = those of the same names.
         "TEACHER_QUERIES": Option([], of=str, column="teacher's queries"),
-        # From the student's channels to the teacher's, see VKD.PROJECTION; none = for as many channels.
+        # From the student's channels to the teacher's, see VKD.PROJECTION; none = if both have the same number.
         "PROJECTION": Option(("orthogonal", "linear", "mlp", "none"), column="projection of tokens"),
         # Map from a free matrix to the orthogonal projection's weight; the published one is matrix_exp.
         "MAP": Option(
             ("auto", "householder", "cayley", "matrix_exp", "qr", "cholesky_qr"), when="TOKENS.PROJECTION=orthogonal"
         ),
-        # Turn the weight from a fixed random one, as published.
+        # Multiply the map's result, which starts at the identity, by a fixed random orthogonal matrix, as published.
         "TRIVIALIZE": Option(False, when="TOKENS.PROJECTION=orthogonal"),
-        # Learned scale and shift of each channel after the projection, as published; NORM standardize takes the size of
-        # both out again.
+        # Learned scale and shift of each channel after the projection, as published; NORM standardize cancels both.
         "SCALE": Option(True, when="TOKENS.PROJECTION!=none", column="scale"),
-        # What is done to both sides: each channel gets mean 0 and variance 1 over all tokens of a batch (standardize),
-        # or nothing (none).
+        # Normalisation of both sides: each channel to mean 0 and variance 1 over all tokens of a batch (standardize),
+        # or none.
         "NORM": Option(("standardize", "none"), column="norm of tokens"),
         # Distance of two tokens: smooth L1 with beta 1, its mean over the channels; or Euclidean.
         "DISTANCE": Option(("smooth_l1", "euclidean"), column="distance of tokens"),
-        # Distances of the levels of queries: their mean, or their sum.
+        # How the distances of the levels of queries are reduced: by their mean, or their sum.
         "LEVELS": Option(("mean", "sum"), column="levels"),
-        # The square root of the sum over taps is weighed.
+        # Take the square root of the sum over taps, before the weight.
         "ROOT": Option(False, column="root"),
-        # Beside each channel's variance; 0 = as published, and a channel that does not vary is NaN.
+        # Added to each channel's variance; 0 = as published, and a constant channel gives NaN.
         "EPS": Option(1e-5, least=0, greatest=1, when="TOKENS.NORM=standardize"),
-        # Leave out what is padding in the maps of padded images; false = as published.
+        # Exclude padded positions of the maps; false = as published.
         "MASK": Option(True, column="masked"),
-        # Statistics and means are over the tokens of all processes, which are one then; false = each has its own, as
-        # published, where a process has 2 images.
+        # Compute statistics and means over the tokens of all processes, as one process with the whole batch would;
+        # false = of each process separately, as published, with 2 images per process.
         "ALL_PROCESSES": Option(True),
     }
 
@@ -105,7 +104,7 @@ class Tokens(Term):
 
     @classmethod
     def from_cfg(cls, cfg, run, student):
-        """Build from section TOKENS. Raises ValueError for taps and a teacher that are not there, or do not fit."""
+        """Build from section TOKENS. Raises ValueError for unknown taps or teachers, and those that do not fit."""
         options, teacher = cfg.TOKENS, run.teacher(cfg.TOKENS.TEACHER, "TOKENS.TEACHER")
         pairs = [pair for kind in ("MAPS", "QUERIES") for pair in _pairs(options, kind, run.student, teacher)]
         if not pairs:
@@ -145,7 +144,7 @@ def _tokens(features: Tensor) -> Tensor:
 
 
 def _pairs(options, kind: str, student: Description, teacher: Description) -> list[Pair]:
-    """Return the chosen taps of both. Raises ValueError for those that are not there, or of other numbers of tokens."""
+    """Return the pairs of taps. Raises ValueError for unknown taps, or if the numbers of queries differ."""
     own, queries = options[f"STUDENT_{kind}"], kind == "QUERIES"
     other = options[f"TEACHER_{kind}"] or own
     if len(own) != len(other):

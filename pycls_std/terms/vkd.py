@@ -1,4 +1,4 @@
-"""VkD: a student's mean patch, orthogonally projected, learns a teacher's normalised features.
+"""VkD: a student's mean patch features, orthogonally projected, are matched to a teacher's normalised features.
 
 Shapes: B batch, N images of all processes, C channels.
 """
@@ -23,41 +23,41 @@ from pycls_std.terms.base import Term
 class VkD(Term):
     """weight smooth_l1(P z_s, norm(z_t)), its mean over images and channels, with beta 1.
 
-    z_s is the mean over the patches of the student's last features, z_t what the teacher's classifier reads. P has
-    orthonormal columns, so that it keeps the inner products of the student's features, and what is learned is learned
-    by the student and not by P. The publication's alpha is the weight; its gamma, of KL(teacher || student) on the
-    distillation head, is KD.WEIGHT with DISTILLATION.TYPE soft.
+    z_s is the mean over the patches of the student's last features, z_t the teacher's pooled features (the classifier's
+    input). P has orthonormal columns, so it preserves the inner products of the student's features, and the student
+    must learn what P cannot. The paper's alpha is the weight; its gamma, of KL(teacher || student) on the distillation
+    head, is KD.WEIGHT with DISTILLATION.TYPE soft.
     Source: Miles et al., CVPR 2024 (VkD); taps, weights and normalisation as in its code for DeiT (roymiles/vkd).
     """
 
     OPTIONS = {
-        # Weight of the features' distance (alpha); 0 = off.
+        # Weight of the feature distance (alpha); 0 = off.
         "WEIGHT": Option(0.0, least=0),
         # Position of the teacher in DISTILLATION.TEACHERS.
         "TEACHER": Option(0, least=0),
-        # What learns of the student: patches (their mean, without class and distillation tokens, after a final norm
-        # that is before the pooling), pooled (what the classifier reads), or the mean over the places of a tap: last, a
-        # position, a share of the depth, or a name as --mode info shows it.
+        # Features of the student that are trained: patches (their mean, without class and distillation tokens, after a
+        # final norm if that precedes the pooling), pooled (the classifier's input), or the spatial mean of a tap: last,
+        # a position, a share of the depth, or a name as --mode info shows it.
         "STUDENT_TAP": Option("patches", column="student's features"),
-        # What teaches of the teacher, in the same form.
+        # Features of the teacher that they are matched to, in the same form.
         "TEACHER_TAP": Option("pooled", column="teacher's features"),
         # Normalisation of the teacher's features: over the channels of each image (layer), of each channel over the
-        # images of a batch of all processes (standardize), of their covariance (whiten, which waits for a GPU in each
-        # step), or none.
+        # images of a batch of all processes (standardize), of their covariance (whiten, which synchronizes with the GPU
+        # in each step), or none.
         "NORM": Option("layer", registry="FEATURE_NORMS", column="norm"),
-        # Share of whitening's covariance that is replaced by its mean variance in all directions; needed because a
-        # batch has fewer images than a teacher has channels.
+        # Shrinkage of whitening's covariance: the share replaced by its mean variance in all directions; needed because
+        # a batch may have fewer images than a teacher has channels.
         "SHRINKAGE": Option(0.01, least=0.001, greatest=1, when="VKD.NORM=whiten"),
-        # From the student's channels to the teacher's: a linear layer that keeps inner products (orthogonal), a plain
-        # one (linear), two with a ReLU between (mlp), or nothing, for as many channels (none).
+        # From the student's channels to the teacher's: a linear layer that preserves inner products (orthogonal), a
+        # plain one (linear), two with a ReLU between (mlp), or none, if both have the same number of channels.
         "PROJECTION": Option(("orthogonal", "linear", "mlp", "none"), column="projection"),
-        # Map from a free matrix to the orthogonal projection's weight; auto = the fastest measured,
-        # on a CPU (docs/speed.md); matrix_exp waits for a GPU in each step.
+        # Map from an unconstrained matrix to the orthogonal projection's weight; auto = the fastest measured,
+        # on a CPU (docs/speed.md); matrix_exp synchronizes with the GPU in each step.
         "MAP": Option(
             ("auto", "householder", "cayley", "matrix_exp", "qr", "cholesky_qr"), when="VKD.PROJECTION=orthogonal"
         ),
-        # Turn the weight from a fixed random one, a square matrix of the larger number of channels that is kept in
-        # checkpoints: at 3024 channels 36 MB.
+        # Multiply the map's result, which starts at the identity, by a fixed random orthogonal matrix: square, of the
+        # larger number of channels, and saved in checkpoints (36 MB at 3024 channels).
         "TRIVIALIZE": Option(False, when="VKD.PROJECTION=orthogonal"),
     }
 
@@ -75,7 +75,7 @@ class VkD(Term):
 
     @classmethod
     def from_cfg(cls, cfg, run, student):
-        """Build from section VKD. Raises ValueError for taps and a teacher that are not there, or do not fit."""
+        """Build from section VKD. Raises ValueError for unknown taps or teachers, and those that do not fit."""
         run.refuse_padding("VKD.WEIGHT")
         options = cfg.VKD
         models = {"STUDENT_TAP": run.student, "TEACHER_TAP": run.teacher(options.TEACHER, "VKD.TEACHER")}

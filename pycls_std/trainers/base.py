@@ -1,4 +1,4 @@
-"""What is optimised: one student, its teachers, and the terms of the objective."""
+"""The training objective: one student, its teachers, and the loss terms."""
 
 from typing import cast
 
@@ -12,14 +12,14 @@ from pycls_std.terms.base import AuxiliaryTerm, Term
 
 
 class Preset:
-    """A named method: the weights that it gives to terms, unless a config says otherwise.
+    """A named method: default weights of terms, which a config may override.
 
-    Registered in TRAINERS. What is in capitals must be literals, for they are read before torch is there.
+    Registered in TRAINERS. Attributes in capitals must be literals, since they are read before torch is imported.
     """
 
-    DEFAULTS: dict[str, object] = {}  # of options of the page and of terms
-    PRESETS: dict[str, dict[str, object]] = {}  # such defaults where another option has a value, by KEY=value
-    OPTIONS: dict[str, object] = {}  # private ones
+    DEFAULTS: dict[str, object] = {}  # of shared options and of terms' options
+    PRESETS: dict[str, dict[str, object]] = {}  # further defaults that apply if KEY=value
+    OPTIONS: dict[str, object] = {}  # private options
 
     @classmethod
     def check(cls, cfg, backbone: nn.Module) -> None:
@@ -27,9 +27,9 @@ class Preset:
 
 
 class Objective(nn.Module):
-    """The student and the terms it is trained by: everything with a gradient, in one forward pass.
+    """The student and its loss terms: everything with a gradient, in one forward pass.
 
-    So what shares it between processes and what compiles it sees all of it.
+    So DDP and the compiler see all of it.
     """
 
     def __init__(self, student: Student, terms: dict[str, Term]):
@@ -46,7 +46,7 @@ class Objective(nn.Module):
         return names
 
     def by_term(self, batch: Batch, teachers: list[Output], progress: Progress) -> dict[str, dict[str, Tensor]]:
-        """Return what each term returns, by its name. Raises ValueError for one that returns no scalars by name."""
+        """Return each term's losses, by its name. Raises ValueError for a term that returns no scalars by name."""
         output = self.student(batch.images, self.taps)
         terms = self.terms.items()
         return {name: _scalars(term(output, teachers, batch, progress), name, term) for name, term in terms}
@@ -54,7 +54,7 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, teachers: list[Output], progress: Progress) -> dict[str, Tensor]:
         """Return named, weighted scalars; their sum is the objective.
 
-        Raises ValueError for a term that returns no scalars by name, or one by a name of another term's.
+        Raises ValueError for a term that returns no scalars by name, or if two terms use the same name.
         """
         losses: dict[str, Tensor] = {}
         for name, own in self.by_term(batch, teachers, progress).items():
@@ -65,9 +65,9 @@ class Objective(nn.Module):
 
 
 class Trainer:
-    """What the engine steps. All methods are this one class; they differ in their terms.
+    """What the engine trains. All methods share this class; they differ in their terms.
 
-    teachers: frozen. prediction: name of the one that counts as the result.
+    teachers: frozen. prediction: name of the one whose scores are the result.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Trainer:
     ):
         self.student = student
         self.objective = Objective(student, terms)
-        self.forward: nn.Module = self.objective  # as training must call it: wrapped, where the engine wraps it
+        self.forward: nn.Module = self.objective  # what training calls: the objective, or the engine's wrapper of it
         self.auxiliary = nn.ModuleDict(auxiliary)
         self.teachers = teachers
         self.prediction = prediction
@@ -90,7 +90,7 @@ class Trainer:
         self.world = World()
 
     def share(self, world: World) -> None:
-        """Let the student and its terms train in these processes."""
+        """Set the processes that train the student and its terms."""
         self.world = world
         for term in self._terms():
             term.world = world
@@ -101,42 +101,42 @@ class Trainer:
         return self.objective.terms
 
     def _terms(self) -> list[Term]:
-        return cast(list[Term], list(self.terms.values()))  # a ModuleDict says of what it holds that they are modules
+        return cast(list[Term], list(self.terms.values()))  # a ModuleDict is typed as holding plain modules
 
     def auxiliary_terms(self) -> list[AuxiliaryTerm]:
-        """Return those that are stepped right after the objective."""
+        """Return the auxiliary terms, which are stepped right after the objective."""
         return cast(list[AuxiliaryTerm], list(self.auxiliary.values()))
 
     @property
     def monitors(self) -> dict[str, Tensor]:
-        """Values of the last step worth a curve, not optimised."""
+        """Values of the last step to log, not optimised."""
         return {name: value for term in self._terms() for name, value in term.monitors.items()}
 
     def describe(self) -> str:
-        """Return the terms and their weights in words."""
+        """Return the terms and their weights as text."""
         weighted = [f"{name} {term.weight:g}" for name, term in self.terms.items()]
         return " + ".join(weighted) + "".join(f"; auxiliary: {name}" for name in self.auxiliary)
 
     def copy_monitors(self) -> None:
-        """Keep the monitors of this step, where the next one writes to the same memory."""
+        """Clone the monitors of this step, for when the next step overwrites their memory (CUDA graphs)."""
         for term in self._terms():
             term.monitors = {name: value.clone() for name, value in term.monitors.items()}
 
     def modules(self) -> dict[str, nn.Module]:
-        """Return all modules by name, to be placed on the device; `teachers` are not trained, the others are."""
+        """Return all modules by name, to be moved to the device; all but `teachers` are trained."""
         return {"objective": self.objective, "auxiliary": self.auxiliary, "teachers": self.teachers}
 
     def trained_parameters(self) -> int:
-        """Return how many parameters are trained."""
+        """Return the number of trained parameters."""
         trained = (self.objective, self.auxiliary)
         return sum(p.numel() for module in trained for p in module.parameters())
 
     def deployed(self) -> Student:
-        """Return the student as `prediction` needs it; the same modules."""
+        """Return the part of the student that `prediction` needs; it shares the modules."""
         return self.student.deployed(self.prediction_heads[self.prediction])
 
     def deployed_parameters(self) -> int:
-        """Return how many parameters `prediction` needs; the others serve training only."""
+        """Return the number of parameters that `prediction` needs; the others are for training only."""
         return self.student.parameters_of(self.prediction_heads[self.prediction])
 
     @property
@@ -145,22 +145,22 @@ class Trainer:
         return [optimizer for term in self.auxiliary_terms() for optimizer in term.optimizers]
 
     def losses(self, batch: Batch, teachers: list[Output], progress: Progress) -> dict[str, Tensor]:
-        """Return named, weighted scalars; their sum is the objective. teachers: what they say of the batch."""
+        """Return named, weighted scalars; their sum is the objective. teachers: their outputs for the batch."""
         return self.forward(batch, teachers, progress)
 
     def auxiliary_losses(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Return a second objective, stepped by `auxiliary_optimizers` right after the first; {} for none now."""
+        """Return the losses that `auxiliary_optimizers` step on, right after the objective; {} if no step is due."""
         found = self.auxiliary_by_term(batch, progress).values()
         return {name: value for own in found for name, value in own.items()}
 
     def auxiliary_by_term(self, batch: Batch, progress: Progress) -> dict[str, dict[str, Tensor]]:
-        """Return what each auxiliary term returns, by its name. Raises ValueError as the objective does."""
+        """Return each auxiliary term's losses, by its name. Raises ValueError as the objective does."""
         terms = zip(self.auxiliary, self.auxiliary_terms(), strict=True)
         given = (self.student, batch, progress, self.world)
         return {name: _scalars(term.losses(*given), name, term) for name, term in terms}
 
     def state_dict(self) -> dict:
-        """Return the training state that is not in the student."""
+        """Return the training state apart from the student's weights."""
         return {
             "terms": self.terms.state_dict(),
             "auxiliary": self.auxiliary.state_dict(),
@@ -168,7 +168,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
         self.terms.load_state_dict(state["terms"])
         self.auxiliary.load_state_dict(state["auxiliary"])
         for optimizer, saved in zip(self.auxiliary_optimizers, state["optimizers"], strict=True):
@@ -176,7 +176,7 @@ class Trainer:
 
 
 def _scalars(returned, name: str, term: nn.Module) -> dict[str, Tensor]:
-    """Return what a term returned. Raises ValueError that names the term if it is no dictionary of scalars."""
+    """Return a term's result unchanged. Raises ValueError that names the term if it is not a dictionary of scalars."""
     if not isinstance(returned, dict):
         odd = _kind(returned)
     else:

@@ -1,30 +1,31 @@
-"""DeiT: distillation through a token, and the forms it is compared with."""
+"""DeiT: distillation through a token, and the variants it is compared with."""
 
 from pycls_std.core.option import Option
 from pycls_std.core.registry import TRAINERS
 from pycls_std.models.student import has_distillation_head
 from pycls_std.trainers.base import Preset
 
-FORMS = ("soft", "hard")  # modes that say the form of distillation themselves
+FORMS = ("soft", "hard")  # modes that determine DISTILLATION.TYPE
 
 
 @TRAINERS.register("deit")
 class DeiT(Preset):
-    """The rows of DeiT's comparison; DEIT.MODE says what each head learns from.
+    """The variants of DeiT's ablation; DEIT.MODE sets what each head is trained on.
 
     none, class: the labels. soft, hard: labels and teachers, both on the class logits. distill: teachers alone. both:
-    the class head from the labels, the distillation head from the teachers, and the prediction is their average.
-    Teachers teach by the term `kd`; DISTILLATION.TYPE is for `both` and `distill`, the other two say it themselves.
-    `class` and `distill` are one token, the model's class token, and differ in its loss. The rows of the paper that
-    read one head of a student with two are TEST.PREDICTION cls and dist of `both`.
+    the class head on the labels, the distillation head on the teachers, and the prediction is their average.
+    Distillation is the term `kd`; `both` and `distill` use DISTILLATION.TYPE, `soft` and `hard` set it themselves.
+    `class` and `distill` both use one token, the model's class token, and differ in its loss. The paper's results of a
+    single head of a student with two are TEST.PREDICTION cls and dist of `both`.
     Source: Touvron et al., ICML 2021. The modes are those of kimyunoo/4782_final, which built every one of them as
     `both`.
     """
 
     OPTIONS = {
-        # Heads and what they learn from: see above. none, soft, hard: any student with one head; class, distill: one
-        # whose head reads a class token; both: one with a class and a distillation head, such as
-        # deit_tiny_distilled_patch16_224.
+        # What each head is trained on: none, class = the labels; soft, hard = labels and teachers, on the same logits;
+        # distill = teachers alone; both = class head on the labels, distillation head on the teachers.
+        # none, soft, hard: any student with one head; class, distill: one whose head reads a class token; both: one
+        # with a class and a distillation head, such as deit_tiny_distilled_patch16_224.
         "MODE": Option(
             ("both", "none", "soft", "hard", "class", "distill"),
             student=True,

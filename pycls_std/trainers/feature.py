@@ -6,10 +6,10 @@ from pycls_std.trainers.base import Preset
 
 @TRAINERS.register("feature")
 class Feature(Preset):
-    """Labels, and features of one teacher by the form FEATURE.LOSS, see `terms/feature.py`; weighted as published.
+    """Labels, and features of one teacher by the loss FEATURE.LOSS, see `terms/feature.py`; weighted as published.
 
-    Weights as in HobbitLong/RepDistiller and megvii-research/mdistiller for CIFAR-100; that of reviewkd differs from
-    pair to pair there: 0.6 for ResNet-56 to ResNet-20, 5 for 32x4 to 8x4.
+    Weights as in HobbitLong/RepDistiller and megvii-research/mdistiller for CIFAR-100; there, reviewkd's depends on the
+    pair of models: 0.6 for ResNet-56 to ResNet-20, 5 for 32x4 to 8x4.
     """
 
     DEFAULTS = {"FEATURE.WEIGHT": 1.0}

@@ -8,7 +8,7 @@ from pycls_std.trainers.base import Preset
 class Locality(Preset):
     """Labels, and feature maps of a convolutional teacher, see `terms/locality.py`; weighted as published.
 
-    Its publication trains no logits by the teacher; with KD.WEIGHT above 0 they are trained as well.
+    The paper has no logit distillation; KD.WEIGHT above 0 adds it.
     """
 
     DEFAULTS = {"LOCALITY.WEIGHT": 2.5}

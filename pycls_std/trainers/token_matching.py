@@ -6,9 +6,9 @@ from pycls_std.trainers.base import Preset
 
 @TRAINERS.register("token_matching")
 class TokenMatching(Preset):
-    """Labels, and a larger detector's tokens as they are, by their Euclidean distance; see `terms/tokens.py`.
+    """Labels, and the Euclidean distance to a larger detector's tokens, without projection; see `terms/tokens.py`.
 
-    Weight and form as published: 4 times the square root of a sum over taps, in which the decoder's levels are added.
+    Weight and form as published: 4 times the square root of a sum over taps, in which the decoder's levels are summed.
     Source: Song et al., ICLR 2022 (ViDT), branch main of naver-ai/vidt.
     """
 

@@ -8,9 +8,9 @@ from pycls_std.trainers.base import Preset
 class VkD(Preset):
     """Labels, a teacher's features by an orthogonal projection (`terms/vkd.py`), and its logits; weighted as published.
 
-    Logits are compared by KL at temperature 1, on the distillation head where the student has one, and are not weighed
-    against the labels: all three weights are 1. Any of them may be 0; with one head to learn from, two of a student are
-    one, their average. A detector learns tokens of the teacher in place of both (`terms/tokens.py`), at weight 4.
+    Logits are compared by KL at temperature 1, on the distillation head if the student has one; all three weights are
+    1. Any of them may be 0; if the labels' or the logits' is, a student's two heads are trained as one, their average.
+    For a detector, tokens of the teacher replace features and logits (`terms/tokens.py`), at weight 4.
     Source: Miles et al., CVPR 2024.
     """
 

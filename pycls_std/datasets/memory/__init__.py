@@ -2,4 +2,4 @@
 
 
 class NotInMemory(ValueError):
-    """What is wanted cannot be had of images in memory; the text says why."""
+    """Raised if images cannot be held in memory; the text says why."""

@@ -1,4 +1,4 @@
-"""What is done to a block of images in memory: the pipelines of `transforms`, in batched tensor operations.
+"""Augment images in memory, by the pipelines of `transforms` in batched tensor operations.
 
 Shapes: B images, H height, W width, S side of the result.
 """
@@ -24,7 +24,7 @@ RATIO = (math.log(3 / 4), math.log(4 / 3))
 
 
 class Normalize:
-    """Bytes to numbers: (B, H, W, 4) uint8 -> (B, H, W 3) float."""
+    """Convert bytes to normalised floats: (B, H, W, 4) uint8 -> (B, H, W 3) float."""
 
     def __init__(self, normalization: Normalization, device: torch.device):
         mean, std = (torch.tensor(values, device=device) for values in normalization)
@@ -37,7 +37,7 @@ class Normalize:
 
 
 class Plain:
-    """The transform of images that are as they shall be: (B, 3, S, S) float, normalised, channels_last."""
+    """The transform without augmentation: normalises images of the final size to (B, 3, S, S) float, channels_last."""
 
     def __init__(self, normalization: Normalization, device: torch.device):
         self.normalize = Normalize(normalization, device)
@@ -51,7 +51,7 @@ class Plain:
 class BatchAugmentation:
     """The training transform of a block of views; every view is a function of (seed, view, index).
 
-    Its distribution is that of `transforms.train_transform`, its draws are not.
+    It has the same distribution as `transforms.train_transform`, but other random draws.
     crops: whether to record the part of the image that a view shows.
     """
 
@@ -77,8 +77,8 @@ class BatchAugmentation:
     def __call__(self, images: Tensor, views: np.ndarray, indices: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """images: (N, H, W, 4) uint8, all of them. views, indices: (B,).
 
-        Returns (B, 3, S, S) float, normalised, channels_last; and (B, 5), the part of each image that is seen, see
-        `crops`, or None if that is not recorded.
+        Returns (B, 3, S, S) float, normalised, channels_last; and the crop of each image, (B, 5), see `crops`, or None
+        if it is not recorded.
         """
         draws = CounterRNG(self.seed, views, indices)
         which = send(indices.astype(np.int32), images.device)
@@ -97,7 +97,7 @@ class BatchAugmentation:
         return block.unflatten(2, (-1, 3)).permute(0, 3, 1, 2), crop
 
     def _padded(self, images, which, draws):
-        """Return squares shifted by up to the padding, or not at all, some of them mirrored; and what is seen."""
+        """Return padded random crops, or whole images, some flipped; and their crops."""
         reach = self.options.crop_padding if self.options.crop == "pad" else 0
         corner = (draws.below(np.full((len(which), 2), 2 * reach + 1)) - reach).astype(np.int32)
         flip = draws.uniform(1)[:, 0] < self.options.flip
@@ -113,7 +113,7 @@ class BatchAugmentation:
         return geometry.crop(images, which, top, left, flip, self.size), seen
 
     def _resized(self, images, which, draws):
-        """Return random rectangles resized to squares, some of them mirrored; and what is seen."""
+        """Return random rectangles resized to squares, some flipped; and their crops."""
         whole = images.shape[1:3]
         corner, sides = draw_rectangles(draws, *whole, self.options.crop_scale)
         mirrored = draws.uniform(1)[:, 0] < self.options.flip
@@ -125,9 +125,9 @@ class BatchAugmentation:
 
 
 def draw_rectangles(draws: CounterRNG, height: int, width: int, least: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return corners (B, 2) and sides (B, 2), each vertical first, of random rectangles, as torchvision draws them.
+    """Return corners (B, 2) and sides (B, 2), each vertical first, of random rectangles, drawn as in torchvision.
 
-    least: smallest share of the image's area. Where ten tries do not fit, the centre is taken.
+    least: minimum fraction of the image's area. If none of ten tries fits, a central crop is taken.
     """
     area = draws.between(least, 1.0, TRIES) * (height * width)
     ratio = np.exp(draws.between(*RATIO, TRIES))
@@ -142,7 +142,7 @@ def draw_rectangles(draws: CounterRNG, height: int, width: int, least: float) ->
 
 
 def jitter(images: Tensor, draws: CounterRNG, strength: float) -> Tensor:
-    """Change brightness, contrast and saturation of (B, S, S, 4) images, in a random order, as torchvision does."""
+    """Jitter brightness, contrast and saturation of (B, S, S, 4) images, in random order, as torchvision does."""
     functions = (color.brightness, color.contrast, color.saturation)
     factors = send(draws.between(max(0.0, 1 - strength), 1 + strength, len(functions)), images.device)
     order = draws.uniform(len(functions)).argsort(axis=1)

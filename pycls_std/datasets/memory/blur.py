@@ -1,4 +1,4 @@
-"""Gaussian blur of many images at once, as Pillow makes it of one: three box blurs along rows, three along columns.
+"""Batched Gaussian blur, equal to Pillow's: three box blurs along rows, three along columns.
 
 Images are (B, H, W, 4) uint8, see `pixels`.
 Source of the box: Gwosdek et al., SSVM 2011 (extended box filters); its rounding is Pillow's.
@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ONE = 2**24  # weights are whole numbers of which so many are 1
+ONE = 2**24  # fixed-point representation of a weight of 1
 PASSES = 3
-PIXELS = 2**17  # that are blurred at once: more do not fit into the processor's cache
+PIXELS = 2**17  # pixels blurred at once: more do not fit into the processor's cache
 
 
 def box_weights(sigma: np.ndarray) -> np.ndarray:
-    """Return (B, 3) weights of a pixel, of each neighbour, and of each next but one; they are whole, and sum to ONE.
+    """Return (B, 3) integer weights of a pixel, of each neighbour, and of each second neighbour; they sum to ONE.
 
-    sigma: (B,) standard deviations of the Gaussian, pixels, above 0 and at most 2. Pillow computes them in single
-        precision.
+    sigma: (B,) standard deviations of the Gaussian, pixels, above 0 and at most 2. Computed in single precision, as in
+    Pillow.
     """
     sigma = sigma.astype(np.float32)
     variance = sigma * sigma / np.float32(PASSES)
@@ -25,14 +25,14 @@ def box_weights(sigma: np.ndarray) -> np.ndarray:
     whole = np.floor((length.astype(np.float64) - 1) / 2).astype(np.float32)
     share = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) * (whole + 1)))
     radius = whole + share
-    inner = (np.float32(ONE) / (radius * 2 + 1)).astype(np.int64)  # of a pixel that lies within the box
+    inner = (np.float32(ONE) / (radius * 2 + 1)).astype(np.int64)  # of pixels within the box
     reach = radius.astype(np.int64)
-    outer = (ONE - (2 * reach + 1) * inner) // 2  # of those that its edge cuts
+    outer = (ONE - (2 * reach + 1) * inner) // 2  # of pixels that its edge cuts
     return np.stack([inner, np.where(reach == 0, outer, inner), np.where(reach == 0, 0, outer)], axis=1)
 
 
 def blur(images: Tensor, weights: Tensor) -> Tensor:
-    """Return the blurred images; weights: (B, 3), see `box_weights`. Beyond an image its border goes on."""
+    """Return the blurred images; weights: (B, 3), see `box_weights`. Borders are replicated."""
     several = max(1, PIXELS // (images.shape[1] * images.shape[2]))
     parts = [torch.empty_like(images[:0])]
     for start in range(0, len(images), several):
@@ -48,7 +48,7 @@ def blur(images: Tensor, weights: Tensor) -> Tensor:
 def _box_blur(values: Tensor, weights: tuple[Tensor, ...], axis: int) -> Tensor:
     """Return (B, H, W, 4) int32 values, blurred once along an axis.
 
-    Sums need 32 bits and have no sign, so they are right whether a product wraps around or not.
+    Sums are unsigned 32-bit numbers, so the result is right even if int32 wraps around.
     """
     side, reach = values.shape[axis], len(weights) - 1
     first, last = values.narrow(axis, 0, 1), values.narrow(axis, side - 1, 1)

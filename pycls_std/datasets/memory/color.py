@@ -1,4 +1,4 @@
-"""Changes of colour of many images at once, as Pillow makes them of one.
+"""Batched colour operations, equal to Pillow's.
 
 Images are (B, H, W, 4) uint8, see `pixels`; amounts are (B,), one for each image.
 """
@@ -20,14 +20,14 @@ def posterize(images: Tensor, bits: Tensor) -> Tensor:
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
-    """Invert the values that are not below the threshold, 0 to 256."""
+    """Invert the values at or above the threshold, 0 to 256."""
     bright = (images >= _each(threshold)).to(torch.uint8)
-    return bright.mul_(255).bitwise_xor_(images)  # 255 - x turns all bits of x
+    return bright.mul_(255).bitwise_xor_(images)  # 255 - x flips all bits of x
 
 
 def solarize_add(images: Tensor, addend: Tensor) -> Tensor:
     """Add to the values below 128; addend: at most 128."""
-    dark = (images < 128).to(torch.uint8)  # a product is faster than a choice between bytes
+    dark = (images < 128).to(torch.uint8)  # a product is faster than torch.where on bytes
     return dark.mul_(_each(addend).to(torch.uint8)).add_(images)
 
 
@@ -35,7 +35,7 @@ def auto_contrast(images: Tensor) -> Tensor:
     """Stretch each channel to 0 to 255."""
     low, high = (limit(limit(images, 1), 1).int().unsqueeze(2) for limit in (torch.amin, torch.amax))  # (B, 4, 1)
     steps = torch.arange(256, device=images.device)
-    # in double and by a true division, as Pillow's: truncation shows the last bit
+    # in double and by a true division, as in Pillow: truncation depends on the last bit
     spread = (high - low).clamp(min=1).double()
     scale = torch.full_like(spread, 255.0) / spread
     tables = (steps * scale - low * scale).clamp(0, 255).to(torch.uint8)
@@ -43,7 +43,7 @@ def auto_contrast(images: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor) -> Tensor:
-    """Spread the values of each channel evenly."""
+    """Equalize the histogram of each channel."""
     places = _places(images).long().flatten()
     counts = torch.zeros(len(images) * 1024, dtype=torch.long, device=images.device)
     counts = counts.index_add_(0, places, torch.ones_like(places)).view(-1, 4, 256)
@@ -56,12 +56,12 @@ def equalize(images: Tensor) -> Tensor:
 
 
 def apply_tables(images: Tensor, tables: Tensor) -> Tensor:
-    """Return each value's entry in the table of its image and channel; tables: (B, 4, 256) uint8."""
+    """Return each value's entry in the lookup table of its image and channel; tables: (B, 4, 256) uint8."""
     return tables.flatten().index_select(0, _places(images).flatten()).view(images.shape)
 
 
 def _places(images: Tensor) -> Tensor:
-    """Return the place of each value in tables (B, 4, 256)."""
+    """Return the index of each value in flattened tables (B, 4, 256)."""
     batch, height, width, _ = images.shape
     channel = (256 * torch.arange(4, device=images.device, dtype=torch.int32)).repeat(width)
     first = 1024 * torch.arange(batch, device=images.device, dtype=torch.int32)
@@ -75,7 +75,7 @@ def grey(images: Tensor) -> Tensor:
 
 
 def greyscale(images: Tensor) -> Tensor:
-    """Put the luma in all channels."""
+    """Return the luma in all channels."""
     return unpacked(grey(images) * 0x010101)
 
 
@@ -96,7 +96,7 @@ def saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the smoothed image: 3x3, the centre 5 times as heavy as its neighbours, the border as it was."""
+    """Blend with the smoothed image: a 3x3 kernel with 5 times the weight at the centre, the border unchanged."""
     values = images.float()
     rows = values[:, :-2] + values[:, 1:-1] + values[:, 2:]
     box = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
@@ -106,7 +106,7 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def blend(base: Tensor, images: Tensor, factor: Tensor) -> Tensor:
-    """Return base + factor (images - base), cut to 0 to 255; factor: 0 = base, 1 = images, above 1 = away."""
+    """Return base + factor (images - base), clamped to 0 to 255; factor: 0 = base, 1 = images, above 1 extrapolates."""
     base = base.float()
     return (images.float() - base).mul_(_each(factor).float()).add_(base).clamp_(0, 255).to(torch.uint8)
 

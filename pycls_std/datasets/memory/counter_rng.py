@@ -1,6 +1,6 @@
-"""Random numbers of many views at once, each a pure function of (seed, view, index).
+"""Batched random numbers of views, each a pure function of (seed, view, index).
 
-They are drawn on the CPU whatever the device is, so that all devices, batch sizes and processes see the same views.
+They are always drawn on the CPU, so that views do not depend on the device, the batch size or the processes.
 Source: SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) in counter mode.
 Shapes: B views.
 """
@@ -11,9 +11,9 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class CounterRNG:
-    """Successive random numbers of each of B views; the n-th number of a view depends on n and its address alone.
+    """Successive random numbers of each of B views; the n-th number of a view depends only on n and its address.
 
-    views, indices: (B,) whole numbers, the address of each view.
+    views, indices: (B,) integers, the address of each view.
     """
 
     def __init__(self, seed: int, views: np.ndarray, indices: np.ndarray):
@@ -34,7 +34,7 @@ class CounterRNG:
         return low + (high - low) * self.uniform(count)
 
     def below(self, limits: np.ndarray) -> np.ndarray:
-        """Return whole numbers from 0 to limits - 1; limits: (B, count)."""
+        """Return integers from 0 to limits - 1; limits: (B, count)."""
         return (self.uniform(limits.shape[1]) * limits).astype(np.int64)
 
     def normal(self, count: int) -> np.ndarray:
@@ -44,7 +44,7 @@ class CounterRNG:
 
 
 def _mix(z: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser; unsigned arrays wrap around without a word."""
+    """SplitMix64's finaliser; unsigned arrays wrap around silently."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

@@ -1,7 +1,7 @@
-"""Random erasing of many images at once: a rectangle of each is filled with normal noise.
+"""Batched random erasing: a rectangle of each image is filled with normal noise.
 
 Source: Zhong et al., AAAI 2020; areas, ratios and tries as in timm.data.random_erasing with mode `pixel`.
-Shapes: B images, S side, n images that are erased. Images are rows of red, green, blue: (B, S, S 3).
+Shapes: B images, S side, n erased images. Images are rows of red, green, blue: (B, S, S 3).
 """
 
 import math
@@ -16,14 +16,14 @@ from pycls_std.datasets.memory.counter_rng import CounterRNG
 AREA = (0.02, 1 / 3)
 RATIO = (math.log(0.3), math.log(1 / 0.3))
 TRIES = 10
-NOISE = 2**20  # numbers in the table, at least
+NOISE = 2**20  # minimum size of the noise table
 
 
 class RandomErasing:
     """Erase with a probability.
 
-    size: S. The noise of a rectangle is a run of a table of normal numbers, the same for every seed, that starts at a
-    place drawn for the image: drawing each anew would cost more than the rest of the augmentation.
+    size: S. The noise of a rectangle is read from a table of normal numbers, the same for every seed, at a random
+    offset for each image: drawing fresh noise would cost more than the rest of the augmentation.
     """
 
     def __init__(self, probability: float, size: int, device: torch.device):
@@ -43,13 +43,13 @@ class RandomErasing:
         inside_rows = (rows >= top) & (rows < bottom)
         inside_columns = (columns >= left) & (columns < right)
         inside = inside_rows[:, :, None] & inside_columns[:, None, :]  # (n, S, S 3)
-        runs = self.noise.unfold(0, images[0].numel(), 1)  # a view of all runs, nothing is copied
+        runs = self.noise.unfold(0, images[0].numel(), 1)  # a view, nothing is copied
         noise = runs.index_select(0, start.squeeze(1)).view(-1, height, 3 * width)
         where = where.squeeze(1)
         return images.index_copy_(0, where, torch.where(inside, noise, images.index_select(0, where)))
 
     def draw(self, draws: CounterRNG, height: int, width: int) -> tuple[np.ndarray, ...]:
-        """Return (n,) places of the images to erase, and top, left, bottom, right of their rectangles."""
+        """Return (n,) positions of the images to erase, and top, left, bottom, right of their rectangles."""
         applies = draws.uniform(1)[:, 0] < self.probability
         area = draws.between(*AREA, TRIES) * (height * width)
         ratio = np.exp(draws.between(*RATIO, TRIES))

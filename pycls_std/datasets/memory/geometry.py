@@ -1,6 +1,6 @@
-"""Moves of many images at once, as Pillow makes them of one.
+"""Batched geometric operations, equal to Pillow's.
 
-Images are (B, H, W, 4) uint8, see `pixels`. What comes from outside of an image is of the colour `fill`.
+Images are (B, H, W, 4) uint8, see `pixels`. Pixels from outside an image have the colour `fill`.
 Shapes: B images, H height, W width, S side of the result.
 """
 
@@ -11,14 +11,14 @@ from pycls_std.core.precision import without_tf32
 from pycls_std.datasets.memory.pixels import choose, padded, select, transposed
 
 BLACK = (0, 0, 0)
-SOURCE = 2**23  # pixels that are resized at once, so that large images do not fill the memory
+SOURCE = 2**23  # pixels resized at once, to bound the memory with large images
 
 
 def pick(images: Tensor, rows: Tensor, columns: Tensor, which: Tensor | None = None) -> Tensor:
-    """Return the pixels at (rows, columns) of each image, the nearest ones for places outside.
+    """Return the pixels at (rows, columns) of each image, clamped to its border.
 
-    rows, columns: what broadcasts to (B, S, S), int32. which: (B,) int32, images to take them from, all in their order
-    by default.
+    rows, columns: int32, broadcastable to (B, S, S). which: (B,) int32, images to take them from, by default all in
+    order.
     """
     total, height, width, _ = images.shape
     which = _steps(images, total) if which is None else which
@@ -27,14 +27,14 @@ def pick(images: Tensor, rows: Tensor, columns: Tensor, which: Tensor | None = N
 
 
 def _steps(images: Tensor, end: int, start: int = 0) -> Tensor:
-    """Return start to end - 1 in 32 bits, which are enough for all pixels and half the work."""
+    """Return start to end - 1 as int32, which suffices for all pixels and is faster than int64."""
     return torch.arange(start, end, device=images.device, dtype=torch.int32)
 
 
 def crop(images: Tensor, which: Tensor, top: Tensor, left: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Return squares of images, black where they reach beyond, mirrored where flip says so.
+    """Return square crops of images, black outside the image, and flipped horizontally where `flip` is true.
 
-    which: (B,) images. top, left: (B,) corner of each square, pixels; int32 all. flip: (B,) bool. size: S.
+    which: (B,) images. top, left: (B,) corner of each square, pixels; all int32. flip: (B,) bool. size: S.
     """
     steps = _steps(images, size)
     rows = (top[:, None] + steps)[:, :, None]
@@ -66,7 +66,7 @@ def translate_y(images: Tensor, pixels: Tensor, fill) -> Tensor:
 
 
 def shift_rows(images: Tensor, shift: Tensor, fill) -> Tensor:
-    """Return images whose pixel (y, x) comes from (y, x + shift), by a cubic through four neighbours.
+    """Return images whose pixel (y, x) comes from (y, x + shift), by cubic interpolation.
 
     shift: (B, H) pixels, float64.
     """
@@ -84,7 +84,7 @@ def shift_rows(images: Tensor, shift: Tensor, fill) -> Tensor:
 
 
 def rotate(images: Tensor, degrees: Tensor, fill) -> Tensor:
-    """Rotate counter-clockwise about the centre, by a cubic through sixteen neighbours. degrees: float64."""
+    """Rotate counter-clockwise about the centre, by bicubic interpolation. degrees: float64."""
     _, height, width, _ = images.shape
     angle = -torch.deg2rad(degrees).view(-1, 1, 1)
     y = torch.arange(height, device=images.device).view(1, -1, 1) + 0.5 - height / 2
@@ -106,7 +106,7 @@ def rotate(images: Tensor, degrees: Tensor, fill) -> Tensor:
 
 
 def cubic(d: Tensor) -> list[Tensor]:
-    """Return the weights of the neighbours at -1, 0, 1, 2 for a place d in [0, 1).
+    """Return the weights of the neighbours at -1, 0, 1, 2 for a position d in [0, 1).
 
     Pillow's transforms use Keys' kernel with a = -1 (its resize uses a = -1/2).
     """
@@ -124,7 +124,7 @@ def _weighted(weights: list[Tensor], values: list[Tensor]) -> Tensor:
 
 
 def _bytes(values: Tensor) -> Tensor:
-    """Return (B, H, W 4) values as images, cut and truncated as Pillow's transforms do; 1e-3 makes up for float32."""
+    """Return (B, H, W 4) values as images, clamped and truncated as in Pillow; 1e-3 compensates for float32."""
     return (values + 1e-3).clamp_(0, 255).to(torch.uint8).unflatten(2, (-1, 4))
 
 
@@ -138,7 +138,7 @@ def _bilinear(distance: Tensor) -> Tensor:
     return (1 - distance).clamp_(min=0)
 
 
-# Pillow's filters for resizing: how far they reach, pixels, and the weight of a pixel at a distance.
+# Pillow's resize filters: their support in pixels, and the weight at a distance.
 FILTERS = {"bicubic": (2, _bicubic), "bilinear": (1, _bilinear)}
 
 
@@ -156,28 +156,28 @@ def resample(
 
     top, left, height, width: (B,) pixels, within the image; (1,) for the same rectangle of all. interpolation: a name
     of FILTERS.
-    Pillow 13 begins with the side that shrinks more, this with the width, which differs where values are cut.
+    Pillow 13 resizes the side that shrinks more first, this the width, which differs where values are clamped.
     """
     across = resize_matrix(left, width, images.shape[2], size, interpolation=interpolation)  # (B, S, W)
     down = resize_matrix(top, height, images.shape[1], size, interpolation=interpolation)  # (B, S, H)
     several = max(1, SOURCE // (images.shape[1] * images.shape[2]))
     parts = []
     for start in range(0, len(images), several):
-        # the same matrices for all, or those of these images
+        # shared matrices, or those of these images
         own = [m if len(m) == 1 else m[start : start + several] for m in (across, down)]
         planes = images[start : start + several, ..., :3].permute(0, 3, 1, 2).float()
-        with without_tf32(images.device):  # whose weights of 10 bits would move pixels by a level
+        with without_tf32(images.device):  # its 10-bit weights would change pixels by a level
             narrow = _rounded(planes @ own[0].transpose(1, 2).unsqueeze(1))
             parts.append(_rounded(own[1].unsqueeze(1) @ narrow).to(torch.uint8).permute(0, 2, 3, 1))
     return padded(torch.cat(parts))
 
 
 def resize_matrix(start: Tensor, length: Tensor, extent: int, size: int, *, interpolation: str = "bicubic") -> Tensor:
-    """Return (B, S, extent) weights by which pixels start to start + length become S pixels."""
+    """Return weights (B, S, extent) that resize pixels start to start + length to S pixels."""
     support, weight = FILTERS[interpolation]
     start, length = start.double().view(-1, 1, 1), length.double().view(-1, 1, 1)
     scale = length / size
-    stretch = scale.clamp(min=1)  # of the filter: it is wider where the image shrinks
+    stretch = scale.clamp(min=1)  # of the filter, which is wider for downscaling
     reach = support * stretch  # pixels of the source
     centre = (torch.arange(size, device=start.device).view(1, -1, 1) + 0.5) * scale
     first = (centre - reach + 0.5).floor().clamp(min=0) + start
@@ -189,5 +189,5 @@ def resize_matrix(start: Tensor, length: Tensor, extent: int, size: int, *, inte
 
 
 def _rounded(values: Tensor) -> Tensor:
-    """Return values as Pillow's resize leaves them after each of its two passes."""
+    """Round and clamp values, as Pillow's resize does after each of its two passes."""
     return (values + 0.5).floor_().clamp_(0, 255)

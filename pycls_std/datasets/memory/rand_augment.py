@@ -1,8 +1,8 @@
-"""RandAugment of many images at once: each has operations and strengths of its own.
+"""Batched RandAugment, with separate operations and magnitudes for each image.
 
-Operations, strengths and probabilities are timm's, read from timm's own transform; see `transforms.rand_augment`.
-Source: Cubuk et al., NeurIPS 2020; strengths as in timm.data.auto_augment.
-Shapes: B images, n of them that get one operation.
+Operations, magnitudes and probabilities are timm's, read from timm's own transform; see `transforms.rand_augment`.
+Source: Cubuk et al., NeurIPS 2020; magnitudes as in timm.data.auto_augment.
+Shapes: B images, n images that get one operation.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ def _enhance_increasing(m, sign):
 
 
 def _bits(m, sign):
-    return (m / 10 * 4).astype(np.int64).clip(1, 8)  # Pillow 13 refuses 0 bits, and there are no more than 8
+    return (m / 10 * 4).astype(np.int64).clip(1, 8)  # Pillow 13 refuses 0 bits, and the maximum is 8
 
 
 def _bits_increasing(m, sign):
@@ -75,7 +75,7 @@ for _name, _recolor in {
 
 
 class RandAugment:
-    """timm's RandAugment of a specification such as rand-m9-mstd0.5-inc1."""
+    """timm's RandAugment, for a specification such as rand-m9-mstd0.5-inc1."""
 
     def __init__(self, spec: str, image_size: int, normalization: Normalization):
         reference = rand_augment(spec, image_size, normalization)
@@ -98,7 +98,7 @@ class RandAugment:
         return images
 
     def draw(self, draws: CounterRNG) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-        """Return for one layer (operation, (n,) places of the images that get it, (n,) magnitudes, (n,) signs)."""
+        """Return for one layer (operation, (n,) positions of the images that get it, (n,) magnitudes, (n,) signs)."""
         choice, applies, sign = draws.uniform(3).T
         noise = draws.uniform(1) if np.isinf(self.deviation) else draws.normal(1)
         scaled = self.magnitude * noise if np.isinf(self.deviation) else self.magnitude + self.deviation * noise

@@ -16,9 +16,9 @@ from pycls_std.datasets.memory import NotInMemory
 from pycls_std.datasets.memory.pixels import padded
 from pycls_std.process import signals
 
-# Most bytes that the pixels of a split may take, four to a pixel.
+# Maximum bytes of a split's pixels, four per pixel.
 LIMIT = 2**31
-# Pixels that one process reads sooner than it starts workers. A smaller image than SMALL takes as long as one of SMALL.
+# Up to FEW pixels, one process is faster than starting workers. Images smaller than SMALL take as long as one of SMALL.
 SMALL = 64 * 64
 FEW = 5000 * SMALL
 
@@ -54,9 +54,9 @@ class Decoded(Dataset):
 def read(dataset: ImageSet, prepare=None, *, check, workers: int) -> tuple[Tensor, list]:
     """Return the pixels (N, H, W, 4) uint8 and the targets of a dataset.
 
-    prepare: what is done to each image first, in red, green and blue; None = nothing. check(index, target) returns the
-    target, or raises ValueError for what is none. workers: processes that read.
-    Raises NotInMemory that names two images, if they have not all the same size.
+    prepare: transform applied to each RGB image first; None = none. check(index, target) returns the target, or raises
+    ValueError if it is invalid. workers: processes that read.
+    Raises NotInMemory that names two images, if they are not all of the same size.
     """
     width, height = dataset[0][0].size
     batches = DataLoader(
@@ -86,6 +86,6 @@ def read(dataset: ImageSet, prepare=None, *, check, workers: int) -> tuple[Tenso
 
 
 def _stack(items):
-    """One array for images of one size: a worker sends it at once."""
+    """Return one array for images of one size, which a worker sends at once; and the targets."""
     images, targets = zip(*items, strict=True)
     return (np.stack(images) if len({image.shape for image in images}) == 1 else list(images)), list(targets)

@@ -1,6 +1,6 @@
-"""3-Augment of many images at once, see `datasets/three_augment.py`.
+"""Batched 3-Augment, see `datasets/three_augment.py`.
 
-Shapes: B images, n of them that get one change.
+Shapes: B images.
 """
 
 import numpy as np

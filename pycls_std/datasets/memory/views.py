@@ -1,4 +1,4 @@
-"""Views of images in memory, made in blocks of many batches.
+"""Views of images in memory, computed in blocks of several batches.
 
 Shapes: B views, N images, H height, W width, S side of a view.
 """
@@ -15,11 +15,11 @@ from pycls_std.core.sending import send
 from pycls_std.core.structures import Loaded, take
 from pycls_std.datasets.loader import EpochSampler
 
-# Changes whenever the same address gives other pixels than before: what is kept of views is then of no use.
+# To be changed whenever the same address gives different pixels than before, which invalidates caches of views.
 VERSION = 1
-# Images of a block by the kind of device, and the side at which their pixels are as many as a block may have. Fewer
-# cost more for each image: on CUDA a block takes as many launches whatever its size. More do not fit into the cache of
-# a processor, or take memory of the device from the student.
+# Images per block by device type, at a side of BLOCK_SIDE; fewer for larger images. Smaller blocks cost more per image,
+# since the number of CUDA launches does not depend on the size. Larger ones exceed the processor's cache, or take
+# device memory from the student.
 BLOCK = {"cpu": 2**11, "cuda": 2**14}
 BLOCK_SIDE = 32
 
@@ -27,9 +27,9 @@ BLOCK_SIDE = 32
 class MemoryViews(Dataset):
     """Transformed images, addressed by (view, index); the same address always gives the same pixels.
 
-    pixels: (N, H, W, 4) uint8. targets: (N, ...). Both lie where the views shall be.
-    transform(pixels, views (B,), indices (B,)) gives (B, 3, S, S), normalised, and the part of each image that is seen,
-    (B, 5), or None if that is not recorded; see `crops`. size: S.
+    pixels: (N, H, W, 4) uint8. targets: (N, ...). Both are on the device of the views.
+    transform(pixels, views (B,), indices (B,)) returns (B, 3, S, S), normalised, and the crop of each image, (B, 5), or
+    None if it is not recorded; see `crops`. size: S.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class MemoryViews(Dataset):
 
     @staticmethod
     def collate(samples: list[Loaded]) -> Loaded:
-        """Return one batch of several."""
+        """Concatenate several batches to one."""
         return Loaded(*map(_joined, zip(*samples, strict=True)))
 
     def batch(self, addresses: np.ndarray | list[tuple[int, int]]) -> Loaded:
@@ -72,12 +72,12 @@ class MemoryViews(Dataset):
         return digest.hexdigest()
 
     def loader(self, sampler: EpochSampler | list, *, batch_size: int, workers: int) -> "MemoryLoader":
-        """Return what a pass of batches comes from; it needs no workers."""
+        """Return the loader of a pass of batches; it needs no workers."""
         return MemoryLoader(self, sampler, batch_size=batch_size)
 
 
 class MemoryLoader:
-    """A pass of batches, as a DataLoader gives it to the loop. sampler: the address of every view of a pass."""
+    """A pass of batches, with the interface of a DataLoader. sampler: the addresses of the views of a pass."""
 
     def __init__(self, views: MemoryViews, sampler: EpochSampler | list, *, batch_size: int):
         self.dataset = views
@@ -89,7 +89,7 @@ class MemoryLoader:
         return -(-len(self.sampler) // self.batch_size)
 
     def __iter__(self) -> Iterator[Loaded]:
-        whole = getattr(self.sampler, "addresses", None)  # at once, where it can: a pass has many
+        whole = getattr(self.sampler, "addresses", None)  # as one array if possible, since a pass has many
         addresses = whole() if whole else list(self.sampler)
         step = self.block * self.batch_size
         for start in range(0, len(addresses), step):
@@ -100,13 +100,13 @@ class MemoryLoader:
 
 
 def batches_at_once(kind: str, batch_size: int, *, size: int) -> int:
-    """Return the batches of a block on a kind of device. size: the side of a view, in pixels."""
+    """Return the number of batches per block on a device type. size: side of a view, pixels."""
     most = BLOCK.get(kind, BLOCK["cpu"])
     return max(1, min(most, most * BLOCK_SIDE**2 // size**2) // batch_size)
 
 
 def _joined(parts: tuple):
-    """Return one tensor or array of several, None of what is not recorded."""
+    """Concatenate tensors or arrays; None if they are not recorded."""
     if parts[0] is None:
         return None
     return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
