@@ -47,6 +47,7 @@ class Weights(NamedTuple):
     image_size: int = 0  # pixels
     args: Mapping = MappingProxyType({})  # keyword arguments the backbone was built with
     student: TrainedStudent | None = None  # of which the backbone is a part
+    classes: tuple[str, ...] = ()  # their names
 
 
 class Form(NamedTuple):
@@ -152,6 +153,7 @@ def _own(state: dict, name: str, origin: str) -> Weights:
         image_size=cfg.DATA.IMAGE_SIZE,
         args={"norm_eps": cfg.MODEL.NORM_EPS, **cfg.MODEL.ARGS},
         student=TrainedStudent(cfg, student),
+        classes=info.classes,
     )
 
 
