@@ -57,3 +57,19 @@ def test_names_of_a_teachers_classes_that_the_data_has_not_are_told(std, said, c
     label = f"DISTILLATION.TEACHER_WEIGHTS of teacher 0 resnet8: {path}"
     found = [f"{label} has other classes; they are taken to be renamed: {told}"] if told else []
     assert warnings(caplog) == found
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        (SWAPPED, "class 3 4, in the data 3 (2 of 10 differ)"),
+        (RENAMED, "class 3 tres, in the data 3 (1 of 10 differ)"),
+        (list("0123456789"), ""),
+        (["one", "two"], ""),  # the checkpoint's number is another one, which the log says of its classifier
+    ],
+)
+def test_classes_that_the_student_starts_from_and_does_not_have_are_told(load, said, caplog, classes, told):
+    path = said(classes=classes)
+    cfg = load("debug/teacher_debug", MODEL__WEIGHTS=path)
+    build_all(cfg, build_runtime(cfg))
+    assert warnings(caplog) == ([f"MODEL.WEIGHTS {path}: trained with {told}"] if told else [])

@@ -223,7 +223,7 @@ def assemble(
     seed_all(cfg.SEED)
     backbone = build_backbone(cfg, classes)
     start_from(backbone, weights.student)
-    tell_of_other_use(cfg, weights.student, data.normalization)
+    tell_of_other_use(cfg, weights.student, data.normalization, data.info.classes)
     check_teachers_classes(cfg, of_teachers, data.info.classes)
     teachers = build_teachers(cfg, classes, data.normalization, of_teachers)
     student = build_student(cfg, backbone, run)
