@@ -4,9 +4,12 @@ import logging
 
 import pytest
 import torch
+from image_folders import write_images
 
+from pycls_std import runner
 from pycls_std.builders.data import build_data
 from pycls_std.builders.training import build_all, build_runtime, build_scored_teachers
+from pycls_std.builders.weights import find_weights
 
 
 @pytest.fixture
@@ -73,3 +76,47 @@ def test_classes_that_the_student_starts_from_and_does_not_have_are_told(load, s
     cfg = load("debug/teacher_debug", MODEL__WEIGHTS=path)
     build_all(cfg, build_runtime(cfg))
     assert warnings(caplog) == ([f"MODEL.WEIGHTS {path}: trained with {told}"] if told else [])
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "data", "told"),
+    [
+        (0, 0.1, {}, True),
+        (0.1, 0.3, {}, True),
+        (0.3, 0.3, {}, False),
+        (0.3, 0.1, {}, False),  # which has held out all of these, and more
+        (0, 0, {}, False),
+        (0, 0.1, {"name": "others"}, False),
+        (0, 0.1, {"contents": {"train": "of other files"}}, False),
+    ],
+)
+def test_a_teacher_that_has_seen_held_out_images_is_told_of(std, said, caplog, there, here, data, told):
+    path = said(**data)
+    state = torch.load(path, weights_only=True)
+    changed = state["config"].replace("VAL_FRACTION: 0.0", f"VAL_FRACTION: {float(there)}")
+    assert (changed != state["config"]) == bool(there)
+    torch.save(state | {"config": changed}, path)
+    # it may have been trained on fewer images than this run, or on more: that is no matter
+    cfg = std(DISTILLATION__TEACHER_WEIGHTS=f"[{path}]", DATA__VAL_FRACTION=here, DATA__PER_CLASS=40)
+    build_all(cfg, build_runtime(cfg))
+    why = f"it was trained with DATA.VAL_FRACTION {there:g}, here it is {here:g}; scores on them may be too good"
+    label = f"DISTILLATION.TEACHER_WEIGHTS of teacher 0 resnet8: {path}"
+    assert warnings(caplog) == [f"{label} may have seen held-out images: {why}"] * told
+
+
+def test_of_which_files_a_teachers_images_were(load, tmp_path, caplog):
+    own = write_images(tmp_path / "data", classes=("cat", "dog", "fox")) | {"TRAIN__BATCH_SIZE": 2}
+    runner.train(load("debug/teacher_debug", **own, OPTIM__MAX_EPOCH=1, OUT_DIR=tmp_path / "teacher"))
+    path = tmp_path / "teacher" / "checkpoints" / "best.pt"
+    cfg = load("debug/kd_debug", **own, DATA__VAL_FRACTION=0.25, DISTILLATION__TEACHER_WEIGHTS=f"[{path}]")
+    build_all(cfg, build_runtime(cfg))
+    assert len(warnings(caplog)) == 1 and "may have seen held-out images" in warnings(caplog)[0]
+    caplog.clear()
+    (tmp_path / "data" / "train" / "cat" / "0.png").rename(tmp_path / "data" / "train" / "cat" / "9.png")
+    build_all(cfg, build_runtime(cfg))
+    assert warnings(caplog) == []
+
+
+def test_what_is_no_digest_of_files_is_refused(said):
+    with pytest.raises(ValueError, match="said.pt: data.contents.train is "):
+        find_weights("resnet8", str(said(contents={"train": 3})))
