@@ -21,7 +21,14 @@ from pycls_std.measure.predictions import check_predictions, keep_predictions
 from pycls_std.measure.scores import keep_scores, refuse_other_file
 from pycls_std.measure.speed import time
 from pycls_std.run.folder import RunFolder
-from pycls_std.run.identity import Identity, changed_shape, refuse_other_parts, refuse_other_test_files, refuse_squashed
+from pycls_std.run.identity import (
+    Identity,
+    changed_shape,
+    refuse_other_parts,
+    refuse_other_test_files,
+    refuse_other_training_files,
+    refuse_squashed,
+)
 from pycls_std.run.record import commit
 
 LOG = logging.getLogger("pycls_std")
@@ -189,6 +196,9 @@ def test(cfg) -> None:
     data = world.rank_zero_first(lambda: build_data(cfg, device=runtime.device, train=False, world=world))
     if saved and saved["data"]["classes"] != list(map(str, data.info.classes)):
         LOG.warning("%s was trained on other classes: %s", cfg.TEST.WEIGHTS, first_of(saved["data"]["classes"]))
+    if saved and cfg.TEST.SPLIT != "test":
+        images = len(data.test.dataset)
+        refuse_other_training_files(saved, cfg.TEST.SPLIT, data.contents, images, cfg.TEST.WEIGHTS)
     if saved and cfg.TEST.PREDICTIONS:
         refuse_other_test_files(saved, data.info.name, data.contents, cfg.TEST.WEIGHTS)
     task = data.task

@@ -21,6 +21,7 @@ from pycls_std.config import catalogue
 from pycls_std.config.declared import Declaration
 from pycls_std.core.registry import TRAINERS
 from pycls_std.engine import checkpoint, loop
+from pycls_std.engine.runtime import Runtime
 from pycls_std.measure.description import operations
 from pycls_std.results.read import read_run
 from pycls_std.run import record
@@ -601,6 +602,15 @@ def test_a_run_is_not_continued_with_other_arguments_of_a_teacher(std, finished)
     own = {"OUT_DIR": finished, "OPTIM__MAX_EPOCH": 3, "DISTILLATION__TEACHER_ARGS": "[{taps: before_relu}]"}
     with pytest.raises(ValueError, match=r"DISTILLATION.TEACHER_ARGS was \[\], is \[{'taps': 'before_relu'}\]. Choose"):
         runner.train(std(**(LENGTH | own)))
+
+
+@pytest.mark.parametrize("later", [0.001, 99.0])
+def test_peak_memory_is_that_of_all_starts(longer, tmp_path, monkeypatch, later):
+    path = tmp_path / "run" / "run.json"
+    first = json.loads(path.read_text())["peak_memory_gib"]
+    monkeypatch.setattr(Runtime, "peak_memory", lambda _: later)
+    runner.train(longer())
+    assert json.loads(path.read_text())["peak_memory_gib"] == max(first, later) and 0.001 < first < 99
 
 
 def test_an_extension_that_does_not_come_to_an_epoch_leaves_the_result(longer, tmp_path, monkeypatch):

@@ -5,6 +5,8 @@ import re
 
 import pytest
 import torch
+from image_folders import write_images
+from PIL import Image
 from processes import Running, finish, two_ranks
 from records import SMALL, logged
 
@@ -81,6 +83,34 @@ def test_the_images_of_training_and_those_held_out_are_scored_on_request(load, t
         runner.run("test", cfg)
     cfg.TEST.SPLIT = "test"
     runner.run("test", cfg)
+
+
+def test_the_images_of_training_are_not_scored_where_their_files_have_changed(load, tmp_path):
+    """Of other files others would be held out, and images that were trained on scored as held out."""
+    own = write_images(tmp_path / "data") | {"DATA__VAL_FRACTION": 0.25, "TRAIN__BATCH_SIZE": 2, "OPTIM__MAX_EPOCH": 1}
+    cfg = load("debug/base_debug", **own, OUT_DIR=tmp_path / "run")
+    runner.train(cfg)
+    cfg.defrost()
+    path = cfg.TEST.WEIGHTS = f"{cfg.OUT_DIR}/checkpoints/best.pt"
+    state = torch.load(path, weights_only=True)
+    older = state | {"data": {key: value for key, value in state["data"].items() if key != "contents"}}
+    for cfg.TEST.SPLIT, saved in (("held-out", state), ("train", older)):
+        torch.save(saved, path)
+        runner.test(cfg)
+    for number in range(4, 8):
+        Image.new("RGB", (8, 8), (9, 9, number)).save(tmp_path / "data" / "train" / "cat" / f"{number}.png")
+    for split, saved, told in (
+        ("held-out", state, "was trained on other files: names, labels or sizes of those in DATA.ROOT have changed"),
+        ("train", state, "was trained on other files"),
+        ("held-out", older, "is of a run with 2 such images, now 3"),
+        ("train", older, "is of a run with 6 such images, now 9"),
+    ):
+        torch.save(saved, path)
+        cfg.TEST.SPLIT = split
+        with pytest.raises(ValueError, match=f"^TEST.SPLIT {split}: {path} {told}"):
+            runner.test(cfg)
+    cfg.TEST.SPLIT = "test"  # whose files are as they were
+    runner.test(cfg)
 
 
 def test_a_later_test_replaces_it_and_one_without_the_option_does_not(tested, tmp_path):

@@ -31,6 +31,16 @@ def trained_on(state: dict, origin: str) -> DatasetInfo:
     return DatasetInfo(str(data.get("name", "")), tuple(classes), normalization, ids=tuple(ids))
 
 
+def training_files(state: dict, origin: str) -> str:
+    """Return the digest of the files that a checkpoint's training split was made of, "" of no files and an older one.
+
+    Raises ValueError that names its origin for what is no digest.
+    """
+    files = state["data"].get("contents", {})
+    refuse_other_kind(files, {...: str}, f"{origin}: data.contents")
+    return files.get("train", "")
+
+
 def options_of(state: dict, origin: str) -> CfgNode:
     """Return the options that a checkpoint of this runner was trained with.
 

@@ -104,7 +104,11 @@ def build_data(
         return loaders.test_loader(views, batch_size=batch_size, workers=workers, world=world)
 
     if not train:
-        scored = _scored(cfg, test_set, info)
+        scored = test_set
+        if cfg.TEST.SPLIT != "test":
+            whole = _train_split(cfg, info)
+            digests |= _digests(train=whole)
+            scored = _scored(cfg, whole)
         _check_images(cfg, task, {{"train": "training"}.get(cfg.TEST.SPLIT, cfg.TEST.SPLIT): scored})
         return Data(info, task, normalization, plain(scored), contents=digests)
     val = plain(held_out) if held_out else None
@@ -123,11 +127,9 @@ def _train_split(cfg, test: DatasetInfo) -> ImageSet:
     return dataset
 
 
-def _scored(cfg, test_set: ImageSet, info: DatasetInfo) -> ImageSet:
-    """Return the images that TEST.SPLIT names, as the options divide the training split."""
-    if cfg.TEST.SPLIT == "test":
-        return test_set
-    trained, held_out = _parts(cfg, _train_split(cfg, info))
+def _scored(cfg, train_set: ImageSet) -> ImageSet:
+    """Return the part that TEST.SPLIT names of the training split, as the options divide it."""
+    trained, held_out = _parts(cfg, train_set)
     if cfg.TEST.SPLIT == "train":
         return trained
     assert held_out is not None, "DATA.VAL_FRACTION is 0"  # which `runner.run` refuses

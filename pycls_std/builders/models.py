@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import pycls_std.models  # noqa: F401  (registers the models)
+from pycls_std.builders.trained_data import in_words, other_classes
 from pycls_std.builders.weights import (
     Weights,
     WeightsError,
@@ -174,10 +175,10 @@ def start_from(backbone: Backbone, weights: Weights) -> None:
     LOG.info("%s: the classifier %s is new, %d -> %d classes", label, " and ".join(names), *classes[0])
 
 
-def tell_of_other_use(cfg, weights: Weights, normalization: Normalization) -> None:
-    """Warn if the student's initial weights were trained with another normalisation or other model arguments.
+def tell_of_other_use(cfg, weights: Weights, normalization: Normalization, classes: tuple[str, ...]) -> None:
+    """Warn if the student's initial weights were trained with another normalisation, model arguments or classes.
 
-    normalization: of the student's input.
+    normalization: of the student's input. classes: names of the data's; of another number, see `start_from`.
     """
     own, known = {"norm_eps": cfg.MODEL.NORM_EPS, **cfg.MODEL.ARGS}, weights.args
     keys = own.keys() | known.keys() if weights.student else known.keys()  # other origins may not list all of them
@@ -187,6 +188,9 @@ def tell_of_other_use(cfg, weights: Weights, normalization: Normalization) -> No
     if weights.normalization not in (None, normalization):
         there, here = (f"mean {each.mean}, deviation {each.std}" for each in (weights.normalization, normalization))
         told.append(f"{there}, here {here} (DATA.NORMALIZATION)")
+    if odd_classes := other_classes(weights, classes):
+        place, there, here = odd_classes[0]
+        told.append(f"class {place} {in_words(there, here)} ({len(odd_classes)} of {len(classes)} differ)")
     if weights.state is not None and told:
         LOG.warning("MODEL.WEIGHTS %s: trained with %s", weights.source, "; ".join(told))
 

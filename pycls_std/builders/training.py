@@ -21,6 +21,7 @@ from pycls_std.builders.models import (
 )
 from pycls_std.builders.teachers import Lesson, build_teachers, optimize_teachers
 from pycls_std.builders.token_mixing import choose_token_mixing, refuse_unfit_student
+from pycls_std.builders.trained_data import check_teachers_data
 from pycls_std.builders.weights import Weights
 from pycls_std.core.seeding import seed_all
 from pycls_std.core.structures import World
@@ -171,6 +172,7 @@ def build_scored_teachers(
     Raises ValueError that names a teacher with other weights: its agreement with the student says nothing about a run.
     """
     found = runtime.world.rank_zero_first(lambda: find_teacher_weights(cfg))
+    check_teachers_data(cfg, found, data)
     teachers = build_teachers(cfg, data.task.classes, data.normalization, _with_normalization(found, data))
     for teacher in teachers:
         runtime.place(teacher)
@@ -221,7 +223,8 @@ def assemble(
     seed_all(cfg.SEED)
     backbone = build_backbone(cfg, classes)
     start_from(backbone, weights.student)
-    tell_of_other_use(cfg, weights.student, data.normalization)
+    tell_of_other_use(cfg, weights.student, data.normalization, data.info.classes)
+    check_teachers_data(cfg, of_teachers, data)
     teachers = build_teachers(cfg, classes, data.normalization, of_teachers)
     student = build_student(cfg, backbone, run)
     trainer = build_trainer(cfg, student, run, teachers)

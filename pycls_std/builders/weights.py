@@ -12,7 +12,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from pycls_std.builders import hub
-from pycls_std.builders.checkpoints import of_today, options_of, trained_on
+from pycls_std.builders.checkpoints import of_today, options_of, trained_on, training_files
 from pycls_std.builders.downloads import download, expected
 from pycls_std.builders.plain_weights import of_backbone, plain
 from pycls_std.core.network import patience
@@ -47,6 +47,9 @@ class Weights(NamedTuple):
     image_size: int = 0  # pixels
     args: Mapping = MappingProxyType({})  # keyword arguments the backbone was built with
     student: TrainedStudent | None = None  # of which the backbone is a part
+    classes: tuple[str, ...] = ()  # their names
+    dataset: str = ""  # that the backbone was trained on
+    files: str = ""  # digest of those of its training split
 
 
 class Form(NamedTuple):
@@ -152,6 +155,9 @@ def _own(state: dict, name: str, origin: str) -> Weights:
         image_size=cfg.DATA.IMAGE_SIZE,
         args={"norm_eps": cfg.MODEL.NORM_EPS, **cfg.MODEL.ARGS},
         student=TrainedStudent(cfg, student),
+        classes=info.classes,
+        dataset=info.name,
+        files=training_files(state, origin),
     )
 
 

@@ -156,6 +156,23 @@ def refuse_other_parts(before: str, now: str, source: str) -> None:
         raise ValueError(f"{source} was trained on other images: {'; '.join(map(_in_words, changed))}")
 
 
+def refuse_other_training_files(saved: dict, split: str, contents: dict[str, str], images: int, source: str) -> None:
+    """Raise ValueError that names a checkpoint if its run divided other files into what it trained on and held out.
+
+    Of other files, images that it trained on would be scored as held out. split: TEST.SPLIT, "train" or "held-out".
+    contents: see `Data`. images: of that split, which are compared where no digest is known, as of CIFAR and before
+    December 2026.
+    """
+    before, counts = saved["data"].get("contents", {}), saved["data"].get("images", [])
+    refuse_other_kind(before, {...: str}, f"{source}: data.contents")
+    refuse_other_kind(counts, [int], f"{source}: data.images")
+    known = counts[{"train": 0, "held-out": 2}[split] :][:1]
+    if "train" in before and before["train"] != contents.get("train"):
+        raise ValueError(f"TEST.SPLIT {split}: {source} was trained on other files: {CHANGED_FILES}")
+    if "train" not in before and known not in ([], [images]):
+        raise ValueError(f"TEST.SPLIT {split}: {source} is of a run with {known[0]} such images, now {images}")
+
+
 def refuse_other_test_files(saved: dict, name: str, contents: dict[str, str], source: str) -> None:
     """Raise ValueError that names a checkpoint if its run was tested on other files of a dataset of this name.
 

@@ -37,6 +37,7 @@ class Record:
         earlier: dict,
     ):
         self.session = session
+        self.earlier_memory = earlier.get("peak_memory_gib", 0.0)
         trainer, runtime = session.trainer, session.runtime
         deployed = trainer.deployed_parameters()
         trained = trainer.trained_parameters()
@@ -74,7 +75,7 @@ class Record:
             "epochs_done": done,
             "best": session.best,
             "images_per_second": round(images / session.train_seconds, 1),
-            "peak_memory_gib": round(session.runtime.peak_memory(), 3),
+            "peak_memory_gib": max(self.earlier_memory, round(session.runtime.peak_memory(), 3)),  # of all starts
             "hours": round((session.train_seconds + session.test_seconds) / 3600, 4),
         }
 
