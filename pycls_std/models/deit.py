@@ -65,7 +65,7 @@ class ImageTokenDeiT(VisionTransformerDistilled):
         self.register_parameter("dist_token", None)
 
     def _pos_embed(self, x: Tensor) -> Tensor:
-        """x: (B, P, C). Returns class token, distillation token, patches, (B, 2 + P, C), with position embeddings."""
+        """x: (B, P, C). Returns class token, distillation token and patches (B, 2 + P, C), plus position embeddings."""
         assert self.cls_token is not None and self.pos_embed is not None, "a DeiT has both"
         tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x.mean(dim=1, keepdim=True), x], dim=1)
         return self.pos_drop(tokens + self.pos_embed)
