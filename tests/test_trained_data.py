@@ -108,11 +108,12 @@ def test_of_which_files_a_teachers_images_were(load, tmp_path, caplog):
     own = write_images(tmp_path / "data", classes=("cat", "dog", "fox")) | {"TRAIN__BATCH_SIZE": 2}
     runner.train(load("debug/teacher_debug", **own, OPTIM__MAX_EPOCH=1, OUT_DIR=tmp_path / "teacher"))
     path = tmp_path / "teacher" / "checkpoints" / "best.pt"
+    own["DATA__ROOT"] = (tmp_path / "data").rename(tmp_path / "moved")
     cfg = load("debug/kd_debug", **own, DATA__VAL_FRACTION=0.25, DISTILLATION__TEACHER_WEIGHTS=f"[{path}]")
     build_all(cfg, build_runtime(cfg))
     assert len(warnings(caplog)) == 1 and "may have seen held-out images" in warnings(caplog)[0]
     caplog.clear()
-    (tmp_path / "data" / "train" / "cat" / "0.png").rename(tmp_path / "data" / "train" / "cat" / "9.png")
+    (tmp_path / "moved" / "train" / "cat" / "0.png").rename(tmp_path / "moved" / "train" / "cat" / "9.png")
     build_all(cfg, build_runtime(cfg))
     assert warnings(caplog) == []
 

@@ -49,7 +49,7 @@ def check_teachers_data(cfg, weights: list[Weights], data: Data) -> None:
 
 
 def _same_images(weights: Weights, data: Data) -> bool:
-    """Return whether weights are of a run on this training split, by all that its checkpoint says of it."""
-    if (weights.dataset, weights.classes) != (data.info.name, data.info.classes):
-        return False
-    return weights.files in ("", data.contents.get("train", ""))
+    """Return whether weights are of a run on this training split: by its files, or by names where none are known."""
+    if weights.files:
+        return weights.files == data.contents.get("train")
+    return (weights.dataset, weights.classes) == (data.info.name, data.info.classes)
