@@ -90,7 +90,8 @@ def test_classes_that_the_student_starts_from_and_does_not_have_are_told(load, s
         (0, 0.1, {"contents": {"train": "of other files"}}, False),
     ],
 )
-def test_a_teacher_that_has_seen_held_out_images_is_told_of(std, said, caplog, there, here, data, told):
+def test_weights_that_have_seen_held_out_images_are_told_of(load, std, said, caplog, there, here, data, told):
+    """Those of a teacher, and those that the student starts from."""
     path = said(**data)
     state = torch.load(path, weights_only=True)
     changed = state["config"].replace("VAL_FRACTION: 0.0", f"VAL_FRACTION: {float(there)}")
@@ -102,6 +103,10 @@ def test_a_teacher_that_has_seen_held_out_images_is_told_of(std, said, caplog, t
     why = f"it was trained with DATA.VAL_FRACTION {there:g}, here it is {here:g}; scores on them may be too good"
     label = f"DISTILLATION.TEACHER_WEIGHTS of teacher 0 resnet8: {path}"
     assert warnings(caplog) == [f"{label} may have seen held-out images: {why}"] * told
+    caplog.clear()
+    own = load("debug/teacher_debug", MODEL__WEIGHTS=path, DATA__VAL_FRACTION=here, DATA__PER_CLASS=40)
+    build_all(own, build_runtime(own))
+    assert warnings(caplog) == [f"MODEL.WEIGHTS {path} may have seen held-out images: {why}"] * told
 
 
 def test_of_which_files_a_teachers_images_were(load, tmp_path, caplog):

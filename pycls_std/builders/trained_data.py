@@ -26,7 +26,7 @@ def in_words(there: str, here: str) -> str:
 
 
 def check_teachers_data(cfg, weights: list[Weights], data: Data) -> None:
-    """Raise ValueError that names a teacher if a class that the data has, too, has another place in its output.
+    """Raise ValueError that names a teacher if a class of the data is at another position in its output.
 
     It would teach wrong labels. A class may have been renamed: names that only one of them has give a warning. So does
     a teacher that may have been trained on images that are held out here.
@@ -41,11 +41,20 @@ def check_teachers_data(cfg, weights: list[Weights], data: Data) -> None:
         if odd:
             told = first_of(in_words(there, here) for _, there, here in odd)
             LOG.warning("%s has other classes; they are taken to be renamed: %s", label, told)
-        if data.val and found.student and _same_images(found, data):
-            own, here = found.student.cfg.DATA.VAL_FRACTION, cfg.DATA.VAL_FRACTION
-            if own < here:  # what is held out is drawn alike for all runs: of a smaller share it is a part
-                told = f"it was trained with DATA.VAL_FRACTION {own:g}, here it is {here:g}"
-                LOG.warning("%s may have seen held-out images: %s; scores on them may be too good", label, told)
+        warn_of_held_out(cfg, label, found, data)
+
+
+def warn_of_held_out(cfg, label: str, weights: Weights, data: Data) -> None:
+    """Warn if weights were trained on this training split with fewer images held out than here.
+
+    Held-out images are the same in all runs: those of a smaller fraction are part of those of a larger one.
+    """
+    if not (data.val and weights.student and _same_images(weights, data)):
+        return
+    own, here = weights.student.cfg.DATA.VAL_FRACTION, cfg.DATA.VAL_FRACTION
+    if own < here:
+        told = f"it was trained with DATA.VAL_FRACTION {own:g}, here it is {here:g}"
+        LOG.warning("%s may have seen held-out images: %s; scores on them may be too good", label, told)
 
 
 def _same_images(weights: Weights, data: Data) -> bool:

@@ -21,7 +21,7 @@ from pycls_std.builders.models import (
 )
 from pycls_std.builders.teachers import Lesson, build_teachers, optimize_teachers
 from pycls_std.builders.token_mixing import choose_token_mixing, refuse_unfit_student
-from pycls_std.builders.trained_data import check_teachers_data
+from pycls_std.builders.trained_data import check_teachers_data, warn_of_held_out
 from pycls_std.builders.weights import Weights
 from pycls_std.core.seeding import seed_all
 from pycls_std.core.structures import World
@@ -224,6 +224,7 @@ def assemble(
     backbone = build_backbone(cfg, classes)
     start_from(backbone, weights.student)
     tell_of_other_use(cfg, weights.student, data.normalization, data.info.classes)
+    warn_of_held_out(cfg, f"MODEL.WEIGHTS {weights.student.source}", weights.student, data)
     check_teachers_data(cfg, of_teachers, data)
     teachers = build_teachers(cfg, classes, data.normalization, of_teachers)
     student = build_student(cfg, backbone, run)
