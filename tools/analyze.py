@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--baseline", metavar="RUN", help="run to compare with, image by image")
     parser.add_argument("--format", choices=comparison.FORMATS, default="md")
     parser.add_argument("--out", metavar="FILE", help="write here instead of to the terminal")
-    parser.add_argument("--save", action="store_true", help="write RUN/analysis.json of each run, which is small")
+    parser.add_argument("--save", action="store_true", help="write RUN/analysis.json, a small file, for each run")
     args = parser.parse_intermixed_args(argv)
     try:
         found = {run: analysis_of(Path(run)) for run in args.runs}

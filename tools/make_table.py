@@ -22,12 +22,14 @@ def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0 done, 1 no run is finished, 2 a folder or a config is invalid."""
     parser = argparse.ArgumentParser(prog="make_table.py", description=__doc__)
     parser.add_argument("folders", nargs="*", help="folders with run records, such as logs/cifar10-jpeg_std or runs")
-    parser.add_argument("--expect", nargs="+", default=[], metavar="CONFIG", help="configs with a row even if not run")
     parser.add_argument(
-        "--baseline", default="", metavar="ROW", help="name of the row that the others are compared with"
+        "--expect", nargs="+", default=[], metavar="CONFIG", help="configs that have a row even if not yet run"
     )
+    parser.add_argument("--baseline", default="", metavar="ROW", help="name of the row to compare the others with")
     parser.add_argument("--apart", nargs="+", default=[], metavar="ROW", help="not compared, such as teachers")
-    parser.add_argument("--selection", choices=SELECTIONS, default=SELECTIONS[0], help="scores they are compared by")
+    parser.add_argument(
+        "--selection", choices=SELECTIONS, default=SELECTIONS[0], help="epoch whose scores are compared"
+    )
     parser.add_argument("--columns", nargs="+", default=[], metavar="NAME", help=f"{', '.join(GROUPS)}, all")
     parser.add_argument("--link-from", type=Path, metavar="FILE", help="link seeds to their records, as seen from it")
     parser.add_argument("--format", choices=FORMATS, default="md")

@@ -29,7 +29,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cfg", required=True, metavar="FILE", help="the options of the run, as RUN/config.yaml")
     parser.add_argument("--out", type=Path, default=Path("predictions"), metavar="FOLDER", help="default: predictions")
     parser.add_argument(
-        "--threshold", type=score, default=0.5, metavar="T", help="least score of a box that is drawn, 0 to 1: 0.5"
+        "--threshold", type=score, default=0.5, metavar="T", help="lowest score of a box to draw, 0 to 1, default: 0.5"
     )
     parser.add_argument("words", nargs="+", metavar="KEY=VALUE | image", help="options, as TEST.WEIGHTS=FILE; images")
     args = parser.parse_intermixed_args(argv)

@@ -22,7 +22,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", help="folders with run records, such as logs/cifar10-jpeg_std or runs")
     parser.add_argument("--baseline", default="", metavar="ROW", help="name of the row to compare with")
     parser.add_argument("--apart", nargs="+", default=[], metavar="ROW", help="not compared, such as teachers")
-    parser.add_argument("--selection", choices=SELECTIONS, default=SELECTIONS[0], help="scores they are compared by")
+    parser.add_argument(
+        "--selection", choices=SELECTIONS, default=SELECTIONS[0], help="epoch whose scores are compared"
+    )
     parser.add_argument("--columns", nargs="+", default=[], metavar="NAME", help=f"{', '.join(GROUPS)}, all")
     parser.add_argument("--title", help="by default the name of the first folder")
     parser.add_argument("--out", type=Path, metavar="FILE", help="by default report.html in the first folder")

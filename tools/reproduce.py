@@ -38,22 +38,22 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("table", type=Path, help="the file of a table, such as configs/tables/c100_std.yaml")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side, on each device")
     parser.add_argument("--gpus", type=_gpus, default=[], metavar="0,1", help="GPUs to spread the runs over")
-    parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="i/n", help="make the i-th of n parts, from 1")
-    parser.add_argument("--rows", type=lambda text: text.split(","), metavar="A,B", help="make, or show, these alone")
-    parser.add_argument("--slurm", type=int, metavar="N", help="print a job array of N parts, for sbatch, and stop")
+    parser.add_argument("--shard", type=_shard, default=(1, 1), metavar="i/n", help="train the i-th of n parts, from 1")
+    parser.add_argument("--rows", type=lambda text: text.split(","), metavar="A,B", help="train, or show, these alone")
+    parser.add_argument("--slurm", type=int, metavar="N", help="print a Slurm job array of N parts, and stop")
     parser.add_argument("--dry-run", action="store_true", help="print the plan with estimated hours, and stop")
     parser.add_argument("--scale", type=_scale, default=1.0, metavar="F", help="multiply all numbers of epochs")
-    parser.add_argument("--data", type=_pair, action="append", default=[], metavar="NAME=PLACE", help="stand-in")
+    parser.add_argument("--data", type=_pair, action="append", default=[], metavar="NAME=FOLDER", help="stand-in")
     parser.add_argument(
-        "--until", type=_seconds, metavar="25m", help="stop in so many s, m or h; what matters is first"
+        "--until", type=_seconds, metavar="25m", help="stop after so many s, m or h; the most important runs are first"
     )
-    parser.add_argument("--kept", action="store_true", help="records in logs/ count as done")
-    parser.add_argument("--show", action="store_true", help="print the table of what is there, and stop")
-    parser.add_argument("--logs", action="store_true", help="print the table of what is kept in logs/ alone, and stop")
-    parser.add_argument("--columns", nargs="+", default=[], metavar="NAME", help="in place of those that it names")
+    parser.add_argument("--kept", action="store_true", help="count records in logs/ as done")
+    parser.add_argument("--show", action="store_true", help="print the table of the runs so far, and stop")
+    parser.add_argument("--logs", action="store_true", help="print the table of the records in logs/ alone, and stop")
+    parser.add_argument("--columns", nargs="+", default=[], metavar="NAME", help="instead of the columns in the file")
     parser.add_argument("--link-from", type=Path, metavar="FILE", help="link seeds to their records, as seen from it")
     parser.add_argument("--format", choices=FORMATS, default="md")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="options of this machine, as DATA.ROOT")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="options of this machine, such as DATA.ROOT")
     args = parser.parse_intermixed_args(argv)
     for name in ("jobs", "slurm"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
