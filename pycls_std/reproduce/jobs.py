@@ -1,4 +1,4 @@
-"""The runs of a table in the order in which they are made: teachers first, one seed of every row, then the next."""
+"""The runs of a table in their order: each after its teachers, one seed of every row before the next."""
 
 import os
 from collections.abc import Sequence
