@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import urllib.request
+from collections import Counter
 from functools import partial
 
 import pytest
@@ -19,6 +20,7 @@ from test_table import make_table, table_of
 
 from pycls_std.core.network import patience
 from pycls_std.core.text import first_of
+from pycls_std.datasets.folders import unread
 from pycls_std.datasets.loader import Views, train_loader
 from pycls_std.tasks.classification import Classification
 
@@ -314,6 +316,7 @@ def test_check_data_tells_what_is_not_read(folders, tmp_path):
     assert (code, errors) == (0, "")
     line = "image_folder: train has 3 files that are not read, by their ending: .gif 2, none 1"
     assert output.splitlines() == [line, "train: 24 images read", "test: 12 images read"]
+    assert unread(Counter({".gif": 1})) == "1 file that is not read, by its ending: .gif 1"
 
 
 def test_check_data_without_data(tmp_path):
@@ -331,7 +334,8 @@ def test_an_empty_class_is_named_and_a_hidden_folder_is_not_one(folders, tmp_pat
     finish(Running(tmp_path, ["--mode", "train", *folders]))
     for path in (tmp_path / "data" / "train" / "bee").iterdir():
         path.unlink()
-    ended = Running(tmp_path, ["--mode", "train", *folders, f"OUT_DIR={tmp_path}/other"]).end()
+    words = [word.replace(f"{tmp_path}/run", f"{tmp_path}/other") for word in folders]
+    ended = Running(tmp_path, ["--mode", "train", *words]).end()
     assert "bee" in one_line(*ended, expected=1)
 
 
@@ -339,7 +343,7 @@ def test_an_empty_class_is_named_and_a_hidden_folder_is_not_one(folders, tmp_pat
 def test_splits_of_other_classes(folders, tmp_path):
     (tmp_path / "data" / "val" / "bee").rename(tmp_path / "data" / "val" / "dog")
     errors = one_line(*Running(tmp_path, ["--mode", "train", *folders]).end(), expected=1)
-    assert "the splits differ in 2 classes: bee (train only), dog (test only)" in errors
+    assert "the splits differ in 2 classes: bee (training split only), dog (test split only)" in errors
 
 
 @pytest.mark.fault(36)
@@ -349,7 +353,7 @@ def test_names_from_files_do_not_steer_the_terminal(folders, tmp_path):
     assert (code, errors) == (0, "")
     (tmp_path / "data" / "val" / "bee").rename(tmp_path / "data" / "val" / "b\x1b[31m\nee")
     errors = one_line(*Running(tmp_path, ["--mode", "train", *folders]).end(), expected=1)
-    assert r"differ in 2 classes: b\x1b[31m\nee (test only), bee (train only)" in errors
+    assert r"differ in 2 classes: b\x1b[31m\nee (test split only), bee (training split only)" in errors
     assert errors[:-1].isprintable()
     (tmp_path / "data" / "val" / "b\x1b[31m\nee" / "a\x1b[2Jb.png").write_bytes(b"")
     code, output, _ = called("tools/check_data.py", *folders, "DATA.NUM_WORKERS=0")

@@ -242,7 +242,8 @@ def test_the_name_is_the_folder_s_however_it_is_reached(tmp_path, monkeypatch, r
 def test_splits_of_other_categories(tmp_path):
     """Of another name, or of another id, which the classes' names do not tell."""
     assert fails(write_coco(tmp_path / "names", edit=changed("categories", 0, name="star"))) == (
-        "coco: DATA.ROOT ROOT: the splits differ in categories: 7 star (train only), 7 triangle (test only)"
+        "coco: DATA.ROOT ROOT: the splits differ in categories: "
+        "7 star (training split only), 7 triangle (test split only)"
     )
 
     def other_id(split, content):
@@ -250,7 +251,8 @@ def test_splits_of_other_categories(tmp_path):
             content["categories"][0]["id"], content["annotations"] = 9, []
 
     assert fails(write_coco(tmp_path / "ids", edit=other_id)) == (
-        "coco: DATA.ROOT ROOT: the splits differ in categories: 7 triangle (train only), 9 triangle (test only)"
+        "coco: DATA.ROOT ROOT: the splits differ in categories: "
+        "7 triangle (training split only), 9 triangle (test split only)"
     )
 
 

@@ -129,6 +129,11 @@ def test_one_teacher_is_no_list_of_eight_letters(write):
 def test_parallel_lists_of_teachers(write):
     path = write("TRAINER: kd\nDISTILLATION:\n  TEACHERS: [resnet32, resnet56]\n  TEACHER_WEIGHTS: [a.pt]\n")
     assert "DISTILLATION.TEACHERS has 2 entries, TEACHER_WEIGHTS has 1" in complaint(path)
+    assert "has 1 entry, TEACHER_NORMS has 2" in complaint(
+        path, "DISTILLATION.TEACHERS=[resnet8]", "DISTILLATION.TEACHER_NORMS=[half, half]"
+    )
+    text = complaint(path, "DISTILLATION.TEACHER_WEIGHTS=[]")
+    assert "command line: DISTILLATION.TEACHER_WEIGHTS is empty, expected a checkpoint or file of weights" in text
     text = complaint(path, "DISTILLATION.TEACHER_WEIGHTS=[a,b]", "DISTILLATION.TEACHER_NORMS=[half]")
     assert "DISTILLATION.TEACHERS has 2 entries, TEACHER_NORMS has 1" in text
     text = complaint(path, "DISTILLATION.TEACHER_WEIGHTS=[a,b]", "DISTILLATION.TEACHER_ARGS=[{}]")

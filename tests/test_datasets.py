@@ -197,7 +197,9 @@ def test_image_folders_that_are_wrong(tmp_path, load):
     (tmp_path / "train" / "empty").rmdir()
     write_folders(tmp_path, "val", ["cat", "mouse"])
     cfg = load("debug/base_debug", **on_folder(tmp_path))
-    with pytest.raises(ValueError, match=r"differ in 2 classes: dog \(train only\), mouse \(test only\)"):
+    with pytest.raises(
+        ValueError, match=r"differ in 2 classes: dog \(training split only\), mouse \(test split only\)"
+    ):
         build_data(cfg)
 
 
@@ -290,7 +292,7 @@ def test_files_that_are_not_read_are_told_once(tmp_path, load, caplog):
         (tmp_path / "val" / name).touch()
     lines = [
         "image_folder: train has 10 files that are not read, by their ending: .gif 7, .heic 2, none 1",
-        "image_folder: val has 1 images that lie in no class folder",
+        "image_folder: val has 1 image that lies in no class folder",
     ]
     assert [get_folder(tmp_path, split)[1].left_out for split in ("train", "test")] == lines
     build_data(load("debug/base_debug", **on_folder(tmp_path, TRAIN__BATCH_SIZE=2)))
@@ -372,7 +374,7 @@ def test_names_of_classes_are_shown_without_what_steers_a_terminal(tmp_path, loa
     cfg = load("debug/base_debug", **on_folder(tmp_path))
     with pytest.raises(ValueError) as error:
         build_data(cfg)
-    odd = r"do\x1b[2Jg (train only), two\nlines (test only), \udcff (test only)"
+    odd = r"do\x1b[2Jg (training split only), two\nlines (test split only), \udcff (test split only)"
     assert str(error.value) == f"DATA.ROOT {tmp_path}: the splits differ in 3 classes: {odd}"
     path = tmp_path / "train" / "cat" / "a\x1b[2J\nb.png"
     path.touch()

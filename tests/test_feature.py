@@ -90,7 +90,7 @@ def test_taps_are_an_option(load):
     ("overrides", "text"),
     [
         ({"teachers": 0}, "FEATURE.TEACHER needs teacher 0, DISTILLATION.TEACHERS has 0 entries"),
-        ({"FEATURE__TEACHER": 1}, "FEATURE.TEACHER needs teacher 1, DISTILLATION.TEACHERS has 1 entries"),
+        ({"FEATURE__TEACHER": 1}, "FEATURE.TEACHER needs teacher 1, DISTILLATION.TEACHERS has 1 entry"),
         ({"teachers": 2}, "teacher 1 resnet8 is read by no term"),
         ({"FEATURE__STUDENT_TAPS": "[0, 1]"}, "FEATURE.STUDENT_TAPS has 2 entries, TEACHER_TAPS has 1"),
         ({"FEATURE__TEACHER_TAPS": "[layer4]"}, "FEATURE.TEACHER_TAPS has 'layer4', expected last"),

@@ -81,6 +81,21 @@ def test_safetensors_that_are_none(tmp_path):
         weights.find_weights("resnet8", str(tmp_path / "b.safetensors"))
 
 
+@pytest.mark.parametrize("content", [b"hello\n", b"epoch 1\n", b"", b"\x80\x02"])
+def test_a_file_that_is_no_weights_is_told_in_words(tmp_path, content):
+    """Of text, torch told the code of a letter."""
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(checkpoint.Damaged, match="a.pt is corrupt or no checkpoint: it is no file of weights$"):
+        checkpoint.read(tmp_path / "a.pt")
+
+
+def test_of_a_truncated_file_the_first_sentence_alone_is_told(tmp_path):
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "a.pt")
+    (tmp_path / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:2000])
+    with pytest.raises(checkpoint.Damaged, match="a.pt is corrupt or no checkpoint: .*central directory$"):
+        checkpoint.read(tmp_path / "a.pt")
+
+
 def test_a_file_within_itself(tmp_path):
     content = {"epoch": 1}
     content["model"] = content

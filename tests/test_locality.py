@@ -172,7 +172,7 @@ def test_projectors_train_and_are_not_deployed(load):
     ("overrides", "text"),
     [
         ({"teachers": 0}, "LOCALITY.TEACHER needs teacher 0, DISTILLATION.TEACHERS has 0 entries"),
-        ({"teachers": 1, "LOCALITY__TEACHER": 1}, "needs teacher 1, DISTILLATION.TEACHERS has 1 entries"),
+        ({"teachers": 1, "LOCALITY__TEACHER": 1}, "needs teacher 1, DISTILLATION.TEACHERS has 1 entry"),
         ({"teachers": 2}, "teacher 1 resnet8 is read by no term"),
         ({"LOCALITY__STUDENT_TAPS": "[0, 1]"}, "LOCALITY.STUDENT_TAPS has 2 entries, TEACHER_TAPS has 3"),
         ({"LOCALITY__TEACHER_TAPS": "[layer1, layer2, layer4]"}, "LOCALITY.TEACHER_TAPS has 'layer4', expected last"),

@@ -620,7 +620,7 @@ def test_what_cannot_be_kept_is_left_to_workers(load, caplog, tmp_path, monkeypa
     monkeypatch.setattr(store, "LIMIT", limit)
     views, line = chosen(load, caplog, **words)
     assert isinstance(views, Views)
-    assert "by 0 workers" in line and reason in line
+    assert "one by one, in this process (DATA.LOADER)" in line and reason in line
     with pytest.raises(ValueError, match="DATA.LOADER is memory: .*" + reason):
         chosen(load, caplog, **words, DATA__LOADER="memory")
     views, line = chosen(load, caplog, **words, DATA__LOADER="workers")

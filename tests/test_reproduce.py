@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 from processes import ROOT, Running, called, wait_for
 
-from pycls_std.config import ConfigError
+from pycls_std.config import ConfigError, shipped
 from pycls_std.reproduce import estimate, running, showing, state
 from pycls_std.reproduce.jobs import Changes, plan
 from pycls_std.reproduce.running import Runner, Slot
@@ -146,6 +146,7 @@ def test_a_config_of_the_package_is_found_from_any_folder_and_what_lies_beside_t
     """As after _BASE_; it was looked for beside the table alone."""
     text = TABLE.replace(f"{DEBUG}/base_debug.yaml", "configs/debug/base_debug.yaml")
     text += "  - {name: more, config: configs/debug/base_debug.yaml}\n"
+    shipped._tell.cache_clear()
     with caplog.at_level(logging.INFO, logger="pycls_std"):
         found = table(text)
     assert [row.config for row in found.rows if row.name in ("base", "more")] == [DEBUG / "base_debug.yaml"] * 2
@@ -768,7 +769,8 @@ def test_the_plan_says_what_each_run_would_take_and_makes_nothing(table, tmp_pat
     own = (tmp_path / "small.yaml").rename(tmp_path / f"plan-{tmp_path.parent.name}-{os.getpid()}.yaml")
     code, output, errors = called("tools/reproduce.py", own, "--dry-run", "--jobs", 2)
     lines = output.splitlines()
-    assert (code, errors) == (0, "") and lines[0] == "A small table"
+    assert code == 0 and lines[0] == "A small table"
+    assert errors.splitlines() == [f"timing {row}" for row in ("base", "t", "KD", "lost")]
     taken = {line.partition(":")[0]: line for line in lines}
     hours = [float(taken[run].split(": ")[1].split(" hours")[0]) for run in ("base seed0", "t seed0", "KD seed0")]
     assert all(0 <= each < 1 for each in hours)
@@ -778,6 +780,37 @@ def test_the_plan_says_what_each_run_would_take_and_makes_nothing(table, tmp_pat
         "2 side by side, and 2 runs without an estimate"
     )
     assert not list((ROOT / "runs").glob("plan-*"))
+
+
+def test_a_plan_is_printed_line_by_line_and_leaves_no_timing_behind_when_it_is_stopped(table, tmp_path):
+    """What times the second row here never ends; standard output is a file, which is written to in blocks."""
+    table()
+    (tmp_path / "timing.py").write_text(
+        "import os, sys, time\n"
+        "print('about 2.00 hours of training steps')\n"
+        "if 'NAME=t' in sys.argv:\n"
+        "    open('pid.new', 'w').write(str(os.getpid())), os.rename('pid.new', 'pid'), time.sleep(60)\n"
+    )
+    (tmp_path / "plan.py").write_text(
+        "import runpy, sys\nfrom pathlib import Path\nfrom pycls_std.reproduce import estimate\n"
+        "estimate.SCRIPT = Path('timing.py')\n"
+        "sys.argv = ['reproduce.py', 'small.yaml', '--dry-run']\n"
+        f"runpy.run_path({str(ROOT / 'tools' / 'reproduce.py')!r}, run_name='__main__')\n"
+    )
+    with (tmp_path / "out").open("w") as output:
+        words = [sys.executable, "plan.py"]
+        planning = subprocess.Popen(
+            words, stdout=output, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        )
+        wait_for((tmp_path / "pid").exists)
+        first, second, *more = (tmp_path / "out").read_text().splitlines()
+        planning.terminate()
+        errors = planning.communicate(timeout=30)[1]
+    assert first == "A small table" and second.startswith("base seed0: 2.00 hours: python") and not more
+    assert planning.returncode == 143
+    assert errors.splitlines() == ["timing base", "timing t", "reproduce.py: stopped by SIGTERM"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def full(*_, **__):

@@ -412,6 +412,8 @@ def test_nothing_finished_is_a_failure(record, tmp_path):
     assert code == 1
     assert "| lost |" in text
     assert "seed0: no readable config.yaml" in text
+    (tmp_path / "logs" / "lost" / "seed0" / ".lock").touch()
+    assert "| seed0: starting, or killed before its first epoch |" in make_table(tmp_path / "logs")[1]
     assert {name: row["n"] for name, row in rows_of(text).items()} == {"lost": "0", "single": "0"}
     assert "top-1 |" not in text.replace("published top-1 |", "")
 

@@ -87,7 +87,9 @@ def test_precision_and_folding_are_those_asked_for(optimized, precision, teacher
     teacher, line, _ = optimized(lambda teacher: plain.append(teacher(images(), asked)), TAPS, **options)
     assert kinds(teacher) == found
     used = precision if teachers == "auto" else teachers
-    assert line.startswith(f"teacher 0 resnet8: {9 if fold else 0} batch norms folded, {used}; same as in fp32 ")
+    assert line.startswith(
+        f"teacher 0 resnet8: {9 if fold else 0} batch norms folded, {used}; same prediction as the original "
+    )
     assert "% of 360 test images, features within " in line
     output = teacher(images(), asked)
     assert [list(part) for part in output] == [["cls"], list(TAPS)]
@@ -129,8 +131,10 @@ def near(teacher):
 def test_a_teacher_that_bf16_would_confuse_stays_in_fp32(optimized):
     teacher, line, _ = optimized(near, PRECISION="bf16")
     assert kinds(teacher) == {FP32}
-    assert line.startswith("teacher 0 resnet8: 9 batch norms folded, fp32; same as in fp32 for 100.00 % of 360")
-    assert "; not with 9 batch norms folded, bf16: same as in fp32 for" in line
+    assert line.startswith(
+        "teacher 0 resnet8: 9 batch norms folded, fp32; same prediction as the original for 100.00 % of 360"
+    )
+    assert "; not used, as it is too different: 9 batch norms folded, bf16, same prediction as the original for" in line
     found = logits(teacher)
     with torch.autocast("cpu", BF16):
         assert torch.equal(logits(teacher), found)
@@ -141,7 +145,7 @@ def test_a_precision_that_is_asked_for_by_name_is_kept_and_the_difference_told(o
     for own in ({"DISTILLATION__TEACHER_PRECISION": "bf16"}, {"fall_back": False}):
         teacher, line, _ = optimized(near, PRECISION="bf16", **own)
         assert kinds(teacher) == {BF16}
-        assert float(line.split("as in fp32 for ")[1].split()[0]) < 99
+        assert float(line.split("as the original for ")[1].split()[0]) < 99
 
 
 @pytest.mark.parametrize(
@@ -166,16 +170,18 @@ def test_a_variant_whose_features_are_off_is_rejected(optimized, monkeypatch):
 
     def line_of(taps):
         teacher, line, _ = optimized(taps=taps, PRECISION="bf16")
-        assert kinds(teacher) == ({FP32} if "not with" in line else {BF16})
+        assert kinds(teacher) == ({FP32} if "not used" in line else {BF16})
         return line
 
     spoil(lambda x: x * 1.1, lambda x: x / 1.1)
-    _, _, rejected = line_of(TAPS).partition("; not with 9 batch norms folded, bf16: same as in fp32 for ")
+    _, _, rejected = line_of(TAPS).partition(
+        "; not used, as it is too different: 9 batch norms folded, bf16, same prediction as the original for "
+    )
     assert float(rejected.split()[0]) >= variants.LEAST_AGREEMENT
     assert rejected.endswith(" test images, features within 10 %")
-    assert "not with" not in line_of(TAPS[:1])
+    assert "not used" not in line_of(TAPS[:1])
     spoil(lambda x: x * 1.04, lambda x: x / 1.04)
-    assert "not with" not in line_of(TAPS)
+    assert "not used" not in line_of(TAPS)
     spoil(lambda x: x.index_fill(0, torch.tensor([5]), torch.nan), lambda x: x.nan_to_num(0))
     assert line_of(TAPS[:2]).endswith(" test images, features within nan %")
 
@@ -202,8 +208,9 @@ def test_a_teacher_that_can_only_be_computed_in_fp32(optimized):
 
     teacher, line, _ = optimized(insist, PRECISION="bf16")
     assert line == (
-        "teacher 0 resnet8: 0 batch norms folded, fp32; not with 0 batch norms folded, bf16: same as in fp32 "
-        "for 0.00 % of 360 test images (expected float and more)"
+        "teacher 0 resnet8: 0 batch norms folded, fp32; not used, as it is too different: "
+        "0 batch norms folded, bf16, same prediction as the original for 0.00 % of 360 test images "
+        "(expected float and more)"
     )
     assert kinds(teacher) == {FP32}
 
@@ -279,7 +286,7 @@ def test_checkpoints_know_teachers_by_the_weights_that_were_found(std, tmp_path,
     runner.train(cfg)
     assert load_state(tmp_path / "run")["teachers"] == found
     (line,) = [text for text in caplog.messages if "batch norms folded" in text]
-    assert line.startswith("teacher 0 resnet8: 9 batch norms folded, bf16; same as in fp32 for ")
+    assert line.startswith("teacher 0 resnet8: 9 batch norms folded, bf16; same prediction as the original for ")
 
 
 def test_the_benchmark_compares_all_ways(monkeypatch):

@@ -442,7 +442,7 @@ FEWER = {"neck.queries": (8, 1, 4), "neck.decoder": (8, 3, 4)}
     ("models", "overrides", "text"),
     [
         ({"teachers": []}, {}, "TOKENS.TEACHER needs teacher 0, DISTILLATION.TEACHERS has 0 entries"),
-        ({}, {"TEACHER": 1}, "TOKENS.TEACHER needs teacher 1, DISTILLATION.TEACHERS has 1 entries"),
+        ({}, {"TEACHER": 1}, "TOKENS.TEACHER needs teacher 1, DISTILLATION.TEACHERS has 1 entry"),
         ({}, {"STUDENT_MAPS": "[neck.maps.4]"}, "TOKENS.STUDENT_MAPS has 'neck.maps.4', expected last"),
         (
             {},

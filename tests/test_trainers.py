@@ -221,7 +221,7 @@ def test_an_auxiliary_term_that_returns_no_scalar_is_named(load, monkeypatch):
         ("kd", {"teachers": 0}, "KD.WEIGHT needs at least one teacher, DISTILLATION.TEACHERS is empty"),
         ("std", {"STD__PROPAGATE": "true", "STD__ASSIGN": "one_each"}, "STD.PROPAGATE carries one token set"),
         ("std", {"STD__PROPAGATE": "true"}, r"STD.PROPAGATE carries tokens .* STD.TAPS \['last'\] is one tap"),
-        ("std", {"STD__ASSIGN": "one_each"}, "STD.TAPS has 1 entries, DISTILLATION.TEACHERS 2"),
+        ("std", {"STD__ASSIGN": "one_each"}, "STD.TAPS has 1 entry, DISTILLATION.TEACHERS 2"),
         ("std", {"STD__TOKENS": "spatial", "MINE__SAMPLES": 4}, "STD.TOKENS is spatial, MINE needs tokens of both"),
         ("std", {"MINE__SAMPLES": 1}, "MINE.SAMPLES is 1, expected 0 .off. or at least 2"),
         ("std", {"MINE__SAMPLES": 500, "MINE__PERIOD": "step"}, "MINE.SAMPLES is 500, a batch has 128 images"),

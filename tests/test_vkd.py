@@ -237,7 +237,7 @@ def test_statistics_are_of_the_images_of_all_processes(load, name):
     [
         ({"teachers": 0}, "KD.WEIGHT needs at least one teacher, DISTILLATION.TEACHERS is empty"),
         ({"teachers": 0, "KD__WEIGHT": 0}, "VKD.TEACHER needs teacher 0, DISTILLATION.TEACHERS has 0 entries"),
-        ({"VKD__TEACHER": 1}, "VKD.TEACHER needs teacher 1, DISTILLATION.TEACHERS has 1 entries"),
+        ({"VKD__TEACHER": 1}, "VKD.TEACHER needs teacher 1, DISTILLATION.TEACHERS has 1 entry"),
         ({"VKD__STUDENT_TAP": "blocks.7"}, "VKD.STUDENT_TAP has 'blocks.7', expected pooled, patches, last"),
         ({"VKD__TEACHER_TAP": "9"}, "VKD.TEACHER_TAP has '9', the backbone has the taps 0 to 2"),
         ({"VKD__PROJECTION": "none"}, "VKD.PROJECTION is none: features of 24 channels cannot .* features of 64"),

@@ -3,6 +3,7 @@
 import email.message
 import hashlib
 import importlib
+import logging
 import pkgutil
 import socket
 import ssl
@@ -17,7 +18,7 @@ import timm
 import torch
 
 import pycls_std
-from pycls_std.builders import downloads, weights
+from pycls_std.builders import downloads, models, weights
 from pycls_std.builders.models import find_teacher_weights, refuse_other_arguments
 from pycls_std.builders.teachers import build_teachers
 from pycls_std.builders.training import build_all, build_runtime
@@ -273,6 +274,10 @@ def test_a_hub_that_says_nothing_or_is_not_there_is_given_up(monkeypatch, error)
     with pytest.raises(ValueError, match=f"timm's weights of resnet18.a1_in1k could not be loaded: {reason}$"):
         weights.find_weights("resnet18.a1_in1k", "timm")
     assert waited == [60] and socket.getdefaulttimeout() is None
+    with pytest.raises(ValueError, match=f"MODEL.WEIGHTS: .*: {reason}. The path of a file of weights can be given"):
+        models._find("MODEL.WEIGHTS", "resnet18.a1_in1k", "timm", True)
+    retries = logging.getLogger("huggingface_hub.utils._http")
+    assert not retries.isEnabledFor(logging.WARNING), "each was told twice"
 
 
 def test_teacher_with_another_number_of_classes_is_refused(std, tmp_path):

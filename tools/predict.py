@@ -91,9 +91,11 @@ def viewer(options):
     """Return the function that predicts images; warn if the student was trained with other options."""
     from pycls_std.builders.weights import student_weights  # here, since torch takes seconds to import
     from pycls_std.measure.showing import Viewer
-    from pycls_std.run.identity import changed_shape
+    from pycls_std.run.identity import changed_shape, refuse_other_model
 
     weights, saved = student_weights(Path(options.TEST.WEIGHTS), ema=options.TEST.EMA)
+    if saved:
+        refuse_other_model(saved["config"], config.dump(options), options.TEST.WEIGHTS)
     changed = changed_shape(saved["config"], config.dump(options)) if saved else []
     if changed:
         streams.complain(
@@ -104,11 +106,16 @@ def viewer(options):
 
 # --------------------------------------------------------------------------------------------------------------- images
 def upright(path: str):
-    """Return an RGB image, rotated by its EXIF orientation. Raises OSError if it is not an image."""
+    """Return an RGB image, rotated by its EXIF orientation.
+
+    Raises OSError if it is not an image, and ValueError for a folder.
+    """
     from PIL import ImageOps
 
     from pycls_std.datasets.decoding import naming, open_image, to_rgb
 
+    if Path(path).is_dir():
+        raise ValueError(f"it is a folder, name its images: {Path(path) / '*'}")
     image = open_image(path)
     with naming(path):
         ImageOps.exif_transpose(image, in_place=True)

@@ -1,4 +1,4 @@
-"""Execute the runs of a table, teachers first, and print it; finished runs are skipped, interrupted ones resumed."""
+"""Train the runs of a table, each after its teachers, and print it: finished runs are skipped, others are resumed."""
 
 import argparse
 import logging
@@ -88,9 +88,17 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if args.dry_run:
             environment = runner.slots[0].environment
-            print("\n".join([f"{table.title}", *changes.notes()]))
-            print("\n".join(plan_lines(own, environment, kept=args.kept, side_by_side=len(runner.slots))))
-            return 0
+            print("\n".join([f"{table.title}", *changes.notes()]), flush=True)
+            signals.install()  # a timing that is stopped ends with this process
+            try:
+                for line in plan_lines(own, environment, kept=args.kept, side_by_side=len(runner.slots)):
+                    print(line, flush=True)
+            except signals.Stopped as stopped:
+                streams.complain(f"reproduce.py: {stopped}")
+                code = stopped.code
+            finally:
+                signals.uninstall()
+            return code
         stops = args.show or args.logs
         if not stops:
             signals.install()

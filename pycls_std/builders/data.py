@@ -13,7 +13,7 @@ import pycls_std.tasks  # noqa: F401  (registers the tasks)
 from pycls_std.builders.views import data_seed, test_views, train_views
 from pycls_std.core.registry import DATASETS, TASKS
 from pycls_std.core.structures import DatasetInfo, ImageSet, Loader, Normalization, World
-from pycls_std.core.text import printable, shortened
+from pycls_std.core.text import counted, printable, shortened
 from pycls_std.datasets import loader as loaders
 from pycls_std.datasets.contents import contents
 from pycls_std.datasets.memory.views import MemoryViews
@@ -159,11 +159,11 @@ def _refuse_other_classes(cfg, train: DatasetInfo, test: DatasetInfo) -> None:
     if train.classes != test.classes:
         odd = set(train.classes) ^ set(test.classes)
         names = [
-            f"{shortened(printable(name), 60)} ({'test' if name in test.classes else 'train'} only)"
+            f"{shortened(printable(name), 60)} ({'test' if name in test.classes else 'training'} split only)"
             for name in sorted(odd)[:5]
         ]
-        root = printable(cfg.DATA.ROOT)
-        raise ValueError(f"DATA.ROOT {root}: the splits differ in {len(odd)} classes: {', '.join(names)}")
+        root, which = printable(cfg.DATA.ROOT), counted(len(odd), "class", "classes")
+        raise ValueError(f"DATA.ROOT {root}: the splits differ in {which}: {', '.join(names)}")
 
 
 def _tell_of(info: DatasetInfo) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import timm
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.utils.logging import set_verbosity_error
 from timm.models import load_model_config_from_hf
 from torch import Tensor
 
@@ -17,6 +18,8 @@ PREFIX = "hf-hub:"
 KEPT = ("num_classes", "input_size", "fixed_input_size", "mean", "std", "first_conv", "classifier", "pool_size")
 # Model arguments that could do the same.
 ELSEWHERE = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+
+set_verbosity_error()  # it warns of each of ten tries to reach the hub, and the error says it
 
 
 class Found(NamedTuple):

@@ -135,10 +135,14 @@ def absent_files(cfg) -> str:
 
 
 def _find(label, name, origin, fetch) -> Weights:
+    if fetch and not is_file(origin):
+        LOG.info("%s: %s, downloaded unless kept from before", label, origin)
     try:
         return (find_weights if fetch else describe_weights)(name, origin)
     except (ValueError, OSError) as error:
-        raise WeightsError(f"{label}: {error}") from error
+        failed = not is_file(origin) and error.__cause__ is not None  # by the connection
+        hint = ". The path of a file of weights can be given instead" if failed else ""
+        raise WeightsError(f"{label}: {str(error).rstrip('.') if hint else error}{hint}") from error
 
 
 def start_from(backbone: Backbone, weights: Weights) -> None:

@@ -3,6 +3,7 @@
 import logging
 import time
 
+from pycls_std.core.text import counted
 from pycls_std.datasets import loader as loaders
 from pycls_std.datasets.memory import NotInMemory, store
 from pycls_std.datasets.memory.views import MemoryViews
@@ -34,7 +35,9 @@ def train_views(cfg, dataset, task, normalization, *, device, crops: bool) -> lo
             )
             augment = pipeline.batch_augmentation(device, crops=crops)
             return MemoryViews(pixels.to(device), targets.to(device), augment, size=cfg.DATA.IMAGE_SIZE)
-    LOG.info("training images: one by one, by %d workers (DATA.LOADER)%s", cfg.DATA.NUM_WORKERS, reason)
+    number = cfg.DATA.NUM_WORKERS
+    by = f"by {counted(number, 'worker', 'workers')}" if number else "in this process"
+    LOG.info("training images: one by one, %s (DATA.LOADER)%s", by, reason)
     return loaders.Views(
         dataset,
         pipeline.train_transform(),

@@ -11,6 +11,7 @@ from pycls_std.config.mistake import ConfigError
 from pycls_std.config.plain_yaml import short
 from pycls_std.config.setting import BY_FOLDER
 from pycls_std.core.option import Option
+from pycls_std.core.text import counted
 
 NAME = re.compile(r"[\w.+-]*\w[\w.+-]*")  # of a run, or of a row of a table: it names a folder
 RAND_AUGMENT = re.compile(r"(rand(-(m|n|inc|mmax)\d+|-(mstd|p)\d+(\.\d+)?)*)?")  # timm's notation
@@ -116,7 +117,13 @@ def _check_teachers(flat, fail, sources) -> None:
         entries = flat[f"DISTILLATION.{key}"]
         if len(entries) != len(teachers) and (entries or key == "TEACHER_WEIGHTS"):
             where = sources.get(f"DISTILLATION.{key}") or sources.get("DISTILLATION.TEACHERS")
-            raise ConfigError(f"{where}: DISTILLATION.TEACHERS has {len(teachers)} entries, {key} has {len(entries)}")
+            if not entries:
+                wanted = (
+                    "a checkpoint or file of weights for each of DISTILLATION.TEACHERS, or timm, hf-hub:<owner>/<name>"
+                )
+                raise ConfigError(f"{where}: DISTILLATION.{key} is empty, expected {wanted}")
+            has = f"has {counted(len(teachers), 'entry', 'entries')}, {key} has {len(entries)}"
+            raise ConfigError(f"{where}: DISTILLATION.TEACHERS {has}")
     _check_kept(flat, fail)
     if flat["DISTILLATION.CACHE_TOP"] and flat["DISTILLATION.LOGIT_STANDARD"]:
         fail("DISTILLATION.CACHE_TOP", "0 with LOGIT_STANDARD, which needs the standard deviation of all logits")

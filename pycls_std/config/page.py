@@ -128,7 +128,8 @@ PAGE = {
     "AUG.LABEL_SMOOTHING": Option(0.0, least=0, greatest=1),
     # Repeated augmentation: views of an image within an epoch, whose length does not change; 1 = off.
     "AUG.REPEATS": Option(1, least=1, greatest=1000),
-    # Teachers, by model name; [] = none. The TEACHER_* lists have an entry for each of them; [] there = all defaults.
+    # Teachers, by model name; [] = none. The TEACHER_* lists have an entry for each of them; [] there = all defaults,
+    # which TEACHER_WEIGHTS do not have.
     "DISTILLATION.TEACHERS": Option([], of=str),
     # One for each teacher: a checkpoint or a file of weights, safetensors too | https://...#sha256=<hex> | timm (the
     # name holds the tag) | timm:<name> of another model | hf-hub:<owner>/<name> of timm's models |

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from functools import cache
 from pathlib import Path
 
 LOG = logging.getLogger("pycls_std")
@@ -22,5 +23,10 @@ def config_beside(folder: Path, path: str) -> Path | None:
     found = [place.joinpath(*inside) for place in PLACES if first == "configs"]
     own = next((place for place in found if os.path.isfile(place)), None)
     if own:
-        LOG.info("there is no %s here, the package's own is used: %s", path, own)
+        _tell(path, own)
     return own
+
+
+@cache  # once, though a table reads it for each row
+def _tell(path: str, own: Path) -> None:
+    LOG.info("there is no %s here, the package's own is used: %s", path, own)

@@ -8,6 +8,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def counted(number: int, one: str, several: str) -> str:
+    """Return a number with its noun, in the singular or the plural."""
+    return f"{number} {one if number == 1 else several}"
+
+
 def shortened(text: str, most: int = 200) -> str:
     """Return a text of at most so many characters, the middle left out of a longer one."""
     half = (most - 5) // 2

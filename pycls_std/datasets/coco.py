@@ -125,7 +125,8 @@ def _file(root: str, split: str) -> Path:
 def _refuse_other_categories(name: str, root: str, train: dict[int, str], test: dict[int, str]) -> None:
     odd = sorted(train.items() ^ test.items())
     if odd:
-        which = [f"{number} {text} ({'train' if train.get(number) == text else 'test'} only)" for number, text in odd]
+        places = ["training" if train.get(number) == text else "test" for number, text in odd]
+        which = [f"{number} {text} ({place} split only)" for (number, text), place in zip(odd, places, strict=True)]
         raise ValueError(f"{name}: DATA.ROOT {printable(root)}: the splits differ in categories: {first_of(which)}")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
-from pycls_std.core.text import printable, shortened
+from pycls_std.core.text import counted, printable, shortened
 
 MOST = 5  # number of extensions named in a message
 
@@ -97,4 +97,5 @@ def unread(count: Counter) -> str:
     """Return a text on how many files of each extension are not read, the most frequent first; "" for none."""
     rows = [f"{shortened(printable(name), 60) or 'none'} {number}" for name, number in count.most_common(MOST)]
     rows += [f"others {count.total() - sum(n for _, n in count.most_common(MOST))}"] if len(count) > MOST else []
-    return f"{count.total()} files that are not read, by their ending: {', '.join(rows)}" if rows else ""
+    files = counted(count.total(), "file that is not read, by its", "files that are not read, by their")
+    return f"{files} ending: {', '.join(rows)}" if rows else ""

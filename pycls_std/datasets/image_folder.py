@@ -12,7 +12,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from pycls_std.core.registry import DATASETS
 from pycls_std.core.structures import DatasetInfo, ImageSet
-from pycls_std.core.text import first_of, printable
+from pycls_std.core.text import counted, first_of, printable
 from pycls_std.datasets import folders
 from pycls_std.datasets.labelled_files import LabelledFiles
 from pycls_std.datasets.normalizations import NORMALIZATIONS
@@ -52,7 +52,7 @@ class ClassFolders(LabelledFiles):
             folders.refuse_shared(own, linked, [each.path for each in beside if each.is_dir()])
         loose = sum(not entry.is_dir() and folders.ending(entry.name) in IMG_EXTENSIONS for entry in found)
         parts = [folders.unread(sum(unread.values(), Counter()))]
-        parts += [f"{loose} images that lie in no class folder"] if loose else []
+        parts += [f"{counted(loose, 'image that lies', 'images that lie')} in no class folder"] if loose else []
         self.left_out = "; ".join(filter(None, parts))
 
     def _read(self, own: dict[str, str], untold: tuple[str, ...]) -> tuple[list[tuple[str, str]], dict[str, Counter]]:

@@ -82,9 +82,11 @@ def read(path: Path) -> dict:
     except (MemoryError, OSError, RuntimeError) as error:
         if not _shows_damage(error):
             raise unreadable(path, error) from error
-        reason = str(error).splitlines()[0]
-    except Exception as error:  # a pickle of something else may raise anything
+        reason = str(error).splitlines()[0].partition(". ")[0]  # general advice follows
+    except Exception as error:  # a pickle of something else may raise anything, text such as the code of a letter
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        if not zipfile.is_zipfile(content):
+            reason = "it is no file of weights"
         if "weights_only" in str(error).lower():
             raise Damaged(f"checkpoint {path} {_more_than_weights(path, content, error)}") from error
     else:

@@ -1,4 +1,4 @@
-"""The runs of a table in order of execution: teachers first, the first seed of every row, then the next."""
+"""The runs of a table in order of execution: each after its teachers, one seed of every row before the next seed."""
 
 import os
 from collections.abc import Sequence

@@ -97,6 +97,8 @@ def read_run(folder: Path) -> Run:
     run.options = shown if recorded in ("", text) else _options_of(recorded)
     if not shown or not run.options:
         run.status = "events damaged" if shown else f"no readable config.yaml{why}"
+        if not text and (folder / ".lock").exists():  # that of run/lock.py, which a killed run leaves behind
+            run.status = "starting, or killed before its first epoch"
         return run
     epochs, period = run.options["OPTIM.MAX_EPOCH"], run.options["TEST.PERIOD"]
     expected = {*range(period, epochs + 1, period), epochs}

@@ -173,6 +173,13 @@ def refuse_other_training_files(saved: dict, split: str, contents: dict[str, str
         raise ValueError(f"TEST.SPLIT {split}: {source} is of a run with {known[0]} such images, now {images}")
 
 
+def refuse_other_model(before: str, now: str, source: str) -> None:
+    """Raise ValueError that names a checkpoint if it is of another model than MODEL.NAME."""
+    old, new = (config.complete(options)["MODEL.NAME"] for options in (before, now))
+    if old != new:
+        raise ValueError(f"{source} holds a {old}, MODEL.NAME is {new}: the options are those of another run")
+
+
 def refuse_other_test_files(saved: dict, name: str, contents: dict[str, str], source: str) -> None:
     """Raise ValueError that names a checkpoint if its run was tested on other files of a dataset of this name.
 

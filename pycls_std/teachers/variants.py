@@ -87,7 +87,7 @@ def _first_good(trial, variants, plain) -> tuple[TeacherVariant, str]:
         comparison = trial.compare(variant, plain)
         if comparison.good or variant is variants[-1]:
             return variant, f"; {comparison.text}{rejected}"
-        rejected += f"; not with {variant}: {comparison.text}"
+        rejected += f"; not used, as it is too different: {variant}, {comparison.text}"
     return plain, rejected
 
 
@@ -133,7 +133,7 @@ class Trial:
         worst = float(torch.tensor([0.0, *each]).max())  # NaN if one is NaN
         agreement = 100 * same / count
         features = f", features within {worst:.2g} %" if taps else ""
-        text = f"same as in fp32 for {agreement:.2f} % of {count:.0f} test images{features}{failure}"
+        text = f"same prediction as the original for {agreement:.2f} % of {count:.0f} test images{features}{failure}"
         return Comparison(agreement, worst, text)
 
     def _output(self, variant, images) -> Output:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pycls_std.core.structures import Batch, Output, Progress, World
+from pycls_std.core.text import counted
 from pycls_std.models.describe import Description
 from pycls_std.models.student import Branch, Student
 
@@ -29,8 +30,8 @@ class RunDescription:
     def teacher(self, position: int, option: str) -> Description:
         """Return the description of a teacher. Raises ValueError that names the option if there is no such teacher."""
         if position >= len(self.teachers):
-            count = len(self.teachers)
-            raise ValueError(f"{option} needs teacher {position}, DISTILLATION.TEACHERS has {count} entries")
+            count = counted(len(self.teachers), "entry", "entries")
+            raise ValueError(f"{option} needs teacher {position}, DISTILLATION.TEACHERS has {count}")
         return self.teachers[position]
 
     def refuse_padding(self, option: str) -> None:

@@ -11,6 +11,7 @@ import pycls_std.terms.feature_losses  # noqa: F401  (registers the forms)
 from pycls_std.core.option import Option
 from pycls_std.core.registry import FEATURE_LOSSES, TERMS
 from pycls_std.core.structures import Batch, Output, Progress
+from pycls_std.core.text import counted
 from pycls_std.models.describe import Description
 from pycls_std.models.taps import POOLED, TapShape, choose_taps
 from pycls_std.terms.base import Term
@@ -129,7 +130,7 @@ def _choose(options, kind, student: Description, teacher: Description) -> tuple[
         chosen.append(found + (POOLED,) * kind.WITH_POOLED)
     if len(chosen[0]) != len(chosen[1]):
         own, other = (len(taps) - kind.WITH_POOLED for taps in chosen)
-        raise ValueError(f"FEATURE.STUDENT_TAPS has {own} entries, TEACHER_TAPS has {other}")
+        raise ValueError(f"FEATURE.STUDENT_TAPS has {counted(own, 'entry', 'entries')}, TEACHER_TAPS has {other}")
     return tuple(chosen)
 
 

@@ -9,6 +9,7 @@ import pycls_std.losses  # noqa: F401  (registers the transforms)
 from pycls_std.core.option import Option
 from pycls_std.core.registry import FEATURE_TRANSFORMS, TERMS
 from pycls_std.core.structures import Batch, Output, Progress, added
+from pycls_std.core.text import counted
 from pycls_std.losses.feature import feature_distance
 from pycls_std.models.taps import choose_taps
 from pycls_std.terms.base import Term
@@ -57,7 +58,8 @@ class Locality(Term):
         taps = {key: choose_taps(f"LOCALITY.{key}", options[key], list(own)) for key, own in sizes.items()}
         own, other = taps.values()
         if len(own) != len(other):
-            raise ValueError(f"LOCALITY.STUDENT_TAPS has {len(own)} entries, TEACHER_TAPS has {len(other)}")
+            has = counted(len(own), "entry", "entries")
+            raise ValueError(f"LOCALITY.STUDENT_TAPS has {has}, TEACHER_TAPS has {len(other)}")
         transform = FEATURE_TRANSFORMS.get(options.TRANSFORM)
         pairs, projectors = list(zip(own, other, strict=True)), []
         if getattr(transform, "projects", False):

@@ -11,6 +11,7 @@ from torch import Tensor
 from pycls_std.core.option import Option
 from pycls_std.core.registry import TERMS
 from pycls_std.core.structures import Batch, Output, Progress
+from pycls_std.core.text import counted
 from pycls_std.layers.token_branches import TokenBranches, TokenLayout
 from pycls_std.models.describe import Description
 from pycls_std.models.taps import choose_taps
@@ -94,7 +95,8 @@ def _layout(options, names: list[str], *, teachers: int) -> TokenLayout:
     if options.PROPAGATE and len(taps) == 1:
         raise ValueError(f"STD.PROPAGATE carries tokens from tap to tap, STD.TAPS {options.TAPS} is one tap")
     if options.ASSIGN == "one_each" and len(taps) != teachers:
-        raise ValueError(f"STD.ASSIGN is one_each, STD.TAPS has {len(taps)} entries, DISTILLATION.TEACHERS {teachers}")
+        own = counted(len(taps), "entry", "entries")
+        raise ValueError(f"STD.ASSIGN is one_each, STD.TAPS has {own}, DISTILLATION.TEACHERS {teachers}")
     groups: tuple[tuple[int, ...], ...]
     if options.PROPAGATE:
         groups = (everyone,)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pycls_std.core.option import Option
 from pycls_std.core.registry import TERMS
 from pycls_std.core.structures import Batch, Output, Padded, Progress, World, added
+from pycls_std.core.text import counted
 from pycls_std.layers.padding import mask_at
 from pycls_std.layers.projection import ChannelScale, make_projection
 from pycls_std.losses.feature import to_common_size
@@ -148,7 +149,8 @@ def _pairs(options, kind: str, student: Description, teacher: Description) -> li
     own, queries = options[f"STUDENT_{kind}"], kind == "QUERIES"
     other = options[f"TEACHER_{kind}"] or own
     if len(own) != len(other):
-        raise ValueError(f"TOKENS.STUDENT_{kind} has {len(own)} entries, TEACHER_{kind} has {len(other)}")
+        has = counted(len(own), "entry", "entries")
+        raise ValueError(f"TOKENS.STUDENT_{kind} has {has}, TEACHER_{kind} has {len(other)}")
     if not own:
         return []
     own = _chosen(f"TOKENS.STUDENT_{kind}", own, student, queries=queries)
