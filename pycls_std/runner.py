@@ -24,6 +24,7 @@ from pycls_std.run.folder import RunFolder
 from pycls_std.run.identity import (
     Identity,
     changed_shape,
+    refuse_other_model,
     refuse_other_parts,
     refuse_other_test_files,
     refuse_other_training_files,
@@ -188,6 +189,8 @@ def test(cfg) -> None:
     refuse_other_kind(saved, {key: kind for key, kind in TESTED.items() if key in saved}, cfg.TEST.WEIGHTS)
     if saved and cfg.TEST.SPLIT != "test":
         refuse_other_parts(saved["config"], config.dump(cfg), cfg.TEST.WEIGHTS)
+    if saved:
+        refuse_other_model(saved["config"], config.dump(cfg), cfg.TEST.WEIGHTS)
     changed = changed_shape(saved["config"], config.dump(cfg)) if saved else []
     if changed:
         LOG.warning("%s was trained with other options: %s", cfg.TEST.WEIGHTS, "; ".join(changed))
