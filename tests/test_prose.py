@@ -176,24 +176,38 @@ def gains_over(row: str, table: str) -> dict[str, str]:
 
 
 def test_what_is_said_of_logits_and_features(prose):
-    """On the seeds that a row and the baseline have."""
+    """Each difference is over the seeds that both rows have."""
     folder = ROOT / "logs" / "tinyimagenet100-32px_methods-deit_cpu"
     found = {path.name: scores(path) for path in folder.iterdir() if path.name != "r-20"}
-    assert all(own.keys() == {0, 1} for own in found.values()) and len(found) == 10 and "images; two seeds." in prose
-    gains = {row: [own[seed] - found["base"][seed] for seed in own] for row, own in found.items()}
-    means = {row: mean(own) for row, own in gains.items()}
-    order = ["DIST", "RSD", "KD", "FitNet", "VkD", "RKD", "AT"]
+    assert all(own.keys() == ({0, 1} if "OFA" in row else {0, 1, 2}) for row, own in found.items()) and len(found) == 14
+    assert "images; three seeds, of OFA's rows two." in prose
+
+    def gains(row, other="base"):
+        return [found[row][seed] - found[other][seed] for seed in sorted(found[row].keys() & found[other].keys())]
+
+    means = {row: mean(gains(row)) for row in found}
+    order = ["DIST", "KD", "RSD", "FitNet", "VkD", "RKD", "AT"]
     assert order == [row for row in sorted(means, key=means.get, reverse=True) if row in order]
-    dist, rsd, kd, fitnet, vkd, rkd, at = (f"{abs(means[row]):.1f}" for row in order)
+    dist, kd, rsd, fitnet, vkd, rkd, at = (f"{abs(means[row]):.1f}" for row in order)
     assert means["AT"] < 0 < means["RKD"]
-    told = f"DIST gains {dist} points over the baseline, RSD {rsd}, KD {kd}, FitNet {fitnet}, VkD {vkd} and RKD {rkd};"
+    told = f"DIST gains {dist} points over the baseline, KD {kd}, RSD {rsd}, FitNet {fitnet}, VkD {vkd} and RKD {rkd};"
     assert f"{told} AT loses {at}." in prose
-    assert [row for row in order if interval(gains[row])[0] > 0] == ["DIST", "RSD", "KD"]
-    assert "excludes 0 for DIST, RSD and KD alone" in prose
-    over = gains_over("KD", folder.name)
-    assert all("within noise" in said for said in over.values()) and "for none, so that" in prose
-    linear, mlp = (f"{means[f'VkD_{form}']:.1f}" for form in ("linear", "mlp"))
-    assert f"orthogonal, linear and two layers, end at {vkd}, {linear} and {mlp}" in prose
+    noise = [row for row in order if interval(gains(row))[0] <= 0 <= interval(gains(row))[1]]
+    assert f"The intervals of {' and '.join(noise)} include 0." in prose
+    low, high = interval(gains("DIST", "KD"))
+    ahead = f"DIST is {mean(gains('DIST', 'KD')):.1f} points ahead of KD (interval {low:.1f} to {high:.1f})"
+    assert low > 0 and ahead in prose
+    assert all(interval(gains(row, "KD"))[1] < 0 for row in ("RKD", "AT")) and "RKD and AT are behind it" in prose
+    assert all(interval(gains(row, "KD"))[0] < 0 < interval(gains(row, "KD"))[1] for row in ("RSD", "FitNet", "VkD"))
+    assert interval(gains("AT", "RKD"))[1] < 0 < interval(gains("FitNet"))[0] and "FitNet is ahead of it here" in prose
+    own = [f"{means[f'VkD_{form}']:.1f}" for form in ("no-features", "linear", "mlp")]
+    assert f"without features it gains {own[0]}, and with its projections" in prose
+    assert f"orthogonal, linear and two layers, {vkd}, {own[1]} and {own[2]}" in prose
+    over = gains_over("VkD_no-features", folder.name)
+    assert len(over) == 3 and all("within noise" in said for said in over.values())
+    heads, labels = (mean(gains(row, "OFA_no-heads")) for row in ("OFA", "OFA_labels"))
+    assert f"gain {heads:.1f} points over OFA without heads, and {-labels:.1f} are lost" in prose
+    assert min(gains("OFA", "OFA_no-heads")) > 0 > max(gains("OFA_labels", "OFA_no-heads"))
 
 
 def test_what_is_said_of_resnets_by_logits_and_features(prose):
