@@ -1,9 +1,10 @@
-"""Attention of queries to a few places, which they choose, of feature maps of several sizes.
+"""Deformable attention: each query attends to a few learned sampling points in feature maps of several sizes.
 
-Source: Zhu et al., ICLR 2021 (Deformable DETR); names of the layers, and their first weights, as in its code. The maps
-are read by grid_sample: of the ways in logs/benchmarks/deformable_amd-epyc.txt none is faster on a CPU. `transformers`
-5.24 computes the same to the last bit; its kernel is for CUDA alone and comes from a hub at run time, so it is unused.
-Shapes: B batch, Q queries, C channels, H height, W width, L maps, S places of all maps together, M heads, P points.
+Source: Zhu et al., ICLR 2021 (Deformable DETR); layer names and initialization as in its code. The maps are sampled by
+grid_sample: of the implementations in logs/benchmarks/deformable_amd-epyc.txt, none is faster on a CPU. `transformers`
+5.24 gives bitwise identical results; its kernel is for CUDA only and is downloaded from a hub at run time, so it is not
+used.
+Shapes: B batch, Q queries, C channels, H height, W width, L maps, S positions of all maps together, M heads, P points.
 """
 
 import math
@@ -14,14 +15,14 @@ from torch.nn.functional import grid_sample
 
 
 def sample_maps(values: Tensor, sizes: list[tuple[int, int]], places: Tensor, weights: Tensor) -> Tensor:
-    """Return weighted sums (B, Q, C) of what stands at some places of maps, between pixels bilinearly.
+    """Return weighted sums (B, Q, C) of feature maps at sampling locations, with bilinear interpolation.
 
-    values: (B, S, M, C / M), the maps one after the other, row by row. sizes: height and width of each.
-    places: (B, Q, M, L, P, 2) x and y as shares of a map, 0 and 1 its outer borders; beyond is zero.
-    weights: (B, Q, M, L, P), of a sum over maps and points.
+    values: (B, S, M, C / M), the flattened maps, concatenated. sizes: height and width of each.
+    places: (B, Q, M, L, P, 2) x and y as fractions of a map, 0 and 1 being its outer borders; zero padding outside.
+    weights: (B, Q, M, L, P), for the sum over maps and points.
     """
     batch, queries, heads, _, points, _ = places.shape
-    if places.device.type == "meta":  # where the shape alone is asked for, which grid_sample takes seconds to find
+    if places.device.type == "meta":  # only the shape is needed, which takes grid_sample seconds
         return values.new_empty(batch, queries, values.shape[2:].numel())
     grids = (2 * places - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # L, B M, Q, P, 2
     read = []
@@ -36,9 +37,9 @@ def sample_maps(values: Tensor, sizes: list[tuple[int, int]], places: Tensor, we
 
 
 class DeformableAttention(nn.Module):
-    """Each query reads `points` places of each map in each head, around its reference.
+    """In each head, each query samples `points` locations around its reference point in each map.
 
-    Raises ValueError for a number of channels that the heads do not divide.
+    Raises ValueError if the number of channels is not divisible by the number of heads.
     """
 
     def __init__(self, channels: int, *, maps: int = 4, heads: int = 8, points: int = 4):
@@ -53,7 +54,7 @@ class DeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Let each head look into a direction of its own, its points one step after the other, all weighted alike."""
+        """Initialize the sampling points of each head at 1, 2, ... steps in its own direction, with equal weights."""
         for layer in (self.sampling_offsets, self.attention_weights):
             nn.init.zeros_(layer.weight)
         for layer in (self.attention_weights, self.value_proj, self.output_proj):
@@ -62,7 +63,7 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
         angles = torch.arange(self.heads, dtype=torch.float32) * (2 * math.pi / self.heads)
         directions = torch.stack([angles.cos(), angles.sin()], dim=1)
-        directions = directions / directions.abs().amax(dim=1, keepdim=True)  # to the side of a square
+        directions = directions / directions.abs().amax(dim=1, keepdim=True)  # onto the border of a square
         steps = torch.arange(1, self.points + 1)
         offsets = directions[:, None, None] * steps[:, None]  # M, 1, P, 2
         with torch.no_grad():
@@ -79,10 +80,10 @@ class DeformableAttention(nn.Module):
     ) -> Tensor:
         """Return (B, Q, C).
 
-        queries: (B, Q, C). references: (B, Q, L, 2) x and y as shares of each map, whose offsets are in its pixels; or
-        (B, Q, L, 4) with width and height, to half of which the offsets reach. memory: (B, S, C), the maps one after
-        the other, row by row. sizes: height and width of each. image: (B, S) true where there is image; all else is
-        zero. None = everywhere.
+        queries: (B, Q, C). references: (B, Q, L, 2), x and y as fractions of each map, with offsets in pixels of the
+        map; or (B, Q, L, 4), with width and height, and offsets that are scaled by half of these and divided by the
+        number of points. memory: (B, S, C), the flattened maps, concatenated. sizes: height and width of each. image:
+        (B, S), false for padding, whose values are set to zero; None = no padding.
         """
         values = self.value_proj(memory)
         if image is not None:
@@ -90,7 +91,7 @@ class DeformableAttention(nn.Module):
         values = values.unflatten(2, (self.heads, -1)).float()
         layout = (self.heads, self.maps, self.points)
         weights = self.attention_weights(queries).unflatten(2, (self.heads, -1)).float().softmax(dim=-1)
-        offsets = self.sampling_offsets(queries).unflatten(2, (*layout, 2)).float()  # places need full precision
+        offsets = self.sampling_offsets(queries).unflatten(2, (*layout, 2)).float()  # locations need full precision
         centres = references[:, :, None, :, None, :2].float()
         if references.shape[-1] == 2:
             places = centres + _as_shares(offsets, sizes)
@@ -101,9 +102,9 @@ class DeformableAttention(nn.Module):
 
 
 def _as_shares(offsets: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
-    """Return offsets (B, Q, M, L, P, 2), x and y in pixels of each map, as shares of it.
+    """Return offsets (B, Q, M, L, P, 2), x and y in pixels of each map, as fractions of its size.
 
-    The sizes are numbers of the host: as a tensor they would be copied to the device in every layer.
+    The sizes are Python numbers: a tensor of them would be copied to the device in every layer.
     """
     pairs = zip(offsets.unbind(3), sizes, strict=True)
     shares = [torch.stack([own[..., 0] / width, own[..., 1] / height], dim=-1) for own, (height, width) in pairs]

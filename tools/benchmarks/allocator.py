@@ -1,6 +1,7 @@
-"""Time training steps in processes that keep freed memory and in others that do not, in turns.
+"""Compare training steps with and without keeping freed memory, in alternating processes.
 
-The student has random weights and batches of the embedded digits; a warm-up step goes before. KEY=VALUE are options.
+The student has random weights, the data is scikit-learn's digits, and a warm-up step is not timed. KEY=VALUE sets
+options of the run.
 """
 
 import argparse
@@ -19,7 +20,7 @@ WAYS = ("as it comes", "kept")
 
 
 def steps(way: str, count: int, words: list[str]) -> float:
-    """Return the median seconds of training steps, in this process."""
+    """Return the median time of a training step in this process, in seconds."""
     from pycls_std import config
     from pycls_std.builders.training import build_all
     from pycls_std.engine import runtime
@@ -41,11 +42,11 @@ def steps(way: str, count: int, words: list[str]) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print both medians, and the ratio of each round."""
+    """Print both medians, and the median and range of the ratios of the rounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)  # in a process of its own
+    parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)  # in a separate process
     parser.add_argument("words", nargs="*", metavar="KEY=VALUE")
     options = parser.parse_intermixed_args(argv)
     if options.only:

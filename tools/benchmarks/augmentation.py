@@ -1,6 +1,6 @@
 """Time crop, flip, RandAugment and erasing of 32 px images on one core: image by image, and in batches from memory.
 
-The images are scikit-learn's digits at 32 px; the cost hardly depends on what they show.
+The images are scikit-learn's digits at 32 px; the cost hardly depends on their content.
 """
 
 import argparse
@@ -38,11 +38,11 @@ RECIPES = {
 
 
 def compare(augmentation: Augmentation, *, images: int, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds that both ways take for so many views in each round."""
+    """Return the seconds of each round for both implementations. images: number of augmented views in a round."""
     dataset = Digits("train")
     device = torch.device("cpu")
     augment = BatchAugmentation(SIZE, NORMALIZATION, augmentation, seed=0, device=device)
-    task = Classification(10, pipeline=ImagePipeline)  # of which none is made here
+    task = Classification(10, pipeline=ImagePipeline)  # not used here
     pixels, labels = store.read(dataset, Compose(square(SIZE, "bicubic", "crop")), check=task.check, workers=0)
     memory = MemoryViews(pixels, task.stack(labels), augment, size=SIZE)
     transform = train_transform(SIZE, NORMALIZATION, augmentation)

@@ -1,7 +1,7 @@
-"""Time a training step on a CPU in fp32, and in bf16: torch's own, with attention in fp32, with all products in fp32.
+"""Time a training step on a CPU in fp32, and in bf16 with torch's own kernels, attention in fp32, or products in fp32.
 
-The last is what a run does on a CPU without instructions for bf16; on one that has them, the one before. Random images
-of 32 px and an untrained student, which take as long.
+A run uses the last one on a CPU without bf16 instructions, and the one before on a CPU with them. Images (32 px) and
+weights are random, which does not affect the time.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pycls_std.engine.runtime import Runtime  # noqa: E402
 from pycls_std.models.create import create_backbone  # noqa: E402
 
 STUDENTS: dict[str, dict[str, Any]] = {"mixer_nano4": {}, "resnet20": {}, "deit_tiny_patch16_224": {"patch_size": 4}}
-WAYS = {  # precision, whether products and attention of bf16 are computed in fp32
+WAYS = {  # precision, whether bf16 matrix products and attention are computed in fp32
     "fp32": ("fp32", False, False),
     "bf16, torch's own": ("bf16", False, False),
     "bf16, attention in fp32": ("bf16", False, True),
@@ -31,7 +31,7 @@ WAYS = {  # precision, whether products and attention of bf16 are computed in fp
 
 
 def step(runtime: Runtime, student: nn.Module, images, labels) -> Callable[[], None]:
-    """Return a function that takes a step."""
+    """Return a function that takes a training step."""
     optimizer = torch.optim.SGD(student.parameters(), lr=1e-3)
 
     def take() -> None:

@@ -1,7 +1,7 @@
-"""Time an epoch of STD with its teachers asked, and with what they said read from DISTILLATION.CACHE, in turns.
+"""Time an epoch of STD with the teachers' forward passes, and with their outputs from DISTILLATION.CACHE.
 
-A student on images of 32 px from memory (scikit-learn's digits), once with the two CIFAR ResNets of the recipes as
-cheap teachers, once with a ResNet-50 that sees 224 px as a costly one. Their weights are random, which takes as long.
+Both alternate. The images are scikit-learn's digits at 32 px, in memory. The cheap teachers are the two CIFAR ResNets
+of the recipes, the costly one is a ResNet-50 at 224 px; their weights are random, which does not affect the time.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SIZES = {"cheap": [32, 32], "costly": [224]}
 
 
 def compare(kind: str, folder: Path, words: list[str], *, rounds: int) -> list[str]:
-    """Return the lines of a report on one kind of teachers."""
+    """Return the lines of a report on one kind of teachers, cheap or costly."""
     names, sizes = TEACHERS[kind], SIZES[kind]
     words = [
         *("TRAINER=std", "DATA.NAME=digits", "MODEL.NUM_CLASSES=10", "MINE.SAMPLES=0", "DATA.IMAGE_SIZE=32"),
@@ -49,7 +49,7 @@ def compare(kind: str, folder: Path, words: list[str], *, rounds: int) -> list[s
         runtime.start_epoch(0)
         loop.train_epoch(session, 0)
 
-    epoch(kept)  # which writes it
+    epoch(kept)  # writes the cache
     seconds = interleaved({"asked": lambda: epoch(live), "read": lambda: epoch(kept)}, rounds=rounds, warmup=0)
     size = sum(path.stat().st_size for path in (folder / kind).rglob("*.npy")) / data.images
     title = f"{kind}: {cfg.MODEL.NAME} taught by {' + '.join(names)}, {cfg.PRECISION}, {runtime.device_name()}"

@@ -1,7 +1,8 @@
-"""Cost of a training step against batch, width, image size, number of teachers and of taps: a Markdown table.
+"""Cost of a training step by batch size, width, image size, number of teachers and of taps: a Markdown table.
 
-STD on a Mixer of 8 blocks with 4 px patches, in bf16 unless KEY=VALUE says otherwise. Each row changes one thing of the
-first; steps of all rows take turns. Memory is what the state of training holds and what is kept for the backward pass.
+STD on a Mixer with 8 blocks and 4 px patches, in bf16 unless KEY=VALUE sets another precision. Each row changes one
+setting of the first; steps of all rows alternate. Memory is that of the training state, and of the tensors saved for
+the backward pass.
 """
 
 import argparse
@@ -28,12 +29,12 @@ BASE = [
 
 
 def width(channels: int) -> list[str]:
-    """Return the options of a Mixer of so many channels."""
+    """Return the options of a Mixer with this number of channels."""
     return [f"MODEL.ARGS.embed_dim={channels}"]
 
 
 def teachers(*names: str) -> list[str]:
-    """Return the options of teachers with random weights."""
+    """Return the options for teachers of these names with random weights."""
     return [f"DISTILLATION.TEACHERS={list(names)}", f"DISTILLATION.TEACHER_WEIGHTS={['random.pt'] * len(names)}"]
 
 
@@ -55,7 +56,7 @@ ROWS = {
 
 
 def prepare(words: list[str]) -> Steps:
-    """Return what takes the steps of a row."""
+    """Return the training steps of a row, on its first batch."""
     cfg = config.load(str(ROOT / "configs/mixer/mixer-s4_c100_base.yaml"), [*BASE, *words])
     runtime = build_runtime(cfg)
     session, *_ = build_all(cfg, runtime, fetch=False)

@@ -1,6 +1,6 @@
-"""Time CycleMLP's cycle layer, forward and backward, by copies of channel slices and by deformable convolution.
+"""Time CycleMLP's cycle layer, forward and backward, by slices of channels and by deformable convolution.
 
-Both take steps in turns, on one batch of random maps of each size; ratios are of the same turns, median and range.
+Both alternate, on one batch of random feature maps for each size. Ratios are within a round, median and range.
 """
 
 import argparse
@@ -22,7 +22,7 @@ SIZES = ["56x64", "28x128", "14x320", "7x512"]  # the stages of B1 to B4 at 224 
 
 
 def deformable(layer: CycleLinear, x: Tensor) -> Tensor:
-    """Return what the layer does of (B, H, W, C), by torchvision's operation."""
+    """Return the output of the layer for (B, H, W, C), computed by torchvision's deform_conv2d."""
     channels = x.shape[3]
     offsets = torch.zeros(channels, 2, device=x.device)
     offsets[:, 1] = (torch.arange(channels, device=x.device) + 1) % 3 - 1
@@ -31,7 +31,7 @@ def deformable(layer: CycleLinear, x: Tensor) -> Tensor:
 
 
 def compare(size: str, options, runtime: Runtime) -> str:
-    """Return the row of a table for maps of a size, places of a side x channels."""
+    """Return the row of the table for a size, SIDExCHANNELS of a feature map."""
     side, channels = map(int, size.split("x"))
     layer = runtime.place(CycleLinear(channels, WIDTH))
     x = runtime.to_device(torch.randn(options.batch, side, side, channels)).requires_grad_()
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     runtime = Runtime()
-    runtime.set_arithmetic(tf32=False, deterministic=False)  # as a run's: torch's own default is TF32 in convolutions
+    runtime.set_arithmetic(tf32=False, deterministic=False)  # as in a run; torch's default is TF32 in convolutions
     print(f"{runtime.device_name()}, fp32, torch {torch.__version__}, {options.batch} images a step.\n")
     print("| side x channels | slices, ms | deformable, ms | ratio |")
     print("| --- | --- | --- | --- |")

@@ -1,9 +1,9 @@
-"""Time what deformable attention reads of its maps, forward and backward: as it is here, and computed in other ways.
+"""Time the sampling of deformable attention, forward and backward: our implementation and others.
 
-Those are four gathers, one for each corner of a place; that of `transformers`, where it is installed; with --compile
-also ours, compiled. All take turns on the same numbers; ratios to ours are of the same turns, median and range. The
-largest difference is of the output and of its gradients, each as a share of the largest value there. A size is the neck
-of a ViDT, nano as published or micro of configs/vidt/swin-micro_bccd_base.yaml, and the number, height and width of its
+The others are four gathers, one for each neighbouring pixel; that of `transformers`, if installed; and with --compile
+also ours, compiled. All alternate, on the same inputs; ratios to ours are within a round, median and range. The largest
+difference is over the output and its gradients, each relative to its largest absolute value. A size is the neck of a
+ViDT, nano as published or micro as in configs/vidt/swin-micro_bccd_base.yaml, and the number, height and width of the
 images.
 """
 
@@ -29,19 +29,19 @@ from pycls_std.models.swin_ram import BodySizes  # noqa: E402
 from pycls_std.models.vidt import SMALL_NECK  # noqa: E402
 
 NECKS: dict[str, dict[str, Any]] = {"nano": {}, "micro": SMALL_NECK}
-STRIDES = (8, 16, 32, 64)  # of the maps that a decoder reads
+STRIDES = (8, 16, 32, 64)  # of the feature maps that a decoder reads
 SIZES = ["micro:8x192x256", "nano:2x480x640", "nano:2x800x1088"]
 
-Way = Callable[[Tensor, list[tuple[int, int]], Tensor, Tensor], Tensor]  # as `sample_maps`
+Way = Callable[[Tensor, list[tuple[int, int]], Tensor, Tensor], Tensor]  # signature of `sample_maps`
 
 
 def four_corners(values: Tensor, sizes: list[tuple[int, int]], places: Tensor, weights: Tensor) -> Tensor:
-    """Return what `sample_maps` returns, of values that are gathered at the four pixels around each place."""
+    """Return the output of `sample_maps`, computed by gathering the four pixels around each sampling location."""
     total, start = torch.zeros(()), 0
     for level, (height, width) in enumerate(sizes):
         image = values[:, start : start + height * width].transpose(1, 2)  # B, M, H W, C / M
         start += height * width
-        grid = 2 * places[:, :, :, level].transpose(1, 2) - 1  # B, M, Q, P, 2; rounded as grid_sample rounds
+        grid = 2 * places[:, :, :, level].transpose(1, 2) - 1  # B, M, Q, P, 2; same rounding as grid_sample
         x, y = ((grid[..., axis] + 1) * side / 2 - 0.5 for axis, side in enumerate((width, height)))
         left, top = x.detach().floor(), y.detach().floor()
         own = weights[:, :, :, level].transpose(1, 2)
@@ -55,14 +55,14 @@ def four_corners(values: Tensor, sizes: list[tuple[int, int]], places: Tensor, w
 
 
 def of_transformers() -> Way:
-    """Return what `transformers` does in torch."""
+    """Return the PyTorch implementation of `transformers`."""
     module = importlib.import_module("transformers.models.deformable_detr.modeling_deformable_detr")
     attend = module.MultiScaleDeformableAttention()
     return lambda values, sizes, places, weights: attend(values, None, sizes, None, places, weights, 64)
 
 
 def drawn(size: str, runtime: Runtime) -> tuple[Tensor, list[tuple[int, int]], Tensor, Tensor]:
-    """Return the arguments of a way for a size, with some places beyond the maps."""
+    """Return random arguments of `sample_maps` for a size, with some sampling locations outside the maps."""
     name, _, images = size.partition(":")
     neck: dict[str, Any] = {"queries": BodySizes().queries} | NECKS[name]
     sizes = DecoderSizes()._replace(**{key: value for key, value in neck.items() if key in DecoderSizes._fields})
@@ -77,14 +77,14 @@ def drawn(size: str, runtime: Runtime) -> tuple[Tensor, list[tuple[int, int]], T
 
 
 def results(way: Way, arguments) -> list[Tensor]:
-    """Return the output and its gradients of values, places and weights."""
+    """Return the output, and the gradients of its sum of squares with respect to values, places and weights."""
     out = way(*arguments)
     learnt = [each for each in arguments if isinstance(each, Tensor)]
     return [out.detach(), *torch.autograd.grad(out.square().sum(), learnt)]
 
 
 def compare(size: str, ways: dict[str, Way], options, runtime: Runtime) -> list[str]:
-    """Return the rows of a table for a size."""
+    """Return the rows of the table for a size."""
     arguments = drawn(size, runtime)
     found = {name: results(way, arguments) for name, way in ways.items()}
     timed = {name: lambda way=way: results(way, arguments) for name, way in ways.items()}
@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     runtime = Runtime()
-    runtime.set_arithmetic(tf32=False, deterministic=False)  # as a run's: torch's own default is TF32 in convolutions
+    runtime.set_arithmetic(tf32=False, deterministic=False)  # as in a run; torch's default is TF32 in convolutions
     ways: dict[str, Way] = {"ours": sample_maps, "four corners": four_corners}
     if find_spec("transformers"):
         version = importlib.import_module("transformers").__version__

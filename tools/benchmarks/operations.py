@@ -1,9 +1,9 @@
-"""Count on a CPU what a GPU would be given: operations, copies of what the host has, and waits; a Markdown table.
+"""Count on a CPU what a GPU would execute: operations, host-to-device copies, synchronizations; a Markdown table.
 
-An operation is a kernel or more on a GPU; views and allocations are none. Of each thing the first row is as a run does
-it on a GPU; others have other options, or are ways to do the same. Models have random weights, and few channels, pixels
-and images, none of which changes a count: MODEL.ARGS.embed_dim=512 DATA.IMAGE_SIZE=32 gives the same ones, slowly.
-KEY=VALUE are options of what is trained: STD on Mixer-S/4 with MINE and two teachers, eager, in bf16.
+An operation is at least one kernel on a GPU; views and allocations are not counted. The first row of each group is what
+a run does on a GPU; the others have other options, or do the same in another way. Models have random weights and few
+channels, pixels and images, which does not change the counts: MODEL.ARGS.embed_dim=512 DATA.IMAGE_SIZE=32 gives the
+same, slowly. KEY=VALUE sets options of the run: STD on Mixer-S/4 with MINE and two teachers, eager, in bf16.
 """
 
 import argparse
@@ -36,24 +36,24 @@ from pycls_std.measure.operations import Operations  # noqa: E402
 CONFIG = str(ROOT / "configs/std/mixer-s4_c100_multi.yaml")
 DIGITS = ["DATA.NAME=digits", "DATA.PER_CLASS=4", "DATA.LOADER=memory", "MODEL.NUM_CLASSES=0", "MINE.SAMPLES=2"]
 SMALL = ["MODEL.ARGS.embed_dim=16", "DATA.IMAGE_SIZE=8", "TRAIN.BATCH_SIZE=4"]
-STEPS = 3  # of which the last is counted: the first makes the optimizers' state
-EVERY = "MINE.PERIOD=step"  # each step is one of MINE, too; else the last of an epoch alone
+STEPS = 3  # only the last is counted: the first creates the optimizers' state
+EVERY = "MINE.PERIOD=step"  # a MINE step in every training step, otherwise only in the last one of an epoch
 MINE_FP16 = [EVERY, "PRECISION=fp16"]
-SIZE, BATCH, TESTED = 32, 128, 10_000  # pixels and batch of what is augmented, images of a test split, as of CIFAR
+SIZE, BATCH, TESTED = 32, 128, 10_000  # side and batch size for augmentation, number of test images, as for CIFAR
 
-Row = tuple[str, str, Operations]  # what is done, and in which way
+Row = tuple[str, str, Operations]  # what is counted, the variant, the counts
 
 
 @cache
 def images_of(size: int, batch: int) -> Data:
-    """Return the images, of so many pixels a side."""
+    """Return the data. size: side of an image in pixels."""
     return build_data(config.load(CONFIG, [*DIGITS, f"DATA.IMAGE_SIZE={size}", f"TRAIN.BATCH_SIZE={batch}"]))
 
 
 def session_of(words: list[str], *, lag: int = LAG, fuse: bool = True) -> loop.Session:
-    """Return what trains, with optimizers and products as on a GPU.
+    """Return a training session, with optimizers and matrix products as on a GPU.
 
-    lag: steps after which it is read how one went. fuse: whether MINE's optimizers step in one kernel.
+    lag: number of steps after which the losses of a step are read. fuse: whether MINE's optimizers are fused.
     """
     own = [*DIGITS, *SMALL, *words]
     teachers = len(config.load(CONFIG, own).DISTILLATION.TEACHERS)
@@ -62,7 +62,7 @@ def session_of(words: list[str], *, lag: int = LAG, fuse: bool = True) -> loop.S
     weights = find_pretrained(cfg, fetch=False)
     session = assemble(cfg, data=images_of(cfg.DATA.IMAGE_SIZE, cfg.TRAIN.BATCH_SIZE), runtime=runtime, weights=weights)
     optimize_teachers(cfg, session, loader=[next(iter(session.train_loader))], fall_back=False)
-    runtime.wide_products = runtime.wide_attention = False  # a CPU's alone
+    runtime.wide_products = runtime.wide_attention = False  # only on CPUs
     for term in session.trainer.auxiliary_terms() if fuse else []:
         term.optimizers = [fused(optimizer) for optimizer in term.optimizers]
     runtime.start_epoch(0)
@@ -71,7 +71,7 @@ def session_of(words: list[str], *, lag: int = LAG, fuse: bool = True) -> loop.S
 
 
 def last_step(session: loop.Session) -> Operations:
-    """Take some steps as the loop of an epoch does; return what the last did, from mixing to means."""
+    """Take training steps as in an epoch; return the counts of the last one, from mixup and cutmix to mean losses."""
     batches, meters = iter(session.train_loader), Meters()
     for iteration in range(STEPS):
         loaded, progress = next(batches), Progress(0, iteration, 2 * STEPS, 300)
@@ -84,7 +84,7 @@ def last_step(session: loop.Session) -> Operations:
 
 
 def steps(words: list[str]) -> Iterator[Row]:
-    """Count steps of training."""
+    """Count training steps."""
     yield "step", "", last_step(session_of(words))
     yield "step", "asked at once whether it is finite", last_step(session_of(words, lag=0))
     for own in ([EVERY], [EVERY, "OPTIM.CLIP_NORM=1"], [EVERY, "PRECISION=fp32"], MINE_FP16):
@@ -93,14 +93,14 @@ def steps(words: list[str]) -> Iterator[Row]:
 
 
 def counted(way: Callable[[], object]) -> Operations:
-    """Return what a call does."""
+    """Return the counts of a call."""
     with Operations() as seen:
         way()
     return seen
 
 
 def check(words: list[str]) -> Iterator[Row]:
-    """Count the check of the state at an epoch's end."""
+    """Count the check at the end of an epoch that the training state is finite."""
     session = session_of([*words, EVERY])
     last_step(session)
     state = session.state_dict()
@@ -115,7 +115,7 @@ def check(words: list[str]) -> Iterator[Row]:
 
 
 def augmentation(images: int) -> Iterator[Row]:
-    """Count how training images are made in blocks, with RandAugment and erasing."""
+    """Count the augmentation of training images in blocks, with RandAugment and erasing."""
     views = images_of(SIZE, 4).training.dataset
     for kind in ("cuda", "cpu"):
         loader = MemoryLoader(views, [divmod(number, len(views)) for number in range(images)], batch_size=BATCH)

@@ -1,8 +1,8 @@
-"""Time a training step of an orthogonal projection over the maps that make its weight, and how orthogonal it stays.
+"""Time a training step of an orthogonal projection for each map to its weight, and its error of orthogonality.
 
-A step computes the weight once, projects a batch and takes AdamW's step, with weight decay. All maps take steps in
-turns, each until it has taken --steps of them or --seconds, so a slow one takes few. Ratios are to the map that `auto`
-stands for, of the same turns. The error is the largest entry of |P^T P - I| after the last step.
+A step computes the weight once, projects a batch and takes an AdamW step, with weight decay. Steps of all maps
+alternate, until a map has taken --steps or --seconds, so a slow one takes few steps. Ratios are within a round, to the
+map that `auto` selects. The error is the largest entry of |P^T P - I| after the last step.
 """
 
 import argparse
@@ -23,7 +23,7 @@ SIZES = ["192x3024", "384x3024", "256x256", "48x64"]  # DeiT-Ti and -S to RegNet
 
 
 class Training:
-    """A projection of inputs to outputs that learns a batch of random targets; AdamW's rate and decay are VkD's."""
+    """A projection that fits a batch of random targets; learning rate and weight decay of AdamW are VkD's."""
 
     def __init__(self, kind: str, inputs: int, outputs: int, batch: int, runtime: Runtime):
         torch.manual_seed(0)
@@ -35,7 +35,7 @@ class Training:
         self.seconds: list[float] = []
 
     def step(self) -> None:
-        """Take a step, and note its seconds."""
+        """Take a training step, and record its time."""
         self.wait()
         start = time.perf_counter()
         self.optimizer.zero_grad()
@@ -46,14 +46,14 @@ class Training:
 
     @torch.no_grad()
     def error(self) -> float:
-        """Return the largest entry of |P^T P - I|, of P P^T where that is the smaller one."""
+        """Return the largest entry of |P^T P - I|, or of |P P^T - I| if that is smaller in size."""
         weight = self.projection.weight()
         weight = weight.T if weight.shape[0] < weight.shape[1] else weight
         return float((weight.T @ weight - torch.eye(weight.shape[1], device=weight.device)).abs().max())
 
 
 def compare(size: str, options, runtime: Runtime) -> list[str]:
-    """Return the rows of a table for projections of a size, inputs x outputs."""
+    """Return the rows of the table for a size, INPUTSxOUTPUTS of the projection."""
     inputs, outputs = map(int, size.split("x"))
     runs = {kind: Training(kind, inputs, outputs, options.batch, runtime) for kind in options.maps}
     for _ in range(options.steps):
@@ -61,7 +61,7 @@ def compare(size: str, options, runtime: Runtime) -> list[str]:
             if not run.seconds or sum(run.seconds) < options.seconds:
                 run.step()
     base, rows = runs[AUTO].seconds, []
-    for kind, run in runs.items():  # the first turn only warms up, but for a map that had no other
+    for kind, run in runs.items():  # the first step is a warm-up, except for a map that took no other
         ratios = [own / first for own, first in zip(run.seconds[1:], base[1:], strict=False)]
         ratios = ratios or [run.seconds[0] / median(base)]
         spread = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     runtime = Runtime()
-    runtime.set_arithmetic(tf32=False, deterministic=False)  # as a run's: torch's own default is TF32 in convolutions
+    runtime.set_arithmetic(tf32=False, deterministic=False)  # as in a run; torch's default is TF32 in convolutions
     print(f"{runtime.device_name()}, fp32, torch {torch.__version__}, {options.batch} images a step; auto is {AUTO}.\n")
     print("| inputs x outputs | map | step, ms | times `auto` | steps | error after |")
     print("| --- | --- | --- | --- | --- | --- |")

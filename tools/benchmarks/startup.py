@@ -1,7 +1,7 @@
 """Time what a user waits for: --help, a mistake in the options, and the first step of the demo's first config.
 
-Beside `python -c pass`, in turns. The first step is seen by its progress line. Files are read from the system's cache,
-for a warm-up round goes before.
+They alternate with `python -c pass`, for comparison. The first step is detected by its progress line. After the warm-up
+round, files are in the system's cache.
 """
 
 import argparse
@@ -24,14 +24,14 @@ GOALS = {"--help": 0.5, "a mistake": 0.5, "first step": 10.0}  # seconds
 
 
 def finish(command: list[str], code: int) -> None:
-    """Run a command to its end. Raises RuntimeError with its output if its exit code is another."""
+    """Run a command to its end. Raises RuntimeError with its output if its exit code is not `code`."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != code:
         raise RuntimeError(f"{command} ended with {done.returncode}, expected {code}:\n{done.stdout}")
 
 
 def first_step() -> None:
-    """Start the demo's first run and end it after its first step. Raises RuntimeError if there is none."""
+    """Start the demo's first run, and kill it after its first step. Raises RuntimeError if there is no such step."""
     with tempfile.TemporaryDirectory() as folder:
         command = [*DEMO, f"OUT_DIR={folder}/run"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:

@@ -1,7 +1,8 @@
-"""Time a training step of several configs in turns, so that a busy machine treats them alike: a Markdown table.
+"""Time a training step of several configs alternately, so that noise affects all alike: a Markdown table.
 
-Without names: the small detector on BCCD, and what teaches it. Each takes steps of its first batch again and again;
-teachers whose weights are not at hand have random ones, which take as long. KEY=VALUE holds for all of them.
+The default is the small detector on BCCD, without a teacher and distilled by VkD and token matching. Each repeats steps
+on its first batch; teachers whose weights are not available have random ones, which does not affect the time. KEY=VALUE
+sets options of all configs.
 """
 
 import argparse
@@ -25,7 +26,7 @@ CONFIGS = [f"configs/vidt/swin-micro_bccd_{row}.yaml" for row in ("base", "vkd",
 
 
 def prepare(path: str, words: list[str]) -> Steps:
-    """Return what takes the steps of a config."""
+    """Return the training steps of a config, on its first batch."""
     cfg = config.load(path, words)
     runtime = build_runtime(cfg)
     session, *_ = build_all(cfg, runtime, fetch=False)

@@ -1,6 +1,6 @@
-"""Time make_table.py, the whole process, beside the same tool with its events read by tensorboard's EventAccumulator.
+"""Time make_table.py, as a process, against the same tool with tensorboard's EventAccumulator as the reader.
 
-The runs are made for it: 5 configs, 10 seeds of each, 300 epochs of 20 values. The goal is 2 s on one core.
+The runs are synthetic: 5 configs with 10 seeds each, 300 epochs with 20 values. The goal is 2 s on one core.
 """
 
 import argparse
@@ -25,8 +25,8 @@ GOAL = 2.0  # seconds
 
 
 def write_runs(folder: Path, *, runs: int, epochs: int, tags: int) -> None:
-    """Write finished runs, a seed of each config in turn, with options, run.json and events as a run writes them."""
-    from pycls_std import config  # here, so that a process that is timed loads only what it uses
+    """Write records of finished runs, a seed of each config in turn: options, run.json and events, as a run does."""
+    from pycls_std import config  # here, so that the timed process imports only what it uses
     from pycls_std.run.journal import Journal
 
     names = ["test/top1", "test/top5", *(f"train/value{i}" for i in range(tags - 2))]
@@ -50,7 +50,7 @@ def write_runs(folder: Path, *, runs: int, epochs: int, tags: int) -> None:
 
 
 def table_by_tensorboard(folder: str) -> int:
-    """Do what make_table.py does, with the reader it had at first."""
+    """Run make_table.py with its original reader."""
     from pycls_std.results import events, read
     from tools import make_table
 
@@ -59,13 +59,13 @@ def table_by_tensorboard(folder: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Return the exit code: 0 done, 1 the two tables differ."""
+    """Return the exit code: 0, or 1 if the two tables differ."""
     parser = argparse.ArgumentParser(prog="tables.py", description=__doc__)
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--tags", type=int, default=20, help="values of an epoch, at least 2")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--accumulator", metavar="FOLDER", help=argparse.SUPPRESS)  # the process that is compared with
+    parser.add_argument("--accumulator", metavar="FOLDER", help=argparse.SUPPRESS)  # the process to compare with
     args = parser.parse_args(argv)
     if args.accumulator:
         return table_by_tensorboard(args.accumulator)

@@ -1,8 +1,8 @@
-"""Time teachers as they are against folded ones, in fp32 and in bf16, in turns.
+"""Time teachers with and without folded batch norms, alternately, in fp32 and in bf16.
 
     python tools/benchmarks/teachers.py --batch 128 --rounds 10 --threads 1
 
-All lie in channels_last; "plain" is a forward pass under no_grad, the others run in inference mode.
+All are in channels_last; "plain" is a forward pass of the model itself, the others are of `Teacher`.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pycls_std.teachers.folding import fold_batch_norms  # noqa: E402
 from pycls_std.teachers.teacher import Teacher  # noqa: E402
 
 SAME = NORMALIZATIONS["half"]
-# model, side of its images in pixels, share of --batch
+# model, side of its images in pixels, fraction of --batch
 MODELS = (("resnet32", 32, 1.0), ("resnet56", 32, 1.0), ("resnet50", 224, 1 / 16))
 
 
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     runtime = Runtime()
-    runtime.set_arithmetic(tf32=False, deterministic=False)  # as a run's: torch's own default is TF32 in convolutions
+    runtime.set_arithmetic(tf32=False, deterministic=False)  # as in a run; torch's default is TF32 in convolutions
     for name, size, share in MODELS:
         batch = max(2, round(share * options.batch))
         print("\n".join(compare(name, size, batch=batch, rounds=options.rounds, runtime=runtime)), flush=True)

@@ -1,8 +1,8 @@
-"""A first look at a GPU, in parts. Each result is a line of OUT/result.jsonl at once, so that a stop loses nothing.
+"""First checks on a GPU, in parts. Each result is appended to OUT/result.jsonl at once, so none is lost if it stops.
 
     python tools/gpu/first.py env sync --out out --device cpu --batch 32
 
-first.sh calls the parts in the order that finds the most. All models have random weights. KEY=VALUE are options.
+first.sh runs the most informative parts first. All models have random weights. KEY=VALUE sets options of the run.
 """
 
 import argparse
@@ -39,24 +39,24 @@ from pycls_std.models.create import create_backbone  # noqa: E402
 from pycls_std.models.token_mixing import mixer_blocks  # noqa: E402
 from pycls_std.run.record import PACKAGES, commit, version  # noqa: E402
 
-# Options under which other code of a step runs: the second objective in every step, clipping, a scaled loss.
+# Options that change the code of a step: MINE in every step, gradient clipping, loss scaling.
 STEPS_TO_WATCH = (["MINE.PERIOD=epoch"], ["MINE.PERIOD=step", "OPTIM.CLIP_NORM=1"], ["PRECISION=fp16"])
 
 
 class Look(NamedTuple):
-    """What is looked at, and where the results go."""
+    """What is tested, and where the results go."""
 
     out: Path
-    scratch: Path  # for what is no result: weights, checkpoints, what teachers say
+    scratch: Path  # for temporary files: weights, checkpoints, cached teacher outputs
     cfg: str
     device: str
     batch: int
-    rounds: int  # of what is timed
-    modes: list[str]  # of TRAIN.COMPILE; the first is what others are compared with
+    rounds: int  # of timing
+    modes: list[str]  # values of TRAIN.COMPILE; the others are compared with the first
     words: list[str]
 
     def say(self, part: str, **values) -> None:
-        """Print a result and keep it."""
+        """Print a result, and append it to result.jsonl."""
         line = json.dumps({"part": part, **values})
         print(line, flush=True)
         with (self.out / "result.jsonl").open("a") as file:
@@ -66,11 +66,11 @@ class Look(NamedTuple):
         """Return the options of a run."""
         own = ["MODEL.NUM_CLASSES=0", f"DEVICE={self.device}", f"TRAIN.BATCH_SIZE={self.batch}", *self.words, *words]
         teachers = config.load(self.cfg, own).DISTILLATION.TEACHERS
-        files = ["random.pt"] * len(teachers)  # which are not there
+        files = ["random.pt"] * len(teachers)  # which do not exist
         return config.load(self.cfg, [*own, f"DISTILLATION.TEACHER_WEIGHTS={files}"] if teachers else own)
 
     def session(self, *words: str) -> loop.Session:
-        """Return what trains, ready for the first step."""
+        """Return a training session, ready for its first step."""
         cfg = self.options(*words)
         runtime = build_runtime(cfg)
         session, *_ = build_all(cfg, runtime, fetch=False)
@@ -81,7 +81,7 @@ class Look(NamedTuple):
 
 
 def take_steps(session, count: int):
-    """Take the first steps of a run; give the losses and monitors of each."""
+    """Take the first steps of a run; yield the losses and monitors of each."""
     loaded = endless(session)
     for number in range(count):
         progress = Progress(0, number, count, 300)
@@ -91,7 +91,7 @@ def take_steps(session, count: int):
 
 
 def timed(look: Look, session, way: Callable[[], object], rounds: int = 0) -> dict[str, float]:
-    """Return the milliseconds of a call, and of these those that the host takes to ask for it."""
+    """Return the milliseconds of a call, `ms`, and of these the host's time until it is launched, `host_ms`."""
     rounds, wait = rounds or look.rounds, session.runtime.synchronize
     for _ in range(min(rounds, 5)):
         way()
@@ -107,7 +107,7 @@ def timed(look: Look, session, way: Callable[[], object], rounds: int = 0) -> di
 
 # --------------------------------------------------------------------------------------------------------------- parts
 def env(look: Look) -> None:
-    """Tell what is there, and the peak of the device."""
+    """Report versions and hardware, and the device's peak throughput, measured by a matrix product."""
     runtime = build_runtime(look.options())
     cudnn = torch.backends.cudnn.version() if runtime.device.type == "cuda" else None
     found = {"commit": commit(), "device": runtime.device_name(), "cpus": os.cpu_count(), "cudnn": cudnn}
@@ -119,7 +119,7 @@ def env(look: Look) -> None:
 
 
 def sync(look: Look) -> None:
-    """Tell where the host waits for the device: file and line of each wait, data and mixing included."""
+    """Report file and line of each device synchronization in a step, including data loading, mixup and cutmix."""
     for words in STEPS_TO_WATCH:
         session, found = look.session("TRAIN.COMPILE=off", *words), []
         cuda = session.runtime.device.type == "cuda"
@@ -127,7 +127,7 @@ def sync(look: Look) -> None:
         for number in range(6):
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                if cuda and number >= 2:  # the first fill caches
+                if cuda and number >= 2:  # the first steps fill caches
                     torch.cuda.set_sync_debug_mode("warn")
                 try:
                     next(steps)
@@ -140,7 +140,7 @@ def sync(look: Look) -> None:
 
 
 def views(look: Look) -> None:
-    """Tell whether augmented images on the device are those of the CPU."""
+    """Report whether augmented images on the device equal those on the CPU."""
     own, other = (look.session("TRAIN.COMPILE=off", *words) for words in ([], ["DEVICE=cpu"]))
     first, second = (next(endless(session)).images.cpu() for session in (own, other))
     apart = (first - second).abs()
@@ -149,7 +149,7 @@ def views(look: Look) -> None:
 
 
 def determinism(look: Look) -> None:
-    """Tell whether the same steps give the same bits, and what it costs; cuBLAS is told before it is first used."""
+    """Report whether repeated steps are bitwise identical, and the cost; cuBLAS is configured before its first use."""
     ways = {}
     for wanted in (True, False):
         words = [f"TRAIN.COMPILE={look.modes[0]}", f"CUDA.DETERMINISTIC={wanted}"]
@@ -159,7 +159,7 @@ def determinism(look: Look) -> None:
                 session = look.session(*words)
                 list(take_steps(session, 6))
                 states.append({name: value.clone() for name, value in session.trainer.student.state_dict().items()})
-        except RuntimeError as error:  # an operation that has no such kernel
+        except RuntimeError as error:  # an operation without a deterministic kernel
             look.say("determinism", wanted=wanted, error=str(error)[:300])
             continue
         differ = [name for name, value in states[0].items() if not torch.equal(value, states[1][name])]
@@ -169,7 +169,7 @@ def determinism(look: Look) -> None:
 
 
 def arithmetic(session, **switches: bool) -> Callable[[], None]:
-    """Return what takes ten steps on a held batch with these switches of CUDA, whatever they were before."""
+    """Return a function that takes ten steps on a fixed batch, after setting these switches of CUDA arithmetic."""
     own = Steps(session, session.task.batch(session.runtime.to_device(next(endless(session))), START))
 
     def steps():
@@ -181,13 +181,13 @@ def arithmetic(session, **switches: bool) -> Callable[[], None]:
 
 
 def compare(look: Look, part: str, ways: Mapping[str, Callable[[], object]]) -> None:
-    """Time ways in turns, and tell how many times as fast as the first each is."""
+    """Time functions alternately, and report how many times as fast as the first each is."""
     seconds = interleaved(ways, rounds=look.rounds, wait=torch.cuda.synchronize if look.device == "cuda" else int)
     look.say(part, turns=report(seconds))
 
 
 def speed(look: Look) -> None:
-    """Time the parts of a step, and steps in every mode, and in fp32 with TF32 and without; tell where time goes."""
+    """Time the parts of a step, steps in every mode, and steps in fp32 with TF32 and without; profile the steps."""
     for mode in look.modes:
         speed_in_mode(look, mode)
     sessions = {tf32: look.session("TRAIN.COMPILE=off", "PRECISION=fp32") for tf32 in (False, True)}
@@ -196,8 +196,8 @@ def speed(look: Look) -> None:
 
 
 def speed_in_mode(look: Look, mode: str) -> None:
-    """Time steps in a mode, in the first one also their parts, and tell their memory and where time goes."""
-    gc.collect()  # what the mode before has left
+    """Time steps in a mode, in the first mode also their parts; report their memory, and profile them."""
+    gc.collect()  # of the mode before
     if look.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     own, pair = first_step(look, mode)
@@ -213,7 +213,7 @@ def speed_in_mode(look: Look, mode: str) -> None:
 
 
 def first_step(look: Look, mode: str) -> tuple[Steps, Any]:
-    """Return steps on a held batch, of which the first is taken and its time told, and the batch as it was loaded."""
+    """Take the first step on a fixed batch and report its time; return the steps, and the batch as it was loaded."""
     session = look.session(f"TRAIN.COMPILE={mode}")
     pair = next(endless(session))
     own = Steps(session, session.task.batch(session.runtime.to_device(pair), START))
@@ -225,24 +225,24 @@ def first_step(look: Look, mode: str) -> tuple[Steps, Any]:
 
 
 def mixing(look: Look) -> None:
-    """Time a Mixer's block, forward and backward, with its tokens mixed by plain layers and fused, in every mode."""
+    """Time a Mixer block, forward and backward, with plain and with fused token mixing, in every mode."""
     for mode in look.modes:
         session = look.session(f"TRAIN.COMPILE={mode}")
         block = mixer_blocks(session.trainer.student)[0]
-        forms = FORMS if look.device == "cuda" else FORMS[:1]  # the other one has no kernels on a CPU
+        forms = FORMS if look.device == "cuda" else FORMS[:1]  # fused kernels need CUDA
         seconds = time_forms(block, look.batch, session.runtime, forms=forms, rounds=look.rounds)
         look.say("mixing", mode=mode, turns=report(seconds))
 
 
 def autotune(look: Look) -> None:
-    """Time steps with kernels that are chosen by trying them, which takes minutes at first; a CPU compiles nothing."""
+    """Time steps with TRAIN.COMPILE=autotune, whose first step takes minutes; on a CPU, in the first mode."""
     mode = "autotune" if look.device == "cuda" else look.modes[0]
     own, _ = first_step(look, mode)
     look.say("step, batch held", mode=mode, **timed(look, own.session, own.step, 4 * look.rounds))
 
 
 def parts_of_a_step(look: Look, own: Steps, pair) -> None:
-    """Time what a step, an epoch's end and an evaluation are made of."""
+    """Time the parts of a step and of the end of an epoch, and an evaluation."""
     session, block = own.session, getattr(own.session.train_loader, "block", 1)
     runtime, trainer, loaded, ema = session.runtime, session.trainer, endless(session), session.ema
     taken = timed(look, session, lambda: [next(loaded) for _ in range(block)])
@@ -268,21 +268,21 @@ def parts_of_a_step(look: Look, own: Steps, pair) -> None:
 
 
 def profile(look: Look, own: Steps, mode: str) -> None:
-    """Tell the kernels of a step, those first that take most of its time; on a CPU the operations."""
+    """Report the slowest kernels of a step, in descending order of time; on a CPU the slowest operations."""
     times, launches = profiled(own)
     kernels = [[round(taken / 1e3, 3), launches[name], name[:90]] for name, taken in list(times.items())[:12]]
     look.say("profile", mode=mode, ms=round(sum(times.values()) / 1e3, 3), top=kernels)
 
 
 def steps(look: Look) -> None:
-    """Compare the losses of compiled and recorded steps with those of eager ones."""
+    """Compare the losses in every mode, such as of compiled steps and CUDA graphs, with those in the first mode."""
     eager, failed = None, dict[str, Exception]()
     for mode in look.modes:
         start = time.perf_counter()
         try:
             taken = take_steps(look.session(f"TRAIN.COMPILE={mode}"), 6)
             own = [{name: float(value.detach().mean()) for name, value in found.items()} for found in taken]
-        except Exception as error:  # of a compiler: the next mode may do
+        except Exception as error:  # of a compiler: the next mode may work
             failed[mode] = error
             look.say("steps", mode=mode, error=f"{type(error).__name__}: {str(error)[:300]}")
             continue
@@ -294,8 +294,9 @@ def steps(look: Look) -> None:
 
 
 def called(look: Look, folder: str, *words: str, mode: str = "train") -> dict:
-    """Do as the command line does, in a folder of this name; return the record, and keep it and the values of epochs.
+    """Run run_net.py in a folder of this name; return run.json with the values of the last epoch, {} in other modes.
 
+    In mode train, run.json and metrics.jsonl are copied to OUT.
     Raises RuntimeError if it fails.
     """
     cfg, weights = look.options(), []
@@ -322,19 +323,19 @@ def called(look: Look, folder: str, *words: str, mode: str = "train") -> dict:
 
 
 def run(look: Look) -> None:
-    """Train as the command line does."""
+    """Train for three epochs with run_net.py, and report its record."""
     record = called(look, "run", "OPTIM.MAX_EPOCH=3", f"TRAIN.COMPILE={look.modes[-1]}")
     known = ("status", "epochs_done", "best", "images_per_second", "peak_memory_gib", "hours", "run/epoch_seconds")
     look.say("run", **{name: record[name] for name in known})
 
 
 def resume(look: Look) -> None:
-    """Train for an epoch with images held out while the cache of the teachers is written, continue, and check."""
+    """Train for an epoch with held-out images, writing the teacher cache; resume; train from the cache; check."""
     own = ["DATA.VAL_FRACTION=0.2", "OPTIM.SCHEDULE=constant", "TRAIN.COMPILE=off"]
     teachers = look.options().DISTILLATION.TEACHERS
     own += [f"DISTILLATION.CACHE={look.scratch / 'cache'}"] if teachers else []
     done = [called(look, "resumed", *own, f"OPTIM.MAX_EPOCH={epochs}")["epochs_done"] for epochs in (1, 2)]
-    if teachers:  # all is read from the cache
+    if teachers:  # reads all from the cache
         done.append(called(look, "again", *own, "OPTIM.MAX_EPOCH=2")["epochs_done"])
     called(look, "checked", *own, "OPTIM.MAX_EPOCH=2", mode="check")
     look.say("resume", epochs_done=done)
@@ -344,7 +345,7 @@ PARTS = {part.__name__: part for part in (env, sync, views, determinism, speed, 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Carry out parts; return how many failed, whose reasons are in OUT/error-PART.txt."""
+    """Run parts; return how many failed. The tracebacks are in OUT/error-PART.txt."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="+", metavar="PART | KEY=VALUE", help=f"parts: {', '.join(PARTS)}")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the results")
@@ -364,13 +365,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def carried_out(parts: list[str], look: Look) -> int:
-    """Carry out parts; return how many failed."""
+    """Run parts; return how many failed."""
     failed = 0
     for part in parts:
         start = time.perf_counter()
         try:
             PARTS[part](look)
-        except Exception as error:  # told, and the next part may say more
+        except Exception as error:  # it is reported, and the next part runs
             failed += 1
             look.say(part, error=f"{type(error).__name__}: {str(error)[:300]}")
             (look.out / f"error-{part}.txt").write_text(traceback.format_exc())

@@ -1,13 +1,12 @@
 #!/bin/bash
-# The first ten minutes on a GPU, in the order that finds the most: what is there, the tests that need a device, waits,
-# views and repeated bits, speed, compiled steps, a run, one that is continued. Each step has its limit in seconds; in
-# what is then left of 590 s, how a mixer's tokens are mixed, and steps of kernels that are tried first. From the
-# project's folder:
+# The first ten minutes on a GPU, most informative parts first: the environment, the tests that need a device, device
+# synchronizations, augmented images, determinism, speed, compiled steps, a run, a resumed run. Each step has a limit in
+# seconds; in the rest of 590 s, plain and fused token mixing, and autotuned steps. From the project's folder:
 #   tools/gpu/first.sh [DATA [OUT]]
-# DATA: a folder of images, train/<class>/ and val/<class>/; none = the digits of scikit-learn. OUT: a new folder for
-# the results, of a few hundred kB.
-# PYTHON, DEVICE, CFG, BATCH, ROUNDS, WORKERS choose otherwise; on a CPU in small, where the limit of 25 s may
-# end the look at a ResNet:
+# DATA: a folder of images, train/<class>/ and val/<class>/; default: scikit-learn's digits. OUT: a new folder for the
+# results, a few hundred kB.
+# PYTHON, DEVICE, CFG, BATCH, ROUNDS, WORKERS override the defaults. A small run on a CPU, where the check of
+# determinism of a ResNet may exceed its limit of 25 s:
 #   DEVICE=cpu CFG=configs/debug/std_debug.yaml BATCH=128 ROUNDS=1 COMPILED=off tools/gpu/first.sh
 set -u -o pipefail
 cd "$(dirname "$0")/../.."
@@ -21,7 +20,7 @@ mkdir -p "$out"
 
 say() { echo "== $* at ${SECONDS} s"; }
 
-limited() { # limited SECONDS PARTS COMMAND: for so long at most; what is killed leaves its reason, as what fails does
+limited() { # limited SECONDS PARTS COMMAND: kills it after SECONDS, and then writes error-PARTS.txt and a result
   local seconds=$1 parts=$2 start=$SECONDS code
   shift 2
   timeout -k 5 "$seconds" "$@"
@@ -34,7 +33,7 @@ limited() { # limited SECONDS PARTS COMMAND: for so long at most; what is killed
   return "$code"
 }
 
-first() { # first SECONDS WORDS: parts of first.py, which are the words before any with - or =
+first() { # first SECONDS WORDS: runs first.py; its parts are the words before the first one with - or =
   local seconds=$1 parts
   shift
   parts=$(printf '%s\n' "$@" | sed '/[-=]/,$d' | paste -sd ' ')
