@@ -242,7 +242,7 @@ SAID = {
     "resnet/r-20_c100_base": ["Mean and deviation of CIFAR-100", "a batch of the last 16 images"],
     "resnet/r-20_c100_TTM": ["table 8", "five runs"],
     "resnet/r-8x4_c100_WTTM": ["table 8", "five runs"],
-    "resnet/r-8x4_c100_CTKD": ["has not this pair"],
+    "resnet/r-8x4_c100_CTKD": ["lacks this pair"],
     "resnet/r-8x4_c100_KD_ours": ["76.28"],
     "feature/r-20_c100_FitNet": ["72.63", "72.34"],
     "feature/r-20_c100_CRD": ["with replacement"],
