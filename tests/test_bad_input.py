@@ -340,8 +340,7 @@ def test_an_empty_class_is_named_and_a_hidden_folder_is_not_one(folders, tmp_pat
     finish(Running(tmp_path, ["--mode", "train", *folders]))
     for path in (tmp_path / "data" / "train" / "bee").iterdir():
         path.unlink()
-    words = [word.replace(f"{tmp_path}/run", f"{tmp_path}/other") for word in folders]
-    ended = Running(tmp_path, ["--mode", "train", *words]).end()
+    ended = Running(tmp_path, ["--mode", "train", *folders, f"OUT_DIR={tmp_path}/other"]).end()
     assert "bee" in one_line(*ended, expected=1)
 
 

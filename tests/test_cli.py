@@ -146,11 +146,3 @@ def test_what_another_mode_reads_alone_is_told(caplog):
         "command line: TIME.STEPS is read by --mode time alone",
     ]
     assert said("test", "TEST.JSON=true") == said("", "TEST.JSON=true") == []
-
-
-def test_an_option_that_is_given_twice_is_told(caplog):
-    """The last one counts, which one who appends options to a command relies on."""
-    assert (
-        config.load(CONFIG, ["SEED", "1", "OPTIM.MAX_EPOCH=2", "OPTIM.MAX_EPOCH=2", "SEED=2"], mode="train").SEED == 2
-    )
-    assert caplog.messages == ["command line: SEED is given twice, '1' and '2'; the last one counts"]

@@ -16,7 +16,7 @@ from pycls_std.config.mistake import ConfigError
 from pycls_std.config.older import upgraded, upgraded_record
 from pycls_std.config.plain_yaml import dump_yaml, load_yaml, short
 from pycls_std.config.published import changed_recipe, stack
-from pycls_std.config.reading import given_twice, parse_overrides, read_yaml
+from pycls_std.config.reading import parse_overrides, read_yaml
 from pycls_std.config.setting import (
     BY_FOLDER,
     coerce,
@@ -42,7 +42,7 @@ def load(path: str, overrides: Sequence[str] = (), *, mode: str = "") -> CfgNode
     path: YAML file; its `_BASE_` names another file, relative to it, that is merged first. If either is configs/... and
     does not exist, it is looked for among the package's own configs.
     overrides: `KEY VALUE` pairs and `KEY=VALUE` entries, in any order. mode: the --mode; a warning names overrides that
-    only another mode reads, or that are given twice.
+    only another mode reads.
     Raises ConfigError for an unknown key, a value of the wrong type or out of range, an option that the run does not
     read, and an invalid file.
     """
@@ -54,8 +54,6 @@ def load(path: str, overrides: Sequence[str] = (), *, mode: str = "") -> CfgNode
     check(catalogue, flatten(options), start, {"NAME": printable(shortened(path))} | sources)
     last = {key: where for key, (_, where) in (levels[-1] or levels[-2]).items()}  # it may disable what is set below it
     for line in without_effect(catalogue, flatten(options), start, last):
-        LOG.warning(line)
-    for line in given_twice(overrides) if mode else ():
         LOG.warning(line)
     for key, (_, where) in levels[-1].items() if mode else ():
         if key in catalogue.options and catalogue.options[key].mode not in ("", mode):

@@ -1,7 +1,7 @@
 """Read the settings of a YAML file or of the command line, and where each was made, without validating them."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -61,23 +61,7 @@ def merge(first: dict, second: dict) -> dict:
 
 def parse_overrides(words: Iterable[str]) -> dict[str, tuple[Any, str]]:
     """Return {"SECTION.KEY": (value, "command line")} of `KEY VALUE` pairs and `KEY=VALUE` words."""
-    return {key: (Text(text), "command line") for key, text in _pairs(words)}
-
-
-def given_twice(words: Iterable[str]) -> list[str]:
-    """Return a line for each option of the command line that is given again with another value."""
-    last: dict[str, str] = {}
-    lines = []
-    for key, text in _pairs(words):
-        if last.setdefault(key, text) != text:
-            lines.append(
-                f"command line: {key} is given twice, {short(last[key])} and {short(text)}; the last one counts"
-            )
-        last[key] = text
-    return lines
-
-
-def _pairs(words: Iterable[str]) -> Iterator[tuple[str, str]]:
+    settings: dict[str, tuple[Any, str]] = {}
     words = list(words)
     while words:
         key, equals, text = words.pop(0).partition("=")
@@ -87,7 +71,8 @@ def _pairs(words: Iterable[str]) -> Iterator[tuple[str, str]]:
             if not words:
                 raise ConfigError(f"command line: {shortened(key)} has no value")
             text = words.pop(0)
-        yield key, text
+        settings[key] = (Text(text), "command line")
+    return settings
 
 
 def _walk(mapping, label, prefix="") -> dict[str, tuple[Any, str]]:
