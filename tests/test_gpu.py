@@ -62,6 +62,18 @@ def test_a_mode_that_fails_is_told_and_the_next_one_goes_on(tmp_path):
     assert "graphs" in lines[1]["error"] and lines[3]["error"] == "RuntimeError: no steps in graphs"
 
 
+def test_what_does_not_depend_on_a_mode_that_fails_is_compared(tmp_path):
+    words = ["speed", "mixing", *SMALL, "--out", tmp_path, "--modes", "graphs", "off", "--", *WORDS, "DATA.PER_CLASS=1"]
+    assert called("tools/gpu/first.py", *words)[0] == 2
+    lines = [json.loads(line) for line in (tmp_path / "result.jsonl").read_text().splitlines()]
+    found = [(line["part"], line.get("mode", ""), "error" in line) for line in lines]
+    for told in (("speed", "graphs", True), ("step, batch held", "off", False), ("mixing", "graphs", True)):
+        assert told in found
+    assert ("fp32", "", False) in found and found.index(("mixing", "off", False)) > found.index(
+        ("mixing", "graphs", True)
+    )
+
+
 def test_token_mixing(tmp_path):
     """A CPU has one way."""
     _, lines = look(tmp_path, "mixing", "--modes", "off")

@@ -16,6 +16,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -186,13 +187,27 @@ def compare(look: Look, part: str, ways: Mapping[str, Callable[[], object]]) -> 
     look.say(part, turns=report(seconds))
 
 
+def each_mode(look: Look, part: str, way: Callable[[str], object]) -> None:
+    """Call a function with each mode. One that fails is reported, and RuntimeError raised after the others are done."""
+    failed = dict[str, Exception]()
+    for mode in look.modes:
+        try:
+            way(mode)
+        except Exception as error:  # of a compiler: the next mode may work
+            failed[mode] = error
+            look.say(part, mode=mode, error=f"{type(error).__name__}: {str(error)[:300]}")
+    if failed:
+        raise RuntimeError(f"no {part} in {', '.join(failed)}") from list(failed.values())[-1]
+
+
 def speed(look: Look) -> None:
     """Time the parts of a step, steps in every mode, and steps in fp32 with TF32 and without; profile the steps."""
-    for mode in look.modes:
-        speed_in_mode(look, mode)
-    sessions = {tf32: look.session("TRAIN.COMPILE=off", "PRECISION=fp32") for tf32 in (False, True)}
-    ways = {f"TF32 {tf32}": arithmetic(own, tf32=tf32, deterministic=False) for tf32, own in sessions.items()}
-    compare(look, "fp32", ways)
+    try:
+        each_mode(look, "speed", partial(speed_in_mode, look))
+    finally:
+        sessions = {tf32: look.session("TRAIN.COMPILE=off", "PRECISION=fp32") for tf32 in (False, True)}
+        ways = {f"TF32 {tf32}": arithmetic(own, tf32=tf32, deterministic=False) for tf32, own in sessions.items()}
+        compare(look, "fp32", ways)
 
 
 def speed_in_mode(look: Look, mode: str) -> None:
@@ -226,12 +241,15 @@ def first_step(look: Look, mode: str) -> tuple[Steps, Any]:
 
 def mixing(look: Look) -> None:
     """Time a Mixer block, forward and backward, with plain and with fused token mixing, in every mode."""
-    for mode in look.modes:
+
+    def block_in_mode(mode: str) -> None:
         session = look.session(f"TRAIN.COMPILE={mode}")
         block = mixer_blocks(session.trainer.student)[0]
         forms = FORMS if look.device == "cuda" else FORMS[:1]  # fused kernels need CUDA
         seconds = time_forms(block, look.batch, session.runtime, forms=forms, rounds=look.rounds)
         look.say("mixing", mode=mode, turns=report(seconds))
+
+    each_mode(look, "mixing", block_in_mode)
 
 
 def autotune(look: Look) -> None:
@@ -276,21 +294,18 @@ def profile(look: Look, own: Steps, mode: str) -> None:
 
 def steps(look: Look) -> None:
     """Compare the losses in every mode, such as of compiled steps and CUDA graphs, with those in the first mode."""
-    eager, failed = None, dict[str, Exception]()
-    for mode in look.modes:
+    eager: list[dict[str, float]] = []
+
+    def losses_in_mode(mode: str) -> None:
         start = time.perf_counter()
-        try:
-            taken = take_steps(look.session(f"TRAIN.COMPILE={mode}"), 6)
-            own = [{name: float(value.detach().mean()) for name, value in found.items()} for found in taken]
-        except Exception as error:  # of a compiler: the next mode may work
-            failed[mode] = error
-            look.say("steps", mode=mode, error=f"{type(error).__name__}: {str(error)[:300]}")
-            continue
-        eager = eager or own
-        apart = max(abs(first[name] - second[name]) for first, second in zip(eager, own, strict=True) for name in first)
+        taken = take_steps(look.session(f"TRAIN.COMPILE={mode}"), 6)
+        own = [{name: float(value.detach().mean()) for name, value in found.items()} for found in taken]
+        pairs = list(zip(eager or own, own, strict=True))
+        eager.extend([] if eager else own)
+        apart = max(abs(first[name] - second[name]) for first, second in pairs for name in first)
         look.say("steps", mode=mode, seconds=round(time.perf_counter() - start, 1), apart=apart, last=own[-1])
-    if failed:
-        raise RuntimeError(f"no steps in {', '.join(failed)}") from list(failed.values())[-1]
+
+    each_mode(look, "steps", losses_in_mode)
 
 
 def called(look: Look, folder: str, *words: str, mode: str = "train") -> dict:
