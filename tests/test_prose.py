@@ -193,7 +193,7 @@ def test_what_is_said_of_logits_and_features(prose):
     told = f"DIST gains {dist} points over the baseline, KD {kd}, RSD {rsd}, FitNet {fitnet}, VkD {vkd} and RKD {rkd};"
     assert f"{told} AT loses {at}." in prose
     noise = [row for row in order if interval(gains(row))[0] <= 0 <= interval(gains(row))[1]]
-    assert f"The intervals of {' and '.join(noise)} include 0." in prose
+    assert noise == ["AT"] and "Only AT's interval includes 0." in prose
     low, high = interval(gains("DIST", "KD"))
     ahead = f"DIST is {mean(gains('DIST', 'KD')):.1f} points ahead of KD (interval {low:.1f} to {high:.1f})"
     assert low > 0 and ahead in prose
@@ -202,9 +202,17 @@ def test_what_is_said_of_logits_and_features(prose):
     assert interval(gains("AT", "RKD"))[1] < 0 < interval(gains("FitNet"))[0] and "FitNet is ahead of it here" in prose
     own = [f"{means[f'VkD_{form}']:.1f}" for form in ("no-features", "linear", "mlp")]
     assert f"without features it gains {own[0]}, and with its projections" in prose
-    assert f"orthogonal, linear and two layers, {vkd}, {own[1]} and {own[2]}" in prose
-    over = gains_over("VkD_no-features", folder.name)
-    assert len(over) == 3 and all("within noise" in said for said in over.values())
+    assert f"orthogonal, linear and two layers, {vkd}, {own[1]} and {own[2]}." in prose
+    over = {row: gains(row, "VkD_no-features") for row in ("VkD", "VkD_linear", "VkD_mlp")}
+    least, most = (f"{each(map(mean, over.values())):.1f}" for each in (min, max))
+    low, high = interval(over["VkD_linear"])
+    linear = f"the linear projection's {least} (interval {low:.2f} to {high:.2f}; the third table)"
+    assert f"features add {least} to {most} points, within noise except for {linear}" in prose
+    assert low > 0 > max(interval(over[row])[0] for row in ("VkD", "VkD_mlp")) and min(map(mean, over.values())) > 0
+    told = gains_over("VkD_no-features", folder.name)
+    assert [row for row, said in told.items() if "within noise" not in said] == ["VkD_linear"]
+    pairs = [gains(*pair) for pair in (("VkD", "VkD_linear"), ("VkD_mlp", "VkD"), ("VkD_mlp", "VkD_linear"))]
+    assert all(interval(pair)[0] < 0 < interval(pair)[1] for pair in pairs) and "no projection is ahead" in prose
     heads, labels = (mean(gains(row, "OFA_no-heads")) for row in ("OFA", "OFA_labels"))
     assert f"gain {heads:.1f} points over OFA without heads, and {-labels:.1f} are lost" in prose
     assert min(gains("OFA", "OFA_no-heads")) > 0 > max(gains("OFA_labels", "OFA_no-heads"))
