@@ -494,7 +494,7 @@ def test_images_of_tiny_imagenet_that_are_not_used_or_not_there(tiny):
         picture().save(tiny / name)
     (tiny / "val" / "images" / "val_1.JPEG").unlink()
     assert get_tiny(tiny, "train")[1].left_out == (
-        f"tiny_imagenet: train has 1 files that are not read, by their ending: .gif 1; {original.format(6, 100_000)}"
+        f"tiny_imagenet: train has 1 file that is not read, by its ending: .gif 1; {original.format(6, 100_000)}"
     )
     test, info = get_tiny(tiny, "test")
     assert info.left_out == (

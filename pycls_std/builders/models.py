@@ -136,7 +136,7 @@ def absent_files(cfg) -> str:
 
 def _find(label, name, origin, fetch) -> Weights:
     if fetch and not is_file(origin):
-        LOG.info("%s: %s, downloaded unless kept from before", label, origin)
+        LOG.info("%s: %s, downloaded unless cached", label, origin)
     try:
         return (find_weights if fetch else describe_weights)(name, origin)
     except (ValueError, OSError) as error:
