@@ -187,13 +187,13 @@ def test(cfg) -> None:
         raise config.ConfigError("TEST.WEIGHTS is empty, --mode test needs a checkpoint")
     weights, saved = student_weights(Path(cfg.TEST.WEIGHTS), ema=cfg.TEST.EMA)
     refuse_other_kind(saved, {key: kind for key, kind in TESTED.items() if key in saved}, cfg.TEST.WEIGHTS)
-    if saved and cfg.TEST.SPLIT != "test":
-        refuse_other_parts(saved["config"], config.dump(cfg), cfg.TEST.WEIGHTS)
     if saved:
-        refuse_other_model(saved["config"], config.dump(cfg), cfg.TEST.WEIGHTS)
-    changed = changed_shape(saved["config"], config.dump(cfg)) if saved else []
-    if changed:
-        LOG.warning("%s was trained with other options: %s", cfg.TEST.WEIGHTS, "; ".join(changed))
+        trained, now = saved["config"], config.dump(cfg)
+        if cfg.TEST.SPLIT != "test":
+            refuse_other_parts(trained, now, cfg.TEST.WEIGHTS)
+        refuse_other_model(trained, now, cfg.TEST.WEIGHTS)
+        if changed := changed_shape(trained, now):
+            LOG.warning("%s was trained with other options: %s", cfg.TEST.WEIGHTS, "; ".join(changed))
     runtime = build_runtime(cfg)
     world = runtime.world
     data = world.rank_zero_first(lambda: build_data(cfg, device=runtime.device, train=False, world=world))

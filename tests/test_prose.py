@@ -193,7 +193,7 @@ def test_what_is_said_of_logits_and_features(prose):
     told = f"DIST gains {dist} points over the baseline, KD {kd}, RSD {rsd}, FitNet {fitnet}, VkD {vkd} and RKD {rkd};"
     assert f"{told} AT loses {at}." in prose
     noise = [row for row in order if interval(gains(row))[0] <= 0 <= interval(gains(row))[1]]
-    assert noise == ["AT"] and "Only AT's interval includes 0." in prose
+    assert noise == ["AT"] and "Of these gains, only AT's interval includes 0." in prose
     low, high = interval(gains("DIST", "KD"))
     ahead = f"DIST is {mean(gains('DIST', 'KD')):.1f} points ahead of KD (interval {low:.1f} to {high:.1f})"
     assert low > 0 and ahead in prose
@@ -216,6 +216,8 @@ def test_what_is_said_of_logits_and_features(prose):
     heads, labels = (mean(gains(row, "OFA_no-heads")) for row in ("OFA", "OFA_labels"))
     assert f"gain {heads:.1f} points over OFA without heads, and {-labels:.1f} are lost" in prose
     assert min(gains("OFA", "OFA_no-heads")) > 0 > max(gains("OFA_labels", "OFA_no-heads"))
+    ranges = [interval(gains(row, "OFA_no-heads")) for row in ("OFA", "OFA_labels")]
+    assert all(low < 0 < high for low, high in ranges) and "both intervals include 0" in prose
 
 
 def test_what_is_said_of_resnets_by_logits_and_features(prose):

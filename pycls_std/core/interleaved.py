@@ -1,7 +1,7 @@
 """Time several ways to do the same thing in turns, so that a noisy machine treats them alike."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 
@@ -35,6 +35,11 @@ def report(seconds: dict[str, list[float]], *, amount: float = 0.0, unit: str = 
     for name, own in seconds.items():
         ratios = [first / second for first, second in zip(base, own, strict=True)]
         rate = f"  {amount / median(own):12.1f} {unit}/s" if amount else ""
-        spread = f"  {median(ratios):6.2f}x ({min(ratios):.2f} to {max(ratios):.2f})" if own is not base else ""
-        lines.append(f"{name:{width}s}  {1e3 * median(own):10.2f} ms{rate}{spread}")
+        told = f"  {median(ratios):6.2f}x ({min(ratios):.2f} to {max(ratios):.2f})" if own is not base else ""
+        lines.append(f"{name:{width}s}  {1e3 * median(own):10.2f} ms{rate}{told}")
     return lines
+
+
+def spread(ratios: Sequence[float], digits: int = 2) -> str:
+    """Return the median and the range of ratios, each of two times from the same round."""
+    return f"{median(ratios):.{digits}f} ({min(ratios):.{digits}f} to {max(ratios):.{digits}f})"

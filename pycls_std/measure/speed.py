@@ -24,6 +24,14 @@ SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices whose product shows the pe
 TOP = 10  # operations that are listed
 
 
+def first_steps(cfg) -> "Steps":
+    """Return training steps on the first batch; models whose weights are not available locally have random ones."""
+    runtime = build_runtime(cfg)
+    session, *_ = build_all(cfg, runtime, fetch=False)
+    optimize_teachers(cfg, session, fall_back=False)
+    return Steps(session, session.task.batch(runtime.to_device(next(iter(session.train_loader))), START))
+
+
 def time(cfg) -> None:
     """Print images/s of data, forward passes and training steps, the memory, the share of the peak, and the profile.
 

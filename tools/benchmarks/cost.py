@@ -17,10 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from pycls_std import config  # noqa: E402
-from pycls_std.builders.teachers import optimize_teachers  # noqa: E402
-from pycls_std.builders.training import build_all, build_runtime  # noqa: E402
 from pycls_std.core.interleaved import interleaved  # noqa: E402
-from pycls_std.measure.speed import START, Steps, memory  # noqa: E402
+from pycls_std.measure.speed import Steps, first_steps, memory  # noqa: E402
 
 BASE = [
     *("TRAINER=std", "DATA.NAME=digits", "DATA.LOADER=memory", "MODEL.NUM_CLASSES=10", "MODEL.NAME=mixer_s4"),
@@ -57,12 +55,7 @@ ROWS = {
 
 def prepare(words: list[str]) -> Steps:
     """Return the training steps of a row, on its first batch."""
-    cfg = config.load(str(ROOT / "configs/mixer/mixer-s4_c100_base.yaml"), [*BASE, *words])
-    runtime = build_runtime(cfg)
-    session, *_ = build_all(cfg, runtime, fetch=False)
-    optimize_teachers(cfg, session, fall_back=False)
-    batch = session.task.batch(runtime.to_device(next(iter(session.train_loader))), START)
-    return Steps(session, batch)
+    return first_steps(config.load(str(ROOT / "configs/mixer/mixer-s4_c100_base.yaml"), [*BASE, *words]))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from torchvision.ops import deform_conv2d
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pycls_std.core.interleaved import interleaved  # noqa: E402
+from pycls_std.core.interleaved import interleaved, spread  # noqa: E402
 from pycls_std.engine.runtime import Runtime  # noqa: E402
 from pycls_std.models.cyclemlp import WIDTH, CycleLinear  # noqa: E402
 
@@ -43,7 +43,7 @@ def compare(size: str, options, runtime: Runtime) -> str:
     seconds = interleaved(ways, rounds=options.rounds, wait=runtime.synchronize)
     ratios = [slow / fast for fast, slow in zip(*seconds.values(), strict=True)]
     times = " | ".join(f"{1e3 * median(own):.1f}" for own in seconds.values())
-    return f"| {size} | {times} | {median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}) |"
+    return f"| {size} | {times} | {spread(ratios, 1)} |"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pycls_std.core.interleaved import interleaved  # noqa: E402
+from pycls_std.core.interleaved import interleaved, spread  # noqa: E402
 from pycls_std.engine.runtime import Runtime  # noqa: E402
 from pycls_std.layers.deformable_attention import sample_maps  # noqa: E402
 from pycls_std.layers.deformable_decoder import DecoderSizes  # noqa: E402
@@ -96,8 +96,7 @@ def compare(size: str, ways: dict[str, Way], options, runtime: Runtime) -> list[
         difference = max(float((other - ours).abs().max() / ours.abs().max()) for other, ours in pairs)
         ratios = [other / ours for other, ours in zip(seconds[name], seconds[own], strict=True)]
         times = " | ".join(f"{1e3 * median(seconds[each]):.1f}" for each in (own, name))
-        spread = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        rows.append(f"| {size} | {name} | {times} | {spread} | {difference:.1e} |")
+        rows.append(f"| {size} | {name} | {times} | {spread(ratios)} | {difference:.1e} |")
     return rows
 
 

@@ -16,6 +16,7 @@ from torch.nn.functional import smooth_l1_loss
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from pycls_std.core.interleaved import spread  # noqa: E402
 from pycls_std.engine.runtime import Runtime  # noqa: E402
 from pycls_std.layers.orthogonal import AUTO, MAPS, OrthogonalLinear  # noqa: E402
 
@@ -64,9 +65,8 @@ def compare(size: str, options, runtime: Runtime) -> list[str]:
     for kind, run in runs.items():  # the first step is a warm-up, except for a map that took no other
         ratios = [own / first for own, first in zip(run.seconds[1:], base[1:], strict=False)]
         ratios = ratios or [run.seconds[0] / median(base)]
-        spread = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         times = f"{1e3 * median(run.seconds[1:] or run.seconds):.1f}"
-        rows.append(f"| {size} | {kind} | {times} | {spread} | {len(run.seconds)} | {run.error():.1e} |")
+        rows.append(f"| {size} | {kind} | {times} | {spread(ratios)} | {len(run.seconds)} | {run.error():.1e} |")
     return rows
 
 

@@ -16,22 +16,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pycls_std import config  # noqa: E402
-from pycls_std.builders.teachers import optimize_teachers  # noqa: E402
-from pycls_std.builders.training import build_all, build_runtime  # noqa: E402
-from pycls_std.core.interleaved import interleaved  # noqa: E402
+from pycls_std.core.interleaved import interleaved, spread  # noqa: E402
 from pycls_std.core.structures import Padded  # noqa: E402
-from pycls_std.measure.speed import START, Steps  # noqa: E402
+from pycls_std.measure.speed import first_steps  # noqa: E402
 
 CONFIGS = [f"configs/vidt/swin-micro_bccd_{row}.yaml" for row in ("base", "vkd", "tm")]
-
-
-def prepare(path: str, words: list[str]) -> Steps:
-    """Return the training steps of a config, on its first batch."""
-    cfg = config.load(path, words)
-    runtime = build_runtime(cfg)
-    session, *_ = build_all(cfg, runtime, fetch=False)
-    optimize_teachers(cfg, session, fall_back=False)
-    return Steps(session, session.task.batch(runtime.to_device(next(iter(session.train_loader))), START))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.getLogger("pycls_std").setLevel(logging.WARNING)
     changes = [word for word in options.words if "=" in word]
     paths = [word for word in options.words if "=" not in word] or CONFIGS
-    rows = {path: prepare(path, changes) for path in paths}
+    rows = {path: first_steps(config.load(path, changes)) for path in paths}
     runtime = next(iter(rows.values())).session.runtime
     ways = {name: steps.step for name, steps in rows.items()}
     seconds = interleaved(ways, rounds=options.rounds, wait=runtime.synchronize)
@@ -55,8 +44,9 @@ def main(argv: list[str] | None = None) -> None:
         images = steps.held.images
         count, _, height, width = (images.pixels if isinstance(images, Padded) else images).shape
         ratios = [own / base for own, base in zip(seconds[name], first, strict=True)]
-        spread = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"| {name} | {count}, {height}x{width} | {1e3 * median(seconds[name]):.0f} | {spread} |", flush=True)
+        print(
+            f"| {name} | {count}, {height}x{width} | {1e3 * median(seconds[name]):.0f} | {spread(ratios)} |", flush=True
+        )
 
 
 if __name__ == "__main__":
